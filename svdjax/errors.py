@@ -1,0 +1,18 @@
+"""The exceptions that the command line turns into one line and an exit status."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used.
+
+    The message is one line that names the file and tensor (or flag), what was expected, what was
+    found and what to do about it. The commands print it on stderr and end with exit status 2.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))
+
+
+class Interrupted(Exception):
+    """Work was stopped on request (SIGTERM) at a point from which it can be continued."""
