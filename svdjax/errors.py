@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class InputError(ValueError):
     """What the user gave cannot be used.
@@ -15,4 +17,12 @@ class InputError(ValueError):
 
 
 class Interrupted(Exception):
-    """Work was stopped on request (SIGTERM) at a point from which it can be continued."""
+    """Work was stopped on request, at a point from which the same command goes on.
+
+    Attributes:
+      status: exit status by the shell's convention, 128 + the number of the signal.
+    """
+
+    def __init__(self, message: str, signum: int = signal.SIGTERM):
+        super().__init__(message)
+        self.status = 128 + signum

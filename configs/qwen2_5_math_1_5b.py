@@ -1,0 +1,35 @@
+"""Qwen2.5-Math-1.5B and what was trained from it (arXiv 2509.17866, Table 9).
+
+    python -m svdjax.sweep --config=configs/qwen2_5_math_1_5b.py
+
+Downloads the checkpoints from the Hugging Face hub. `--dry_run` tells shapes, memory and time.
+Expected: the scaling factors of the paper's Table 3, which the report prints beside the
+measured ones.
+"""
+
+from svdjax.options import default_config, parse_argument
+
+BASE = "Qwen/Qwen2.5-Math-1.5B"
+
+
+def get_config(argument=None):
+    """The paper's pairs with Qwen2.5-Math-1.5B as base."""
+    parse_argument(argument, known=())
+    pairs = {
+        "base-base_prime": {
+            "base": BASE,
+            "post": "Qwen/Qwen2.5-1.5B",
+            "paper": "Qwen2.5-Math-1.5B/base'",
+        },
+        "base-instruct": {
+            "base": BASE,
+            "post": "Qwen/Qwen2.5-Math-1.5B-Instruct",
+            "paper": "Qwen2.5-Math-1.5B/instruct",
+        },
+        "base-reasoning": {
+            "base": BASE,
+            "post": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            "paper": "Qwen2.5-Math-1.5B/reasoning",
+        },
+    }
+    return default_config("qwen2_5_math_1_5b", pairs)
