@@ -1,0 +1,43 @@
+"""Getting work onto devices: groups under a byte budget, prefetch, compute, journal, results.
+
+`compare` analyses one pair in memory, `run_sweep` many pairs into a directory that survives being
+killed, `dry_run` tells beforehand what a sweep would cost. Imported on first use, so that
+`svdjax.engine.stop` is there before jax is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svdjax.engine.compare import compare
+    from svdjax.engine.estimate import dry_run
+    from svdjax.engine.results import FORMAT_VERSION, Comparison, ProjectionResult
+    from svdjax.engine.run import SweepOutcome, run_sweep
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Comparison",
+    "ProjectionResult",
+    "SweepOutcome",
+    "compare",
+    "dry_run",
+    "run_sweep",
+]
+
+_HOMES = {
+    "FORMAT_VERSION": "results",
+    "Comparison": "results",
+    "ProjectionResult": "results",
+    "SweepOutcome": "run",
+    "compare": "compare",
+    "dry_run": "estimate",
+    "run_sweep": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"svdjax.engine.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'svdjax.engine' has no attribute {name!r}")

@@ -1,0 +1,52 @@
+"""Stopping on request: the signal is noted, the group in flight is finished, then the work ends."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+from svdjax.errors import Interrupted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """While entered, notes SIGTERM and SIGINT; `check` raises where it is safe to stop.
+
+    A second signal does not wait: it raises at once. Everything on disk is atomic, so even that
+    loses no more than the group in flight. Imports nothing heavy, so that a door can enter it
+    before jax is loaded. To be entered in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for signum in _SIGNALS:
+            self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+
+    def check(self, done: str = "") -> None:
+        """Raises `Interrupted` if a signal came; `done` says how far the work is."""
+        if self.signum is not None:
+            raise Interrupted(self._message(done), self.signum)
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self.signum is not None:
+            raise Interrupted(self._message("at once"), signum)
+        self.signum = signum
+
+    def _message(self, done: str) -> str:
+        name = signal.Signals(self.signum or signal.SIGTERM).name
+        where = f" ({done})" if done else ""
+        return f"stopped by {name}{where}; the same command goes on from here"
