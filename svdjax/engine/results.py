@@ -110,7 +110,7 @@ class ProjectionResult:
         return ranks < full
 
     def summary(self) -> dict[str, Any]:
-        """The projection's entry in summary.json. Errors are estimates, see `Comparison.summary`."""
+        """The projection's entry in summary.json; errors are as in `Comparison.summary`."""
         m = self.metrics
         sigma_1 = np.maximum(m.sigma_base[:, 0], m.sigma_post[:, 0])
         norm_post = np.asarray(m.norm_post)
@@ -211,7 +211,7 @@ class Comparison:
         )
 
     def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes the three files of the module docstring, each atomically; returns the directory."""
+        """Writes the three files of the module docstring, each whole; returns the directory."""
         folder = pathlib.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         spectra: dict[str, Any] = {}

@@ -1,0 +1,116 @@
+"""Read, ship, compute: the next group is read by one thread while the present one computes.
+
+Axis legend: `L` layers, `I` in, `O` out. Two groups are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
+from svdjax.engine.groups import Group
+from svdjax.engine.results import ProjectionResult
+from svdjax.spectral import PairMetrics, analyse_stack
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A finished group: its numbers for the layers [start, stop), and the seconds it took."""
+
+    group: Group
+    metrics: PairMetrics
+    seconds: float
+
+
+def compute_groups(
+    groups: Sequence[Group],
+    plans: Mapping[str, PairPlan],
+    *,
+    factorisation: str,
+    corner: int,
+    mesh: jax.sharding.Mesh,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Computed]:
+    """Yields the groups in order, computed.
+
+    Args:
+      groups: what to compute.
+      plans: the plan of every pair that occurs in `groups`.
+      factorisation: key of `svdjax.spectral.FACTORISATIONS`.
+      corner: see `svdjax.spectral.pair_metrics`.
+      mesh: the devices, axis ``layers``.
+      check: called between groups; may raise to stop.
+
+    Raises:
+      InputError: a tensor holds NaN or Inf, or its file has become unreadable.
+    """
+    if not groups:
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="svdjax-read") as reader:
+        ahead = reader.submit(_ship, groups[0], plans[groups[0].pair], mesh)
+        try:
+            for index, group in enumerate(groups):
+                check()
+                base, post = ahead.result()
+                if index + 1 < len(groups):
+                    following = groups[index + 1]
+                    ahead = reader.submit(_ship, following, plans[following.pair], mesh)
+                start = time.perf_counter()
+                metrics = _analyse(base, post, factorisation, corner, mesh)
+                del base, post
+                layers = group.stop - group.start
+                kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
+                yield Computed(group, kept, time.perf_counter() - start)
+        finally:
+            ahead.cancel()
+
+
+def _analyse(
+    base: jax.Array, post: jax.Array, factorisation: str, corner: int, mesh: jax.sharding.Mesh
+) -> PairMetrics:
+    with jax.enable_x64(True):
+        metrics = analyse_stack(base, post, factorisation=factorisation, corner=corner, mesh=mesh)
+        return jax.device_get(metrics)
+
+
+def _ship(group: Group, plan: PairPlan, mesh: jax.sharding.Mesh) -> tuple[jax.Array, jax.Array]:
+    """Both stacks [L, I, O] of a group on the devices, in their storage dtype."""
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
+    # 64-bit storage stays 64-bit; the setting is this thread's own.
+    with jax.enable_x64(True):
+        base = jax.device_put(_padded(plan.base, group), sharding)
+        post = jax.device_put(_padded(plan.post, group), sharding)
+        return base, post
+
+
+def _padded(checkpoint: Checkpoint, group: Group) -> np.ndarray:
+    stack = read_stack(checkpoint, group.projection, group.start, group.stop)
+    missing = group.length - len(stack)
+    if missing:
+        stack = np.concatenate([stack, np.repeat(stack[-1:], missing, axis=0)])
+    return stack
+
+
+def collect(pieces: Sequence[Computed]) -> dict[str, ProjectionResult]:
+    """Joins the groups of one pair, given in the plan's order, into results by projection."""
+    by_name: dict[str, list[Computed]] = {}
+    for piece in pieces:
+        by_name.setdefault(piece.group.projection.name, []).append(piece)
+    results = {}
+    for name, parts in by_name.items():
+        projection = parts[0].group.projection
+        joined = (np.concatenate(field) for field in zip(*(part.metrics for part in parts)))
+        results[name] = ProjectionResult(
+            name=name,
+            module=projection.module,
+            shape=(projection.shape[0], projection.shape[1]),
+            layers=len(projection.tensors),
+            metrics=PairMetrics(*joined),
+        )
+    return results

@@ -1,0 +1,115 @@
+"""A dry run: what a sweep would read, hold and take, without touching the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from svdjax.engine import devices, inputs
+from svdjax.engine.groups import Group, matrix_work, plan_groups, total_work
+from svdjax.engine.progress import duration
+from svdjax.engine.settings import read_config
+from svdjax.spectral import analyse_stack
+
+_PROBE = 512
+_WIDTHS = (18, 12, 7, 8, 10, 12, 12, 12)
+_HEAD = ("projection", "in x out", "layers", "groups", "read", "host", "device", "time")
+
+
+def dry_run(config: Any) -> str:
+    """Returns a table of shapes, memory and predicted time of the sweep of `config`.
+
+    Opens the checkpoints' headers only. Time is predicted from the rate measured on this machine
+    with one small matrix, and so within a factor of about two.
+
+    Raises:
+      InputError: what the sweep itself would refuse before computing.
+    """
+    sweep = read_config(config)
+    settings = sweep.settings
+    devices.check_factorisation(settings.factorisation)
+    mesh = devices.layer_mesh(settings.devices)
+    jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
+    rate = _rate(settings.factorisation, settings.corner)
+    lines = [f"dry run of {sweep.name}: nothing is written", ""]
+    seconds, most_host, most_device, read = 0.0, 0, 0, 0
+    for job in jobs:
+        groups = plan_groups(
+            job.spec.name, job.plan, group_bytes=settings.group_bytes, devices=mesh.size
+        )
+        lines += [f"{job.spec.name}: {job.spec.base} -> {job.spec.post} ({job.plan.family})"]
+        lines += job.plan.notes
+        lines.append(_row(_HEAD))
+        for projection in job.plan.projections:
+            mine = [group for group in groups if group.projection is projection]
+            took = total_work(mine) / rate / mesh.size
+            host, device = 2 * mine[0].bytes, _device_bytes(mine[0], mesh.size)
+            bytes_read = sum(
+                group.bytes * (group.stop - group.start) // group.length for group in mine
+            )
+            lines.append(
+                _row(
+                    (
+                        projection.name,
+                        f"{projection.shape[0]}x{projection.shape[1]}",
+                        str(len(projection.tensors)),
+                        str(len(mine)),
+                        _size(bytes_read),
+                        _size(host),
+                        _size(device),
+                        duration(took),
+                    )
+                )
+            )
+            seconds, read = seconds + took, read + bytes_read
+            most_host, most_device = max(most_host, host), max(most_device, device)
+        lines.append("")
+    lines += [
+        f"devices: {', '.join(devices.describe(mesh))}",
+        f"reads {_size(read)}; at most {_size(most_host)} of stacks on the host (two groups) and "
+        f"{_size(most_device)} on each device",
+        f"predicted time: {duration(seconds)} at {rate / 1e9:.1f} Gflop/s per device "
+        f"({settings.factorisation}), and a few seconds to compile each shape",
+    ]
+    return "\n".join(lines)
+
+
+def _rate(factorisation: str, corner: int) -> float:
+    """Measured floating point operations a second of one device, in units of `matrix_work`."""
+    mesh = devices.layer_mesh(1)
+    generator = np.random.default_rng(0)
+    pair = generator.standard_normal((2, 1, _PROBE, _PROBE)).astype(np.float32)
+    best = np.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        with jax.enable_x64(True):
+            jax.block_until_ready(
+                analyse_stack(
+                    pair[0], pair[1], factorisation=factorisation, corner=corner, mesh=mesh
+                )
+            )
+        best = min(best, time.perf_counter() - start)
+    return matrix_work((_PROBE, _PROBE)) / best
+
+
+def _device_bytes(group: Group, device_count: int) -> int:
+    """Stacks of two groups as stored, and one matrix pair in work: about 12 float64 copies."""
+    size = group.projection.shape[0] * group.projection.shape[1]
+    return 2 * group.bytes // device_count + 12 * 8 * size
+
+
+def _row(cells: Sequence[str]) -> str:
+    first, *rest = (cell.rjust(width) for cell, width in zip(cells, _WIDTHS))
+    return "  " + " ".join([cells[0].ljust(len(first)), *rest])
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.1f} TiB"

@@ -1,0 +1,98 @@
+"""Cuts the work into groups: one projection of one pair, a run of layers, within a byte budget.
+
+A group is what is read, computed and journaled at once. All groups of a projection have one
+length, so that each shape is compiled once; the last one is filled up by repeating its last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from svdjax.checkpoint import PairPlan, Projection
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers ``[start, stop)`` of one projection of one pair.
+
+    Attributes:
+      pair: the pair's name.
+      projection: which tensors.
+      start: first layer.
+      stop: one past the last layer.
+      length: layers of the stack on the devices, at least ``stop - start``.
+      bytes: host bytes of both stacks as stored.
+      work: floating point operations, by the estimate of `matrix_work`.
+    """
+
+    pair: str
+    projection: Projection
+    start: int
+    stop: int
+    length: int
+    bytes: int
+    work: float
+
+    @property
+    def label(self) -> str:
+        """As it stands in the log: ``q_proj[0:6]``."""
+        return f"{self.projection.name}[{self.start}:{self.stop}]"
+
+
+def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) -> list[Group]:
+    """Cuts every projection of a pair into groups.
+
+    A group has as many layers as fit `group_bytes` (both matrices as stored), at least one for
+    each device (an idle device helps nobody), rounded so that the groups of a projection are of
+    equal length and a multiple of the device count.
+    """
+    groups = []
+    for projection in plan.projections:
+        layers = len(projection.tensors)
+        per_layer = layer_bytes(plan, projection)
+        length = group_length(layers, group_bytes // per_layer, devices)
+        for start in range(0, layers, length):
+            groups.append(
+                Group(
+                    pair=pair,
+                    projection=projection,
+                    start=start,
+                    stop=min(start + length, layers),
+                    length=length,
+                    bytes=length * per_layer,
+                    work=length * matrix_work(projection.shape),
+                )
+            )
+    return groups
+
+
+def group_length(layers: int, budget: int, devices: int) -> int:
+    """Layers per group when `budget` of them fit: even, and a multiple of `devices`."""
+    most = max(budget // devices, 1) * devices
+    count = -(-layers // most)
+    even = -(-layers // count)
+    return -(-even // devices) * devices
+
+
+def layer_bytes(plan: PairPlan, projection: Projection) -> int:
+    """Bytes of one layer of a projection, both sides as stored."""
+    size = projection.shape[0] * projection.shape[1]
+    name = projection.tensors[0]
+    return size * (plan.base.spec(name).dtype.itemsize + plan.post.spec(name).dtype.itemsize)
+
+
+def matrix_work(shape: tuple[int, int]) -> float:
+    """Floating point operations of one matrix of a pair, roughly.
+
+    Two SVDs with vectors of the tall orientation (6 R r^2 + 20 r^3 each: Golub and Van Loan,
+    Matrix Computations, fig. 8.6.1), the products Q1 and Q2 and the fits of eq. 8, which are
+    r x r eigenproblems and products.
+    """
+    r, R = min(shape), max(shape)
+    return 2 * (6 * R * r**2 + 20 * r**3) + 4 * R * r**2 + 100 * r**3
+
+
+def total_work(groups: Sequence[Group]) -> float:
+    """Sum of the work of `groups`; never 0, it is divided by."""
+    return max(sum(group.work for group in groups), 1.0)

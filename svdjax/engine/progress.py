@@ -1,0 +1,78 @@
+"""Progress on stderr: log lines that read well in a file, and a bar where there is a terminal.
+
+Time left is weighted by work (floating point operations), not by count: a group of wide
+feed-forward matrices takes many times as long as one of key projections.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import tqdm
+
+from svdjax.engine.groups import Group
+
+
+class Progress:
+    """Counts groups of a sweep; quiet if asked to be."""
+
+    def __init__(self, groups: int, work: float, *, quiet: bool = False):
+        self.groups, self.work, self.quiet = groups, max(work, 1.0), quiet
+        self.count, self._done, self._mine = 0, 0.0, 0.0
+        self._start = time.perf_counter()
+        self._bar = tqdm.tqdm(
+            total=100.0,
+            desc="spectra",
+            file=sys.stderr,
+            leave=False,
+            disable=quiet or not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
+        )
+
+    def reused(self, group: Group) -> None:
+        """A group came out of the journal."""
+        self.count += 1
+        self._move(group)
+
+    def computed(self, group: Group, seconds: float) -> None:
+        """A group was computed and journaled."""
+        self.count += 1
+        self._mine += group.work
+        self._move(group)
+        self.log(
+            f"computed {self.count}/{self.groups} {group.pair} {group.label} "
+            f"({seconds:.2f} s; {100 * self._done / self.work:.0f}% done, {self.left()} left)"
+        )
+
+    def left(self) -> str:
+        """Time left in words, from the rate of this run."""
+        if not self._mine:
+            return "?"
+        elapsed = time.perf_counter() - self._start
+        return duration(elapsed / self._mine * max(self.work - self._done, 0.0))
+
+    def log(self, text: str) -> None:
+        """One line on stderr, above the bar if there is one."""
+        if not self.quiet:
+            self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._bar.close()
+
+    def _move(self, group: Group) -> None:
+        self._done += group.work
+        self._bar.set_postfix_str(f"{self.count}/{self.groups} groups, {self.left()} left", False)
+        self._bar.update(100 * group.work / self.work)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person takes in: ``40 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,240 @@
+"""A sweep: every pair and every stage of a config, into a directory, through any interruption."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from svdjax.engine import devices, inputs
+from svdjax.engine.results import Comparison
+from svdjax.engine.settings import SweepConfig, read_config
+from svdjax.engine.spectra import run_spectra
+from svdjax.engine.stop import StopRequest
+from svdjax.engine.workdir import Workdir
+from svdjax.errors import InputError, Interrupted
+
+_OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
+
+
+class Report(Protocol):
+    """What the door hands in to write the report stage."""
+
+    def write_pair(
+        self, comparison: Comparison, directory: pathlib.Path, *, paper: Any = None
+    ) -> pathlib.Path: ...
+
+    def write_index(
+        self, workdir: pathlib.Path, comparisons: Mapping[str, Comparison]
+    ) -> pathlib.Path: ...
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep did.
+
+    Attributes:
+      workdir: where everything lies.
+      comparisons: results by pair name.
+      report: the index page, None without a report stage.
+      computed: groups computed by this run.
+      reused: groups taken from the journal of an earlier run.
+      was_finished: there was nothing to do.
+    """
+
+    workdir: pathlib.Path
+    comparisons: dict[str, Comparison]
+    report: pathlib.Path | None
+    computed: int = 0
+    reused: int = 0
+    was_finished: bool = False
+
+    def summary(self) -> str:
+        """A few lines for stdout, with the paths."""
+        head = "nothing to do: already finished" if self.was_finished else "done"
+        lines = [f"{head}: {len(self.comparisons)} pair(s) in {self.workdir}"]
+        for name, comparison in self.comparisons.items():
+            ratios = [r.nf_mean / r.nf_unrelated for r in comparison.projections.values()]
+            known = [ratio for ratio in ratios if ratio == ratio]
+            level = f"NF {min(known):.3f} to {max(known):.3f} of unrelated" if known else "NF: none"
+            lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
+        if self.report is not None:
+            lines.append(f"report: {self.report}")
+        return "\n".join(lines)
+
+
+def run_sweep(
+    config: Any,
+    workdir: str | os.PathLike[str],
+    report: Report | None = None,
+    *,
+    stop: StopRequest | None = None,
+) -> SweepOutcome:
+    """Runs (or continues, or recognises as finished) the sweep of `config` in `workdir`.
+
+    Everything is validated before anything is computed or written. Groups are journaled as they
+    finish; a sweep that was killed goes on from the journal and ends with the same numbers.
+
+    Args:
+      config: a `ConfigDict`, see `svdjax.options`.
+      workdir: made if it does not exist.
+      report: module with `write_pair` and `write_index`; None leaves that stage out.
+      stop: the caller's entered `StopRequest`; without one, a sweep enters its own.
+
+    Raises:
+      InputError: config, checkpoints or workdir cannot be used.
+      Interrupted: SIGTERM or SIGINT; the group in flight was finished and journaled.
+    """
+    if stop is None:
+        with StopRequest() as own:
+            return run_sweep(config, workdir, report, stop=own)
+    sweep = read_config(config)
+    devices.check_factorisation(sweep.settings.factorisation)
+    place = Workdir(workdir)
+    try:
+        return _Sweep(sweep, place, report, stop).run()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InputError(
+                f"{error.filename or place.path} cannot be written: {error.strerror}; mend that "
+                "and the same command goes on from here"
+            ) from error
+        raise
+    finally:
+        place.close()
+
+
+class _Sweep:
+    """The steps of a sweep, with what they share."""
+
+    def __init__(
+        self, sweep: SweepConfig, place: Workdir, report: Report | None, stop: StopRequest
+    ):
+        self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
+        self.mesh = devices.layer_mesh(sweep.settings.devices)
+        self.state: dict[str, Any] = {}
+
+    def run(self) -> SweepOutcome:
+        if self.place.existed:
+            self._take()
+        jobs = inputs.open_pairs(
+            self.sweep.pairs,
+            split_fused=self.sweep.settings.split_fused,
+            check=self.stop.check,
+        )
+        digests = inputs.digest_inputs(
+            jobs, full=self.sweep.settings.full_hash, check=self.stop.check
+        )
+        self._refuse_inputs(digests)
+        if self.state.get("status") == "done":
+            finished = self._finished()
+            if finished is not None:
+                return finished
+        start = time.perf_counter()
+        if self._stage("validate").get("status") != "done":
+            inputs.check_values(jobs, check=self.stop.check)
+        if not self.place.existed:
+            self._take()
+            self._refuse_inputs(digests)
+        self._begin(digests, time.perf_counter() - start)
+        try:
+            return self._stages(jobs)
+        except Interrupted:
+            self._save(status="stopped")
+            raise
+
+    def _take(self) -> None:
+        """Locks the workdir and refuses one that another config made."""
+        self.place.lock()
+        self.state = self.place.state()
+        self.place.refuse_other(self.state, "config", self.sweep.resolved, "another config")
+
+    def _refuse_inputs(self, digests: dict[str, Any]) -> None:
+        self.place.refuse_other(self.state, "inputs", digests, "other input files")
+
+    def _begin(self, digests: dict[str, Any], seconds: float) -> None:
+        self.place.clean([spec.name for spec in self.sweep.pairs])
+        versions = devices.versions()
+        if self.state.get("versions", versions) != versions:
+            # Numbers of two versions are never mixed in one result.
+            self.state["stages"] = {}
+        self.state.setdefault("started", _now())
+        self.state |= {
+            "name": self.sweep.name,
+            "config": self.sweep.resolved,
+            "versions": versions,
+            "devices": devices.describe(self.mesh),
+            "inputs": digests,
+        }
+        validate = self._stage("validate")
+        validate["status"] = "done"
+        validate["seconds"] = validate.get("seconds", 0.0) + seconds
+        self._save(status="running")
+
+    def _stages(self, jobs: list[inputs.PairJob]) -> SweepOutcome:
+        done = run_spectra(
+            jobs,
+            self.place.path,
+            settings=self.sweep.settings,
+            identity={"inputs": self.state["inputs"], "versions": self.state["versions"]},
+            mesh=self.mesh,
+            stage=self._stage("spectra"),
+            save=self._save,
+            check=self.stop.check,
+        )
+        index = None
+        if "report" in self.sweep.settings.stages and self.report is not None:
+            index = self._write_report(self.report, done.comparisons)
+        self.state["finished"] = _now()
+        self._save(status="done")
+        return SweepOutcome(self.place.path, done.comparisons, index, done.computed, done.reused)
+
+    def _write_report(self, report: Report, comparisons: dict[str, Comparison]) -> pathlib.Path:
+        stage = self._stage("report")
+        before, start = stage.get("seconds", 0.0), time.perf_counter()
+        pairs = stage.setdefault("pairs", {})
+        for spec in self.sweep.pairs:
+            self.stop.check("while writing the report")
+            page = self.place.path / spec.name / "report.html"
+            if pairs.get(spec.name, {}).get("status") == "done" and page.is_file():
+                continue
+            began = time.perf_counter()
+            report.write_pair(
+                comparisons[spec.name], self.place.path / spec.name, paper=spec.paper or None
+            )
+            pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
+            stage["seconds"] = before + time.perf_counter() - start
+            self._save()
+        index = report.write_index(self.place.path, comparisons)
+        stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
+        return index
+
+    def _finished(self) -> SweepOutcome | None:
+        """The outcome of a sweep that is done, or None where some of its files are gone."""
+        names = [spec.name for spec in self.sweep.pairs]
+        wanted = [self.place.path / name / file for name in names for file in _OUTPUTS]
+        index = None
+        if "report" in self.state["stages"]:
+            index = self.place.path / "report.html"
+            wanted += [index, *(self.place.path / name / "report.html" for name in names)]
+        if not all(path.is_file() for path in wanted):
+            return None
+        comparisons = {name: Comparison.load(self.place.path / name) for name in names}
+        return SweepOutcome(self.place.path, comparisons, index, was_finished=True)
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        return self.state.setdefault("stages", {}).setdefault(name, {"status": "pending"})
+
+    def _save(self, status: str | None = None) -> None:
+        if status:
+            self.state["status"] = status
+        self.place.write_state(self.state)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

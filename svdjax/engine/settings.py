@@ -1,0 +1,114 @@
+"""Reads a sweep's config into plain dataclasses and says at once everything that is wrong with it.
+
+Imports no jax: whatever can be said without it is said first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from svdjax.engine.atomic import plain
+from svdjax.errors import InputError
+
+STAGES = ("spectra", "report")
+_PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
+_TAKEN = ("report.html", "sweep.json")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute; the leaves are explained in `svdjax.options`."""
+
+    factorisation: str = "svd_f64"
+    corner: int = 25
+    split_fused: bool = False
+    group_bytes: int = 256 * 2**20
+    devices: int = 0
+    full_hash: bool = False
+    stages: tuple[str, ...] = STAGES
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the values, one sentence each."""
+        found = []
+        if self.corner < 1:
+            found.append(f"config.corner={self.corner}: expected 1 or more")
+        if self.group_bytes < 1:
+            found.append(f"config.group_bytes={self.group_bytes}: expected a number of bytes")
+        if self.devices < 0:
+            found.append(f"config.devices={self.devices}: expected a count, or 0 for all")
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            found.append(
+                f"config.stages={tuple(self.stages)}: expected some of {', '.join(STAGES)}"
+            )
+        elif self.stages[0] != "spectra" or len(set(self.stages)) != len(self.stages):
+            found.append(
+                f"config.stages={tuple(self.stages)}: spectra comes first, each stage once"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """One pair as the config names it."""
+
+    name: str
+    base: str
+    post: str
+    paper: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A checked config.
+
+    Attributes:
+      name: the config's name.
+      pairs: what to compare, in this order.
+      settings: how.
+      resolved: every leaf, JSON-able, as sweep.json records it.
+    """
+
+    name: str
+    pairs: tuple[PairSpec, ...]
+    settings: Settings
+    resolved: dict[str, Any]
+
+
+def read_config(config: Any) -> SweepConfig:
+    """Checks a `ConfigDict` (see `svdjax.options`) and returns it as dataclasses.
+
+    Raises:
+      InputError: with every problem of the config in one line.
+    """
+    leaves: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    known = {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
+    if "stages" in known:
+        known["stages"] = tuple(known["stages"])
+    settings = Settings(**known)
+    problems = settings.problems()
+    pairs = []
+    for name, sides in (leaves.get("pairs") or {}).items():
+        problems += _pair_problems(name, sides)
+        pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), sides.get("paper")))
+    if not pairs:
+        problems.append("config.pairs is empty: expected at least one pair")
+    if problems:
+        raise InputError(" | ".join(problems))
+    return SweepConfig(str(leaves["name"]), tuple(pairs), settings, plain(leaves))
+
+
+def _pair_problems(name: str, sides: Mapping[str, Any]) -> list[str]:
+    found = []
+    if not _PAIR_NAME.fullmatch(name) or name in _TAKEN:
+        found.append(f"pair name {name!r} cannot name a directory: use letters, digits, - and _")
+    for side in ("base", "post"):
+        if not sides.get(side):
+            found.append(
+                f"pair {name}: {side} is not given; write {side}=DIRECTORY after the config's "
+                f"colon, or --config.{side}=DIRECTORY"
+            )
+    return found

@@ -1,0 +1,116 @@
+"""The directory of a sweep: one lock, one sweep.json, and what makes it refuse a sweep."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from svdjax.engine.atomic import plain, remove_leftovers, write_json
+from svdjax.engine.results import FORMAT_VERSION
+from svdjax.errors import InputError
+
+_MISSING = "nothing"
+
+
+class Workdir:
+    """A sweep's directory, held by one flock from `lock` until the process ends or `close`.
+
+    The kernel drops the lock with the process, so a killed sweep never leaves one behind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path).expanduser()
+        self._lock: int | None = None
+        self.existed = self.path.exists()
+        if self.existed and not self.path.is_dir():
+            raise InputError(f"--workdir={self.path} is a file: expected a directory to write to")
+
+    def lock(self) -> None:
+        """Makes the directory and takes its lock.
+
+        Raises:
+          InputError: another sweep holds it, or it cannot be written.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InputError(
+                f"--workdir={self.path} cannot be written: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise InputError(
+                f"--workdir={self.path} is in use by another sweep: wait for it, or give another"
+            ) from error
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def state(self) -> dict[str, Any]:
+        """Returns sweep.json, empty if there is none yet.
+
+        Raises:
+          InputError: it is not readable or of another format version.
+        """
+        path = self.path / "sweep.json"
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is not readable ({error}): give another workdir") from error
+        found = state.get("format_version") if isinstance(state, dict) else None
+        if found != FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format_version {found!r}, this svdjax writes {FORMAT_VERSION}: "
+                "give another workdir"
+            )
+        return state
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Replaces sweep.json."""
+        write_json(self.path / "sweep.json", {"format_version": FORMAT_VERSION, **state})
+
+    def clean(self, pairs: list[str]) -> None:
+        """Removes the temporary files a killed sweep left, ours only."""
+        remove_leftovers([self.path, *(self.path / pair for pair in pairs)])
+
+    def refuse_other(self, state: dict[str, Any], key: str, mine: Any, what: str) -> None:
+        """Raises `InputError` naming the difference if `state[key]` is not `mine`."""
+        if key not in state:
+            return
+        differences = list(differ(state[key], plain(mine)))
+        if differences:
+            shown = "; ".join(differences[:4])
+            more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+            raise InputError(
+                f"--workdir={self.path} was made with {what}: {shown}{more}. Give another workdir "
+                "(or delete this one)"
+            )
+
+
+def differ(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Yields ``leaf: A there, B here`` for every leaf in which two JSON values differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(set(there) | set(here)):
+            name = f"{path}.{key}" if path else key
+            yield from differ(there.get(key, _MISSING), here.get(key, _MISSING), name)
+    elif there != here:
+        yield f"{path}: {_short(there)} there, {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = value if value is _MISSING else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:60] + "…"

@@ -1,0 +1,64 @@
+"""Compares checkpoints pair by pair: the main job, one command, resumable.
+
+For every pair of a config, every linear layer of the base is compared with the same layer of the
+post-trained model: singular value scaling (SVSM, alpha), similarity of the singular vectors, NF
+beside the level of unrelated matrices, fits of eq. 8. The workdir then holds, for each pair,
+spectra.npz, summary.json, tables, figures and a self-contained report.html, with an index.
+
+    The reference family that ships with svdjax, no network needed:
+      python -m svdjax.sweep --config=configs/reference.py
+
+    Any two checkpoints, directories or hub ids (org/name[@revision]):
+      python -m svdjax.sweep --config=configs/pair.py:base=DIR,post=DIR --workdir=runs/mine
+
+    What would it cost? Shapes, memory, time; nothing is written:
+      python -m svdjax.sweep --config=configs/qwen2_5_math_7b.py --dry_run
+
+    One leaf of the config set by hand (svdjax/options.py explains them all):
+      python -m svdjax.sweep --config=configs/reference.py --config.factorisation=svd_f32
+
+A sweep that was killed goes on when the same command is given again, and a finished one does
+nothing. SIGTERM and Ctrl-C end it after the group of layers in flight. A workdir that another
+config or other input files made is refused. Exit status: 0 done, 2 the input cannot be used (one
+line on stderr says why), 130 or 143 stopped on request, 1 a fault of svdjax.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from svdjax import door
+from svdjax.engine.stop import StopRequest
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, with its argument after a colon: configs/pair.py:base=D,post=D."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory for the results; default runs/<name of the config>."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print shapes, memory and predicted time, write nothing."
+)
+
+
+def main() -> str:
+    """Runs the sweep that the flags ask for; returns the summary for stdout."""
+    config = _CONFIG.value
+    with StopRequest() as stop:
+        # jax is loaded here, after everything the flags alone can be wrong about.
+        from svdjax import engine
+
+        if _DRY_RUN.value:
+            return engine.dry_run(config)
+        from svdjax import report
+
+        workdir = _WORKDIR.value or pathlib.Path("runs") / config.name
+        return engine.run_sweep(config, workdir, report, stop=stop).summary()
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    door.run(main)
