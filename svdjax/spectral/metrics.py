@@ -1,0 +1,127 @@
+"""What changed between the factors of two matrices (MATH.md sections 2 and 3).
+
+Axis legend: `I` in, `O` out, `R` = min(I, O), `C` corner; in einsums `r` numbers pairs of base,
+`s` pairs of post.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from svdjax.spectral.factors import Factors
+
+PRECISION = jax.lax.Precision.HIGHEST
+"""Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
+
+
+class Rotations(NamedTuple):
+    """How the singular vectors of base turn into those of post, columns belonging to post.
+
+    Attributes:
+      q1: U_base^T U_post [R, R].
+      q2: V_base^T V_post [R, R].
+    """
+
+    q1: jax.Array
+    q2: jax.Array
+
+
+def rotations(base: Factors, post: Factors) -> Rotations:
+    """Return Q1 = U_base^T U_post and Q2 = V_base^T V_post. One of them is orthogonal."""
+    return Rotations(
+        jnp.einsum("ir,is->rs", base.u, post.u, precision=PRECISION),
+        jnp.einsum("or,os->rs", base.v, post.v, precision=PRECISION),
+    )
+
+
+def scaling(base: jax.Array, post: jax.Array, rank_base: jax.Array) -> jax.Array:
+    """Singular value scaling s_post / s_base (eq. 4), [R]; NaN from the rank of base on."""
+    live = jnp.arange(base.shape[0], dtype=jnp.int32) < rank_base
+    return jnp.where(live, post / jnp.where(live, base, 1), jnp.nan)
+
+
+def relative_gaps(s: jax.Array) -> jax.Array:
+    """Distance of each singular value to the nearest other one, relative to itself, [R].
+
+    0 for a singular value of 0; NaN for the only one of a matrix of one row or column.
+    """
+    if s.shape[0] == 1:
+        return jnp.full_like(s, jnp.nan)
+    steps = s[:-1] - s[1:]
+    nearest = jnp.minimum(jnp.concatenate([steps[:1], steps]), jnp.concatenate([steps, steps[-1:]]))
+    return jnp.where(s > 0, nearest / jnp.where(s > 0, s, 1), 0)
+
+
+class Frobenius(NamedTuple):
+    """NF in both forms, with its error.
+
+    Attributes:
+      nf: ||I_orth - I||_F / R; NaN where either matrix is rank-deficient.
+      nf_rank: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post), NF where both have full
+        rank; NaN where either is zero.
+      error: estimate of the absolute error of nf, or of nf_rank where nf is NaN.
+    """
+
+    nf: jax.Array
+    nf_rank: jax.Array
+    error: jax.Array
+
+
+def normalised_frobenius(
+    q: Rotations, rank_base: jax.Array, rank_post: jax.Array, polar_errors: jax.Array
+) -> Frobenius:
+    """Distance of I_orth = Q1^T Q2 from the identity.
+
+    As one of Q1, Q2 is orthogonal, ||Q1^T Q2 - I||_F = ||Q1 - Q2||_F: no third product, and no
+    cancellation where post is close to base.
+
+    Args:
+      q: Q1 and Q2.
+      rank_base: numerical rank of base, int32 scalar.
+      rank_post: numerical rank of post.
+      polar_errors: sum of the errors of the two polar factors: it bounds that of ||Q1 - Q2||_F,
+        which is the distance between P_post^T P_base and I.
+    """
+    r = q.q1.shape[0]
+    index = jnp.arange(r, dtype=jnp.int32)
+    live = (index < rank_base)[:, None] & (index < rank_post)[None, :]
+    distance = jnp.sqrt(jnp.sum(jnp.where(live, q.q1 - q.q2, 0) ** 2))
+    size = jnp.sqrt(rank_base.astype(distance.dtype) * rank_post.astype(distance.dtype))
+    size = jnp.where(size > 0, size, jnp.nan)
+    full = jnp.minimum(rank_base, rank_post) == r
+    nf_rank = distance / size
+    return Frobenius(jnp.where(full, nf_rank, jnp.nan), nf_rank, polar_errors / size)
+
+
+class Corners(NamedTuple):
+    """What the figures draw of Q1, Q2 and I_orth.
+
+    Attributes:
+      sim_u: |Q1| (eq. 5), leading [C, C].
+      sim_v: |Q2|, leading [C, C].
+      i_orth: Q1^T Q2 (eq. 7), leading [C, C].
+      diag: diagonal of the whole I_orth, [R].
+      trace: its sum.
+    """
+
+    sim_u: jax.Array
+    sim_v: jax.Array
+    i_orth: jax.Array
+    diag: jax.Array
+    trace: jax.Array
+
+
+def corners(q: Rotations, corner: int) -> Corners:
+    """Take the leading corners; C = min(corner, R)."""
+    left, right = q.q1[:, :corner], q.q2[:, :corner]
+    diag = jnp.einsum("rs,rs->s", q.q1, q.q2, precision=PRECISION)
+    return Corners(
+        jnp.abs(left[:corner]),
+        jnp.abs(right[:corner]),
+        jnp.einsum("rs,rt->st", left, right, precision=PRECISION),
+        diag,
+        jnp.sum(diag),
+    )
