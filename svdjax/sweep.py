@@ -31,6 +31,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from svdjax import door
+from svdjax.engine.process import claim_cores
 from svdjax.engine.stop import StopRequest
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,6 +48,7 @@ _DRY_RUN = flags.DEFINE_bool(
 def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
     config = _CONFIG.value
+    claim_cores()
     with StopRequest() as stop:
         # jax is loaded here, after everything the flags alone can be wrong about.
         from svdjax import engine

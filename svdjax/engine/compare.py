@@ -7,12 +7,13 @@ import os
 from svdjax.engine import devices as machine
 from svdjax.engine import inputs
 from svdjax.engine.compute import compute_groups
-from svdjax.engine.groups import plan_groups, total_work
+from svdjax.engine.groups import plan_groups, total_work, working_bytes
 from svdjax.engine.progress import Progress
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import PairSpec, Settings
 from svdjax.engine.spectra import make_comparison
 from svdjax.errors import InputError
+from svdjax.spectral import get_factorisation
 
 
 def compare(
@@ -58,10 +59,10 @@ def compare(
     )
     if problems := settings.problems():
         raise InputError(" | ".join(problems))
-    machine.check_factorisation(factorisation)
-    mesh = machine.layer_mesh(devices)
+    get_factorisation(factorisation)
     spec = PairSpec("pair", os.fspath(base), os.fspath(post))
     (job,) = inputs.open_pairs([spec], split_fused=split_fused)
+    mesh = machine.layer_mesh(devices, working_bytes([job.plan]))
     groups = plan_groups(spec.name, job.plan, group_bytes=group_bytes, devices=mesh.size)
     shown = Progress(len(groups), total_work(groups), quiet=not progress)
     pieces = []

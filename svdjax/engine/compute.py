@@ -16,7 +16,7 @@ import numpy as np
 from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
 from svdjax.engine.groups import Group
 from svdjax.engine.results import ProjectionResult
-from svdjax.spectral import PairMetrics, analyse_stack
+from svdjax.spectral import PairMetrics, analyse_stack, working_precision
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,16 @@ def compute_groups(
     if not groups:
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="svdjax-read") as reader:
-        ahead = reader.submit(_ship, groups[0], plans[groups[0].pair], mesh)
+        ahead = reader.submit(_ship, groups[0], plans[groups[0].pair], factorisation, mesh)
         try:
             for index, group in enumerate(groups):
                 check()
                 base, post = ahead.result()
                 if index + 1 < len(groups):
                     following = groups[index + 1]
-                    ahead = reader.submit(_ship, following, plans[following.pair], mesh)
+                    ahead = reader.submit(
+                        _ship, following, plans[following.pair], factorisation, mesh
+                    )
                 start = time.perf_counter()
                 metrics = _analyse(base, post, factorisation, corner, mesh)
                 del base, post
@@ -74,16 +76,18 @@ def compute_groups(
 def _analyse(
     base: jax.Array, post: jax.Array, factorisation: str, corner: int, mesh: jax.sharding.Mesh
 ) -> PairMetrics:
-    with jax.enable_x64(True):
+    with working_precision(factorisation):
         metrics = analyse_stack(base, post, factorisation=factorisation, corner=corner, mesh=mesh)
         return jax.device_get(metrics)
 
 
-def _ship(group: Group, plan: PairPlan, mesh: jax.sharding.Mesh) -> tuple[jax.Array, jax.Array]:
+def _ship(
+    group: Group, plan: PairPlan, factorisation: str, mesh: jax.sharding.Mesh
+) -> tuple[jax.Array, jax.Array]:
     """Both stacks [L, I, O] of a group on the devices, in their storage dtype."""
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
-    # 64-bit storage stays 64-bit; the setting is this thread's own.
-    with jax.enable_x64(True):
+    # The setting is each thread's own.
+    with working_precision(factorisation):
         base = jax.device_put(_padded(plan.base, group), sharding)
         post = jax.device_put(_padded(plan.post, group), sharding)
         return base, post
@@ -93,7 +97,7 @@ def _padded(checkpoint: Checkpoint, group: Group) -> np.ndarray:
     stack = read_stack(checkpoint, group.projection, group.start, group.stop)
     missing = group.length - len(stack)
     if missing:
-        stack = np.concatenate([stack, np.repeat(stack[-1:], missing, axis=0)])
+        stack = np.concatenate([stack, np.zeros((missing, *stack.shape[1:]), stack.dtype)])
     return stack
 
 

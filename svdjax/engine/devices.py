@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 
 import svdjax
 from svdjax.errors import InputError
-from svdjax.spectral import FACTORISATIONS
 
 
-def layer_mesh(count: int = 0) -> jax.sharding.Mesh:
-    """Returns a mesh with the one axis ``layers`` over `count` devices, 0 for all.
+def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
+    """Returns a mesh with the one axis ``layers`` over `count` devices.
+
+    Args:
+      count: how many; 0 for all, but of CPU devices, which share the machine's memory, only as
+        many as work in half of it.
+      working_bytes: what the largest matrix takes on a device while it is worked on.
 
     Raises:
       InputError: there are fewer devices than that.
@@ -26,21 +31,22 @@ def layer_mesh(count: int = 0) -> jax.sharding.Mesh:
             f"config.devices={count}: jax sees {len(devices)} device(s) "
             f"({devices[0].device_kind}); use 0 for all of them"
         )
-    used = devices[: count or len(devices)]
+    if not count:
+        count = len(devices)
+        if devices[0].platform == "cpu" and working_bytes:
+            count = max(1, min(count, _memory() // 2 // working_bytes))
+    used = devices[:count]
     return jax.make_mesh((len(used),), ("layers",), devices=used)
-
-
-def check_factorisation(name: str) -> None:
-    """Raises `InputError` unless `name` is a known factorisation."""
-    if name not in FACTORISATIONS:
-        raise InputError(
-            f"config.factorisation={name!r}: expected one of {', '.join(FACTORISATIONS)}"
-        )
 
 
 def describe(mesh: jax.sharding.Mesh) -> list[str]:
     """The devices of a mesh in words."""
     return [f"{device.platform}:{device.id} {device.device_kind}" for device in mesh.devices.flat]
+
+
+def _memory() -> int:
+    # The machine's whole memory, not what is free now: a sweep goes on with the same mesh.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def versions() -> dict[str, Any]:

@@ -10,10 +10,18 @@ import jax
 import numpy as np
 
 from svdjax.engine import devices, inputs
-from svdjax.engine.groups import Group, matrix_work, plan_groups, total_work
+from svdjax.engine.groups import (
+    Group,
+    layer_bytes,
+    matrix_bytes,
+    matrix_work,
+    plan_groups,
+    total_work,
+    working_bytes,
+)
 from svdjax.engine.progress import duration
 from svdjax.engine.settings import read_config
-from svdjax.spectral import analyse_stack
+from svdjax.spectral import analyse_stack, get_factorisation, working_precision
 
 _PROBE = 512
 _WIDTHS = (18, 12, 7, 8, 10, 12, 12, 12)
@@ -31,9 +39,9 @@ def dry_run(config: Any) -> str:
     """
     sweep = read_config(config)
     settings = sweep.settings
-    devices.check_factorisation(settings.factorisation)
-    mesh = devices.layer_mesh(settings.devices)
+    get_factorisation(settings.factorisation)
     jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
+    mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings.factorisation, settings.corner)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
     seconds, most_host, most_device, read = 0.0, 0, 0, 0
@@ -48,9 +56,7 @@ def dry_run(config: Any) -> str:
             mine = [group for group in groups if group.projection is projection]
             took = total_work(mine) / rate / mesh.size
             host, device = 2 * mine[0].bytes, _device_bytes(mine[0], mesh.size)
-            bytes_read = sum(
-                group.bytes * (group.stop - group.start) // group.length for group in mine
-            )
+            bytes_read = layer_bytes(job.plan, projection) * len(projection.tensors)
             lines.append(
                 _row(
                     (
@@ -86,7 +92,7 @@ def _rate(factorisation: str, corner: int) -> float:
     best = np.inf
     for _ in range(2):
         start = time.perf_counter()
-        with jax.enable_x64(True):
+        with working_precision(factorisation):
             jax.block_until_ready(
                 analyse_stack(
                     pair[0], pair[1], factorisation=factorisation, corner=corner, mesh=mesh
@@ -97,9 +103,8 @@ def _rate(factorisation: str, corner: int) -> float:
 
 
 def _device_bytes(group: Group, device_count: int) -> int:
-    """Stacks of two groups as stored, and one matrix pair in work: about 12 float64 copies."""
-    size = group.projection.shape[0] * group.projection.shape[1]
-    return 2 * group.bytes // device_count + 12 * 8 * size
+    """Stacks of two groups as stored, and one matrix pair in work."""
+    return 2 * group.bytes // device_count + matrix_bytes(group.projection.shape)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,12 +1,12 @@
 """Cuts the work into groups: one projection of one pair, a run of layers, within a byte budget.
 
 A group is what is read, computed and journaled at once. All groups of a projection have one
-length, so that each shape is compiled once; the last one is filled up by repeating its last layer.
+length, so that each shape is compiled once; the last one is filled up with zero matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from svdjax.checkpoint import PairPlan, Projection
@@ -91,6 +91,22 @@ def matrix_work(shape: tuple[int, int]) -> float:
     """
     r, R = min(shape), max(shape)
     return 2 * (6 * R * r**2 + 20 * r**3) + 4 * R * r**2 + 100 * r**3
+
+
+def working_bytes(plans: Iterable[PairPlan]) -> int:
+    """Bytes a device holds while it works on the largest matrix pair of `plans`, roughly."""
+    shapes = {projection.shape for plan in plans for projection in plan.projections}
+    return max(map(matrix_bytes, shapes), default=0)
+
+
+def matrix_bytes(shape: tuple[int, int]) -> int:
+    """Bytes in work for one matrix pair, roughly.
+
+    In float64: both matrices, their tall factors and the copies LAPACK makes, I x O each; short
+    factors, Q1, Q2 and what the fits make of them, r x r each.
+    """
+    r, R = min(shape), max(shape)
+    return 8 * (6 * R * r + 15 * r**2)
 
 
 def total_work(groups: Sequence[Group]) -> float:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from svdjax.engine import devices, inputs
+from svdjax.engine.groups import working_bytes
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
 from svdjax.engine.spectra import run_spectra
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.errors import InputError, Interrupted
+from svdjax.spectral import get_factorisation
 
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
@@ -94,7 +96,7 @@ def run_sweep(
         with StopRequest() as own:
             return run_sweep(config, workdir, report, stop=own)
     sweep = read_config(config)
-    devices.check_factorisation(sweep.settings.factorisation)
+    get_factorisation(sweep.settings.factorisation)
     place = Workdir(workdir)
     try:
         return _Sweep(sweep, place, report, stop).run()
@@ -116,7 +118,6 @@ class _Sweep:
         self, sweep: SweepConfig, place: Workdir, report: Report | None, stop: StopRequest
     ):
         self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
-        self.mesh = devices.layer_mesh(sweep.settings.devices)
         self.state: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
@@ -126,6 +127,9 @@ class _Sweep:
             self.sweep.pairs,
             split_fused=self.sweep.settings.split_fused,
             check=self.stop.check,
+        )
+        self.mesh = devices.layer_mesh(
+            self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
         digests = inputs.digest_inputs(
             jobs, full=self.sweep.settings.full_hash, check=self.stop.check
