@@ -1,0 +1,56 @@
+"""Figures of eq. 8 as a fit, and of the residual rotations of eq. 13. Axis: `L` layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from svdjax.report import style
+from svdjax.report.panels import Panel
+
+FIT_NAMES = {
+    "identity": "Q = I (pure scaling)",
+    "q1": "Q = Q1",
+    "q2": "Q = Q2",
+    "common": "Q = polar(Q1 + Q2)",
+    "optimal": "best Q and α",
+}
+_RESIDUALS = {
+    "residual_q1": "‖ΔQ1 − I‖ / r",
+    "residual_q2": "‖ΔQ2 − I‖ / r",
+    "residual_asymmetry": "‖ΔQ1 − ΔQ2‖ / r",
+}
+
+
+def fits(panels: Sequence[Panel]) -> Figure:
+    """Relative error of eq. 8 per layer for every choice of Q."""
+    lines = {f"fit_{name}_error": text for name, text in FIT_NAMES.items()}
+    return _per_layer(panels, lines, "relative error of eq. 8")
+
+
+def residuals(panels: Sequence[Panel]) -> Figure:
+    """How far the rotations of the two sides are from a common one, per layer (eq. 13)."""
+    return _per_layer(panels, _RESIDUALS, "residual rotation")
+
+
+def _per_layer(panels: Sequence[Panel], lines: dict[str, str], title: str) -> Figure:
+    figure, axes = style.grid(len(panels))
+    for ax, panel in zip(axes, panels, strict=True):
+        values = {field: panel.stack(field) for field in lines}
+        for i, (field, text) in enumerate(lines.items()):
+            marker, colour = style.MARKERS[i], style.COLOURS[i]
+            size = 3.2 if len(panel.layers) > 1 else 6
+            ax.plot(values[field], color=colour, marker=marker, markersize=size, label=text)
+        stacked = np.concatenate(list(values.values()))
+        if not np.isfinite(stacked).any():
+            style.note(ax, "undefined in every layer")
+        style.error_scale(ax, stacked)
+        ax.set_title(style.label(panel.name))
+        style.layer_axis(ax, panel.layers)
+        ax.grid(axis="y")
+    figure.supylabel(title, fontsize=8.5)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(5, 2 * len(panels) + 1))
+    return figure

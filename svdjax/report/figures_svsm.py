@@ -1,0 +1,165 @@
+"""Figures of the singular values: SVSM heatmaps (figs. 2, 7), bands (fig. 8), spectra.
+
+Axis legend: `L` layers, `R` rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from svdjax.report import style
+from svdjax.report.panels import Panel
+from svdjax.spectral import statistics
+
+_UNDEFINED = "#f2c200"
+_ROWS = 400
+
+
+def heatmaps(panels: Sequence[Panel]) -> Figure:
+    """SVSM of every projection: layers across, singular values downwards, one colour scale."""
+    figure, axes = style.grid(len(panels), height=2.4)
+    norm, extend = colour_scale(panels)
+    image = None
+    for ax, panel in zip(axes, panels, strict=True):
+        image = draw_svsm(ax, panel, norm)
+        ax.set_title(style.label(panel.name))
+    for i, ax in enumerate(axes):
+        if i == 0 or axes[i - 1].get_position().y0 > ax.get_position().y0:
+            ax.set_ylabel("index j of σ")
+    bar = figure.colorbar(image, ax=axes, extend=extend, shrink=0.85, aspect=32, pad=0.015)  # type: ignore[arg-type]
+    bar.set_label("σ post / σ base")
+    if any(np.isnan(panel.stack("svsm")).any() for panel in panels):
+        patch = Patch(facecolor=_UNDEFINED, label="undefined: σ base is 0")
+        figure.legend(handles=[patch], loc="outside lower center")
+    return figure
+
+
+def colour_scale(panels: Sequence[Panel]) -> tuple[TwoSlopeNorm, str]:
+    """White at 1, wide enough for 99 % of the top 90 % of all ratios, the same for all panels."""
+    top, every = [], []
+    for panel in panels:
+        ratios = panel.stack("svsm")
+        count = max(1, statistics.top_count(ratios.shape[-1]))
+        top.append(ratios[:, :count].ravel())
+        every.append(ratios.ravel())
+    values, everything = (_finite(np.concatenate(part)) for part in (top, every))
+    if not values.size:
+        return TwoSlopeNorm(1.0, 0.9, 1.1), "neither"
+    low, high = np.quantile(values, (0.005, 0.995))
+    half = max(abs(1 - low), abs(high - 1), 0.02) * 1.02
+    vmin, vmax = max(0.0, 1 - half), 1 + half
+    below, above = everything.min() < vmin, everything.max() > vmax
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
+    return TwoSlopeNorm(1.0, vmin, vmax), extend[(int(below), int(above))]
+
+
+def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm):
+    """Draws one heatmap with its 90 % line; returns the image."""
+    ratios = panel.stack("svsm")
+    rank = ratios.shape[-1]
+    cmap = style.colour_map("RdBu_r", bad=_UNDEFINED)
+    image = ax.imshow(
+        _thinned(ratios).T,
+        norm=norm,
+        cmap=cmap,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, len(panel.layers) - 0.5, rank - 0.5, -0.5),
+    )
+    if rank > 1:
+        top = statistics.top_count(rank) - 0.5
+        ax.axhline(top, color="#111827", linewidth=0.7, linestyle=(0, (4, 3)))
+    style.layer_axis(ax, panel.layers)
+    ax.set_yticks(sorted({0, rank // 2, rank - 1}))
+    return image
+
+
+def bands(panels: Sequence[Panel]) -> Figure:
+    """Mean and std of the top 90 % of the scaling factors per layer (fig. 8)."""
+    figure, axes = style.grid(len(panels), sharey=True)
+    for ax, panel in zip(axes, panels, strict=True):
+        draw_band(ax, panel, style.BASE)
+        s = panel.svsm
+        ax.set_title(f"{style.label(panel.name)}\n{s.alpha_mean:.4f} ± {s.alpha_std:.4f}")
+        style.layer_axis(ax, panel.layers)
+        finish_bands(ax)
+    figure.supylabel("σ post / σ base, top 90 %", fontsize=8.5)
+    return figure
+
+
+def draw_band(ax: Axes, panel: Panel, colour: str, text: str | None = None) -> None:
+    """One pair's band in one panel."""
+    mean, std = np.asarray(panel.svsm.layer_mean), np.asarray(panel.svsm.layer_std)
+    x = np.arange(len(mean))
+    if not np.isfinite(mean).any():
+        style.note(ax, "undefined in every layer")
+        return
+    if len(mean) > 1:
+        ax.fill_between(x, mean - std, mean + std, color=colour, alpha=0.22, linewidth=0)
+        ax.plot(x, mean, color=colour, marker=".", markersize=4, label=text)
+    else:
+        ax.errorbar(x, mean, yerr=std, color=colour, marker="o", capsize=4, label=text)
+
+
+def finish_bands(ax: Axes) -> None:
+    """The line of no scaling, and a light grid."""
+    ax.axhline(1.0, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)
+
+
+def spectra(panels: Sequence[Panel]) -> Figure:
+    """Singular values of base and post for the first, middle and last layer."""
+    figure, axes = style.grid(len(panels))
+    shades = ("#1f5a92", "#2f8f5b", "#c4511b")
+    for ax, panel in zip(axes, panels, strict=True):
+        base, post = panel.stack("sigma_base"), panel.stack("sigma_post")
+        chosen = sorted({0, len(base) // 2, len(base) - 1})
+        marker = "o" if base.shape[-1] == 1 else ""
+        for colour, layer in zip(shades, chosen, strict=False):
+            for sigma, dashes in ((base, "-"), (post, (0, (3, 2)))):
+                y = np.where(sigma[layer] > 0, sigma[layer], np.nan)
+                ax.plot(y, color=colour, linestyle=dashes, linewidth=1.2, marker=marker)
+        if (base[chosen] > 0).any() or (post[chosen] > 0).any():
+            ax.set_yscale("log")
+        else:
+            style.note(ax, "all singular values are 0")
+        ax.set_title(style.label(panel.name))
+        ax.set_xlabel("index j")
+        ax.set_xmargin(0.02)
+        names = [panel.layers[layer] for layer in chosen]
+        for i, (colour, name) in enumerate(zip(shades, names, strict=False)):
+            ax.text(
+                *(0.97, 0.95 - 0.1 * i, f"layer {style.label(name, 10)}"),
+                transform=ax.transAxes,
+                ha="right",
+                va="top",
+                fontsize=7.5,
+                color=colour,
+            )
+    handles = [
+        axes[0].plot([], [], color="#374151", linestyle=dashes, label=text)[0]
+        for dashes, text in (("-", "σ base"), ((0, (3, 2)), "σ post"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _thinned(ratios: np.ndarray) -> np.ndarray:
+    """At most `_ROWS` singular values: means of neighbours, NaN where any of them is."""
+    rank = ratios.shape[-1]
+    if rank <= _ROWS:
+        return ratios
+    starts = np.unique(np.linspace(0, rank, _ROWS, endpoint=False).astype(int))
+    sizes = np.diff(np.append(starts, rank))
+    return np.add.reduceat(ratios, starts, axis=-1) / sizes

@@ -1,0 +1,209 @@
+"""What was found, in sentences made from the numbers. No sentence holds a result of its own."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svdjax.report.numbers import decimal, listed, percent, plus_minus, significant, span
+from svdjax.report.paper_tables import PaperColumn
+from svdjax.report.tables import over, ratio
+
+if TYPE_CHECKING:
+    from svdjax.engine import Comparison, ProjectionResult
+
+UNIFORM = 0.05  # a spread of 5 % of the mean: the line the text draws, and says it draws
+MOST_LINES = 24
+
+
+def projection_lines(comparison: Comparison) -> list[tuple[str, str]]:
+    """One sentence per projection: (name, sentence)."""
+    return [(one.name, _line(one)) for one in comparison.projections.values()]
+
+
+def findings(comparison: Comparison, paper: PaperColumn | None) -> list[str]:
+    """The sentences at the top of a pair's page, most important first."""
+    results = list(comparison.projections.values())
+    if not results:
+        return ["No matrix could be compared: see what was left out, and why, below."]
+    lines = [_scaling(results), *_spread(results), _vectors(results), *_rank(results)]
+    lines += [*_fit(results), *_against_paper(results, paper), _precision(results)]
+    return [line for line in lines if line]
+
+
+def lead(comparison: Comparison) -> str:
+    """What was compared, in one sentence."""
+    results = list(comparison.projections.values())
+    matrices = sum(one.layers for one in results)
+    weights = sum(one.layers * one.shape[0] * one.shape[1] for one in results)
+    kinds = f"{len(results)} {'projection' if len(results) == 1 else 'projections'}"
+    word = "matrix" if matrices == 1 else "matrices"
+    return f"{matrices} {word} of {kinds} compared ({weights:,} weights on each side)."
+
+
+def coverage_counts(comparison: Comparison) -> list[tuple[str, int]]:
+    """Reasons for leaving tensors out with how many each, most frequent first."""
+    return Counter(dict(comparison.coverage.get("left_out", {})).values()).most_common()
+
+
+def _line(one: ProjectionResult) -> str:
+    if math.isfinite(one.alpha_mean):
+        text = f"singular values scaled by {plus_minus(one.alpha_mean, one.alpha_std)}; "
+    else:
+        text = "the scaling of the singular values is not defined; "
+    if not math.isfinite(one.nf_mean):
+        restricted = significant(over(np.mean, one.metrics.nf_rank))
+        return text + f"NF is not defined (rank-deficient), on the common rank it is {restricted}."
+    share = percent(one.nf_mean / one.nf_unrelated)
+    return text + (
+        f"NF {significant(one.nf_mean)}, {share} of what an unrelated model would give "
+        f"({significant(one.nf_unrelated)})."
+    )
+
+
+def _scaling(results: Sequence[ProjectionResult]) -> str:
+    known = [one for one in results if math.isfinite(one.alpha_mean)]
+    if not known:
+        return "Scaling factors are not defined for any projection."
+    low, high = min(known, key=_alpha), max(known, key=_alpha)
+    ends = span(decimal(low.alpha_mean), decimal(high.alpha_mean))
+    if low is high or decimal(low.alpha_mean) == decimal(high.alpha_mean):
+        return f"Singular values: the mean scaling factor is {ends}."
+    return (
+        f"Singular values: the mean scaling factors of the projections lie {ends}, "
+        f"lowest in {low.name}, highest in {high.name}."
+    )
+
+
+def _spread(results: Sequence[ProjectionResult]) -> list[str]:
+    known = [one for one in results if math.isfinite(one.alpha_mean) and one.alpha_mean > 0]
+    even = [one.name for one in known if one.alpha_std <= UNIFORM * one.alpha_mean]
+    uneven = [one.name for one in known if one.alpha_std > UNIFORM * one.alpha_mean]
+    if not known:
+        return []
+    head = (
+        f"Spread of these factors over layers and the top {90} % of the singular values "
+        f"(standard deviation, drawn line: {percent(UNIFORM)} of the mean): "
+    )
+    if not uneven:
+        most = max(one.alpha_std / one.alpha_mean for one in known)
+        return [head + f"within it for every projection, at most {percent(most)}."]
+    if not even:
+        least = min(one.alpha_std / one.alpha_mean for one in known)
+        return [head + f"beyond it for every projection, at least {percent(least)}."]
+    return [head + f"within it for {listed(even)}; beyond it for {listed(uneven)}."]
+
+
+def _vectors(results: Sequence[ProjectionResult]) -> str:
+    known = [one for one in results if math.isfinite(one.nf_mean)]
+    if not known:
+        return "Singular vectors: NF is not defined for any projection."
+    low, high = min(known, key=_share), max(known, key=_share)
+    text = (
+        "Singular vectors: mean NF, as a share of what unrelated matrices of the same shape would "
+        f"give, is {span(percent(_share(low)), percent(_share(high)))}"
+    )
+    if percent(_share(low)) != percent(_share(high)):
+        text += f", lowest in {low.name}, highest in {high.name}"
+    shares = np.concatenate([np.asarray(one.nf, np.float64) / one.nf_unrelated for one in known])
+    shares = shares[np.isfinite(shares)]
+    return text + (
+        f"; single matrices range from {percent(shares.min())} to {percent(shares.max())} "
+        f"(median {percent(float(np.median(shares)))}). {_nearness(shares)}"
+    )
+
+
+def _nearness(shares: np.ndarray) -> str:
+    """Where the matrices lie on the way from same (0) to unrelated (about 1)."""
+    below, near = int((shares < 0.5).sum()), int((shares >= 0.8).sum())
+    total = shares.size
+    if below == total:
+        return "Every matrix is below half of the unrelated level."
+    if near == total:
+        return "Every matrix reaches at least 80 % of the unrelated level."
+    return (
+        f"{below} of {total} matrices are below half of the unrelated level, {near} reach at "
+        "least 80 % of it."
+    )
+
+
+def _rank(results: Sequence[ProjectionResult]) -> list[str]:
+    count = sum(int(np.sum(one.rank_deficient)) for one in results)
+    if not count:
+        return []
+    total = sum(one.layers for one in results)
+    names = [one.name for one in results if np.any(one.rank_deficient)]
+    return [
+        f"{count} of {total} matrices are numerically rank-deficient on one side "
+        f"({listed(names)}): NF is not defined there; NF on the common rank stands beside it."
+    ]
+
+
+def _fit(results: Sequence[ProjectionResult]) -> list[str]:
+    ends = {}
+    for name in ("identity", "optimal"):
+        means = [over(np.mean, getattr(one.metrics, f"fit_{name}_error")) for one in results]
+        finite = [mean for mean in means if math.isfinite(mean)]
+        if not finite:
+            return []
+        ends[name] = span(percent(min(finite)), percent(max(finite)))
+    change = [
+        over(np.mean, ratio(one.metrics.norm_delta, one.metrics.norm_post)) for one in results
+    ]
+    share = [over(np.mean, one.metrics.small_delta_share) for one in results]
+    explained = f"{percent(over(np.min, share))} to {percent(over(np.max, share))}"
+    return [
+        f"Equation 8 as a fit: with scaling alone the relative error per projection is "
+        f"{ends['identity']}; with the best common rotation and factor it is {ends['optimal']}. "
+        f"The change that scaling leaves is {percent(over(np.min, change))} to "
+        f"{percent(over(np.max, change))} of the post weights' norm; a common rotation would take "
+        f"{explained} of the square of any small random change."
+    ]
+
+
+def _against_paper(results: Sequence[ProjectionResult], paper: PaperColumn | None) -> list[str]:
+    if paper is None:
+        return []
+    gaps = [
+        (abs(one.alpha_mean - paper.alpha[one.name][0]), one.name)
+        for one in results
+        if one.name in paper.alpha and math.isfinite(one.alpha_mean)
+    ]
+    if not gaps:
+        return [f"The paper's row {paper.key} has no projection in common with this pair."]
+    worst, name = max(gaps)
+    return [
+        f"Against the paper's Table 3 ({paper.key}): the largest difference of a mean scaling "
+        f"factor is {decimal(worst)} ({name})."
+    ]
+
+
+def _precision(results: Sequence[ProjectionResult]) -> str:
+    nf = max((over(np.max, one.metrics.nf_error) for one in results), key=_or_zero)
+    sigma = max(
+        (
+            over(np.max, ratio(one.metrics.sigma_error, one.metrics.sigma_base[:, 0]))
+            for one in results
+        ),
+        key=_or_zero,
+    )
+    return (
+        f"Precision: the factorisation's own estimated error is at most {significant(nf, 2)} in "
+        f"NF and {significant(sigma, 2)} of the largest singular value in σ."
+    )
+
+
+def _alpha(one: ProjectionResult) -> float:
+    return one.alpha_mean
+
+
+def _share(one: ProjectionResult) -> float:
+    return one.nf_mean / one.nf_unrelated
+
+
+def _or_zero(value: float) -> float:
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,112 @@
+"""The index of a sweep: all pairs side by side."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svdjax.report import figures_pairs, page, style
+from svdjax.report.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
+from svdjax.report.numbers import percent, span
+from svdjax.report.page import Picture
+from svdjax.report.panels import MOST_PANELS, drawn
+from svdjax.report.tables import over, pairs_table
+from svdjax.report.views import pairs_view
+
+if TYPE_CHECKING:
+    from svdjax.engine import Comparison
+
+
+def write_index(
+    workdir: str | os.PathLike[str], comparisons: Mapping[str, Comparison]
+) -> pathlib.Path:
+    """Writes ``report.html`` of a sweep, with ``tables/pairs.*`` and ``figures/pairs_*.png``.
+
+    Args:
+      workdir: the sweep's folder; every pair's report lies in ``<workdir>/<pair>/``.
+      comparisons: results by pair name.
+
+    Returns:
+      The path of the page.
+    """
+    folder = pathlib.Path(workdir)
+    table = pairs_table(comparisons)
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    table.write(folder / "tables")
+    chosen = dict(list(comparisons.items())[:MOST_PAIRS])
+    pairs = {name: drawn(one.projections)[0] for name, one in chosen.items()}
+    pairs = {name: panels for name, panels in pairs.items() if panels}
+    with style.drawing():
+        figures = list(_figures(pairs, folder / "figures")) if pairs else []
+    view = pairs_view(table)
+    return page.render(
+        folder / "report.html",
+        "index.html",
+        title=f"Sweep {folder.resolve().name}",
+        pairs=[_entry(name, one) for name, one in comparisons.items()],
+        tables=[view] if view.rows else [],
+        notes=_notes(comparisons, pairs),
+        figures=figures,
+    )
+
+
+def _entry(name: str, one: Comparison) -> dict[str, str]:
+    results = [result for result in one.projections.values() if np.isfinite(result.nf_mean)]
+    line = f"{len(one.projections)} projections"
+    if results:
+        shares = [result.nf_mean / result.nf_unrelated for result in results]
+        ends = span(percent(min(shares)), percent(max(shares)))
+        line += f"; mean NF of the projections {ends} of the unrelated level"
+    factors = [result.alpha_mean for result in one.projections.values()]
+    if np.isfinite(factors).any():
+        low, high = over(np.min, factors), over(np.max, factors)
+        line += f"; mean scaling factors {span(f'{low:.3f}', f'{high:.3f}')}"
+    link = f"{urllib.parse.quote(name, safe='')}/report.html"
+    return {"name": name, "base": one.base, "post": one.post, "line": line + ".", "link": link}
+
+
+def _notes(comparisons: Mapping[str, Comparison], pairs: Pairs) -> list[str]:
+    notes = []
+    if len(comparisons) > MOST_PAIRS:
+        notes.append(f"The figures show the first {MOST_PAIRS} of {len(comparisons)} pairs.")
+    if len(pairs) > MOST_ROWS:
+        notes.append(f"The heatmaps show the first {MOST_ROWS} of {len(comparisons)} pairs.")
+    names = {panel.name for panels in pairs.values() for panel in panels}
+    if len(names) > MOST_PANELS:
+        notes.append(f"The figures show {MOST_PANELS} of {len(names)} groups of matrices.")
+    return notes
+
+
+def _figures(pairs: Pairs, folder: pathlib.Path) -> Iterator[Picture]:
+    names = ", ".join(pairs)
+    for figure, name, title, caption in (
+        (figures_pairs.nf(pairs), "pairs_nf", "NF per layer, all pairs (fig. 9)", _NF),
+        (
+            figures_pairs.bands(pairs),
+            "pairs_bands",
+            "Scaling per layer, all pairs (fig. 8)",
+            _BANDS,
+        ),
+        (figures_pairs.svsm(pairs), "pairs_svsm", "Scaling heatmaps, all pairs (fig. 2)", _SVSM),
+    ):
+        yield page.place(figure, folder, name, title, caption, f"{title}: {names}.")
+
+
+_NF = (
+    "One panel per projection, one colour per pair. 0: both sides turned by the same rotation; "
+    "dashed: the level that unrelated matrices of this shape give."
+)
+_BANDS = (
+    "Mean of the scaling factors of the top 90 % singular values in each layer, with a band of one "
+    "standard deviation. A level line without a visible band means one factor for all."
+)
+_SVSM = (
+    "Rows are pairs, columns projections; in each panel layers run across and singular values "
+    "downwards, largest on top. Colour is σ post / σ base, white where nothing changed, on one "
+    "scale for all."
+)

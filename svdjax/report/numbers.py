@@ -1,0 +1,56 @@
+"""Numbers as a reader sees them. Files hold full precision; only the pages round."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """Fixed decimals; a dash for NaN."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value != 0 and abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Significant digits; a dash for NaN."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:#.{digits}g}".rstrip(".") if value else "0"
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as a percentage with two or three significant digits: 0.1134 is ``11.3 %``."""
+    if ratio is None or not math.isfinite(ratio):
+        return MISSING
+    value = 100 * ratio
+    if value == 0:
+        return "0 %"
+    if abs(value) < 0.01:
+        return f"{value:.0e} %"
+    return f"{value:.{3 if abs(value) >= 10 else 2}g} %" if abs(value) < 1000 else f"{value:.0f} %"
+
+
+def plus_minus(mean: float | None, std: float | None, digits: int = 4) -> str:
+    """Mean and standard deviation as the paper prints them: ``0.9071 ± 0.0046``."""
+    if mean is None or not math.isfinite(mean):
+        return MISSING
+    return f"{decimal(mean, digits)} ± {decimal(std, digits)}"
+
+
+def span(low: str, high: str) -> str:
+    """``low`` alone when both ends read the same, else ``between low and high``."""
+    return low if low == high else f"between {low} and {high}"
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """Names in a sentence, the rest counted: ``q_proj, k_proj and 3 more``."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    if len(names) > 1:
+        return f"{', '.join(names[:-1])} and {names[-1]}"
+    return "".join(names)

@@ -1,0 +1,127 @@
+"""One look for all figures: fonts, colours, safe labels, grids of panels.
+
+Figures are made with matplotlib's objects, never through pyplot, so that nothing global changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+DPI = 130
+BASE, POST, MUTED = "#1f5a92", "#c4511b", "#6b7280"
+# Distinct in hue and in lightness, so that they stay apart in print and for colour-blind readers.
+COLOURS = (
+    *("#1f5a92", "#c4511b", "#2f8f5b", "#8e44ad", "#b8860b", "#0f8b9d"),
+    *("#d1478c", "#5d6d7e", "#7a3e12", "#5b8def", "#8fae1b", "#111827"),
+)
+MARKERS = "osD^vPX<>*hd"
+
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.linewidth": 0.8,
+    "axes.grid": False,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.7,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.color": "#374151",
+    "ytick.color": "#374151",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.3,
+    "savefig.dpi": DPI,
+    "text.usetex": False,
+}
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Everything drawn and rendered inside has the report's look; nothing outside changes."""
+    with matplotlib.rc_context(rc=_RC):
+        yield
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure; the bytes depend on the figure alone."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def label(text: str, most: int = 34) -> str:
+    """A name as figure text: no mathematics, no glyph the font lacks, its end kept if too long."""
+    shown = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text)
+    if len(shown) > most:
+        shown = shown[: most // 3] + "…" + shown[len(shown) - (most - most // 3 - 1) :]
+    return shown.replace("$", r"\$")
+
+
+def grid(
+    count: int, *, width: float = 2.9, height: float = 2.3, columns: int = 4, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of up to `columns`; no axes are left over."""
+    columns = min(columns, count) if count <= columns or count > 6 else 3
+    rows = -(-count // columns)
+    size = (max(width * columns, 5.2) + 0.6, height * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes: list[Axes] = []
+    for i in range(count):
+        share = axes[0] if sharey and axes else None
+        axes.append(figure.add_subplot(rows, columns, i + 1, sharey=share))
+    return figure, axes
+
+
+def layer_axis(axes: Axes, layers: Sequence[str], *, title: str = "layer") -> None:
+    """Labels the x axis with layers, thinned so that they never touch."""
+    count = len(layers)
+    longest = max(len(text) for text in layers)
+    step = max(1, -(-count // max(2, 14 // max(1, longest - 1))))
+    ticks = list(range(0, count, step))
+    axes.set_xticks(ticks, [label(layers[tick], 8) for tick in ticks])
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_xlabel(title)
+
+
+def error_scale(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic y axis where values spread over more than a decade, else linear from 0."""
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    if positive.size == finite.size and positive.size and positive.max() > 10 * positive.min():
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.08 * finite.max() if finite.size and finite.max() > 0 else 1)
+
+
+def note(axes: Axes, text: str) -> None:
+    """Says in the middle of a panel why there is nothing to see."""
+    axes.text(
+        *(0.5, 0.5, text),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=MUTED,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+    )
+
+
+def colour_map(name: str, *, bad: str = "#f2c200") -> Colormap:
+    """A colour map in which NaN has a colour of its own."""
+    return matplotlib.colormaps[name].with_extremes(bad=bad)
