@@ -12,16 +12,21 @@ status     meaning
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
+import pathlib
+import re
 import signal
 import sys
-import warnings
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags
 
 from svdjax.errors import InputError, Interrupted
+from svdjax.options import OPTIONS
 
 
 def run(main: Callable[[], str | None]) -> NoReturn:
@@ -59,36 +64,81 @@ def _call(main: Callable[[], str | None]) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags; ``--help`` ends with status 0, anything wrong is an `InputError`."""
-    if any(
-        arg.lstrip("-").partition("=")[0] in ("help", "helpshort", "h", "?") and arg.startswith("-")
-        for arg in argv[1:]
-    ):
+    if any(re.fullmatch(r"--?(help|helpshort|h|\?)(=.*)?", arg) for arg in argv[1:]):
         app.usage(shorthelp=True, writeto_stdout=True)
+        if "config" in flags.FLAGS:
+            print(_leaves())
         raise SystemExit(0)
     app.define_help_flags()
+    config = _config_file(argv)
+    if config and not pathlib.Path(config).is_file():
+        raise InputError(f"config file {config} does not exist; configs/ holds the ones that ship")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rest = flags.FLAGS(list(argv), known_only=False)
-    except InputError:
-        raise
+        rest = flags.FLAGS(list(argv), known_only=False)
+        for name in flags.FLAGS:
+            # A config file that could not be read says so at the first look at it.
+            getattr(flags.FLAGS[name].value, "name", None)
     except SystemExit as stop:
         # absl's other help flags end with status 1 after doing what was asked.
         raise SystemExit(0 if stop.code in (0, 1) else stop.code) from None
-    except flags.Error as error:
-        raise InputError(f"{error}; --help explains every flag") from error
-    except (AttributeError, KeyError) as error:
-        # ml_collections' way of saying that a config has no such leaf.
-        message = error.args[0] if error.args else error
-        raise InputError(f"config: {message}; --help lists the leaves") from error
-    except FileNotFoundError as error:
-        raise InputError(f"config file {error.filename or error} does not exist") from error
     except Exception as error:
-        # Anything else comes out of the user's config file while it is read.
-        raise InputError(f"config: {type(error).__name__}: {error}") from error
+        raise InputError(_explain(error, config)) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: everything is given by --flag=value")
     return rest
+
+
+def _leaves() -> str:
+    """What ``--help`` says about the leaves of a config."""
+    lines = ["\nconfig leaves, set with --config.LEAF=VALUE:"]
+    for leaf, (default, text) in OPTIONS.items():
+        about = f"{text} (default: {default})"
+        lines += [
+            f"  {leaf}:",
+            *textwrap.wrap(about, 96, initial_indent="    ", subsequent_indent="    "),
+        ]
+    return "\n".join(lines)
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """The path of ``--config=path[:argument]``, empty where there is none."""
+    for arg, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+        name, equals, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            return (value if equals else following).partition(":")[0]
+    return ""
+
+
+def _explain(error: BaseException, config: str) -> str:
+    """One sentence for whatever parsing the flags or reading the config file raised."""
+    chain = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    ours = [link for link in chain if isinstance(link, InputError)]
+    if ours:
+        # ml_collections wraps what a config raises into tracebacks; the innermost is the original.
+        return str(ours[-1])
+    root = chain[-1]
+    if isinstance(error, flags.Error) and "whilst parsing config" not in str(error):
+        missing = re.fullmatch(r"flag --(\w+)=None: Flag --.*other than None\.", str(error))
+        if missing:
+            return f"flag --{missing[1]} is required; --help explains every flag"
+        return f"{error}; --help explains every flag"
+    leaf = _missing_leaf(root)
+    if leaf:
+        near = difflib.get_close_matches(leaf, OPTIONS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
+        return f"config {config} has no leaf {leaf!r}; {hint}"
+    return f"config {config}: {type(root).__name__}: {root}"
+
+
+def _missing_leaf(error: BaseException) -> str:
+    """The leaf that ml_collections says a config lacks, empty for other errors."""
+    message: object = error
+    while isinstance(message, KeyError | AttributeError) and message.args:
+        message = message.args[0]
+    word = str(message).split("\n")[0].strip("'\"")
+    return word if isinstance(error, KeyError | AttributeError) and word.isidentifier() else ""
 
 
 def _leave(line: str, status: int) -> NoReturn:
