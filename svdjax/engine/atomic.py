@@ -6,6 +6,7 @@ Temporary name in the same directory, fsync, rename, fsync of the directory.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -47,6 +48,22 @@ def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> pathlib.Path:
     """Writes named arrays as an uncompressed npz."""
     values = {name: np.asarray(value) for name, value in arrays.items()}
     return write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **values))
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads every array of an npz, checksums included.
+
+    Raises:
+      ValueError: the file is not a whole npz.
+      OSError: it cannot be read.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        with np.load(content, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:
+        # Damage surfaces as whatever the zip and npy readers run into.
+        raise ValueError(f"{path.name}: {type(error).__name__}: {error}") from error
 
 
 def plain(value: Any) -> Any:

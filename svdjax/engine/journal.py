@@ -12,12 +12,11 @@ import hashlib
 import json
 import pathlib
 import shutil
-import zipfile
 from typing import Any
 
 import numpy as np
 
-from svdjax.engine.atomic import plain, remove_leftovers, write_npz
+from svdjax.engine.atomic import plain, read_npz, remove_leftovers, write_npz
 from svdjax.engine.groups import Group
 from svdjax.spectral import PairMetrics
 
@@ -70,8 +69,11 @@ class Journal:
         path = self._path(key)
         if not path.is_file():
             return None
-        arrays = _read_whole(path)
-        if arrays is None or str(arrays.pop(_KEY, "")) != key or not _fits(arrays, group):
+        try:
+            arrays = read_npz(path)
+        except (OSError, ValueError):
+            arrays = {}
+        if str(arrays.pop(_KEY, "")) != key or not _fits(arrays, group):
             path.unlink()
             return None
         return PairMetrics(**arrays)
@@ -84,17 +86,6 @@ class Journal:
 
     def _path(self, key: str) -> pathlib.Path:
         return self.directory / f"{key[:32]}.npz"
-
-
-def _read_whole(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return None
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile):
-        return None
 
 
 def _fits(arrays: dict[str, np.ndarray], group: Group) -> bool:

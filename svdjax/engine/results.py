@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.engine.atomic import plain, write_json, write_npz
+from svdjax.engine.atomic import plain, read_npz, write_json, write_npz
 from svdjax.errors import InputError
 from svdjax.spectral import PairMetrics, statistics
 
@@ -238,7 +237,7 @@ class Comparison:
                 raise InputError(f"{folder} is not the result of a sweep: it has no {name}")
         try:
             return cls._read(folder)
-        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -256,8 +255,7 @@ class Comparison:
             )
         arrays: dict[str, np.ndarray] = {}
         for file in ("spectra.npz", "vectors.npz"):
-            with np.load(folder / file, allow_pickle=False) as stored:
-                arrays |= {key: stored[key] for key in stored.files}
+            arrays |= read_npz(folder / file)
         projections = {
             name: ProjectionResult(
                 name=name,

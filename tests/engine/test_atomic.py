@@ -7,7 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from svdjax.engine.atomic import plain, remove_leftovers, write_atomically, write_json, write_npz
+from svdjax.engine.atomic import (
+    plain,
+    read_npz,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+    write_npz,
+)
 
 
 def test_nan_becomes_null_and_numpy_becomes_plain(tmp_path):
@@ -43,3 +50,26 @@ def test_npz_is_the_same_bytes_for_the_same_arrays(tmp_path):
     two = write_npz(tmp_path / "2.npz", arrays).read_bytes()
     assert one == two
     assert (tmp_path / "1.npz").stat().st_mode & 0o044
+
+
+def test_no_damaged_npz_is_read(tmp_path):
+    path = write_npz(tmp_path / "x.npz", {"a": np.arange(100.0), "b": np.arange(3)})
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for cut in (0, 1, 100, 700, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError):
+            read_npz(path)
+    damaged = 0
+    for place in generator.integers(0, len(whole), 60):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            arrays = read_npz(path)
+        except ValueError:
+            damaged += 1
+            continue
+        # Bytes that carry nothing (dates, modes) may flip; the numbers may not.
+        if set(arrays) == {"a", "b"}:
+            np.testing.assert_array_equal(arrays["a"], np.arange(100.0))
+            np.testing.assert_array_equal(arrays["b"], np.arange(3))
+    assert damaged > 30

@@ -1,0 +1,102 @@
+"""Results survive saving and loading, and the summary says what the arrays say."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from svdjax.engine import Comparison, ProjectionResult
+from svdjax.errors import InputError
+from svdjax.spectral import PairMetrics, analyse_stack
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    """One tall projection, its last layer rank-deficient."""
+    generator = np.random.default_rng(3)
+    base = generator.standard_normal((3, 20, 12))
+    base[2, :, 0] = base[2, :, 1]
+    post = 0.9 * base + 0.01 * generator.standard_normal(base.shape)
+    metrics = PairMetrics(*jax.device_get(analyse_stack(base, post, corner=5)))
+    result = ProjectionResult("q_proj", "self_attn", (20, 12), 3, metrics)
+    return Comparison(
+        pair="a-b",
+        base="A",
+        post="B",
+        family="llama",
+        coverage={"analysed": ["x"], "left_out": {}, "notes": []},
+        projections={"q_proj": result},
+        options={"factorisation": "svd_f64", "corner": 5, "split_fused": False},
+    )
+
+
+def test_round_trip(comparison, tmp_path):
+    comparison.save(tmp_path)
+    again = Comparison.load(tmp_path)
+    assert again.summary() == comparison.summary()
+    for mine, theirs in zip(comparison["q_proj"].metrics, again["q_proj"].metrics):
+        np.testing.assert_array_equal(mine, theirs)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "spectra.npz",
+        "vectors.npz",
+        "summary.json",
+    }
+
+
+def test_summary_counts_deficient_layers_and_leaves_them_out(comparison, tmp_path):
+    comparison.save(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    entry = summary["projections"]["q_proj"]
+    assert summary["format_version"] == 1
+    assert entry["shape"] == [20, 12]
+    assert entry["rank_deficient_layers"] == summary["rank_deficient_layers"] == 1
+    nf = comparison["q_proj"].nf
+    assert np.isnan(nf[2])
+    assert entry["nf_mean"] == pytest.approx(nf[:2].mean())
+    assert entry["nf_max"] == pytest.approx(nf[:2].max())
+    assert entry["nf_unrelated"] == pytest.approx(np.sqrt(1 / 20 + 1 / 12))
+    # Of 12 singular values the top 10; the deficient layer's last one is beyond them.
+    top = comparison["q_proj"].svsm[:, :10]
+    assert entry["alpha_mean"] == pytest.approx(top.mean())
+    assert entry["alpha_std"] == pytest.approx(top.std())
+    assert entry["svsm_nan"] == 1
+
+
+def test_a_whole_projection_without_nf_is_null(comparison):
+    metrics = comparison["q_proj"].metrics
+    none = metrics._replace(nf=np.full(3, np.nan))
+    entry = Comparison(
+        "p", "A", "B", "x", {}, {"q": ProjectionResult("q", "", (20, 12), 3, none)}
+    ).summary()["projections"]["q"]
+    assert entry["nf_mean"] is None
+    assert entry["nf_over_unrelated"] is None
+
+
+def test_repr_is_a_table(comparison):
+    text = repr(comparison)
+    assert "A -> B (llama)" in text
+    assert f"{comparison['q_proj'].alpha_mean:.4f}" in text
+    assert "q_proj 20x12, 3 layers" in repr(comparison["q_proj"])
+
+
+@pytest.mark.parametrize("name", ["summary.json", "spectra.npz", "vectors.npz"])
+def test_damage_is_named(comparison, tmp_path, name):
+    comparison.save(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InputError, match="damaged"):
+        Comparison.load(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=name):
+        Comparison.load(tmp_path)
+
+
+def test_another_format_is_refused(comparison, tmp_path):
+    comparison.save(tmp_path)
+    path = tmp_path / "summary.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(InputError, match="format_version 99"):
+        Comparison.load(tmp_path)
