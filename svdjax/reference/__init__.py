@@ -1,0 +1,38 @@
+"""The reference family: four small trained models that ship with the package.
+
+`base` and `base_prime` are pre-trained from scratch on different text from different seeds;
+`instruct` and `reasoning` are `base` after full fine-tuning on short and on long answers. Each is
+an ordinary Hugging Face directory. README.md in this folder says how they were made and measured.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+NAMES = ("base", "base_prime", "instruct", "reasoning")
+"""The members of the family."""
+
+_HERE = pathlib.Path(__file__).resolve().parent
+
+
+def path(name: str) -> pathlib.Path:
+    """The Hugging Face directory of one member of the family.
+
+    Raises:
+        InputError: `name` is none of `NAMES`.
+    """
+    if name not in NAMES:
+        from svdjax.errors import InputError
+
+        raise InputError(
+            f"svdjax.reference: no model named {name!r}; expected one of {', '.join(NAMES)}"
+        )
+    return _HERE / name
+
+
+def heldout_path() -> pathlib.Path:
+    """The held-out questions: JSONL of question, answer, pattern, template, template_seen."""
+    return _HERE / "heldout.jsonl"
+
+
+__all__ = ["NAMES", "heldout_path", "path"]

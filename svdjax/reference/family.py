@@ -1,0 +1,123 @@
+"""Making one member of the family: train, write the Hugging Face directory, measure, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
+from svdjax.errors import InputError
+from svdjax.reference import tokenizer as tokenizers_
+from svdjax.reference.grading import as_record, grade, respond
+from svdjax.reference.problems import heldout_problems
+from svdjax.reference.recipes import MAX_LENGTH, Recipe, hf_config
+from svdjax.reference.training import Keeping, heldout_loss, train
+
+
+def write_heldout(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Write the held-out questions, the same ones every time, and return them."""
+    records = [as_record(each) for each in heldout_problems()]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return records
+
+
+def read_model(directory: pathlib.Path) -> tuple[Any, Any, Tokenizer]:
+    """Parameters (float32), configuration and tokenizer of a family member on disk."""
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{directory}: no config.json; train this member of the family first")
+    with open_checkpoint(str(directory)) as checkpoint:
+        config = model_config(checkpoint.config)
+        params = load_params(checkpoint, config, np.float32)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    return jax.tree.map(jax.numpy.asarray, params), config, tokenizer
+
+
+def write_model(
+    directory: pathlib.Path, params: Any, raw_config: dict[str, Any], tokenizer: Tokenizer
+) -> None:
+    """Write a family member: bf16 weights, config, tokenizer with its chat template."""
+    chat_model = raw_config["eos_token_id"] != raw_config["bos_token_id"]
+    with tempfile.TemporaryDirectory() as scratch:
+        extras = pathlib.Path(scratch)
+        tokenizers_.save(tokenizer, extras, chat_model=chat_model, length=MAX_LENGTH)
+        save_checkpoint(directory, params, raw_config, dtype="bfloat16", copy_from=extras)
+
+
+def make(
+    recipe: Recipe,
+    out: pathlib.Path,
+    workdir: pathlib.Path,
+    *,
+    keeping: Keeping,
+    sizes: dict[str, int],
+    graded: bool = True,
+) -> dict[str, Any]:
+    """Train one member (or go on with it), write it to `out/<name>` and measure what was written.
+
+    Returns:
+        What `out/measured.json` says of this member: recipe, losses, accuracy, seconds.
+    """
+    tokenizer = tokenizers_.build()
+    raw_config = hf_config(tokenizer, chat_model=bool(recipe.parent), **sizes)
+    parent = read_model(out / recipe.parent)[0] if recipe.parent else None
+    begun = time.perf_counter()
+    params = train(
+        recipe,
+        model_config(raw_config),
+        raw_config,
+        tokenizer,
+        workdir,
+        parent=parent,
+        keeping=keeping,
+    )
+    seconds = time.perf_counter() - begun
+    out.mkdir(parents=True, exist_ok=True)
+    write_model(out / recipe.name, params, raw_config, tokenizer)
+    measured = {
+        "recipe": dataclasses.asdict(recipe),
+        "parameters": sum(int(leaf.size) for leaf in jax.tree.leaves(params)),
+        "tokens": recipe.steps * recipe.rows * recipe.length,
+        "training_seconds": seconds,
+        **_losses(recipe, workdir),
+        **measure(recipe, out, graded=graded),
+    }
+    _record(out / "measured.json", recipe.name, measured)
+    return measured
+
+
+def measure(recipe: Recipe, out: pathlib.Path, *, graded: bool = True) -> dict[str, Any]:
+    """Held-out loss and accuracy of a member as written, that is of the rounded weights."""
+    params, config, tokenizer = read_model(out / recipe.name)
+    measured: dict[str, Any] = {"heldout_loss": heldout_loss(recipe, config, tokenizer, params)}
+    if graded:
+        records = write_heldout(out / "heldout.jsonl")
+        answers = respond(params, config, tokenizer, [each["question"] for each in records])
+        measured["questions"] = len(records)
+        measured["accuracy"] = grade(records, answers)
+    return measured
+
+
+def _losses(recipe: Recipe, workdir: pathlib.Path) -> dict[str, Any]:
+    log = workdir / recipe.name / "losses.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    # A resumed run writes some steps again: the later line counts.
+    losses = {line["step"]: line["loss"] for line in lines}
+    steps = sorted(losses)
+    return {"first_loss": losses[steps[0]], "last_loss": losses[steps[-1]]}
+
+
+def _record(path: pathlib.Path, name: str, measured: dict[str, Any]) -> None:
+    everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    everything[name] = measured
+    scratch = path.with_suffix(".tmp")
+    text = json.dumps(dict(sorted(everything.items())), indent=2) + "\n"
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,177 @@
+"""The training loop: one jitted step, data from (seed, step), Orbax checkpoints, exact resume.
+
+Axes: `B` batch, `T` time, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from svdjax.checkpoint import ModelConfig
+from svdjax.errors import InputError
+from svdjax.model import forward, init_params
+from svdjax.reference.recipes import Recipe
+
+Params = Any
+LOG_EVERY = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """When checkpoints are written (every `save_every` steps) and which stay for good."""
+
+    save_every: int = 250
+    keep_steps: int = 0
+
+
+def loss_sum(
+    params: Params, config: ModelConfig, tokens: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Summed cross-entropy in nats over the counted targets, and their number."""
+    logits = forward(params, config, tokens[:, :-1])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    return jnp.sum(losses * weights), jnp.sum(weights)
+
+
+def optimiser(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW with warm-up, cosine decay and gradients clipped to norm 1."""
+    warmup = min(recipe.warmup, recipe.steps // 2)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, recipe.peak, warmup, recipe.steps, 0.05 * recipe.peak
+    )
+
+    def matrices(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key in ("kernel", "embedding"), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(rate, b1=0.9, b2=0.98, weight_decay=recipe.decay, mask=matrices),
+    )
+
+
+def make_step(recipe: Recipe, config: ModelConfig) -> Callable[..., tuple[Any, jax.Array]]:
+    """The jitted step: (state, tokens, weights) -> (state, mean loss); the state is donated."""
+    update = optimiser(recipe).update
+
+    def mean_loss(params: Params, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+        total, count = loss_sum(params, config, tokens, weights)
+        return total / count
+
+    def step(state: dict[str, Any], tokens: jax.Array, weights: jax.Array) -> Any:
+        loss, gradients = jax.value_and_grad(mean_loss)(state["params"], tokens, weights)
+        changes, moments = update(gradients, state["moments"], state["params"])
+        return {"params": optax.apply_updates(state["params"], changes), "moments": moments}, loss
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _claim(folder: pathlib.Path, recipe: Recipe, config: dict[str, Any]) -> None:
+    """Record what a work folder is for, or refuse one that another recipe has begun."""
+    wanted = {"recipe": dataclasses.asdict(recipe), "config": config}
+    record = folder / "recipe.json"
+    if record.exists():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if found != wanted:
+            different = sorted(
+                f"{part}.{key}: {found[part].get(key)!r} there, {value!r} now"
+                for part, values in wanted.items()
+                for key, value in values.items()
+                if found[part].get(key) != value
+            )
+            raise InputError(
+                f"{record}: begun with other settings ({'; '.join(different)}); "
+                "use the same settings or another --workdir"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+
+def train(
+    recipe: Recipe,
+    config: ModelConfig,
+    raw_config: dict[str, Any],
+    tokenizer: Tokenizer,
+    workdir: pathlib.Path,
+    *,
+    parent: Params | None = None,
+    keeping: Keeping,
+) -> Params:
+    """Train one member of the family, from where an earlier run in `workdir` stopped.
+
+    Returns:
+        The parameters after `recipe.steps` steps, as float32 arrays on the host.
+
+    Raises:
+        InputError: `workdir` was begun with other settings.
+    """
+    folder = workdir.resolve() / recipe.name
+    _claim(folder, recipe, raw_config)
+    params = parent if parent is not None else init_params(config, jax.random.key(recipe.seed))
+    # A copy: donation would otherwise eat the caller's arrays.
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), params)
+    state = {"params": params, "moments": optimiser(recipe).init(params)}
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        keep_period=keeping.keep_steps or None,
+        enable_async_checkpointing=False,
+    )
+    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
+        done = manager.latest_step() or 0
+        if done:
+            state = manager.restore(done, args=ocp.args.StandardRestore(state))
+        state = _loop(recipe, config, tokenizer, state, done, manager, keeping, folder)
+    return jax.tree.map(np.asarray, state["params"])
+
+
+def _loop(
+    recipe: Recipe,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    state: Any,
+    done: int,
+    manager: ocp.CheckpointManager,
+    keeping: Keeping,
+    folder: pathlib.Path,
+) -> Any:
+    step_fn = make_step(recipe, config)
+    every = [each for each in (keeping.save_every, keeping.keep_steps) if each]
+    bar = tqdm(range(done, recipe.steps), recipe.name, recipe.steps, initial=done, unit="step")
+    recent: list[jax.Array] = []
+    with (folder / "losses.jsonl").open("a", encoding="utf-8") as log:
+        for step in bar:
+            state, loss = step_fn(state, *recipe.batch(tokenizer, step))
+            recent.append(loss)
+            number = step + 1
+            if number % LOG_EVERY == 0 or number == recipe.steps:
+                mean = float(np.mean(jax.device_get(recent)))
+                recent.clear()
+                bar.set_postfix(loss=f"{mean:.4f}")
+                log.write(json.dumps({"step": number, "loss": mean}) + "\n")
+                log.flush()
+            if number == recipe.steps or any(number % each == 0 for each in every):
+                manager.save(number, args=ocp.args.StandardSave(state))
+    return state
+
+
+def heldout_loss(
+    recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, params: Params, batches: int = 16
+) -> float:
+    """Mean cross-entropy in nats per counted token on data that training did not draw."""
+    evaluate = jax.jit(lambda tree, *batch: loss_sum(tree, config, *batch))
+    sums = [evaluate(params, *recipe.batch(tokenizer, i, salt=10_000)) for i in range(batches)]
+    return float(sum(total for total, _ in sums) / sum(count for _, count in sums))
