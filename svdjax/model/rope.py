@@ -1,0 +1,88 @@
+"""Rotary position embedding: angles from positions, and the turn they give queries and keys.
+
+Axes: `B` batch, `T` time, `N` heads (query or kv heads), `H` head dim; `A` angles (half of the
+dimensions that turn).
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svdjax.checkpoint.config import ModelConfig, Rope
+
+
+def inverse_frequencies(rope: Rope, head_dim: int, *, long: bool = False) -> np.ndarray:
+    """Radians per position of each angle: `1 / (stretch_j theta^(2j / dim))`.
+
+    `dim = head_dim * partial_rotary_factor`. The stretch is 1 (default), `factor` (linear), between
+    1 and `factor` by wavelength (llama3, Llama 3.1 release), or listed per angle (longrope).
+
+    Args:
+        rope: Kind and fields of the embedding.
+        head_dim: `H`.
+        long: longrope only: the factors for sequences beyond the original length.
+
+    Returns:
+        [A], float64.
+    """
+    dim = int(head_dim * rope.partial_rotary_factor)
+    plain = rope.theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
+    if rope.kind == "linear":
+        return plain / rope.factor
+    if rope.kind == "longrope":
+        return plain / np.asarray(rope.long_factor if long else rope.short_factor, np.float64)
+    if rope.kind == "llama3":
+        turns = rope.original_max_position_embeddings * plain / (2.0 * math.pi)
+        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        smooth = np.clip(smooth, 0.0, 1.0)
+        return plain * (smooth + (1.0 - smooth) / rope.factor)
+    return plain
+
+
+def angles(config: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines for every position.
+
+    longrope takes its long factors for each sequence whose last position lies beyond the original
+    context length, as transformers does for a single sequence.
+
+    Args:
+        config: The model.
+        positions: [B, T] int32.
+
+    Returns:
+        cos, sin: [B, T, A] float32, times the attention factor.
+    """
+    rope = config.rope
+    turn = jnp.asarray(inverse_frequencies(rope, config.head_dim), jnp.float32)[None, None, :]
+    if rope.kind == "longrope":
+        stretched = inverse_frequencies(rope, config.head_dim, long=True)
+        last = jnp.max(positions, axis=1)[:, None, None]
+        turn = jnp.where(
+            last >= rope.original_max_position_embeddings,
+            jnp.asarray(stretched, jnp.float32)[None, None, :],
+            turn,
+        )
+    angle = positions.astype(jnp.float32)[:, :, None] * turn
+    return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turn the pairs (j, j + A) of the first 2A head dimensions; the others pass unchanged.
+
+    Args:
+        x: [B, T, N, H], any float dtype.
+        cos: [B, T, A] float32 (a leading axis of length 1 serves every sequence).
+        sin: Like cos.
+
+    Returns:
+        [B, T, N, H] in the dtype of x.
+    """
+    half = cos.shape[-1]
+    cos, sin = (each.astype(x.dtype)[:, :, None, :] for each in (cos, sin))
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*turned, rest] if rest.shape[-1] else turned, axis=-1)
