@@ -257,7 +257,7 @@ def _rope(auto: Any, head_dim: int, where: str) -> Rope:
 
 
 def _longrope_attention_factor(fields: dict[str, Any], length: int, original: int) -> float:
-    """The given attention_factor, or sqrt(1 + ln(factor) / ln(original)) (LongRoPE, section 3.4)."""
+    """The given attention_factor, or sqrt(1 + ln(factor) / ln(original)) (LongRoPE)."""
     if fields.get("attention_factor") is not None:
         return float(fields["attention_factor"])
     factor = fields.get("factor")
