@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.factors import Factors
+from svdjax.spectral.factors import Factored, Factors
 
 PRECISION = jax.lax.Precision.HIGHEST
 """Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
@@ -62,7 +62,8 @@ class Frobenius(NamedTuple):
       nf: ||I_orth - I||_F / R; NaN where either matrix is rank-deficient.
       nf_rank: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post), NF where both have full
         rank; NaN where either is zero.
-      error: estimate of the absolute error of nf, or of nf_rank where nf is NaN.
+      error: estimate of the absolute error of nf, or of nf_rank where nf is NaN; never above what
+        the farthest factors differ by.
     """
 
     nf: jax.Array
@@ -71,7 +72,7 @@ class Frobenius(NamedTuple):
 
 
 def normalised_frobenius(
-    q: Rotations, rank_base: jax.Array, rank_post: jax.Array, polar_errors: jax.Array
+    base: Factored, post: Factored, q: Rotations, rank_base: jax.Array, rank_post: jax.Array
 ) -> Frobenius:
     """Distance of I_orth = Q1^T Q2 from the identity.
 
@@ -79,21 +80,33 @@ def normalised_frobenius(
     cancellation where post is close to base.
 
     Args:
-      q: Q1 and Q2.
+      base: what is known of base.
+      post: what is known of post.
+      q: Q1 and Q2 of the two.
       rank_base: numerical rank of base, int32 scalar.
       rank_post: numerical rank of post.
-      polar_errors: sum of the errors of the two polar factors: it bounds that of ||Q1 - Q2||_F,
-        which is the distance between P_post^T P_base and I.
     """
     r = q.q1.shape[0]
     index = jnp.arange(r, dtype=jnp.int32)
     live = (index < rank_base)[:, None] & (index < rank_post)[None, :]
     distance = jnp.sqrt(jnp.sum(jnp.where(live, q.q1 - q.q2, 0) ** 2))
-    size = jnp.sqrt(rank_base.astype(distance.dtype) * rank_post.astype(distance.dtype))
+    ranks = rank_base.astype(distance.dtype), rank_post.astype(distance.dtype)
+    size = jnp.sqrt(ranks[0] * ranks[1])
     size = jnp.where(size > 0, size, jnp.nan)
     full = jnp.minimum(rank_base, rank_post) == r
+    # ||Q1 - Q2|| is the distance of the polar factors as either sees the other: their turns enter
+    # whole, a tilt only so far as the other matrix reaches outside, and otherwise squared.
+    overlap = jnp.sum(jnp.where(live, q.q1**2 + q.q2**2, 0))
+    outside = base.factors.u.shape[0] + base.factors.v.shape[0] - 2 * jnp.minimum(*ranks)
+    reach = jnp.where(outside > 0, jnp.maximum(2 * jnp.maximum(*ranks) - overlap, 0), 0)
+    tilt = base.tilt_error + post.tilt_error
+    error = base.turn_error + post.turn_error + tilt * jnp.sqrt(reach) + outside * tilt**2
     nf_rank = distance / size
-    return Frobenius(jnp.where(full, nf_rank, jnp.nan), nf_rank, polar_errors / size)
+    return Frobenius(
+        jnp.where(full, nf_rank, jnp.nan),
+        nf_rank,
+        jnp.minimum(error, 2 * jnp.sqrt(jnp.minimum(*ranks))) / size,
+    )
 
 
 class Corners(NamedTuple):

@@ -126,9 +126,7 @@ def pair_metrics(
     b, p = of_base.factors, of_post.factors
     rank_base, rank_post = numerical_rank(b.s, shape), numerical_rank(p.s, shape)
     q = metrics.rotations(b, p)
-    nf = metrics.normalised_frobenius(
-        q, rank_base, rank_post, of_base.polar_error + of_post.polar_error
-    )
+    nf = metrics.normalised_frobenius(of_base, of_post, q, rank_base, rank_post)
     corners = metrics.corners(q, corner)
     fit = fits.rotation_fits(b, p, q, jnp.minimum(rank_base, rank_post) < min(shape))
     unit_base, norm_base = fits.unit(w_base)

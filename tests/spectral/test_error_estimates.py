@@ -1,0 +1,63 @@
+"""nf_error bounds the true error of NF over conditioning, and stays within reach of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from svdjax.spectral import get_factorisation
+from tests.spectral import matrices, reference
+from tests.spectral.run import analyse_many
+
+EXTENDED = pytest.mark.skipif(
+    bool(np.finfo(np.longdouble).eps > 1e-18), reason="needs 80-bit numbers for its reference"
+)
+KAPPAS = {"svd_f64": (1.0, 1e2, 1e4, 1e6, 1e8), "svd_f32": (1.0, 1e1, 1e2, 1e3, 1e4)}
+STORED = {"svd_f64": np.float64, "svd_f32": np.float32}
+
+
+def spectra(kappa, r):
+    """Geometric decay, one small value, half of them small, clusters."""
+    yield np.geomspace(1, 1 / kappa, r)
+    yield np.r_[np.ones(r - 1), 1 / kappa]
+    yield np.r_[np.ones(r // 2), np.full(r - r // 2, 1 / kappa)]
+    yield np.repeat(np.geomspace(1, 1 / kappa, r // 4), 4)
+
+
+@EXTENDED
+@pytest.mark.parametrize("route", list(KAPPAS))
+@pytest.mark.parametrize("shape", matrices.SHAPES)
+@pytest.mark.parametrize("near", [True, False])
+def test_estimate_bounds_the_error(route, shape, near):
+    rng = np.random.default_rng(7)
+    r, dtype, bases, posts = min(shape), STORED[route], [], []
+    for kappa in KAPPAS[route]:
+        for s in spectra(kappa, r):
+            u, v = matrices.orthonormal(rng, shape[0], r), matrices.orthonormal(rng, shape[1], r)
+            bases.append(matrices.assemble(u, s, v, dtype))
+            if not near:
+                u = matrices.orthonormal(rng, shape[0], r)
+            posts.append(matrices.assemble(u, 0.8 * s * np.linspace(1, 0.9, r), v, dtype))
+    base, post = np.stack(bases), np.stack(posts)
+    got = analyse_many(base, post, route)
+    true = np.array([float(reference.nf_extended(b, p)) for b, p in zip(base, post)])
+    assert np.isfinite(got.nf).all()
+    error = np.abs(got.nf - true)
+    assert np.all(error <= got.nf_error)
+    # Where post is near base the norm sees the whole error of the polar factors, and the estimate
+    # must not run away from it; elsewhere most of the error is orthogonal to what is measured.
+    floor = get_factorisation(route).eps / r
+    ratio = got.nf_error / np.maximum(error, floor)
+    assert np.median(ratio) <= (1e2 if near else 1e3)
+    if near:
+        assert ratio.max() <= 1e4
+
+
+def test_estimate_grows_with_conditioning_until_it_says_nothing_is_known():
+    rng = np.random.default_rng(8)
+    base, post = matrices.stack(rng, (40, 16), 10.0 ** np.arange(1, 13))
+    got = analyse_many(base, post)
+    assert np.all(np.diff(got.nf_error) > 0)
+    # 16 factors cannot be further apart than 2 sqrt(16) each.
+    assert np.all(got.nf_error <= 4 / np.sqrt(16))
+    assert got.nf_error[3] < 1e-10 < 1e-6 < got.nf_error[-1]
