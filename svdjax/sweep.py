@@ -31,7 +31,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from svdjax import door
-from svdjax.engine.process import claim_cores
+from svdjax.engine.process import prepare_process
+from svdjax.engine.settings import read_config
 from svdjax.engine.stop import StopRequest
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,10 +48,10 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
-    config = _CONFIG.value
-    claim_cores()
+    config = read_config(_CONFIG.value)
+    prepare_process()
     with StopRequest() as stop:
-        # jax is loaded here, after everything the flags alone can be wrong about.
+        # jax is loaded here, after everything that flags and config alone can be wrong about.
         from svdjax import engine
 
         if _DRY_RUN.value:

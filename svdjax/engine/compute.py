@@ -6,7 +6,7 @@ Axis legend: `L` layers, `I` in, `O` out. Two groups are in memory at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def compute_groups(
     corner: int,
     mesh: jax.sharding.Mesh,
     check: Callable[[], None] = lambda: None,
-) -> Iterator[Computed]:
+) -> Generator[Computed, None, None]:
     """Yields the groups in order, computed.
 
     Args:

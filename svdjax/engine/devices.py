@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 
 import svdjax
@@ -54,7 +54,7 @@ def versions() -> dict[str, Any]:
     return {
         "svdjax": svdjax.__version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

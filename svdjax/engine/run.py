@@ -83,7 +83,7 @@ def run_sweep(
     finish; a sweep that was killed goes on from the journal and ends with the same numbers.
 
     Args:
-      config: a `ConfigDict`, see `svdjax.options`.
+      config: a `ConfigDict`, see `svdjax.options`, or the `SweepConfig` read from one.
       workdir: made if it does not exist.
       report: module with `write_pair` and `write_index`; None leaves that stage out.
       stop: the caller's entered `StopRequest`; without one, a sweep enters its own.

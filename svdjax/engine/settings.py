@@ -81,9 +81,13 @@ class SweepConfig:
 def read_config(config: Any) -> SweepConfig:
     """Checks a `ConfigDict` (see `svdjax.options`) and returns it as dataclasses.
 
+    One that has been read already is returned as it is.
+
     Raises:
       InputError: with every problem of the config in one line.
     """
+    if isinstance(config, SweepConfig):
+        return config
     leaves: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     known = {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
     if "stages" in known:

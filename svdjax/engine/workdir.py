@@ -85,7 +85,8 @@ class Workdir:
 
     def clean(self, pairs: list[str]) -> None:
         """Removes the temporary files a killed sweep left, ours only."""
-        remove_leftovers([self.path, *(self.path / pair for pair in pairs)])
+        homes = [self.path, *(self.path / pair for pair in pairs)]
+        remove_leftovers(home / part for home in homes for part in ("", "tables", "figures"))
 
     def refuse_other(self, state: dict[str, Any], key: str, mine: Any, what: str) -> None:
         """Raises `InputError` naming the difference if `state[key]` is not `mine`."""

@@ -1,0 +1,29 @@
+"""What the tests of the engine share: an environment with one compilation cache, tiny models."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from tests.engine import harness
+
+
+@pytest.fixture(scope="session")
+def env(tmp_path_factory) -> dict[str, str]:
+    """Environment of the commands."""
+    return harness.environment(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def pair_of(tmp_path_factory):
+    """Makes (once) two tiny checkpoints of a family and returns their directories."""
+    made: dict[str, tuple[pathlib.Path, pathlib.Path]] = {}
+
+    def make(family: str) -> tuple[pathlib.Path, pathlib.Path]:
+        if family not in made:
+            root = tmp_path_factory.mktemp(family)
+            made[family] = harness.tiny_pair(root, family)
+        return made[family]
+
+    return make

@@ -1,0 +1,183 @@
+"""A sweep that is killed at any moment goes on and ends with the same numbers."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.engine import harness
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def job(pair_of, env, tmp_path_factory):
+    """Arguments of a sweep of many small groups, its undisturbed result, how long it takes."""
+    base, post = pair_of("llama")
+    root = tmp_path_factory.mktemp("resume")
+    arguments = [
+        f"--config=configs/pair.py:base={base},post={post}",
+        "--config.group_bytes=1",
+        "--config.stages=('spectra',)",
+    ]
+    first = harness.sweep(env, *arguments, f"--workdir={root / 'warm'}")
+    assert first.status == 0, first.err
+    start = time.monotonic()
+    calm = harness.sweep(env, *arguments, f"--workdir={root / 'calm'}")
+    assert calm.status == 0, calm.err
+    whole = time.monotonic() - start
+    record = json.loads((root / "calm" / "sweep.json").read_text())
+    seconds = (whole, record["stages"]["spectra"]["seconds"])
+    return arguments, harness.spectra(root / "calm"), calm.computed, seconds
+
+
+def same(found, wanted) -> None:
+    """Identical, to the last bit."""
+    assert set(found) == set(wanted)
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def temporary_file(directory) -> bool:
+    """Whether a file is being written there right now."""
+    try:
+        with os.scandir(directory) as entries:
+            return any(entry.name.startswith(".svdjax-") for entry in entries)
+    except FileNotFoundError:
+        return False
+
+
+def kill(process: subprocess.Popen[str], workdir, moment: int, chance, seconds) -> None:
+    """Kills at a random moment: of the whole run, of its computing, or while it writes."""
+    whole, computing = seconds
+    journal = workdir / ".journal" / "pair"
+    if moment % 4 == 0:
+        time.sleep(chance.uniform(0, whole))
+    elif moment % 4 == 1:
+        place = chance.choice([journal, journal, workdir, workdir / "pair"])
+        sights = chance.randint(1, 5)
+        while process.poll() is None and sights:
+            if temporary_file(place):
+                sights -= 1
+                while sights and process.poll() is None and temporary_file(place):
+                    pass
+    else:
+        while process.poll() is None and not journal.is_dir():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, computing))
+    process.kill()
+
+
+def test_twenty_kills(job, env, tmp_path):
+    arguments, wanted, groups, seconds = job
+    chance = random.Random(20)
+    killed = sweeps = 0
+    while killed < KILLS:
+        workdir = tmp_path / f"W{sweeps}"
+        labels: collections.Counter[str] = collections.Counter()
+        while True:
+            process = harness.start(env, *arguments, f"--workdir={workdir}")
+            if killed < KILLS:
+                kill(process, workdir, killed, chance, seconds)
+            done = harness.finish(process)
+            labels.update(re.findall(r"^computed \d+/\d+ (\S+ \S+)", done.err, re.MULTILINE))
+            if done.status == 0:
+                break
+            assert done.status == -signal.SIGKILL, done.err
+            killed += 1
+        # A logged group lies in the journal: what a kill can cost is only the one in flight.
+        assert max(labels.values(), default=0) <= 1
+        assert len(labels) <= groups
+        same(harness.spectra(workdir), wanted)
+        assert harness.leftovers(workdir) == []
+        assert json.loads((workdir / "sweep.json").read_text())["status"] == "done"
+        sweeps += 1
+
+
+def stop_halfway(env, arguments, workdir, signum) -> harness.Done:
+    """Starts a sweep and sends a signal once some groups are journaled."""
+    process = harness.start(env, *arguments, f"--workdir={workdir}")
+    journal = workdir / ".journal" / "pair"
+    while process.poll() is None and not (
+        journal.is_dir() and len(list(journal.glob("*.npz"))) >= 3
+    ):
+        time.sleep(0.001)
+    process.send_signal(signum)
+    return harness.finish(process)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_cleanly_after_the_group_in_flight(job, env, tmp_path, signum):
+    arguments, wanted, groups, _ = job
+    workdir = tmp_path / "W"
+    done = stop_halfway(env, arguments, workdir, signum)
+    assert done.status == 128 + signum, done.err
+    assert "Traceback" not in done.err
+    assert "same command goes on" in done.err.splitlines()[-1]
+    assert json.loads((workdir / "sweep.json").read_text())["status"] == "stopped"
+    assert not list(workdir.rglob("*.tmp"))
+    again = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    assert again.status == 0, again.err
+    assert done.computed + again.computed == groups
+    assert f"reused {done.computed}/{groups} groups" in again.err
+    same(harness.spectra(workdir), wanted)
+
+
+def test_torn_and_foreign_journal_files_are_computed_again(job, env, tmp_path):
+    arguments, wanted, groups, _ = job
+    workdir = tmp_path / "W"
+    done = stop_halfway(env, arguments, workdir, signal.SIGTERM)
+    assert done.status == 143, done.err
+    torn, swapped, *_ = files = sorted((workdir / ".journal" / "pair").glob("*.npz"))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    shutil.copy(files[2], swapped)
+    (workdir / ".journal" / "pair" / ".svdjax-left.tmp").write_bytes(b"torn")
+    again = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    assert again.status == 0, again.err
+    assert again.computed == groups - done.computed + 2
+    same(harness.spectra(workdir), wanted)
+    assert harness.leftovers(workdir) == []
+
+
+def test_the_second_sweep_in_a_workdir_is_refused(job, env, tmp_path):
+    arguments, wanted, _, _ = job
+    workdir = tmp_path / "W"
+    process = harness.start(env, *arguments, f"--workdir={workdir}")
+    while process.poll() is None and not (workdir / "sweep.json").is_file():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        second = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert second.status == 2, second.err
+    assert "in use by another sweep" in second.err
+    assert harness.finish(process).status == 0
+    same(harness.spectra(workdir), wanted)
+
+
+def test_a_finished_sweep_does_nothing_and_says_so(job, env, tmp_path):
+    arguments, _, _, _ = job
+    workdir = tmp_path / "W"
+    first = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    assert first.status == 0, first.err
+
+    def stamps() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+
+    before = stamps()
+    again = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    assert again.status == 0, again.err
+    assert "nothing to do" in again.out
+    assert again.computed == 0
+    assert stamps() == before

@@ -1,0 +1,158 @@
+"""The real command on checkpoints it has never seen, against the equations in plain numpy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import svdjax
+from tests.engine import harness
+
+FAMILIES = ("qwen2", "llama", "mistral", "gemma2", "phi3")
+PLACES = {
+    "q_proj": "self_attn",
+    "k_proj": "self_attn",
+    "v_proj": "self_attn",
+    "o_proj": "self_attn",
+    "qkv_proj": "self_attn",
+    "gate_proj": "mlp",
+    "up_proj": "mlp",
+    "down_proj": "mlp",
+    "gate_up_proj": "mlp",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spectra_agree_with_the_equations(family, pair_of, env, tmp_path):
+    base, post = pair_of(family)
+    workdir = tmp_path / "W"
+    done = harness.sweep(
+        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={workdir}"
+    )
+    assert done.status == 0, done.err
+    assert str(workdir / "report.html") in done.out
+    assert len(done.out.splitlines()) < 10
+    assert harness.leftovers(workdir) == []
+    arrays = harness.spectra(workdir)
+    summary = json.loads((workdir / "pair" / "summary.json").read_text())
+    assert summary["family"] == family
+    assert set(summary["projections"]) == (
+        {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+        if family == "phi3"
+        else set(PLACES) - {"qkv_proj", "gate_up_proj"}
+    )
+    for name, entry in summary["projections"].items():
+        ratios = []
+        for layer in range(entry["layers"]):
+            tensor = f"model.layers.{layer}.{PLACES[name]}.{name}.weight"
+            wanted = harness.expected(harness.tensor(base, tensor), harness.tensor(post, tensor))
+            assert entry["shape"] == list(harness.tensor(base, tensor).shape)
+            ratios.append(wanted["svsm"])
+            _compare_layer(arrays, name, layer, wanted)
+        top = np.stack(ratios)[:, : int(0.9 * min(entry["shape"]))]
+        assert entry["alpha_mean"] == pytest.approx(top.mean(), rel=1e-6)
+        assert entry["alpha_std"] == pytest.approx(top.std(), rel=1e-6)
+        assert entry["alpha_prime"] == pytest.approx(round(top.mean(), 1))
+        unrelated = np.sqrt(1 / entry["shape"][0] + 1 / entry["shape"][1])
+        assert entry["nf_unrelated"] == pytest.approx(unrelated)
+        assert arrays[f"{name}/nf_unrelated"] == pytest.approx(unrelated)
+
+
+def _compare_layer(arrays, name, layer, wanted):
+    for side in ("sigma_base", "sigma_post"):
+        found = arrays[f"{name}/{side}"][layer]
+        # The contract's tolerance; float64 leaves about 1e-15.
+        np.testing.assert_allclose(found, wanted[side], rtol=0, atol=1e-5 * wanted[side][0])
+        assert (np.diff(found) <= 0).all()
+    np.testing.assert_allclose(arrays[f"{name}/svsm"][layer], wanted["svsm"], rtol=1e-8)
+    np.testing.assert_allclose(arrays[f"{name}/nf"][layer], wanted["nf"], rtol=1e-4, atol=1e-6)
+    for key in ("sim_u", "sim_v"):
+        found = arrays[f"{name}/{key}"][layer]
+        corner = wanted[key][: len(found), : len(found)]
+        # Vectors move by eps / gap; random spectra of this size have gaps above 1e-6.
+        np.testing.assert_allclose(found, corner, atol=1e-7)
+
+
+def test_sweep_json_says_how_it_was_made(pair_of, env, tmp_path):
+    base, post = pair_of("llama")
+    done = harness.sweep(
+        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+    )
+    assert done.status == 0, done.err
+    record = json.loads((tmp_path / "W" / "sweep.json").read_text())
+    assert record["format_version"] == 1
+    assert record["status"] == "done"
+    assert record["config"]["pairs"]["pair"]["base"] == str(base)
+    assert record["config"]["corner"] == 25
+    assert set(record["versions"]) == {"svdjax", "jax", "jaxlib", "numpy", "python"}
+    assert record["devices"] == ["cpu:0 cpu"]
+    assert set(record["inputs"]) == {str(base), str(post)}
+    for stage in ("validate", "spectra", "report"):
+        assert record["stages"][stage]["status"] == "done"
+        assert record["stages"][stage]["seconds"] >= 0
+    coverage = json.loads((tmp_path / "W" / "pair" / "summary.json").read_text())["coverage"]
+    assert set(coverage) >= {"analysed", "left_out"}
+
+
+def test_two_devices_give_what_one_gives(pair_of, env, tmp_path):
+    base, post = pair_of("qwen2")
+    argument = f"--config=configs/pair.py:base={base},post={post}"
+    options = ["--config.stages=('spectra',)"]
+    two = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    for name, world in (("one", env), ("two", two)):
+        done = harness.sweep(world, argument, f"--workdir={tmp_path / name}", *options)
+        assert done.status == 0, done.err
+    devices = json.loads((tmp_path / "two" / "sweep.json").read_text())["devices"]
+    assert len(devices) == 2
+    one, both = harness.spectra(tmp_path / "one"), harness.spectra(tmp_path / "two")
+    assert set(one) == set(both)
+    for key, value in one.items():
+        # Another loop length lets XLA fuse otherwise: rounding, nothing more.
+        np.testing.assert_allclose(both[key], value, rtol=1e-9, atol=1e-11, err_msg=key)
+
+
+def test_compare_in_memory_is_the_sweep(pair_of, env, tmp_path):
+    base, post = pair_of("mistral")
+    done = harness.sweep(
+        env,
+        f"--config=configs/pair.py:base={base},post={post}",
+        f"--workdir={tmp_path}/W",
+        "--config.stages=('spectra',)",
+    )
+    assert done.status == 0, done.err
+    result = svdjax.compare(base, post, devices=1)
+    stored = svdjax.Comparison.load(tmp_path / "W" / "pair")
+    assert list(result.projections) == list(stored.projections)
+    assert result.summary()["coverage"] == stored.summary()["coverage"]
+    for name, projection in result.projections.items():
+        for mine, theirs in zip(projection.metrics, stored[name].metrics):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_each_bucket_shape_is_traced_once(pair_of):
+    from svdjax.spectral import kernels
+
+    base, post = pair_of("llama")
+    traced: Any = kernels._analyse
+    before = traced._cache_size()
+    # A corner of its own, so that nothing else has compiled these.
+    result = svdjax.compare(base, post, devices=2, group_bytes=1, corner=7)
+    shapes = {projection.shape for projection in result.projections.values()}
+    assert traced._cache_size() - before == len(shapes)
+
+
+def test_dry_run_writes_nothing(pair_of, env, tmp_path):
+    base, post = pair_of("phi3")
+    done = harness.sweep(
+        env,
+        f"--config=configs/pair.py:base={base},post={post}",
+        f"--workdir={tmp_path}/W",
+        "--dry_run",
+    )
+    assert done.status == 0, done.err
+    assert list(tmp_path.iterdir()) == []
+    assert "qkv_proj" in done.out
+    assert "predicted time" in done.out
