@@ -50,16 +50,17 @@ def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
     config = read_config(_CONFIG.value)
     prepare_process()
-    with StopRequest() as stop:
-        # jax is loaded here, after everything that flags and config alone can be wrong about.
-        from svdjax import engine
+    # jax is loaded from here on, after all that flags and config alone can be wrong about.
+    if _DRY_RUN.value:
+        from svdjax.engine import dry_run
 
-        if _DRY_RUN.value:
-            return engine.dry_run(config)
+        return dry_run(config)
+    with StopRequest() as stop:
         from svdjax import report
+        from svdjax.engine import run_sweep
 
         workdir = _WORKDIR.value or pathlib.Path("runs") / config.name
-        return engine.run_sweep(config, workdir, report, stop=stop).summary()
+        return run_sweep(config, workdir, report, stop=stop).summary()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ fails is computed again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import pathlib
@@ -81,8 +80,6 @@ class Journal:
     def remove(self) -> None:
         """Deletes the journal; its numbers are in the pair's files by now."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.directory.parent.rmdir()
 
     def _path(self, key: str) -> pathlib.Path:
         return self.directory / f"{key[:32]}.npz"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ def run_spectra(
         stream.close()
     finally:
         progress.close()
+    # Also what a sweep killed between a pair's last files and their journal's end left.
+    shutil.rmtree(workdir / _JOURNAL, ignore_errors=True)
     stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
     outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in jobs}
     return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 from svdjax.errors import Interrupted
@@ -15,7 +16,7 @@ class StopRequest:
 
     A second signal does not wait: it raises at once. Everything on disk is atomic, so even that
     loses no more than the group in flight. Imports nothing heavy, so that a door can enter it
-    before jax is loaded. To be entered in the main thread.
+    before jax is loaded. Outside the main thread, where Python takes no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -23,6 +24,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for signum in _SIGNALS:
             self._previous[signum] = signal.signal(signum, self._note)
         return self

@@ -7,9 +7,12 @@ import pathlib
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
+
+from tests.support import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -26,6 +29,21 @@ class Done:
     def computed(self) -> int:
         """Groups computed, counted in the log."""
         return sum(line.startswith("computed ") for line in self.err.splitlines())
+
+
+STORED: dict[str, dict[str, Any]] = {
+    "qwen2": {"dtype": "bfloat16", "shards": 2, "style": "v5"},
+    "llama": {"dtype": "float32"},
+    "mistral": {"dtype": "float16", "shards": 3},
+    "gemma2": {"dtype": "bfloat16", "style": "v5"},
+    "phi3": {"dtype": "bfloat16"},
+}
+
+
+def tiny_pair(root: pathlib.Path, family: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """A base and a post model of a family, stored in one of the ways there are."""
+    base = tiny.make_checkpoint(root / "base", family, seed=11, **STORED[family])
+    return base, tiny.perturb(base, root / "post", seed=12)
 
 
 def environment(cache: pathlib.Path, devices: int = 1) -> dict[str, str]:
