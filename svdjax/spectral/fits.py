@@ -1,4 +1,4 @@
-"""Equation 8 as a fit, and the residual rotations of equation 13 (MATH.md section 5).
+"""Equation 8 as a fit, and the residual rotations of equation 13 (docs/mathematics.md).
 
 Axis legend: `I` in, `O` out, `R` = min(I, O).
 

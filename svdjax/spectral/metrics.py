@@ -1,4 +1,4 @@
-"""What changed between the factors of two matrices (MATH.md sections 2 and 3).
+"""What changed between the factors of two matrices (docs/mathematics.md, 2 and 3).
 
 Axis legend: `I` in, `O` out, `R` = min(I, O), `C` corner; in einsums `r` numbers pairs of base,
 `s` pairs of post.

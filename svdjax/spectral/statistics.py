@@ -1,4 +1,4 @@
-"""Statistics over the layers of a projection (MATH.md sections 2 and 3), in numpy.
+"""Statistics over the layers of a projection (docs/mathematics.md, 2 and 3), in numpy.
 
 Axis legend: `L` layers, `R` = min(in, out).
 """
@@ -69,7 +69,7 @@ def svsm_statistics(svsm: np.ndarray) -> SvsmStatistics:
 def nf_unrelated(rows: int, columns: int) -> float:
     """Level of NF between unrelated matrices [in, out]: sqrt(1/in + 1/out).
 
-    Exactly the RMS of NF when one of the two is Haar-random (*derived*, MATH.md section 3).
+    Exactly the RMS of NF when one of the two is Haar-random (*derived*, docs/mathematics.md).
     """
     return math.sqrt(1 / rows + 1 / columns)
 

@@ -1,4 +1,4 @@
-"""The statements MATH.md marks as derived, checked to float64 accuracy in plain numpy."""
+"""What docs/mathematics.md marks as derived, checked to float64 accuracy in plain numpy."""
 
 from __future__ import annotations
 
