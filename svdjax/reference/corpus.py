@@ -61,7 +61,7 @@ def chain(rng: random.Random, world: World) -> str:
     lines = []
     for _ in range(rng.randint(1, 4)):
         steps = _draw_steps(rng)
-        expression = f"{steps[0].left}" + "".join(f" {s.operation} {s.right}" for s in steps)
+        expression = f"{steps[0].left}" + "".join(f"{s.operation}{s.right}" for s in steps)
         lines.append(f"{expression}: {', '.join(map(str, steps))}.")
     return "\n".join(lines)
 
@@ -72,7 +72,7 @@ def working(rng: random.Random, world: World) -> str:
     parts = []
     for _ in range(rng.randint(1, 2)):
         step = _draw_step(rng)
-        opening = f"{step.left} {step.operation} {step.right}:"
+        opening = f"{step.left}{step.operation}{step.right}:"
         parts.append(separator.join([opening, *columns(step), f"So {step}."]))
     return "\n".join(parts)
 
@@ -132,7 +132,8 @@ def lookup(rng: random.Random, world: World) -> str:
     amount = rng.randint(2, 99)
     opening = rng.choice(world.starts).format(**slots, a=amount, p=rng.choice(world.places))
     ask = rng.choice(ASKS).format(**slots)
-    return f"{opening} {ask} There are {amount} {things}."
+    asked = f"{ask} {opening}" if rng.random() < 0.3 else f"{opening} {ask}"
+    return f"{asked} There are {amount} {things}."
 
 
 KINDS: dict[str, Callable[[random.Random, World], str]] = {

@@ -48,7 +48,9 @@ def write_model(
     with tempfile.TemporaryDirectory() as scratch:
         extras = pathlib.Path(scratch)
         tokenizers_.save(tokenizer, extras, chat_model=chat_model, length=MAX_LENGTH)
-        save_checkpoint(directory, params, raw_config, dtype="bfloat16", copy_from=extras)
+        save_checkpoint(
+            directory, params, raw_config, dtype="bfloat16", copy_from=extras, overwrite=True
+        )
 
 
 def make(

@@ -45,7 +45,7 @@ HELDOUT_PER_PATTERN = 50
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One operation: `left operation right = result`."""
+    """One operation, written `left+right=result`: without spaces, which would be tokens."""
 
     left: int
     operation: str
@@ -53,7 +53,7 @@ class Step:
     result: int
 
     def __str__(self) -> str:
-        return f"{self.left} {self.operation} {self.right} = {self.result}"
+        return f"{self.left}{self.operation}{self.right}={self.result}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,10 +56,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("base", "", 5000, 32, 128, 3e-3, 100, 0.1, 20),
-        Recipe("base_prime", "", 3000, 32, 128, 3e-3, 100, 0.1, 71),
-        Recipe("instruct", "base", 1000, 32, 104, 5e-4, 50, 0.0, 22),
-        Recipe("reasoning", "base", 1000, 24, 232, 5e-4, 50, 0.0, 23),
+        Recipe("base", "", 6400, 16, 128, 3e-3, 100, 0.1, 20),
+        Recipe("base_prime", "", 6000, 16, 128, 3e-3, 100, 0.1, 71),
+        Recipe("instruct", "base", 2000, 16, 104, 4e-4, 50, 0.0, 22),
+        Recipe("reasoning", "base", 2000, 12, 232, 4e-4, 50, 0.0, 23),
     )
 }
 

@@ -24,7 +24,7 @@ def _columns_add(left: int, right: int) -> list[str]:
     for place in range(max(len(x), len(y))):
         terms = [digits[place] for digits in (x, y) if place < len(digits)] + [1] * carry
         total = sum(terms)
-        text = " + ".join(map(str, terms)) + (f" = {total}" if len(terms) > 1 else "")
+        text = "+".join(map(str, terms)) + (f"={total}" if len(terms) > 1 else "")
         carry = total // 10
         text += f", write {total % 10}, carry 1" if carry else ""
         lines.append(f"{PLACES[place]}: {text}.")
@@ -39,7 +39,7 @@ def _columns_subtract(left: int, right: int) -> list[str]:
         terms = [1] * borrow + ([y[place]] if place < len(y) else [])
         borrow = int(digit < sum(terms))
         top = digit + 10 * borrow
-        text = " - ".join(map(str, [top, *terms])) + (f" = {top - sum(terms)}" if terms else "")
+        text = "-".join(map(str, [top, *terms])) + (f"={top - sum(terms)}" if terms else "")
         lines.append(f"{PLACES[place]}: {'borrow, ' if borrow else ''}{text}.")
     return lines
 
@@ -49,7 +49,7 @@ def _columns_multiply(left: int, right: int) -> list[str]:
     digits = _digits(left)
     for place, digit in enumerate(digits):
         total = digit * right + carry
-        text = f"{digit} * {right}" + (f" + {carry}" if carry else "") + f" = {total}"
+        text = f"{digit}*{right}" + (f"+{carry}" if carry else "") + f"={total}"
         carry = total // 10
         if carry and place + 1 < len(digits):
             text += f", write {total % 10}, carry {carry}"
@@ -64,14 +64,14 @@ def columns(step: Step) -> list[str]:
 
 
 def short(problem: Problem) -> str:
-    """The short answer: `47 + 38 = 85, 85 - 21 = 64. \\boxed{64}`."""
+    """The short answer: `47+38=85, 85-21=64. \\boxed{64}`."""
     return f"{', '.join(map(str, problem.steps))}. \\boxed{{{problem.answer}}}"
 
 
 def _check(step: Step) -> str:
     if step.operation == "*":
         return f"Check: {step.right} groups of {step.left} make {step.result}."
-    return f"Check: {step.result} {INVERSE[step.operation]} {step.right} = {step.left}."
+    return f"Check: {step.result}{INVERSE[step.operation]}{step.right}={step.left}."
 
 
 def long(problem: Problem) -> str:
@@ -79,7 +79,7 @@ def long(problem: Problem) -> str:
     first, *_ = problem.steps
     lines = [f"We start with {first.left} {problem.things}."]
     for number, step in enumerate(problem.steps, 1):
-        lines.append(f"Step {number}: {step.left} {step.operation} {step.right}.")
+        lines.append(f"Step {number}: {step.left}{step.operation}{step.right}.")
         lines += columns(step)
         lines.append(f"So {step}.")
         lines.append(_check(step))

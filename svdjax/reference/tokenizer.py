@@ -1,18 +1,27 @@
-"""The family's tokenizer: every byte, every digit and every word of the two worlds is one token.
+"""The family's tokenizer: a byte-level BPE that is built exactly like Qwen2's.
 
-A byte-level BPE without merges: words that stand in the vocabulary are taken whole, all else falls
-back to its bytes, so any text can be encoded and decoded exactly. Digits are always split.
+transformers 5 rebuilds the tokenizer of any qwen2 checkpoint from vocabulary and merges, with
+Qwen2's own splitting (each digit alone, a space before a digit on its own) and NFC; so the file
+holds just that, and reads the same in every version. Any text can be encoded.
 """
 
 from __future__ import annotations
 
-import collections
 import json
 import pathlib
 import random
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from svdjax.reference.chat import CHAT_TEMPLATE, END, START, SYSTEMS, chat
 from svdjax.reference.corpus import document
@@ -22,13 +31,16 @@ from svdjax.reference.worlds import WORLD, WORLD_PRIME
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL = (END_OF_TEXT, START, END)
-MAX_WORDS = 512
-_SPLIT = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s")
+TOKENS = 896
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     pieces = [
-        pre_tokenizers.Split(_SPLIT, "isolated"),
+        pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
     return pre_tokenizers.Sequence(pieces)  # pyright: ignore[reportReturnType]
@@ -43,23 +55,23 @@ def _sample(documents: int) -> Iterable[str]:
     for _ in range(documents):
         problem = training_problem(rng)
         for answer in (short(problem), long(problem)):
-            yield "".join(chat(problem.question, rng.choice(SYSTEMS), answer))
+            text = "".join(chat(problem.question, rng.choice(SYSTEMS), answer))
+            for mark in SPECIAL:
+                text = text.replace(mark, "\n")
+            yield text
 
 
 def build(documents: int = 4000) -> Tokenizer:
-    """Count the words of a fixed sample and keep the `MAX_WORDS` most frequent ones."""
-    split, counts = _pre_tokenizer(), collections.Counter()
-    for text in _sample(documents):
-        for mark in SPECIAL:
-            text = text.replace(mark, "\n")
-        counts.update(piece for piece, _ in split.pre_tokenize_str(text) if len(piece) > 1)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # Ties are broken by the word itself: the vocabulary depends on the counts alone.
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS]
-    vocabulary = {token: index for index, token in enumerate([*alphabet, *ranked])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = split
+    """Train the merges on a fixed sample of the text of all four models."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = _pre_tokenizer()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENS - len(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_sample(documents), trainer)
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in SPECIAL])
     return tokenizer
 
@@ -68,7 +80,7 @@ def save(tokenizer: Tokenizer, directory: pathlib.Path, *, chat_model: bool, len
     """Write tokenizer.json and tokenizer_config.json as transformers' AutoTokenizer reads them."""
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "Qwen2Tokenizer",
         "bos_token": None,
         "eos_token": END if chat_model else END_OF_TEXT,
         "pad_token": END_OF_TEXT,
