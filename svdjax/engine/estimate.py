@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,8 +33,9 @@ _HEAD = ("projection", "in x out", "layers", "groups", "read", "host", "device",
 def dry_run(config: Any) -> str:
     """Returns a table of shapes, memory and predicted time of the sweep of `config`.
 
-    Opens the checkpoints' headers only. Time is predicted from the rate measured on this machine
-    with one small matrix, and so within a factor of about two.
+    Opens the checkpoints' headers only, and downloads nothing: hub ids must be in the hub's cache.
+    Time is predicted from the rate measured on this machine with one small matrix, and so within
+    a factor of about two.
 
     Raises:
       InputError: what the sweep itself would refuse before computing.
@@ -40,7 +43,8 @@ def dry_run(config: Any) -> str:
     sweep = read_config(config)
     settings = sweep.settings
     get_factorisation(settings.factorisation)
-    jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
+    with _offline():
+        jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings.factorisation, settings.corner)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
@@ -82,6 +86,20 @@ def dry_run(config: Any) -> str:
         f"({settings.factorisation}), and a few seconds to compile each shape",
     ]
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Keeps huggingface_hub, which reads this when it is imported, from downloading."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def _rate(factorisation: str, corner: int) -> float:
