@@ -1,0 +1,36 @@
+"""Disk and pytree: lazy validated reader, name tables, pairing, streaming writer."""
+
+from __future__ import annotations
+
+from svdjax.checkpoint.config import ModelConfig, Rope, model_config
+from svdjax.checkpoint.digest import input_digest
+from svdjax.checkpoint.families import FAMILIES, Family, Weight
+from svdjax.checkpoint.params import load_params, param_shapes
+from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
+from svdjax.checkpoint.reader import Checkpoint, TensorSpec, open_checkpoint
+from svdjax.checkpoint.source import resolve
+from svdjax.checkpoint.stack import read_stack
+from svdjax.checkpoint.writer import Outgoing, save_checkpoint, write_checkpoint
+
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Family",
+    "ModelConfig",
+    "Outgoing",
+    "PairPlan",
+    "Projection",
+    "Rope",
+    "TensorSpec",
+    "Weight",
+    "input_digest",
+    "load_params",
+    "model_config",
+    "open_checkpoint",
+    "param_shapes",
+    "plan_pair",
+    "read_stack",
+    "resolve",
+    "save_checkpoint",
+    "write_checkpoint",
+]

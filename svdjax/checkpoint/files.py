@@ -1,0 +1,169 @@
+"""Which files a checkpoint directory consists of, and which of them may be opened.
+
+A directory is untrusted: nothing outside it is read, pickles are never opened, and no allocation
+is larger than a file justifies.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import stat
+from typing import Any
+
+from svdjax.errors import InputError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_MAX_JSON_BYTES = 100 << 20  # as the safetensors library allows for a header
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_CONVERT = (
+    "convert it where its origin is trusted: in transformers, from_pretrained(...) and "
+    "save_pretrained(...) write safetensors"
+)
+
+
+def checked_path(directory: pathlib.Path, name: str) -> pathlib.Path:
+    """Path of a regular file of a checkpoint directory.
+
+    Links may lead elsewhere inside the directory, or to the blobs beside a snapshot in the cache
+    of the hub; whatever leads out is refused.
+
+    Raises:
+        InputError: The name is no bare file name, or the file is missing, no regular file, or
+            a link that leads out of the directory.
+    """
+    if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+        raise InputError(
+            f"{directory}: names the file {name!r}; expected a bare file name inside the directory"
+        )
+    path = directory / name
+    try:
+        real = path.resolve(strict=True)
+        home = directory.resolve(strict=True)
+        regular = stat.S_ISREG(real.stat().st_mode)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be opened ({one_line(error)})") from None
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    if not real.is_relative_to(home) and (blobs is None or not real.is_relative_to(blobs)):
+        raise InputError(
+            f"{path}: is a link to {real}, outside its directory; expected files that lie inside "
+            "(copy it there)"
+        )
+    if not regular:
+        raise InputError(f"{path}: is not a regular file")
+    return path
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object; the size is bounded and a key that occurs twice is an error.
+
+    Raises:
+        InputError: The file cannot be read, is no JSON object or repeats a key.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MAX_JSON_BYTES:
+            raise InputError(f"{path}: {size} bytes; expected at most {_MAX_JSON_BYTES} of JSON")
+        return parse_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that `text` holds; raises `InputError` as `read_json` does."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = collections.Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise InputError(f"{where}: {twice!r} occurs twice; expected each name once")
+        return found
+
+    try:
+        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=once)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not valid JSON ({one_line(error)})") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(parsed).__name__}")
+    return parsed
+
+
+def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[str, ...]]:
+    """Which tensor lies in which file, and the files, without opening any of them.
+
+    As in transformers a single `model.safetensors` goes before an index.
+
+    Returns:
+        (tensor -> file name, or None for a single file whose header must tell; file names).
+
+    Raises:
+        InputError: No safetensors here (pickles get a hint how to convert), an index that is
+            malformed, leads outside the directory or names files that are missing.
+    """
+    if os.path.lexists(directory / SINGLE):
+        checked_path(directory, SINGLE)
+        return None, (SINGLE,)
+    if not os.path.lexists(directory / INDEX):
+        raise InputError(_no_weights(directory))
+    path = checked_path(directory, INDEX)
+    found = read_json(path).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path}: expected a non-empty object under 'weight_map'")
+    for tensor, file in found.items():
+        if not isinstance(file, str):
+            raise InputError(f"{path}: tensor {tensor} is in {file!r}; expected a file name")
+    files = tuple(sorted(set(found.values())))
+    faults = []
+    for file in files:
+        tensor = next(name for name, where in found.items() if where == file)
+        if pathlib.PurePath(file).suffix in _PICKLES:
+            faults.append(f"{file} is a pickle, which is never opened; {_CONVERT}")
+        elif not file.endswith(".safetensors"):
+            faults.append(f"{file!r} (tensor {tensor}) is no .safetensors file")
+        else:
+            try:
+                checked_path(directory, file)
+            except InputError as error:
+                faults.append(f"tensor {tensor}: {error}")
+    if faults:
+        raise InputError(f"{path}: {listed(faults)}")
+    return found, files
+
+
+def _no_weights(directory: pathlib.Path) -> str:
+    wanted = f"expected {SINGLE} or {INDEX}"
+    try:
+        names = sorted(entry.name for entry in os.scandir(directory))
+    except OSError as error:
+        return f"{directory}: cannot be read ({one_line(error)})"
+    pickles = [name for name in names if pathlib.PurePath(name).suffix in _PICKLES]
+    if "adapter_model.safetensors" in names or "adapter_config.json" in names:
+        return (
+            f"{directory}: holds a PEFT adapter, {wanted}; merge it into its base first "
+            "(merge_and_unload, save_pretrained)"
+        )
+    if pickles:
+        return f"{directory / pickles[0]}: a pickle, which is never opened; {wanted}; {_CONVERT}"
+    return f"{directory}: {wanted}, found {', '.join(names[:8]) or 'nothing'}" + (
+        f" and {len(names) - 8} more" if len(names) > 8 else ""
+    )
+
+
+def listed(faults: list[str], most: int = 8) -> str:
+    """Faults in one line, capped."""
+    more = f"; and {len(faults) - most} more" if len(faults) > most else ""
+    return "; ".join(faults[:most]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's own words, without the path that our message names anyway."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

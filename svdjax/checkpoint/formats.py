@@ -1,0 +1,107 @@
+"""Number formats: what can be read, and how quantised checkpoints are told from others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from svdjax.errors import InputError
+
+# Names of the safetensors format. What is not listed here cannot be read.
+DTYPES: Mapping[str, np.dtype] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I8": np.dtype(np.int8),
+    "I16": np.dtype(np.int16),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "U8": np.dtype(np.uint8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "U64": np.dtype(np.uint64),
+    "BOOL": np.dtype(np.bool_),
+}
+CODES: Mapping[np.dtype, str] = {dtype: code for code, dtype in DTYPES.items()}
+FLOATS = frozenset(DTYPES[code] for code in ("BF16", "F16", "F32", "F64"))
+
+# All ones in the exponent of a float are NaN and Inf.
+_EXPONENTS: Mapping[np.dtype, int] = {
+    DTYPES["BF16"]: 0x7F80,
+    DTYPES["F16"]: 0x7C00,
+    DTYPES["F32"]: 0x7F800000,
+    DTYPES["F64"]: 0x7FF0000000000000,
+}
+_QUANTISED_NAMES = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|absmax|nested_absmax|quant_map|nested_quant_map|SCB|"
+    r"weight_format|weight_scale|weight_scale_inv|weight_packed|weight_shape|weight_zero_point|"
+    r"input_scale|quant_state\.[\w.]+|weight\.(absmax|quant_map|quant_state\.[\w.]+))$"
+)
+_ADVICE = "analyse the bf16, f16 or f32 checkpoint it was made from, or dequantise it first"
+
+
+def refuse_quantised_config(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a config.json that declares a quantised checkpoint.
+
+    Raises:
+        InputError: naming the method.
+    """
+    for key in ("quantization_config", "compression_config"):
+        declared = config.get(key)
+        if declared:
+            method = declared.get("quant_method") if isinstance(declared, dict) else declared
+            raise InputError(
+                f"{where}: {key} says the weights are quantised ({method or 'unnamed method'}); "
+                f"{_ADVICE}"
+            )
+
+
+def refuse_quantised_names(names: Iterable[str], where: str) -> None:
+    """Refuse tensor names that only GPTQ, AWQ, bitsandbytes and fp8 checkpoints have.
+
+    Raises:
+        InputError: naming the first tensors.
+    """
+    found = sorted(name for name in names if _QUANTISED_NAMES.search(name))
+    if found:
+        raise InputError(
+            f"{where}: tensors such as {found[0]} ({len(found)} of them) belong to a quantised "
+            f"checkpoint (GPTQ, AWQ, bitsandbytes or fp8); {_ADVICE}"
+        )
+
+
+def readable_dtype(code: str, tensor: str, where: str) -> np.dtype:
+    """The numpy dtype of a safetensors code.
+
+    Raises:
+        InputError: The format is one that cannot be read, such as fp8.
+    """
+    if code not in DTYPES:
+        kind = "quantised to fp8 or less" if code.startswith(("F8", "F6", "F4")) else "unreadable"
+        raise InputError(
+            f"{where}: tensor {tensor} is {code} ({kind}); expected BF16, F16 or F32; {_ADVICE}"
+        )
+    return DTYPES[code]
+
+
+def count_nonfinite(array: np.ndarray) -> tuple[int, int]:
+    """How many NaN and how many Inf an array of floats holds.
+
+    Looks at the bits, a few million at a time: quick, and no second array of the same size.
+    """
+    mask = _EXPONENTS[array.dtype]
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    flat = array.reshape(-1).view(bits)
+    exponent, mantissa = bits.type(mask), bits.type((mask & -mask) - 1)
+    nans = infs = 0
+    for start in range(0, flat.size, 1 << 22):
+        chunk = flat[start : start + (1 << 22)]
+        odd = chunk[(chunk & exponent) == exponent]
+        infs += int(np.count_nonzero((odd & mantissa) == 0))
+        nans += int(np.count_nonzero((odd & mantissa) != 0))
+    return nans, infs

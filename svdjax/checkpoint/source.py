@@ -1,0 +1,75 @@
+"""From what the user names to a directory: a local path, or a repository of the hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pathlib
+import re
+
+from svdjax.checkpoint.files import one_line
+from svdjax.errors import InputError
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# What a checkpoint consists of for us; weights in other formats are not fetched.
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "LICENSE*"]
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
+    """Find the directory of a checkpoint.
+
+    Args:
+        source: A directory (`~` is expanded), or the id of a repository on the Hugging Face hub,
+            "org/name" or "org/name@revision", which is fetched into the hub's cache (safetensors,
+            configuration and tokenizer only; offline what is in the cache). A directory goes
+            before an id.
+
+    Raises:
+        InputError: There is neither, or the hub cannot be reached.
+    """
+    text = os.fspath(source)
+    if not text or "\0" in text:
+        raise InputError(f"checkpoint {text!r}: expected a directory or a hub id org/name")
+    try:
+        path = pathlib.Path(text).expanduser()
+        if path.is_dir():
+            return path
+        exists = os.path.lexists(path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"checkpoint {text}: cannot be looked up ({one_line(error)})") from None
+    if exists:
+        raise InputError(f"checkpoint {text}: is no directory; give the directory that holds it")
+    hub = _HUB_ID.fullmatch(text)
+    if hub is None or text.startswith((".", "~")):
+        raise InputError(f"checkpoint {text}: no such directory{_candidates(path)}")
+    return _fetch(text, hub["repo"], hub["revision"], path)
+
+
+def _fetch(source: str, repo: str, revision: str | None, path: pathlib.Path) -> pathlib.Path:
+    import huggingface_hub  # slow to import: only for hub ids
+
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            )
+        )
+    # Its HTTP client raises kinds that vary with versions; whatever it is, there is no checkpoint.
+    except Exception as error:
+        reason = one_line(error)
+        reason = reason if len(reason) <= 200 else reason[:200] + "..."
+        raise InputError(
+            f"checkpoint {source}: no such directory{_candidates(path)}, and not to be had from "
+            f"the Hugging Face hub either ({type(error).__name__}: {reason})"
+        ) from None
+
+
+def _candidates(path: pathlib.Path) -> str:
+    """Similarly named directories beside the one that does not exist."""
+    try:
+        siblings = [entry.name for entry in os.scandir(path.parent) if entry.is_dir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, siblings[:1000], n=3)
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in close)}?" * bool(close)

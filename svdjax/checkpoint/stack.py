@@ -1,0 +1,48 @@
+"""Reading what the kernels work on: one projection, a run of layers, stacked `[L, I, O]`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from svdjax.checkpoint.params import check_finite
+from svdjax.checkpoint.plan import Projection
+from svdjax.checkpoint.reader import Checkpoint
+from svdjax.errors import InputError
+
+
+def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.ndarray:
+    """Read layers [start, stop) of a projection.
+
+    Holds the stack and one tensor. No value is rescaled, permuted or converted.
+
+    Args:
+        checkpoint: Either side of the pair.
+        projection: Of the pair's plan.
+        start: First layer.
+        stop: One past the last layer.
+
+    Returns:
+        [L, I, O] in storage dtype: a transposed view of a contiguous [L, O, I] buffer where the
+        tensors are stored so.
+
+    Raises:
+        InputError: A tensor holds NaN or Inf, is not of the planned shape, or cannot be read.
+    """
+    names = projection.tensors[start:stop]
+    shape = projection.shape[::-1] if projection.transposed else projection.shape
+    specs = [checkpoint.spec(name) for name in names]
+    # Layers may be stored in different dtypes: then all in the widest, which is exact.
+    dtype = max((spec.dtype for spec in specs), key=lambda dtype: dtype.itemsize)
+    if len({spec.dtype for spec in specs}) > 1 and dtype.itemsize == 2:
+        dtype = np.dtype(np.float32)  # bf16 and f16 side by side
+    buffer = np.empty((len(names), *shape), dtype)
+    for layer, name in enumerate(names):
+        tensor = checkpoint.read(name, projection.rows)
+        if tensor.shape != shape:
+            file = checkpoint.path / specs[layer].file
+            raise InputError(
+                f"{file}: tensor {name} has shape {tensor.shape}, expected {shape} as planned"
+            )
+        check_finite(checkpoint, name, tensor)
+        buffer[layer] = tensor.astype(dtype, copy=False)
+    return buffer.transpose(0, 2, 1) if projection.transposed else buffer
