@@ -77,7 +77,7 @@ def svsm(pairs: Pairs) -> Figure:
             if name not in known:
                 continue
             ax = figure.add_subplot(len(rows), len(names), i * len(names) + j + 1)
-            image = draw_svsm(ax, known[name], norm)
+            image = draw_svsm(ax, known[name], norm, room=12)
             ax.set_xlabel("layer" if i == len(rows) - 1 else "")
             if i == 0:
                 ax.set_title(style.label(name, 22))

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from svdjax.report import style
@@ -52,14 +54,14 @@ def colour_scale(panels: Sequence[Panel]) -> tuple[TwoSlopeNorm, str]:
     if not values.size:
         return TwoSlopeNorm(1.0, 0.9, 1.1), "neither"
     low, high = np.quantile(values, (0.005, 0.995))
-    half = max(abs(1 - low), abs(high - 1), 0.02) * 1.02
+    half = max(abs(1 - low), abs(high - 1), 0.02) * 1.4
     vmin, vmax = max(0.0, 1 - half), 1 + half
     below, above = everything.min() < vmin, everything.max() > vmax
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
     return TwoSlopeNorm(1.0, vmin, vmax), extend[(int(below), int(above))]
 
 
-def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm):
+def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm, *, room: int = 28) -> AxesImage:
     """Draws one heatmap with its 90 % line; returns the image."""
     ratios = panel.stack("svsm")
     rank = ratios.shape[-1]
@@ -75,7 +77,7 @@ def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm):
     if rank > 1:
         top = statistics.top_count(rank) - 0.5
         ax.axhline(top, color="#111827", linewidth=0.7, linestyle=(0, (4, 3)))
-    style.layer_axis(ax, panel.layers)
+    style.layer_axis(ax, panel.layers, room=room)
     ax.set_yticks(sorted({0, rank // 2, rank - 1}))
     return image
 
@@ -120,34 +122,28 @@ def spectra(panels: Sequence[Panel]) -> Figure:
     shades = ("#1f5a92", "#2f8f5b", "#c4511b")
     for ax, panel in zip(axes, panels, strict=True):
         base, post = panel.stack("sigma_base"), panel.stack("sigma_post")
-        chosen = sorted({0, len(base) // 2, len(base) - 1})
+        chosen = sorted({0, (len(base) - 1) // 2, len(base) - 1})
         marker = "o" if base.shape[-1] == 1 else ""
         for colour, layer in zip(shades, chosen, strict=False):
             for sigma, dashes in ((base, "-"), (post, (0, (3, 2)))):
                 y = np.where(sigma[layer] > 0, sigma[layer], np.nan)
                 ax.plot(y, color=colour, linestyle=dashes, linewidth=1.2, marker=marker)
-        if (base[chosen] > 0).any() or (post[chosen] > 0).any():
-            ax.set_yscale("log")
+        values = np.concatenate([base[chosen], post[chosen]])
+        if (values > 0).any():
+            style.log_axis(ax, values[values > 0])
         else:
             style.note(ax, "all singular values are 0")
         ax.set_title(style.label(panel.name))
         ax.set_xlabel("index j")
         ax.set_xmargin(0.02)
-        names = [panel.layers[layer] for layer in chosen]
-        for i, (colour, name) in enumerate(zip(shades, names, strict=False)):
-            ax.text(
-                *(0.97, 0.95 - 0.1 * i, f"layer {style.label(name, 10)}"),
-                transform=ax.transAxes,
-                ha="right",
-                va="top",
-                fontsize=7.5,
-                color=colour,
-            )
-    handles = [
-        axes[0].plot([], [], color="#374151", linestyle=dashes, label=text)[0]
-        for dashes, text in (("-", "σ base"), ((0, (3, 2)), "σ post"))
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    parts = ("first layer", "middle layer", "last layer")
+    deepest = max(len(panel.layers) for panel in panels)
+    keys = [*zip(shades, ["-"] * 3, parts)][: min(deepest, 3)] if deepest > 1 else []
+    if deepest == 2:
+        keys = [(shades[0], "-", parts[0]), (shades[1], "-", parts[2])]
+    keys += [("#374151", "-", "σ base"), ("#374151", (0, (3, 2)), "σ post")]
+    handles = [Line2D([], [], color=colour, ls=ls, label=text) for colour, ls, text in keys]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
 
 

@@ -27,6 +27,8 @@ def nf(panels: Sequence[Panel]) -> Figure:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     absolute, relative = figure.subplots(1, 2)
     labels = max((panel.layers for panel in panels), key=len)
+    if not _same_layers(panels):
+        labels = tuple(str(i) for i in range(len(labels)))
     shares = []
     for i, panel in enumerate(panels):
         colour, marker = style.COLOURS[i % 12], style.MARKERS[i % 12]
@@ -36,6 +38,9 @@ def nf(panels: Sequence[Panel]) -> Figure:
             name = style.label(panel.name)
             ax.plot(y, color=colour, marker=marker, markersize=4, label=name)
             ax.plot(np.where(filled, np.nan, y), ls="", marker=marker, mfc="white", color=colour)
+    if not np.isfinite(np.concatenate(shares)).any():
+        style.note(absolute, "not defined for any matrix")
+        style.note(relative, "not defined for any matrix")
     _unrelated_levels(absolute, panels)
     relative.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
     relative.text(0.01, 1.0, "unrelated", transform=relative.get_yaxis_transform(), va="bottom")
@@ -43,27 +48,24 @@ def nf(panels: Sequence[Panel]) -> Figure:
     absolute.set_ylabel("NF")
     absolute.set_ylim(bottom=0)
     relative.set_title("NF / NF unrelated")
-    style.error_scale(relative, np.concatenate([*shares, [1.0]]))
+    style.error_scale(relative, np.concatenate([*shares, [1.0]]), percent=True)
     for ax in (absolute, relative):
-        style.layer_axis(
-            ax, labels if _same_layers(panels) else [str(i) for i in range(len(labels))]
-        )
+        style.layer_axis(ax, labels, room=44)
         ax.grid(axis="y")
     relative.set_ylim(top=max(1.3, 1.15 * np.nanmax([1.0, *np.concatenate(shares)])))
     handles, names = absolute.get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=min(7, max(3, len(panels) // 2))
-    )
+    figure.legend(handles, names, loc="outside lower center", ncols=7 if len(panels) <= 7 else 4)
     return figure
 
 
 def corners(panel: Panel) -> Figure:
     """The leading corner of sim_U, sim_V, their difference and I_orth, first and last layer."""
     chosen = sorted({0, len(panel.layers) - 1})
-    figure = Figure(figsize=(10.4, 2.75 * len(chosen) + 0.3), layout="constrained")
+    figure = Figure(figsize=(10.4, 2.4 * len(chosen) + 0.5), layout="constrained")
     grid = figure.subplots(len(chosen), 4, squeeze=False)
     stacks = {name: panel.stack(name) for name in ("sim_u", "sim_v", "i_orth")}
     stacks["difference"] = np.abs(np.abs(stacks["sim_u"]) - np.abs(stacks["sim_v"]))
+    images = {}
     for row, layer in enumerate(chosen):
         for column, (key, title, cmap, low) in enumerate(_CORNERS):
             ax = grid[row, column]
@@ -82,8 +84,10 @@ def corners(panel: Panel) -> Figure:
                 ax.set_ylabel(f"layer {style.label(panel.layers[layer], 10)}\nbase index")
             if row == len(chosen) - 1:
                 ax.set_xlabel("post index")
-            if column in (2, 3):
-                figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+            images[column] = image
+    for columns in ((0, 1, 2), (3,)):
+        beside = [grid[row, column] for row in range(len(chosen)) for column in columns]
+        figure.colorbar(images[columns[-1]], ax=beside, shrink=0.8, pad=0.015, aspect=26)
     figure.suptitle(style.label(panel.name, 60), fontsize=10)
     return figure
 

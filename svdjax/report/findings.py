@@ -11,7 +11,7 @@ import numpy as np
 
 from svdjax.report.numbers import decimal, listed, percent, plus_minus, significant, span
 from svdjax.report.paper_tables import PaperColumn
-from svdjax.report.tables import over, ratio
+from svdjax.report.tables import explained_share, over, ratio
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison, ProjectionResult
@@ -36,13 +36,56 @@ def findings(comparison: Comparison, paper: PaperColumn | None) -> list[str]:
 
 
 def lead(comparison: Comparison) -> str:
-    """What was compared, in one sentence."""
+    """The result in two sentences, each chosen by the numbers it quotes."""
     results = list(comparison.projections.values())
     matrices = sum(one.layers for one in results)
-    weights = sum(one.layers * one.shape[0] * one.shape[1] for one in results)
     kinds = f"{len(results)} {'projection' if len(results) == 1 else 'projections'}"
-    word = "matrix" if matrices == 1 else "matrices"
-    return f"{matrices} {word} of {kinds} compared ({weights:,} weights on each side)."
+    head = f"{matrices} {'matrix' if matrices == 1 else 'matrices'} of {kinds} compared."
+    return " ".join([head, *_lead_scaling(results), *_lead_vectors(results)])
+
+
+def _lead_scaling(results: Sequence[ProjectionResult]) -> list[str]:
+    known = [one for one in results if math.isfinite(one.alpha_mean) and one.alpha_mean > 0]
+    if not known:
+        return []
+    spreads = [one.alpha_std / one.alpha_mean for one in known]
+    uneven = [one.name for one in known if one.alpha_std > UNIFORM * one.alpha_mean]
+    means = span(
+        decimal(min(one.alpha_mean for one in known), 3),
+        decimal(max(one.alpha_mean for one in known), 3),
+    )
+    spread = f"{means}; the spread within a projection is {_ends(spreads)} of it"
+    if not uneven:
+        return [
+            f"Each projection's singular values were scaled by a nearly uniform factor, {spread}."
+        ]
+    if len(uneven) == len(known):
+        return [f"No projection's singular values were scaled by one factor (means {spread})."]
+    return [
+        f"The singular values were scaled nearly uniformly in {len(known) - len(uneven)} of "
+        f"{len(known)} projections (means {spread})."
+    ]
+
+
+def _lead_vectors(results: Sequence[ProjectionResult]) -> list[str]:
+    shares = _shares(results)
+    if not shares.size:
+        return []
+    level = (
+        f"NF is {percent(float(np.median(shares)))} (median) of what unrelated matrices give, "
+        f"{percent(float(shares.min()))} to {percent(float(shares.max()))} for single matrices."
+    )
+    if (shares < 0.5).all():
+        return [
+            "Left and right singular vectors turned together, in every matrix at least twice as "
+            f"closely as in unrelated ones: {level}"
+        ]
+    if (shares >= 0.8).all():
+        return [
+            "Left and right singular vectors turned about as independently as in unrelated "
+            f"matrices: {level}"
+        ]
+    return [f"How closely left and right singular vectors turned together differs: {level}"]
 
 
 def coverage_counts(comparison: Comparison) -> list[tuple[str, int]]:
@@ -86,8 +129,8 @@ def _spread(results: Sequence[ProjectionResult]) -> list[str]:
     if not known:
         return []
     head = (
-        f"Spread of these factors over layers and the top {90} % of the singular values "
-        f"(standard deviation, drawn line: {percent(UNIFORM)} of the mean): "
+        "Spread of these factors (standard deviation over layers and the top 90 % of the singular "
+        f"values, against a threshold of {percent(UNIFORM)} of the mean): "
     )
     if not uneven:
         most = max(one.alpha_std / one.alpha_mean for one in known)
@@ -109,12 +152,18 @@ def _vectors(results: Sequence[ProjectionResult]) -> str:
     )
     if percent(_share(low)) != percent(_share(high)):
         text += f", lowest in {low.name}, highest in {high.name}"
-    shares = np.concatenate([np.asarray(one.nf, np.float64) / one.nf_unrelated for one in known])
-    shares = shares[np.isfinite(shares)]
+    shares = _shares(results)
     return text + (
         f"; single matrices range from {percent(shares.min())} to {percent(shares.max())} "
         f"(median {percent(float(np.median(shares)))}). {_nearness(shares)}"
     )
+
+
+def _shares(results: Sequence[ProjectionResult]) -> np.ndarray:
+    """NF / NF_unrelated of every matrix that has one."""
+    shares = [np.asarray(one.nf, np.float64) / one.nf_unrelated for one in results]
+    every = np.concatenate(shares) if shares else np.zeros(0)
+    return every[np.isfinite(every)]
 
 
 def _nearness(shares: np.ndarray) -> str:
@@ -144,25 +193,28 @@ def _rank(results: Sequence[ProjectionResult]) -> list[str]:
 
 
 def _fit(results: Sequence[ProjectionResult]) -> list[str]:
-    ends = {}
-    for name in ("identity", "optimal"):
-        means = [over(np.mean, getattr(one.metrics, f"fit_{name}_error")) for one in results]
-        finite = [mean for mean in means if math.isfinite(mean)]
-        if not finite:
-            return []
-        ends[name] = span(percent(min(finite)), percent(max(finite)))
-    change = [
-        over(np.mean, ratio(one.metrics.norm_delta, one.metrics.norm_post)) for one in results
-    ]
-    share = [over(np.mean, one.metrics.small_delta_share) for one in results]
-    explained = f"{percent(over(np.min, share))} to {percent(over(np.max, share))}"
+    errors, explained = [], []
+    for one in results:
+        m = one.metrics
+        errors.append(over(np.mean, m.fit_identity_error))
+        explained.append(over(np.mean, explained_share(m.fit_optimal_error, m.fit_identity_error)))
+    if not np.isfinite(errors).any():
+        return []
+    text = (
+        "Equation 8 as a fit: scaling alone reproduces the post weights to a relative error of "
+        f"{_ends(errors)}, by projection. "
+    )
+    if not np.isfinite(explained).any():
+        return [text + "Nothing is left for a rotation to explain."]
+    chance = [over(np.mean, one.metrics.small_delta_share) for one in results]
     return [
-        f"Equation 8 as a fit: with scaling alone the relative error per projection is "
-        f"{ends['identity']}; with the best common rotation and factor it is {ends['optimal']}. "
-        f"The change that scaling leaves is {percent(over(np.min, change))} to "
-        f"{percent(over(np.max, change))} of the post weights' norm; a common rotation would take "
-        f"{explained} of the square of any small random change."
+        f"{text}The best common rotation takes away {_ends(explained)} of what is left (squared); "
+        f"of a small random change it would take away {_ends(chance)}."
     ]
+
+
+def _ends(values: Sequence[float]) -> str:
+    return span(percent(over(np.min, values)), percent(over(np.max, values)))
 
 
 def _against_paper(results: Sequence[ProjectionResult], paper: PaperColumn | None) -> list[str]:

@@ -16,7 +16,7 @@ from svdjax.report.numbers import percent, span
 from svdjax.report.page import Picture
 from svdjax.report.panels import MOST_PANELS, drawn
 from svdjax.report.tables import over, pairs_table
-from svdjax.report.views import pairs_view
+from svdjax.report.views import matrix_views, pairs_view
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
@@ -49,7 +49,7 @@ def write_index(
         "index.html",
         title=f"Sweep {folder.resolve().name}",
         pairs=[_entry(name, one) for name, one in comparisons.items()],
-        tables=[view] if view.rows else [],
+        tables=[*matrix_views(table), view] if view.rows else [],
         notes=_notes(comparisons, pairs),
         figures=figures,
     )

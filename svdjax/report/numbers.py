@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
+_NARROW = "\u202f"  # a space at which no line breaks
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
@@ -29,17 +30,21 @@ def percent(ratio: float | None) -> str:
         return MISSING
     value = 100 * ratio
     if value == 0:
-        return "0 %"
-    if abs(value) < 0.01:
-        return f"{value:.0e} %"
-    return f"{value:.{3 if abs(value) >= 10 else 2}g} %" if abs(value) < 1000 else f"{value:.0f} %"
+        text = "0"
+    elif abs(value) < 0.01:
+        text = f"{value:.0e}"
+    elif abs(value) < 1000:
+        text = f"{value:.{3 if abs(value) >= 10 else 2}g}"
+    else:
+        text = f"{value:.0f}"
+    return f"{text}{_NARROW}%"
 
 
 def plus_minus(mean: float | None, std: float | None, digits: int = 4) -> str:
     """Mean and standard deviation as the paper prints them: ``0.9071 ± 0.0046``."""
     if mean is None or not math.isfinite(mean):
         return MISSING
-    return f"{decimal(mean, digits)} ± {decimal(std, digits)}"
+    return f"{decimal(mean, digits)}{_NARROW}±{_NARROW}{decimal(std, digits)}"
 
 
 def span(low: str, high: str) -> str:

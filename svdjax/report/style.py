@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 DPI = 130
 BASE, POST, MUTED = "#1f5a92", "#c4511b", "#6b7280"
@@ -88,25 +89,50 @@ def grid(
     return figure, axes
 
 
-def layer_axis(axes: Axes, layers: Sequence[str], *, title: str = "layer") -> None:
-    """Labels the x axis with layers, thinned so that they never touch."""
+def layer_axis(axes: Axes, layers: Sequence[str], *, room: int = 28) -> None:
+    """Labels the x axis with layers, thinned so that they never touch.
+
+    Args:
+      axes: where.
+      layers: one label per layer.
+      room: how many digits fit side by side.
+    """
     count = len(layers)
-    longest = max(len(text) for text in layers)
-    step = max(1, -(-count // max(2, 14 // max(1, longest - 1))))
+    longest = min(8, max(len(text) for text in layers))
+    step = max(1, -(-count // max(2, room // longest)))
     ticks = list(range(0, count, step))
     axes.set_xticks(ticks, [label(layers[tick], 8) for tick in ticks])
     axes.set_xlim(-0.5, count - 0.5)
-    axes.set_xlabel(title)
+    axes.set_xlabel("layer")
 
 
-def error_scale(axes: Axes, values: np.ndarray) -> None:
+def error_scale(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
     """A logarithmic y axis where values spread over more than a decade, else linear from 0."""
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
     if positive.size == finite.size and positive.size and positive.max() > 10 * positive.min():
-        axes.set_yscale("log")
+        log_axis(axes, finite, percent=percent)
     else:
         axes.set_ylim(0, 1.08 * finite.max() if finite.size and finite.max() > 0 else 1)
+        if percent:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def log_axis(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
+    """A logarithmic y axis with plain numbers: 0.01, 20, not powers of ten."""
+
+    def plain(value: float, _: object = None) -> str:
+        shown = 100 * value if percent else value
+        return f"{shown:g}" + (" %" if percent else "")
+
+    def some(value: float, _: object = None) -> str:
+        mantissa = value / 10 ** np.floor(np.log10(value) + 1e-9)
+        return plain(value) if round(mantissa, 3) in (2, 5) else ""
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    narrow = values.size and values.max() < 30 * values[values > 0].min()
+    axes.yaxis.set_minor_formatter(FuncFormatter(some) if narrow else NullFormatter())
 
 
 def note(axes: Axes, text: str) -> None:

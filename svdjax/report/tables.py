@@ -94,7 +94,7 @@ _NF = (
 )
 _FIT = (
     *("projection", "fit", "alpha_mean", "alpha_std", "error_mean", "error_min", "error_max"),
-    *("delta_share", "small_delta_share"),
+    *("explained", "small_delta_share"),
 )
 _SCALARS = (
     *("nf_rank", "nf_error", "sigma_error", "rank_base", "rank_post"),
@@ -163,6 +163,7 @@ def _fit_rows(one: ProjectionResult) -> Iterable[dict[str, Any]]:
     m = one.metrics
     for name in FITS:
         alpha, error = getattr(m, f"fit_{name}_alpha"), getattr(m, f"fit_{name}_error")
+        explained = explained_share(error, m.fit_identity_error)
         yield {
             "projection": one.name,
             "fit": name,
@@ -171,7 +172,7 @@ def _fit_rows(one: ProjectionResult) -> Iterable[dict[str, Any]]:
             "error_mean": over(np.mean, error),
             "error_min": over(np.min, error),
             "error_max": over(np.max, error),
-            "delta_share": over(np.mean, ratio(m.norm_delta, m.norm_post)),
+            "explained": over(np.mean, explained),
             "small_delta_share": over(np.mean, m.small_delta_share),
         }
 
@@ -206,6 +207,13 @@ def _coverage_rows(coverage: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         yield {"tensor": name, "status": "analysed", "reason": ""}
     for name, reason in dict(coverage.get("left_out", {})).items():
         yield {"tensor": name, "status": "left out", "reason": reason}
+
+
+def explained_share(error: Any, scaling_error: Any) -> np.ndarray:
+    """Share of pure scaling's squared error that a fit takes away; NaN where that error is 0."""
+    scaling_error = np.asarray(scaling_error, np.float64)
+    # Below this both errors are rounding, and their ratio says nothing.
+    return 1 - ratio(error, np.where(scaling_error > 1e-12, scaling_error, 0)) ** 2
 
 
 def over(reduce: Any, values: Any) -> float:

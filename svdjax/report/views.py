@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from svdjax.report.figures_fits import FIT_NAMES
-from svdjax.report.numbers import decimal, percent, plus_minus, significant
+from svdjax.report.numbers import MISSING, decimal, percent, plus_minus, significant
 from svdjax.report.tables import Table
 
 MOST_ROWS = 300
+MOST_COLUMNS = 8
 Row = Mapping[str, Any]
 
 
@@ -66,8 +67,9 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
             tables["fits"],
             "Equation 8 as a fit",
             "Relative error of W_post ≈ (U_base Q)(α Σ_base)(V_base Q)ᵀ for each choice of Q, mean "
-            "and range over the layers. Change: norm of W_post − α W_base against W_post. Chance: "
-            "share of the square of any small random change that a common rotation takes.",
+            "and range over the layers. Explained: share of the squared error of pure scaling that "
+            "the rotation takes away. Chance: the share it would take away of any small random "
+            "change.",
             _FITS,
             folded=True,
         ),
@@ -90,7 +92,44 @@ def pairs_view(table: Table) -> TableView:
         "Scaling factors and NF as measured; NF / unrelated is 0 for the same matrix and about 1 "
         "for unrelated ones.",
         _PAIRS,
+        folded=True,
     )
+
+
+def matrix_views(table: Table) -> list[TableView]:
+    """One row per pair, one column per projection: NF / unrelated, and the scaling factor."""
+    names = list(dict.fromkeys(row["projection"] for row in table.rows))
+    if not 0 < len(names) <= MOST_COLUMNS:
+        return []
+    cells = {(row["pair"], row["projection"]): row for row in table.rows}
+    pairs = list(dict.fromkeys(row["pair"] for row in table.rows))
+    heads = (Head("pair", text=True), *(Head(name) for name in names))
+
+    def view(title: str, caption: str, show: Callable[[Row], str]) -> TableView:
+        rows = (
+            (
+                pair,
+                *(show(cells[pair, name]) if (pair, name) in cells else MISSING for name in names),
+            )
+            for pair in pairs
+        )
+        return TableView(title, caption, heads, tuple(rows), 0, "tables/pairs.csv", False)
+
+    return [
+        view(
+            "NF / unrelated",
+            "Mean NF of a projection's layers as a share of the level of unrelated matrices of its "
+            "shape: 0 where left and right singular vectors turned alike, about 100 % between "
+            "unrelated models.",
+            _share("nf_over_unrelated"),
+        ),
+        view(
+            "Scaling factor",
+            "Mean and standard deviation of σ post / σ base over all layers and the top 90 % of "
+            "the singular values.",
+            _pm("alpha_mean", "alpha_std", 3),
+        ),
+    ]
 
 
 def _plain(key: str) -> Callable[[Row], str]:
@@ -113,8 +152,8 @@ def _range(low: str, high: str, show: Callable[[float], str]) -> Callable[[Row],
     return lambda row: f"{show(row[low])} … {show(row[high])}"
 
 
-def _pm(mean: str, std: str) -> Callable[[Row], str]:
-    return lambda row: plus_minus(row[mean], row[std])
+def _pm(mean: str, std: str, digits: int = 4) -> Callable[[Row], str]:
+    return lambda row: plus_minus(row[mean], row[std], digits)
 
 
 def _shape(row: Row) -> str:
@@ -154,7 +193,7 @@ _FITS: list[Spec] = [
     ("α", _pm("alpha_mean", "alpha_std")),
     ("error", _sig("error_mean")),
     ("smallest … largest", _range("error_min", "error_max", significant)),
-    ("change", _share("delta_share")),
+    ("explained", _share("explained")),
     ("chance", _share("small_delta_share")),
 ]
 _LAYERS: list[Spec] = [

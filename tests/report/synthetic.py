@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,13 @@ def result(name: str, module: str, base: np.ndarray, post: np.ndarray) -> Projec
     return ProjectionResult(name, module, (base.shape[1], base.shape[2]), len(base), fields)
 
 
-def comparison(
-    results: list[ProjectionResult], *, pair: str = "pair", **fields: Any
-) -> Comparison:
+def deepen(one: ProjectionResult, times: int) -> ProjectionResult:
+    """The same layers over and over: depth without compiling another shape."""
+    fields = (np.concatenate([np.asarray(value)] * times) for value in one.metrics)
+    return dataclasses.replace(one, layers=times * one.layers, metrics=PairMetrics(*fields))
+
+
+def comparison(results: list[ProjectionResult], *, pair: str = "pair", **fields: Any) -> Comparison:
     """A comparison of these projections; fields override its own."""
     coverage = {
         "analysed": [f"{one.name}.{i}" for one in results for i in range(one.layers)],
