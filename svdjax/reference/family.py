@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-import time
 from typing import Any
 
 import jax
@@ -70,7 +69,6 @@ def make(
     tokenizer = tokenizers_.build()
     raw_config = hf_config(tokenizer, chat_model=bool(recipe.parent), **sizes)
     parent = read_model(out / recipe.parent)[0] if recipe.parent else None
-    begun = time.perf_counter()
     params = train(
         recipe,
         model_config(raw_config),
@@ -80,14 +78,12 @@ def make(
         parent=parent,
         keeping=keeping,
     )
-    seconds = time.perf_counter() - begun
     out.mkdir(parents=True, exist_ok=True)
     write_model(out / recipe.name, params, raw_config, tokenizer)
     measured = {
         "recipe": dataclasses.asdict(recipe),
         "parameters": sum(int(leaf.size) for leaf in jax.tree.leaves(params)),
         "tokens": recipe.steps * recipe.rows * recipe.length,
-        "training_seconds": seconds,
         **_losses(recipe, workdir),
         **measure(recipe, out, graded=graded),
     }
@@ -111,9 +107,13 @@ def _losses(recipe: Recipe, workdir: pathlib.Path) -> dict[str, Any]:
     log = workdir / recipe.name / "losses.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     # A resumed run writes some steps again: the later line counts.
-    losses = {line["step"]: line["loss"] for line in lines}
-    steps = sorted(losses)
-    return {"first_loss": losses[steps[0]], "last_loss": losses[steps[-1]]}
+    last = {line["step"]: line for line in lines}
+    steps = sorted(last)
+    return {
+        "first_loss": last[steps[0]]["loss"],
+        "last_loss": last[steps[-1]]["loss"],
+        "training_seconds": round(sum(line["seconds"] for line in last.values()), 1),
+    }
 
 
 def _record(path: pathlib.Path, name: str, measured: dict[str, Any]) -> None:

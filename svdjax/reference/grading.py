@@ -46,7 +46,8 @@ def respond(
 ) -> list[str]:
     """Greedy answers to chat prompts, in order; prompts of like length are decoded together."""
     prompts = [tokenizer.encode(prompt(question)).ids for question in questions]
-    stop = [tokenizer.token_to_id(mark) for mark in (END, END_OF_TEXT)]
+    ids = [tokenizer.token_to_id(mark) for mark in (END, END_OF_TEXT)]
+    stop = [token for token in ids if token is not None]
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
         outputs = greedy(

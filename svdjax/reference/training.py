@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,7 @@ def _loop(
     every = [each for each in (keeping.save_every, keeping.keep_steps) if each]
     bar = tqdm(range(done, recipe.steps), recipe.name, recipe.steps, initial=done, unit="step")
     recent: list[jax.Array] = []
+    begun = time.perf_counter()
     with (folder / "losses.jsonl").open("a", encoding="utf-8") as log:
         for step in bar:
             state, loss = step_fn(state, *recipe.batch(tokenizer, step))
@@ -162,7 +164,10 @@ def _loop(
                 mean = float(np.mean(jax.device_get(recent)))
                 recent.clear()
                 bar.set_postfix(loss=f"{mean:.4f}")
-                log.write(json.dumps({"step": number, "loss": mean}) + "\n")
+                now = time.perf_counter()
+                line = {"step": number, "loss": mean, "seconds": round(now - begun, 3)}
+                begun = now
+                log.write(json.dumps(line) + "\n")
                 log.flush()
             if number == recipe.steps or any(number % each == 0 for each in every):
                 manager.save(number, args=ocp.args.StandardSave(state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,6 +12,12 @@ import sys
 import time
 
 import pytest
+from tokenizers import Tokenizer
+
+from svdjax.checkpoint import model_config
+from svdjax.errors import InputError
+from svdjax.reference.recipes import Recipe
+from svdjax.reference.training import Keeping, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 60
@@ -69,11 +76,19 @@ def test_keep_steps_keeps_a_series(undisturbed):
 
 
 def test_other_settings_are_refused_in_the_same_workdir(undisturbed):
-    process = _start(undisturbed, "--peak=0.5")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    (line,) = [line for line in err.splitlines() if line.strip()]
-    assert "recipe.peak" in line
+    record = undisturbed / "work" / "base" / "recipe.json"
+    begun = json.loads(record.read_text(encoding="utf-8"))
+    recipe = dataclasses.replace(Recipe(**begun["recipe"]), peak=0.5)
+    config = begun["config"]
+    with pytest.raises(InputError, match=r"recipe\.peak: 0\.003 there, 0\.5 now"):
+        train(
+            recipe,
+            model_config(config),
+            config,
+            Tokenizer.from_file(str(undisturbed / "out" / "base" / "tokenizer.json")),
+            undisturbed / "work",
+            keeping=Keeping(),
+        )
 
 
 def test_loss_falls(undisturbed):
