@@ -86,52 +86,61 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
             not in the name table, or of another shape than config.json says.
     """
     families = [checkpoint.config.get("model_type") for checkpoint in (base, post)]
-    if families[0] != families[1]:
-        raise InputError(
-            f"base {base.path} is {families[0]!r} and post {post.path} is {families[1]!r} "
-            "(model_type in config.json); expected two models of one family"
-        )
-    if families[0] in FAMILIES:
-        return _plan_family(base, post, str(families[0]), split_fused)
-    return _plan_unknown(base, post)
-
-
-def _plan_family(base: Checkpoint, post: Checkpoint, family: str, split: bool) -> PairPlan:
+    if families[0] == families[1] and families[0] not in FAMILIES:
+        return _plan_unknown(base, post)
     sides = {"base": base, "post": post}
-    configs: dict[str, ModelConfig] = {}
-    problems: list[str] = []
-    notes = [*base.notes, *post.notes]
-    for side, checkpoint in sides.items():
-        try:
-            configs[side], found = read_config(checkpoint)
-            notes.extend(found)
-        except InputError as error:
-            problems.append(str(error))
-    left_out: dict[str, str] = {}
-    faults: list[Fault] = []
-    for side, config in configs.items():
-        found, ignored = match_family(sides[side], config)
-        faults += [Fault(name, f"{side}: {text}") for name, text in found]
-        left_out |= ignored
-    if len(configs) == 2:
-        problems += _differences(sides, configs)
-    problems += grouped(faults)
+    configs, problems, left_out, notes = _check_sides(sides)
+    if families[0] != families[1]:
+        problems = [
+            f"base {base.path} is {families[0]!r} and post {post.path} is {families[1]!r} "
+            "(model_type in config.json), expected two models of one family",
+            *problems,
+        ]
+    elif len(configs) == 2:
+        problems = _differences(sides, configs) + problems
     if problems:
         raise InputError(f"{base.path} and {post.path} do not fit together: {listed(problems)}")
-    config = configs["base"]
-    weights = FAMILIES[family].present(config)
+    weights = FAMILIES[configs["base"].family].present(configs["base"])
     projections = [
-        part for weight in weights if weight.analysed for part in _parts(weight, config, split)
+        part
+        for weight in weights
+        if weight.analysed
+        for part in _parts(weight, configs["base"], split_fused)
     ]
-    for config in configs.values():
-        for weight in FAMILIES[family].present(config):
+    notes += _notes(sides, configs)
+    return _finish(base, post, configs["base"].family, projections, left_out, notes)
+
+
+def _check_sides(
+    sides: Mapping[str, Checkpoint],
+) -> tuple[dict[str, ModelConfig], list[str], dict[str, str], list[str]]:
+    """Each side against its own config.json: configs, problems, tensors left out, notes."""
+    configs: dict[str, ModelConfig] = {}
+    problems: list[str] = []
+    faults: list[Fault] = []
+    left_out: dict[str, str] = {}
+    notes: list[str] = []
+    for side, checkpoint in sides.items():
+        notes += checkpoint.notes
+        if checkpoint.config.get("model_type") not in FAMILIES:
+            continue
+        try:
+            config, found = read_config(checkpoint)
+            wrong, ignored = match_family(checkpoint, config)
+        except InputError as error:
+            problems.append(f"{side}: {error}")
+            continue
+        configs[side] = config
+        notes += found
+        faults += [Fault(name, f"{side}: {text}") for name, text in wrong]
+        left_out |= ignored
+        for weight in FAMILIES[config.family].present(config):
             if not weight.analysed:
                 left_out |= dict.fromkeys(weight.tensors(config), _reason(weight))
-    notes += _notes(sides, configs)
-    return _finish(base, post, family, projections, left_out, notes)
+    return configs, problems + grouped(faults), left_out, notes
 
 
-def _differences(sides: dict[str, Checkpoint], configs: dict[str, ModelConfig]) -> list[str]:
+def _differences(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
     """Sizes that have to agree and do not."""
     values = [
         (field, *(getattr(configs[side], field) for side in ("base", "post"))) for field in _SAME
@@ -144,7 +153,7 @@ def _differences(sides: dict[str, Checkpoint], configs: dict[str, ModelConfig]) 
     ]
 
 
-def _notes(sides: dict[str, Checkpoint], configs: dict[str, ModelConfig]) -> list[str]:
+def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
     """Differences between the sides that are allowed."""
     base, post = configs["base"], configs["post"]
     notes = []

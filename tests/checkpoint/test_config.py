@@ -1,0 +1,124 @@
+"""config.json: both forms read alike, and what cannot be used is said in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from svdjax.checkpoint.config import Rope, model_config
+from svdjax.errors import InputError
+from svdjax.model.rope import inverse_frequencies
+from tests.model.variants import VARIANTS
+from tests.support import tiny
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_old_and_new_form_read_alike(name: str, tmp_path: pathlib.Path) -> None:
+    variant = VARIANTS[name]
+    old, new = (
+        tiny.tiny_config(variant.family, style=style, **variant.overrides) for style in ("v4", "v5")
+    )
+    assert "rope_parameters" in new
+    assert "rope_parameters" not in old
+    assert model_config(old) == model_config(new)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(new), encoding="utf-8")
+    assert model_config(path) == model_config(tmp_path) == model_config(str(tmp_path))
+    assert hash(model_config(old)) == hash(model_config(new))
+
+
+def test_fields() -> None:
+    config = model_config(tiny.tiny_config("gemma2"))
+    assert config.windows == (6, None, 6, None)
+    assert config.query_scale == 12**-0.5
+    assert (config.attn_logit_softcap, config.final_logit_softcap) == (3.0, 5.0)
+    assert config.embedding_scale == 8.0
+    assert config.norm_plus_one
+    assert config.post_norms
+    qwen = tiny.tiny_config("qwen2", use_sliding_window=True)
+    assert model_config(qwen).windows == (None, None, 8, 8)
+    assert model_config(tiny.tiny_config("qwen2")).windows == (None,) * 4
+    assert model_config(tiny.tiny_config("mistral")).windows == (8,) * 4
+    phi = model_config(tiny.tiny_config("phi3"))
+    assert phi.fused_qkv
+    assert phi.rope.kind == "longrope"
+    assert phi.rope.attention_factor == math.sqrt(1 + math.log(128 / 16) / math.log(16))
+
+
+def test_reading_leaves_the_given_dict_alone() -> None:
+    raw = tiny.tiny_config("phi3")
+    before = json.dumps(raw)
+    model_config(raw)
+    assert json.dumps(raw) == before
+
+
+@pytest.mark.parametrize(("given", "expected"), [({"attention_factor": 1.5}, 1.5),
+                                                 ({"factor": 16.0}, math.sqrt(2.0)),
+                                                 ({"factor": 1.0}, 1.0)])  # fmt: skip
+def test_attention_factor(given: dict[str, float], expected: float) -> None:
+    scaling = {**tiny.tiny_config("phi3")["rope_scaling"], **given}
+    config = model_config(tiny.tiny_config("phi3", rope_scaling=scaling))
+    assert math.isclose(config.rope.attention_factor, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("llama", {"model_type": "mamba"}, ("model_type is 'mamba'", "qwen2, llama")),
+        ("llama", {"hidden_act": "relu"}, ("activation 'relu'", "silu")),
+        ("llama", {"num_key_value_heads": 3}, ("num_attention_heads 4", "num_key_value_heads 3")),
+        ("llama", {"num_key_value_heads": 0}, ("num_key_value_heads is 0", "at least 1")),
+        ("llama", {"vocab_size": None}, ("not a valid llama config", "vocab_size")),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, ("rope type 'yarn'",)),
+        ("llama", {"rope_scaling": {"type": "linear"}}, ("not a valid llama config", "factor")),
+        ("gemma2", {"use_bidirectional_attention": True}, ("use_bidirectional_attention",)),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+            ("not a valid phi3 config", "short_factor"),
+        ),
+    ],
+)
+def test_what_cannot_be_used(
+    family: str, changes: dict[str, Any], words: tuple[str, ...], tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny.tiny_config(family) | changes), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        model_config(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
+def test_files_that_are_no_config(text: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"config\.json: (cannot be read|expected a JSON object)"):
+        model_config(tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        model_config(tmp_path / "elsewhere")
+
+
+def test_llama3_frequencies_change_by_wavelength() -> None:
+    # From the definition: short waves stay, long ones are stretched, those between interpolate.
+    rope = Rope("llama3", 10_000.0, 1.0, 8.0, 1.0, 4.0, 32)
+    plain = 10_000.0 ** -(np.arange(0, 16, 2) / 16)
+    expected = []
+    for frequency in plain:
+        wave = 2 * math.pi / frequency
+        if wave < 32 / 4.0:
+            expected.append(frequency)
+        elif wave > 32 / 1.0:
+            expected.append(frequency / 8.0)
+        else:
+            smooth = (32 / wave - 1.0) / (4.0 - 1.0)
+            expected.append((1 - smooth) * frequency / 8.0 + smooth * frequency)
+    np.testing.assert_allclose(inverse_frequencies(rope, 16), expected, rtol=1e-12)
