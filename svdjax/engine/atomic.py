@@ -41,7 +41,9 @@ def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], None]) -> 
 def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
     """Writes `value` as indented JSON; NaN and infinities become null."""
     text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    return write_atomically(path, lambda file: _discard(file.write(text.encode())))
+    return write_atomically(
+        path, lambda file: _discard(file.write(text.encode("utf-8", "backslashreplace")))
+    )
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> pathlib.Path:

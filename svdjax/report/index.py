@@ -66,7 +66,7 @@ def _entry(name: str, one: Comparison) -> dict[str, str]:
     if np.isfinite(factors).any():
         low, high = over(np.min, factors), over(np.max, factors)
         line += f"; mean scaling factors {span(f'{low:.3f}', f'{high:.3f}')}"
-    link = f"{urllib.parse.quote(name, safe='')}/report.html"
+    link = f"{urllib.parse.quote(name, safe='', errors='surrogatepass')}/report.html"
     return {"name": name, "base": one.base, "post": one.post, "line": line + ".", "link": link}
 
 

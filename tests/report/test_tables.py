@@ -27,7 +27,7 @@ def rows_of(path: pathlib.Path) -> list[dict[str, str]]:
 def matrices() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(11)
     made = {}
-    for name, shape in (("q_proj", (3, 12, 12)), ("up_proj", (3, 10, 24)), ("k_proj", (3, 30, 7))):
+    for name, shape in (("q_proj", (3, 16, 16)), ("up_proj", (3, 16, 40)), ("k_proj", (3, 40, 16))):
         base = rng.standard_normal(shape)
         made[name] = base, 0.9 * base + 0.1 * rng.standard_normal(shape)
     return made
