@@ -104,6 +104,9 @@ class Checkpoint:
             files.weight_map(self.path)
             raise InputError(f"{config}: no such file; expected a model's config.json")
         self.config = files.read_json(files.checked_path(self.path, "config.json"))
+        kind = self.config.get("model_type")
+        if not isinstance(kind, str | None):
+            raise InputError(f"{config}: model_type is {kind!r}, expected a name such as qwen2")
         formats.refuse_quantised_config(self.config, str(config))
         index, self.files = files.weight_map(self.path)
         self._shards: dict[str, Shard] = {}

@@ -236,7 +236,7 @@ def _stored(tensor: Outgoing) -> np.ndarray:
     made = np.asarray(tensor.make())
     if made.shape != tensor.shape:
         raise InputError(f"tensor {tensor.name}: has shape {made.shape}, expected {tensor.shape}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
         array = np.ascontiguousarray(made.astype(tensor.dtype, copy=False))
     nans, infs = count_nonfinite(array)
     if nans or infs:
