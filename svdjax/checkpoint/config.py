@@ -135,8 +135,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a model's config.json") from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as JSON ({reason})") from None
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
     return raw
@@ -144,16 +143,22 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _auto_config(raw: dict[str, Any], where: str) -> Any:
     """transformers' reading of the parsed file, which never runs code from the checkpoint."""
-    from transformers import AutoConfig  # slow to import: only when a model is really read
+    # Slow to import: only when a model is really read.
+    from transformers import AutoConfig
+    from transformers.utils import logging
 
     # A deep copy (transformers edits nested dicts in place), without pointers to remote code.
     fields = json.loads(json.dumps({k: v for k, v in raw.items() if k != "auto_map"}))
     family = fields.pop("model_type")
+    # Its advice on how to write configs is for their authors, not for those who read them.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         return AutoConfig.for_model(family, **fields)
     except Exception as error:  # the validators raise many kinds
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where}: not a valid {family} config ({reason})") from None
+        raise InputError(f"{where}: not a valid {family} config ({error})") from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _convert(auto: Any, family: str, where: str) -> ModelConfig:
@@ -166,6 +171,7 @@ def _convert(auto: Any, family: str, where: str) -> ModelConfig:
         )
     if getattr(auto, "use_bidirectional_attention", None):
         raise InputError(f"{where}: use_bidirectional_attention is set; only causal models are")
+    _require_positive(auto, where)
     heads = auto.num_attention_heads
     head_dim = getattr(auto, "head_dim", None) or auto.hidden_size // heads
     if heads % auto.num_key_value_heads:
@@ -201,6 +207,13 @@ def _convert(auto: Any, family: str, where: str) -> ModelConfig:
         embedding_scale=math.sqrt(auto.hidden_size) if gemma else None,
         post_norms=gemma,
     )
+
+
+def _require_positive(auto: Any, where: str) -> None:
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    for name in (*sizes, "num_attention_heads", "num_key_value_heads"):
+        if getattr(auto, name) < 1:
+            raise InputError(f"{where}: {name} is {getattr(auto, name)}, expected at least 1")
 
 
 def _windows(auto: Any, family: str) -> tuple[int | None, ...]:

@@ -94,9 +94,10 @@ class Attention(nn.Module):
         q, k, v = self._project(x)
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         if cache is not None:
-            start = (0, context.slot, 0, 0)
             k, v = (
-                jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+                jax.lax.dynamic_update_slice_in_dim(
+                    old, new.astype(old.dtype), context.slot, axis=1
+                )
                 for old, new in zip(cache, (k, v))
             )
             cache = (k, v)

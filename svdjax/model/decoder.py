@@ -143,16 +143,14 @@ class Decoder(nn.Module):
         cos, sin = angles(self.config, positions)
         if cache is None:
             return Context(cos, sin, positions, positions, valid, None), None
-        start = (0, cache.used)
+        slot = cache.used
         marks = jnp.ones((B, T), bool) if valid is None else valid
+        update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=1)
         cache = cache._replace(
-            positions=jax.lax.dynamic_update_slice(
-                cache.positions, jnp.broadcast_to(positions, (B, T)), start
-            ),
-            valid=jax.lax.dynamic_update_slice(cache.valid, marks, start),
-            used=cache.used + T,
+            positions=update(cache.positions, jnp.broadcast_to(positions, (B, T))),
+            valid=update(cache.valid, marks),
+            used=slot + T,
         )
-        slot = cache.used - T
         return Context(cos, sin, positions, cache.positions, cache.valid, slot), cache
 
 

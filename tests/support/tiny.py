@@ -105,11 +105,10 @@ def tiny_config(family: str, *, style: str = "v4", **overrides: Any) -> dict[str
         family: One of `FAMILIES`.
         style: "v4" (rope_theta, rope_scaling, torch_dtype) or "v5" (rope_parameters, layer_types,
             dtype), as transformers before and since version 5 write it.
-        **overrides: Fields in their v4 spelling; None removes a field of the default.
+        **overrides: Fields in their v4 spelling; None writes null.
     """
     config = {**_COMMON, **_SPECIFIC[family], "model_type": family, "torch_dtype": "bfloat16"}
     config |= overrides
-    config = {key: value for key, value in config.items() if value is not None}
     if style == "v5":
         return _modern(config)
     assert style == "v4", style

@@ -1,0 +1,147 @@
+"""Configurations of real models, as their config.json files state them, and their sizes.
+
+Only what decides shapes and the decoder's options is kept. The longrope factors are stand-ins of
+the right number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_QWEN: dict[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "torch_dtype": "bfloat16",
+    "use_sliding_window": False,
+    "sliding_window": 131072,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+    "vocab_size": 152064,
+}
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+}
+_GEMMA: dict[str, Any] = {
+    "model_type": "gemma2",
+    "attention_bias": False,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "torch_dtype": "float32",
+    "vocab_size": 256000,
+}
+_PHI: dict[str, Any] = {
+    "model_type": "phi3",
+    "hidden_act": "silu",
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 32064,
+}
+
+
+def _sizes(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+    }
+
+
+# name -> (config.json, number of parameters as the published files hold them)
+REAL: dict[str, tuple[dict[str, Any], int]] = {
+    "Qwen2.5-1.5B": (
+        _QWEN
+        | _sizes(1536, 8960, 28, 12, 2)
+        | {"vocab_size": 151936, "tie_word_embeddings": True, "max_window_layers": 28},
+        1_543_714_304,
+    ),
+    "Qwen2.5-7B": (
+        _QWEN | _sizes(3584, 18944, 28, 28, 4) | {"max_window_layers": 28},
+        7_615_616_512,
+    ),
+    "Qwen2.5-14B": (
+        _QWEN | _sizes(5120, 13824, 48, 40, 8) | {"max_window_layers": 48, "rms_norm_eps": 1e-5},
+        14_770_033_664,
+    ),
+    "Qwen2.5-72B": (
+        _QWEN | _sizes(8192, 29568, 80, 64, 8) | {"max_window_layers": 80, "rms_norm_eps": 1e-5},
+        72_706_203_648,
+    ),
+    "Llama-3.1-8B": (_LLAMA | _sizes(4096, 14336, 32, 32, 8), 8_030_261_248),
+    "Llama-3.1-70B": (_LLAMA | _sizes(8192, 28672, 80, 64, 8), 70_553_706_496),
+    "Mistral-7B-v0.1": (
+        {
+            "model_type": "mistral",
+            "hidden_act": "silu",
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "sliding_window": 4096,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 32000,
+            **_sizes(4096, 14336, 32, 32, 8),
+        },
+        7_241_732_096,
+    ),
+    "gemma-2-2b": (
+        _GEMMA
+        | _sizes(2304, 9216, 26, 8, 4)
+        | {"head_dim": 256, "query_pre_attn_scalar": 256, "cache_implementation": "hybrid"},
+        2_614_341_888,
+    ),
+    "gemma-2-27b": (
+        _GEMMA | _sizes(4608, 36864, 46, 32, 16) | {"head_dim": 128, "query_pre_attn_scalar": 144},
+        27_227_128_320,
+    ),
+    "Phi-3-mini-4k": (
+        _PHI
+        | _sizes(3072, 8192, 32, 32, 32)
+        | {"max_position_embeddings": 4096, "sliding_window": 2047, "rope_scaling": None},
+        3_821_079_552,
+    ),
+    "Phi-3-medium-128k": (
+        _PHI
+        | _sizes(5120, 17920, 40, 40, 10)
+        | {
+            "max_position_embeddings": 131072,
+            "sliding_window": 131072,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0 + 0.05 * i for i in range(64)],
+                "long_factor": [1.0 + i for i in range(64)],
+            },
+        },
+        13_960_238_080,
+    ),
+}
