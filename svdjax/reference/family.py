@@ -64,7 +64,7 @@ def make(
     """Train one member (or go on with it), write it to `out/<name>` and measure what was written.
 
     Returns:
-        What `out/measured.json` says of this member: recipe, losses, accuracy, seconds.
+        What `out/<name>/measured.json` says: recipe, losses, accuracy, seconds.
     """
     tokenizer = tokenizers_.build()
     raw_config = hf_config(tokenizer, chat_model=bool(recipe.parent), **sizes)
@@ -87,7 +87,8 @@ def make(
         **_losses(recipe, workdir),
         **measure(recipe, out, graded=graded),
     }
-    _record(out / "measured.json", recipe.name, measured)
+    record = out / recipe.name / "measured.json"
+    record.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
 
 
@@ -114,12 +115,3 @@ def _losses(recipe: Recipe, workdir: pathlib.Path) -> dict[str, Any]:
         "last_loss": last[steps[-1]]["loss"],
         "training_seconds": round(sum(line["seconds"] for line in last.values()), 1),
     }
-
-
-def _record(path: pathlib.Path, name: str, measured: dict[str, Any]) -> None:
-    everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    everything[name] = measured
-    scratch = path.with_suffix(".tmp")
-    text = json.dumps(dict(sorted(everything.items())), indent=2) + "\n"
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
