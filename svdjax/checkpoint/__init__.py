@@ -8,9 +8,10 @@ from svdjax.checkpoint.families import FAMILIES, Family, Weight
 from svdjax.checkpoint.params import load_params, param_shapes
 from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
 from svdjax.checkpoint.reader import Checkpoint, TensorSpec, open_checkpoint
+from svdjax.checkpoint.shards import Outgoing
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.stack import read_stack
-from svdjax.checkpoint.writer import Outgoing, save_checkpoint, write_checkpoint
+from svdjax.checkpoint.writer import save_checkpoint, write_checkpoint
 
 __all__ = [
     "FAMILIES",

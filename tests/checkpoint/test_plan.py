@@ -6,12 +6,20 @@ import json
 import pathlib
 import struct
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svdjax.checkpoint import FAMILIES, PairPlan, model_config, open_checkpoint, plan_pair
+from svdjax.checkpoint import (
+    FAMILIES,
+    PairPlan,
+    model_config,
+    open_checkpoint,
+    plan_pair,
+    read_stack,
+)
 from svdjax.checkpoint.matching import Fault, grouped, ranges
 from svdjax.errors import InputError
 from tests.support import tiny
@@ -342,6 +350,21 @@ def test_planning_reads_no_weights(tmp_path):
     # 579 names twice and their records.
     assert anonymous_bytes() - before < 30e6
     assert len(plan.coverage["analysed"]) == 7 * 48
+
+
+def test_reading_holds_the_stack_and_one_tensor(tmp_path):
+    base = sparse_checkpoint(tmp_path / "big")
+    plan = plan_of(base, base)
+    projection = next(each for each in plan.projections if each.name == "k_proj")
+    one = 2 * 1024 * 5120
+    tracemalloc.start()
+    try:
+        stack = read_stack(plan.base, projection, 8, 12)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stack.nbytes == 4 * one
+    assert 4 * one <= peak < 7 * one  # the tensor, and its bits while NaN is looked for
 
 
 def anonymous_bytes() -> int:

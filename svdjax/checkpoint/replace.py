@@ -1,0 +1,98 @@
+"""Directories that appear whole or not at all: written beside their place, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from svdjax.checkpoint import files
+from svdjax.errors import InputError
+
+_COMPANIONS = (
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "chat_template*",
+    "generation_config.json",
+    "LICEN[SC]E*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write and sync a text file."""
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy tokenizer, generation config, chat template and licence, where they are."""
+    names = {found.name for pattern in _COMPANIONS for found in source.glob(pattern)}
+    for name in sorted(names):
+        if not (source / name).is_file():
+            continue
+        copied = target / name
+        shutil.copyfile(files.checked_path(source, name), copied)
+        with copied.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def replacing(target: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
+    """A scratch directory that takes `target`'s place when the block ends well, or vanishes."""
+    _check_target(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+        # mkdtemp is private by design; the result has the mode that mkdir would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o777 & ~umask)
+        _sync(scratch)
+        _check_target(target, overwrite)
+        if target.is_dir() and any(target.iterdir()):
+            old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            target.rename(old)
+            try:
+                scratch.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            scratch.rename(target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_target(target: pathlib.Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise InputError(f"{target}: exists and is no directory")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"{target}: exists and is not empty; choose another or allow to overwrite")
+    if not (target / "config.json").is_file():
+        raise InputError(f"{target}: holds no checkpoint (no config.json), it is not overwritten")
+
+
+def _sync(directory: pathlib.Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
