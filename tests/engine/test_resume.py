@@ -78,6 +78,7 @@ def kill(process: subprocess.Popen[str], workdir, moment: int, chance, seconds) 
     process.kill()
 
 
+@pytest.mark.timeout(900)
 def test_twenty_kills(job, env, tmp_path):
     arguments, wanted, groups, seconds = job
     chance = random.Random(20)

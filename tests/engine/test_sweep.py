@@ -29,11 +29,13 @@ PLACES = {
 def test_spectra_agree_with_the_equations(family, pair_of, env, tmp_path):
     base, post = pair_of(family)
     workdir = tmp_path / "W"
-    done = harness.sweep(
-        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={workdir}"
-    )
+    argument = f"--config=configs/pair.py:base={base},post={post}"
+    # Figures take most of a tiny sweep's time: once is enough here.
+    stages = ["--config.stages=('spectra',)"] * (family != "qwen2")
+    done = harness.sweep(env, argument, f"--workdir={workdir}", *stages)
     assert done.status == 0, done.err
-    assert str(workdir / "report.html") in done.out
+    assert (str(workdir / "report.html") in done.out) == (family == "qwen2")
+    assert (workdir / "pair" / "report.html").is_file() == (family == "qwen2")
     assert len(done.out.splitlines()) < 10
     assert harness.leftovers(workdir) == []
     arrays = harness.spectra(workdir)
