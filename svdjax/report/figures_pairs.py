@@ -63,6 +63,24 @@ def nf(pairs: Pairs) -> Figure:
     return figure
 
 
+def share(pairs: Pairs) -> Figure:
+    """NF as a share of the unrelated level, per layer of every pair; comparable across shapes."""
+    names = shared_names(pairs)
+    figure, axes = style.grid(len(names), sharey=True)
+    every = [np.ones(1)]
+    for ax, name in zip(axes, names, strict=True):
+        for colour, (_, panel) in _in_colour(pairs, name):
+            every.append(panel.stack("nf") / panel.nf_unrelated)
+            ax.plot(every[-1], color=colour, marker="o", markersize=3.4)
+        ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
+        _finish(ax, pairs, name)
+        ax.grid(axis="y")
+    style.error_scale(axes[0], np.concatenate(every), percent=True)
+    figure.supylabel("NF / NF unrelated", fontsize=8.5)
+    _legend(figure, pairs)
+    return figure
+
+
 def svsm(pairs: Pairs) -> Figure:
     """SVSM of every pair (rows) and projection (columns), one colour scale (fig. 2)."""
     names = shared_names(pairs)[:7]

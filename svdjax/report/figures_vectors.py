@@ -43,7 +43,12 @@ def nf(panels: Sequence[Panel]) -> Figure:
         style.note(relative, "not defined for any matrix")
     _unrelated_levels(absolute, panels)
     relative.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
-    relative.text(0.01, 1.0, "unrelated", transform=relative.get_yaxis_transform(), va="bottom")
+    relative.text(
+        *(1.01, 1.0, "unrelated"),
+        transform=relative.get_yaxis_transform(),
+        va="center",
+        fontsize=7.5,
+    )
     absolute.set_title("NF, with the level of unrelated matrices (dashed)")
     absolute.set_ylabel("NF")
     absolute.set_ylim(bottom=0)
@@ -114,7 +119,9 @@ def orthogonality(panels: Sequence[Panel]) -> Figure:
 
 
 def _orthogonality_paged(panels: Sequence[Panel]) -> Figure:
-    figure, axes = style.grid(len(panels), width=1.9, height=2.0, columns=6)
+    figure, axes = style.grid(
+        len(panels), width=1.9, height=2.0, columns=min(6, -(-len(panels) // 2))
+    )
     image = None
     for ax, panel in zip(axes, panels, strict=True):
         image = _draw_orthogonality(ax, panel.stack("i_orth")[0])
@@ -157,7 +164,9 @@ def _unrelated_levels(ax: Axes, panels: Sequence[Panel]) -> None:
     for level in sorted(levels):
         previous = max(level, previous + room)
         names = [panels[i].name.removesuffix("_proj") for i in levels[level]]
-        text = style.label(", ".join(names), 26)
+        text = style.label(", ".join(names), 99)
+        if len(text) > 24:
+            text = style.label(names[0], 20) + (f" and {len(names) - 1} more" if names[1:] else "")
         ax.text(1.01, previous, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
 
 

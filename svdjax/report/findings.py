@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from svdjax.engine import Comparison, ProjectionResult
 
 UNIFORM = 0.05  # a spread of 5 % of the mean: the line the text draws, and says it draws
+SMALL = 0.3  # relative size up to which "a small random change" is a fair comparison
 MOST_LINES = 24
 
 
@@ -206,11 +207,11 @@ def _fit(results: Sequence[ProjectionResult]) -> list[str]:
     )
     if not np.isfinite(explained).any():
         return [text + "Nothing is left for a rotation to explain."]
+    text += f"The best common rotation takes away {_ends(explained)} of what is left (squared)"
+    if over(np.max, errors) > SMALL:
+        return [text + "."]
     chance = [over(np.mean, one.metrics.small_delta_share) for one in results]
-    return [
-        f"{text}The best common rotation takes away {_ends(explained)} of what is left (squared); "
-        f"of a small random change it would take away {_ends(chance)}."
-    ]
+    return [f"{text}; of a small random change it would take away {_ends(chance)}."]
 
 
 def _ends(values: Sequence[float]) -> str:

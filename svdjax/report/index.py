@@ -86,6 +86,7 @@ def _figures(pairs: Pairs, folder: pathlib.Path) -> Iterator[Picture]:
     names = ", ".join(pairs)
     for figure, name, title, caption in (
         (figures_pairs.nf(pairs), "pairs_nf", "NF per layer, all pairs (fig. 9)", _NF),
+        (figures_pairs.share(pairs), "pairs_share", "NF / unrelated, all pairs", _SHARE),
         (
             figures_pairs.bands(pairs),
             "pairs_bands",
@@ -100,6 +101,10 @@ def _figures(pairs: Pairs, folder: pathlib.Path) -> Iterator[Picture]:
 _NF = (
     "One panel per projection, one colour per pair. 0: both sides turned by the same rotation; "
     "dashed: the level that unrelated matrices of this shape give."
+)
+_SHARE = (
+    "The same divided by the unrelated level, on one scale for all panels: 0 same, about 100 % "
+    "(dashed) unrelated. Logarithmic where the values spread over more than a decade."
 )
 _BANDS = (
     "Mean of the scaling factors of the top 90 % singular values in each layer, with a band of one "

@@ -13,8 +13,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 DPI = 130
@@ -62,12 +64,18 @@ def drawing() -> Iterator[None]:
 def png(figure: Figure) -> bytes:
     """Renders a figure; the bytes depend on the figure alone."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    # savefig would lay out and draw everything twice.
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    imsave(buffer, pixels, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def label(text: str, most: int = 34) -> str:
     """A name as figure text: no mathematics, no glyph the font lacks, its end kept if too long."""
+    text = text.removesuffix(".weight")
     shown = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text)
     if len(shown) > most:
         shown = shown[: most // 3] + "…" + shown[len(shown) - (most - most // 3 - 1) :]
@@ -131,7 +139,7 @@ def log_axis(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
 
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    narrow = values.size and values.max() < 30 * values[values > 0].min()
+    narrow = values.size and values.max() < 300 * values[values > 0].min()
     axes.yaxis.set_minor_formatter(FuncFormatter(some) if narrow else NullFormatter())
 
 

@@ -29,6 +29,7 @@ DRAW: dict[str, Callable] = {
     "corners": lambda panels: figures_vectors.corners(panels[0]),
     "pairs_bands": lambda panels: figures_pairs.bands({"a": panels, "b": panels[:1]}),
     "pairs_nf": lambda panels: figures_pairs.nf({"a": panels, "b": panels[:1]}),
+    "pairs_share": lambda panels: figures_pairs.share({"a": panels, "b": panels[:1]}),
     "pairs_svsm": lambda panels: figures_pairs.svsm({"a": panels, "b": panels[:1]}),
 }
 

@@ -156,7 +156,7 @@ def test_a_pair_with_nothing_analysed_still_has_a_page(tmp_path):
 def test_the_index_has_all_pairs(index):
     assert "base-instruct" in index.text
     assert "base-other" in index.text
-    assert len([tag for tag, _ in index.tags if tag == "img"]) == 3
+    assert len([tag for tag, _ in index.tags if tag == "img"]) == 4
 
 
 def test_a_long_table_is_cut_on_the_page_and_says_so(related, tmp_path):
