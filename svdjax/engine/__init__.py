@@ -11,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svdjax.engine.compare import compare
     from svdjax.engine.estimate import dry_run
+    from svdjax.engine.pair import compare
     from svdjax.engine.results import FORMAT_VERSION, Comparison, ProjectionResult
     from svdjax.engine.run import SweepOutcome, run_sweep
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Comparison": "results",
     "ProjectionResult": "results",
     "SweepOutcome": "run",
-    "compare": "compare",
+    "compare": "pair",
     "dry_run": "estimate",
     "run_sweep": "run",
 }

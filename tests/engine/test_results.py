@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import jax
 import numpy as np
 import pytest
 
+import svdjax
 from svdjax.engine import Comparison, ProjectionResult
 from svdjax.errors import InputError
 from svdjax.spectral import PairMetrics, analyse_stack
@@ -100,3 +102,12 @@ def test_another_format_is_refused(comparison, tmp_path):
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
     with pytest.raises(InputError, match="format_version 99"):
         Comparison.load(tmp_path)
+
+
+def test_compare_is_a_function_however_often_it_is_asked_for():
+    from svdjax import engine
+
+    for _ in range(2):
+        for name in engine.__all__:
+            assert not inspect.ismodule(getattr(engine, name)), name
+            assert not inspect.ismodule(getattr(svdjax, name, None)), name
