@@ -82,12 +82,12 @@ def _write_shard(path: pathlib.Path, tensors: Sequence[Outgoing]) -> None:
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
-            stream.write(memoryview(_stored(tensor)).cast("B") if tensor.nbytes else b"")
+            stream.write(_stored(tensor))
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _stored(tensor: Outgoing) -> np.ndarray:
+def _stored(tensor: Outgoing) -> memoryview:
     """The bytes of a tensor, little-endian as the format wants them."""
     made = np.asarray(tensor.make())
     if made.shape != tensor.shape:
@@ -101,4 +101,4 @@ def _stored(tensor: Outgoing) -> np.ndarray:
             f"tensor {tensor.name}: {nans} NaN and {infs} Inf once stored as {tensor.dtype} "
             f"(largest magnitude {largest:.3g}); choose a wider dtype or mend the values"
         )
-    return array.view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8)
+    return array.reshape(-1).view(np.uint8).data

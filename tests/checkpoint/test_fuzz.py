@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from svdjax.checkpoint import (
 from svdjax.errors import InputError
 from tests.support import tiny
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 2,

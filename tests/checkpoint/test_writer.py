@@ -284,3 +284,18 @@ def test_loading_refuses_nan(tmp_path):
     tensors["model.norm.weight"] = np.full(64, np.nan, np.float32)
     tiny.write_checkpoint(path, tiny.tiny_config("qwen2"), tensors)
     assert "model.norm.weight holds 64 NaN and 0 Inf" in refusal(load, path)
+
+
+def test_scalars_and_empty_tensors_are_written(tmp_path):
+    values = {"a": np.float32(3.5), "b": np.zeros((0, 4), np.float32), "c": np.ones(2, np.float32)}
+    outgoing = [
+        Outgoing(name, np.shape(value), np.dtype(np.float32), lambda value=value: np.asarray(value))
+        for name, value in values.items()
+    ]
+    out = write_checkpoint(tmp_path / "out", outgoing, {"model_type": "other"})
+    read = tiny.read_tensors(out)
+    assert {name: each.tolist() for name, each in read.items()} == {
+        "a": 3.5,
+        "b": [],
+        "c": [1.0, 1.0],
+    }
