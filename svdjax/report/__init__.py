@@ -1,10 +1,30 @@
 """Tables, figures and self-contained pages from the results of a comparison.
 
-Knows results only: no checkpoints, no computing.
+Knows results only: no checkpoints, no computing. Imported on first use: a sweep whose input is bad
+need not load matplotlib to say so.
 """
 
-from svdjax.report.index import write_index
-from svdjax.report.pair import write_pair
-from svdjax.report.paper_tables import paper_column, paper_keys
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svdjax.report.index import write_index
+    from svdjax.report.pair import write_pair
+    from svdjax.report.paper_tables import paper_column, paper_keys
 
 __all__ = ["paper_column", "paper_keys", "write_index", "write_pair"]
+
+_HOMES = {
+    "paper_column": "paper_tables",
+    "paper_keys": "paper_tables",
+    "write_index": "index",
+    "write_pair": "pair",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"svdjax.report.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'svdjax.report' has no attribute {name!r}")
