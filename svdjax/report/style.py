@@ -69,7 +69,7 @@ def png(figure: Figure) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    imsave(buffer, pixels, format="png", dpi=DPI, metadata={"Software": None})
+    imsave(buffer, pixels, format="png", dpi=DPI, metadata={"Software": "svdjax"})
     return buffer.getvalue()
 
 
@@ -115,10 +115,12 @@ def layer_axis(axes: Axes, layers: Sequence[str], *, room: int = 28) -> None:
 
 
 def error_scale(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
-    """A logarithmic y axis where values spread over more than a decade, else linear from 0."""
+    """A logarithmic y axis where values spread over one to nine decades, else linear from 0."""
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
-    if positive.size == finite.size and positive.size and positive.max() > 10 * positive.min():
+    spread = positive.max() / positive.min() if positive.size else 1.0
+    # Beyond nine decades the small ones are rounding errors, which would squeeze all the rest.
+    if positive.size == finite.size and 10 < spread < 1e9:
         log_axis(axes, finite, percent=percent)
     else:
         axes.set_ylim(0, 1.08 * finite.max() if finite.size and finite.max() > 0 else 1)
