@@ -26,7 +26,7 @@ class Context(NamedTuple):
         queries: [B, T] int32 positions of the queries.
         keys: [B, S] int32 positions of the keys.
         valid: [B, S] bool, which keys are tokens (not padding, not empty slots); None: all are.
-        slot: int32 scalar, the first cache slot that this call fills; None without a cache.
+        slot: int32 scalar, the first cache slot that this call fills (0 without a cache).
     """
 
     cos: jax.Array
@@ -34,7 +34,7 @@ class Context(NamedTuple):
     queries: jax.Array
     keys: jax.Array
     valid: jax.Array | None
-    slot: jax.Array | None
+    slot: jax.Array
 
 
 def linear(features: int, bias: bool, dtype: Any, scale: float, name: str) -> nn.Dense:

@@ -103,11 +103,12 @@ class Decoder(nn.Module):
         windows = None
         if any(window is not None for window in c.windows):
             windows = jnp.asarray([NO_WINDOW if w is None else w for w in c.windows], jnp.int32)
-        stack = nn.scan(
+        axes: Any = (0, 0, nn.broadcast)
+        stack: Any = nn.scan(
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
+            in_axes=axes,
             length=c.num_layers,
             unroll=self.unroll,
         )(c, self.dtype, self.init_scale, name="layers")
@@ -142,7 +143,8 @@ class Decoder(nn.Module):
         positions = positions.astype(jnp.int32)
         cos, sin = angles(self.config, positions)
         if cache is None:
-            return Context(cos, sin, positions, positions, valid, None), None
+            slot = jnp.zeros((), jnp.int32)
+            return Context(cos, sin, positions, positions, valid, slot), None
         slot = cache.used
         marks = jnp.ones((B, T), bool) if valid is None else valid
         update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=1)
@@ -178,4 +180,5 @@ def forward(
 ) -> jax.Array:
     """Logits [B, T, V] of tokens [B, T]; arguments as in `Decoder`. Jitted: one trace per shape."""
     decoder = Decoder(config, dtype, unroll)
-    return decoder.apply({"params": params}, tokens, positions=positions, valid=valid)
+    logits: Any = decoder.apply({"params": params}, tokens, positions=positions, valid=valid)
+    return logits

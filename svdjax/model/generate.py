@@ -31,7 +31,8 @@ def _extend(
 ) -> tuple[jax.Array, Cache]:
     """Append tokens [B, T] to the cache; the likeliest next tokens [B] and the cache."""
     decoder = Decoder(config, dtype)
-    logits, cache = decoder.apply({"params": params}, tokens, valid=valid, cache=cache)
+    out: Any = decoder.apply({"params": params}, tokens, valid=valid, cache=cache)
+    logits, cache = out
     return jnp.argmax(logits[:, -1], axis=-1).astype(jnp.int32), cache
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from svdjax.checkpoint import ModelConfig, load_params, model_config, open_checkpoint
@@ -25,9 +26,11 @@ class Loaded:
 
     def logits(self, config: ModelConfig | None = None, params: Any = None) -> np.ndarray:
         """The decoder's logits [B, T, V], with another config or other parameters if given."""
-        config = self.config if config is None else config
         params = self.params if params is None else params
-        return np.asarray(forward(params, config, self.tokens))
+        if config is None:
+            return np.asarray(forward(params, self.config, self.tokens))
+        with jax.disable_jit():  # another config is asked once: compiling takes longer
+            return np.asarray(forward(params, config, self.tokens))
 
 
 def write(name: str, folder: pathlib.Path, *, style: str = "v4", **options: Any) -> pathlib.Path:
@@ -49,3 +52,8 @@ def load_variant(name: str, folder: pathlib.Path, **options: Any) -> Loaded:
     """Write and load a variant."""
     directory = write(name, folder, **options)
     return Loaded(directory, *load(directory), VARIANTS[name].tokens())
+
+
+def traces(function: Any) -> int:
+    """How many times a jitted function has been traced for new shapes or static arguments."""
+    return function._cache_size()

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from svdjax.model import forward, generate, greedy
-from tests.model.loading import Loaded, load
+from tests.model.loading import Loaded, load, traces
 
 
 def uncached(model: Loaded, prompts: list[list[int]], count: int) -> list[list[int]]:
@@ -69,9 +69,9 @@ def test_edges(variant: Callable[[str], Loaded]) -> None:
 def test_prompts_of_like_length_share_traces(variant: Callable[[str], Loaded]) -> None:
     model = variant("llama")
     greedy(model.params, model.config, [[1, 2, 3], [4]], max_new_tokens=6)
-    before = generate._extend._cache_size()
+    before = traces(generate._extend)
     greedy(model.params, model.config, [[1] * 30, [2] * 7], max_new_tokens=9)
-    assert generate._extend._cache_size() == before
+    assert traces(generate._extend) == before
 
 
 def test_stories260k_tells_its_story(shared: pathlib.Path) -> None:
