@@ -22,7 +22,6 @@ def get_config(argument=None):
             config[side] = config_dict.placeholder(str)
             if side in given:
                 config[side] = given[side]
-        config.pairs.pair = config_dict.ConfigDict(
-            {"base": config.get_ref("base"), "post": config.get_ref("post"), "paper": ""}
-        )
+        sides = {"base": config.get_ref("base"), "post": config.get_ref("post"), "paper": ""}
+        config.pairs = config_dict.ConfigDict({"pair": sides})
     return config
