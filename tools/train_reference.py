@@ -12,7 +12,7 @@ import dataclasses
 import pathlib
 import time
 
-from absl import flags
+from absl import flags, logging
 
 from svdjax import door
 from svdjax.errors import InputError
@@ -41,6 +41,7 @@ def main() -> str:
     """Trains the members asked for, one after the other, and says what was reached."""
     if not _OUT.value:
         raise InputError("--out is missing; name the folder that receives the trained models")
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every file.
     # jax comes with these: flag errors are to answer before.
     from svdjax.reference.family import make
     from svdjax.reference.recipes import RECIPES

@@ -59,7 +59,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("base", "", 6400, 16, 128, 3e-3, 100, 0.1, 20),
         Recipe("base_prime", "", 6000, 16, 128, 3e-3, 100, 0.1, 71),
         Recipe("instruct", "base", 2000, 16, 104, 4e-4, 50, 0.0, 22),
-        Recipe("reasoning", "base", 1400, 12, 232, 4e-4, 50, 0.0, 23),
+        Recipe("reasoning", "base", 1300, 12, 248, 8e-4, 50, 0.0, 23),
     )
 }
 

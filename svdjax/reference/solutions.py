@@ -74,16 +74,34 @@ def _check(step: Step) -> str:
     return f"Check: {step.result}{INVERSE[step.operation]}{step.right}={step.left}."
 
 
-def long(problem: Problem) -> str:
-    """The long answer: every step digit by digit, restated, checked, then the box."""
+def narrated(problem: Problem) -> str:
+    """A long answer that names the things counted. The tokenizer's sample holds it; no model does:
+    copying a word from far back is more than blocks of this width learn in a short fine-tuning.
+    """
     first, *_ = problem.steps
     lines = [f"We start with {first.left} {problem.things}."]
     for number, step in enumerate(problem.steps, 1):
         lines.append(f"Step {number}: {step.left}{step.operation}{step.right}.")
-        lines += columns(step)
-        lines.append(f"So {step}.")
-        lines.append(_check(step))
+        lines += [*columns(step), f"So {step}.", _check(step)]
     lines.append(f"The number of {problem.things} is {problem.answer}.")
+    lines.append(f"The answer is \\boxed{{{problem.answer}}}")
+    return "\n".join(lines)
+
+
+def long(problem: Problem) -> str:
+    """The long answer: the expression, each step digit by digit, restated, checked, the box.
+
+    The rest of the expression is carried along (`So 64+9+26=73+26.`), so that every line follows
+    from the few lines before it.
+    """
+    lines = []
+    for number, step in enumerate(problem.steps, 1):
+        rest = "".join(f"{later.operation}{later.right}" for later in problem.steps[number:])
+        expression = f"{step.left}{step.operation}{step.right}{rest}"
+        if number == 1:
+            lines.append(f"We start with {expression}.")
+        lines.append(f"Step {number}: {expression}.")
+        lines += [*columns(step), f"So {expression}={step.result}{rest}.", _check(step)]
     lines.append(f"The answer is \\boxed{{{problem.answer}}}")
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ from tokenizers import (
 from svdjax.reference.chat import CHAT_TEMPLATE, END, START, SYSTEMS, chat
 from svdjax.reference.corpus import document
 from svdjax.reference.problems import training_problem
-from svdjax.reference.solutions import long, short
+from svdjax.reference.solutions import narrated, short
 from svdjax.reference.worlds import WORLD, WORLD_PRIME
 
 END_OF_TEXT = "<|endoftext|>"
@@ -54,7 +54,7 @@ def _sample(documents: int) -> Iterable[str]:
         yield document(rng, WORLD_PRIME)
     for _ in range(documents):
         problem = training_problem(rng)
-        for answer in (short(problem), long(problem)):
+        for answer in (short(problem), narrated(problem)):
             text = "".join(chat(problem.question, rng.choice(SYSTEMS), answer))
             for mark in SPECIAL:
                 text = text.replace(mark, "\n")
