@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from svdjax.atomic import sync_directory, umask
 from svdjax.checkpoint import files
 from svdjax.errors import InputError
 
@@ -56,10 +57,8 @@ def replacing(target: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     try:
         yield scratch
         # mkdtemp is private by design; the result has the mode that mkdir would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o777 & ~umask)
-        _sync(scratch)
+        scratch.chmod(0o777 & ~umask())
+        sync_directory(scratch)
         _check_target(target, overwrite)
         if target.is_dir() and any(target.iterdir()):
             old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -72,7 +71,7 @@ def replacing(target: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             scratch.rename(target)
-        _sync(target.parent)
+        sync_directory(target.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -88,11 +87,3 @@ def _check_target(target: pathlib.Path, overwrite: bool) -> None:
         raise InputError(f"{target}: exists and is not empty; choose another or allow to overwrite")
     if not (target / "config.json").is_file():
         raise InputError(f"{target}: holds no checkpoint (no config.json), it is not overwritten")
-
-
-def _sync(directory: pathlib.Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.engine.atomic import plain, read_npz, remove_leftovers, write_npz
+from svdjax.atomic import plain, read_npz, remove_leftovers, write_npz
 from svdjax.engine.groups import Group
 from svdjax.spectral import PairMetrics
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.engine.atomic import plain, read_npz, write_json, write_npz
+from svdjax.atomic import plain, read_npz, write_json, write_npz
 from svdjax.errors import InputError
 from svdjax.spectral import PairMetrics, statistics
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from svdjax.engine.atomic import plain
+from svdjax.atomic import plain
 from svdjax.errors import InputError
 
 STAGES = ("spectra", "report")

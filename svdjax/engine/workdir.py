@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from svdjax.engine.atomic import plain, remove_leftovers, write_json
+from svdjax.atomic import plain, remove_leftovers, write_json
 from svdjax.engine.results import FORMAT_VERSION
 from svdjax.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import IO
 
-from svdjax.engine.atomic import write_atomically
+from svdjax.atomic import write_atomically
 
 
 def write(path: pathlib.Path, data: bytes) -> pathlib.Path:

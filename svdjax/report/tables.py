@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.engine.atomic import write_json
+from svdjax.atomic import write_json
 from svdjax.report.files import write
 from svdjax.report.paper_tables import PaperColumn
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from svdjax.engine.atomic import (
+from svdjax.atomic import (
     plain,
     read_npz,
     remove_leftovers,

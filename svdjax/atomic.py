@@ -25,7 +25,7 @@ def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], None]) -> 
     descriptor, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fchmod(file.fileno(), 0o666 & ~umask())
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -34,7 +34,7 @@ def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], None]) -> 
         with contextlib.suppress(FileNotFoundError):
             pathlib.Path(name).unlink()
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return path
 
 
@@ -98,7 +98,8 @@ def remove_leftovers(directories: Iterable[pathlib.Path]) -> int:
     return count
 
 
-def _sync_directory(path: pathlib.Path) -> None:
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes sure that what was renamed in a directory stays renamed after a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,7 +107,8 @@ def _sync_directory(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's file mode mask, left as it is."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
