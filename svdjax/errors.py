@@ -13,7 +13,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(printable(" ".join(str(message).split())))
 
 
 class Interrupted(Exception):
@@ -26,3 +26,14 @@ class Interrupted(Exception):
     def __init__(self, message: str, signum: int = signal.SIGTERM):
         super().__init__(message)
         self.status = 128 + signum
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Text that is safe in a log line: control characters escaped, the middle left out if long.
+
+    Names of tensors and files come from untrusted input.
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if most is not None and len(shown) > most:
+        shown = f"{shown[: most // 2]}…{shown[-(most - most // 2 - 1) :]}"
+    return shown

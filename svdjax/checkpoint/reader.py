@@ -59,6 +59,8 @@ class Shard:
                     )
                 self.header = stream.read(length)
             self.handle: Any = safe_open(path, framework="numpy")
+        except InputError:
+            raise
         except SafetensorError as error:
             reason = " ".join(str(error).split())
             raise InputError(

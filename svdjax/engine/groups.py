@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from svdjax.checkpoint import PairPlan, Projection
+from svdjax.errors import printable
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Group:
     @property
     def label(self) -> str:
         """As it stands in the log: ``q_proj[0:6]``."""
-        return f"{self.projection.name}[{self.start}:{self.stop}]"
+        return f"{printable(self.projection.name, 80)}[{self.start}:{self.stop}]"
 
 
 def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) -> list[Group]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -217,8 +218,8 @@ class Comparison:
         vectors: dict[str, Any] = {}
         for name, result in self.projections.items():
             for key, value in result.metrics._asdict().items():
-                (spectra if key in SPECTRA else vectors)[f"{name}/{key}"] = value
-            spectra[f"{name}/nf_unrelated"] = np.float64(result.nf_unrelated)
+                (spectra if key in SPECTRA else vectors)[member(name, key)] = value
+            spectra[member(name, "nf_unrelated")] = np.float64(result.nf_unrelated)
         write_npz(folder / "vectors.npz", vectors)
         write_npz(folder / "spectra.npz", spectra)
         write_json(folder / "summary.json", self.summary())
@@ -263,7 +264,7 @@ class Comparison:
                 shape=(entry["shape"][0], entry["shape"][1]),
                 layers=entry["layers"],
                 metrics=PairMetrics(
-                    **{key: arrays[f"{name}/{key}"] for key in PairMetrics._fields}
+                    **{key: arrays[member(name, key)] for key in PairMetrics._fields}
                 ),
             )
             for name, entry in summary["projections"].items()
@@ -300,6 +301,18 @@ class Comparison:
             for row in rows
         ]
         return "\n".join([head, *lines])
+
+
+def member(projection: str, key: str) -> str:
+    """Name of an array in the npz files: ``q_proj/nf``.
+
+    Tensors of unknown architectures may be called anything; what could lead an unpacker out of its
+    directory is percent-encoded.
+    """
+    safe = urllib.parse.quote(projection, safe="[]{}()+,:@ ")
+    if not safe.strip("."):
+        safe = "%2E" * len(safe) or "%"
+    return f"{safe}/{key}"
 
 
 def _over(reduce: Any, values: Any) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
+import zipfile
 
 import jax
 import numpy as np
@@ -33,6 +35,19 @@ def comparison() -> Comparison:
         projections={"q_proj": result},
         options={"factorisation": "svd_f64", "corner": 5, "split_fused": False},
     )
+
+
+@pytest.mark.parametrize("name", ["..", "", "/etc/x", "../../evil", "a\\b", "q\n\x00ü", "%2E%2E"])
+def test_hostile_names_stay_inside_the_archive(comparison, tmp_path, name):
+    result = dataclasses.replace(comparison["q_proj"], name=name)
+    named = dataclasses.replace(comparison, projections={name: result})
+    named.save(tmp_path)
+    for file in ("spectra.npz", "vectors.npz"):
+        for entry in zipfile.ZipFile(tmp_path / file).namelist():
+            assert entry.count("/") == 1
+            assert entry.isascii()
+            assert not entry.startswith(("/", "../"))
+    np.testing.assert_array_equal(Comparison.load(tmp_path)[name].nf, result.nf)
 
 
 def test_round_trip(comparison, tmp_path):
