@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from svdjax.checkpoint import resolve
 from svdjax.engine import devices, inputs
 from svdjax.engine.groups import (
     Group,
@@ -22,7 +23,8 @@ from svdjax.engine.groups import (
     working_bytes,
 )
 from svdjax.engine.progress import duration
-from svdjax.engine.settings import read_config
+from svdjax.engine.settings import PairSpec, read_config
+from svdjax.errors import InputError
 from svdjax.spectral import analyse_stack, get_factorisation, working_precision
 
 _PROBE = 512
@@ -44,6 +46,7 @@ def dry_run(config: Any) -> str:
     settings = sweep.settings
     get_factorisation(settings.factorisation)
     with _offline():
+        _need_local(sweep.pairs)
         jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings.factorisation, settings.corner)
@@ -86,6 +89,21 @@ def dry_run(config: Any) -> str:
         f"({settings.factorisation}), and a few seconds to compile each shape",
     ]
     return "\n".join(lines)
+
+
+def _need_local(pairs: Sequence[PairSpec]) -> None:
+    """Raises `InputError` naming the hub ids that would have to be downloaded first."""
+    absent = []
+    for source in dict.fromkeys(side for pair in pairs for side in (pair.base, pair.post)):
+        try:
+            resolve(source)
+        except InputError:
+            absent.append(source)
+    if absent:
+        raise InputError(
+            f"{', '.join(absent)}: neither a directory nor in the Hugging Face hub's cache, and a "
+            "dry run downloads nothing; fetch hub ids with `hf download ID` first"
+        )
 
 
 @contextlib.contextmanager

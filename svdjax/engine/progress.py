@@ -70,6 +70,8 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """Seconds in words a person takes in: ``40 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if 0 < seconds < 0.5:
+        return "<1 s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

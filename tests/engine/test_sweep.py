@@ -158,3 +158,12 @@ def test_dry_run_writes_nothing(pair_of, env, tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert "qkv_proj" in done.out
     assert "predicted time" in done.out
+
+
+def test_dry_run_downloads_nothing(env):
+    online = {key: value for key, value in env.items() if key != "HF_HUB_OFFLINE"}
+    done = harness.sweep(online, "--config=configs/pair.py:base=org/a,post=org/b", "--dry_run")
+    assert done.status == 2, done.err
+    assert "org/a, org/b" in done.err
+    assert "downloads nothing" in done.err
+    assert len(done.err.splitlines()) == 1
