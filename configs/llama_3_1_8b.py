@@ -2,7 +2,8 @@
 
     python -m svdjax.sweep --config=configs/llama_3_1_8b.py
 
-Downloads the checkpoints from the Hugging Face hub. `--dry_run` tells shapes, memory and time.
+Downloads the checkpoints from the Hugging Face hub. `--dry_run` tells shapes, memory and time of
+those that are in its cache already, and names the others.
 Expected: the scaling factors of the paper's Table 3, which the report prints beside the
 measured ones.
 """

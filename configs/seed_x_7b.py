@@ -2,7 +2,8 @@
 
     python -m svdjax.sweep --config=configs/seed_x_7b.py
 
-Downloads the checkpoints from the Hugging Face hub. `--dry_run` tells shapes, memory and time.
+Downloads the checkpoints from the Hugging Face hub. `--dry_run` tells shapes, memory and time of
+those that are in its cache already, and names the others.
 Expected: near-uniform scaling and a small NF, as in the paper's appendix E; it tabulates no values.
 """
 
