@@ -9,12 +9,14 @@ Axes: `L` layers, `N` heads, `K` kv heads, `H` head dim, `D` model, `F` ffn, `V`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from svdjax.errors import InputError
@@ -143,10 +145,11 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _auto_config(raw: dict[str, Any], where: str) -> Any:
     """transformers' reading of the parsed file, which never runs code from the checkpoint."""
-    # Slow to import: only when a model is really read.
-    from transformers import AutoConfig
-    from transformers.utils import logging
-
+    # Slow to import: only when a model is really read. Without torch it announces on import that
+    # models are not available, which is no news here.
+    with _quiet_import():
+        from transformers import AutoConfig
+        from transformers.utils import logging
     # A deep copy (transformers edits nested dicts in place), without pointers to remote code.
     fields = json.loads(json.dumps({k: v for k, v in raw.items() if k != "auto_map"}))
     family = fields.pop("model_type")
@@ -159,6 +162,22 @@ def _auto_config(raw: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: not a valid {family} config ({error})") from None
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Silence what transformers says when it is first imported; its verbosity stays as it was."""
+    if "transformers" in sys.modules or "TRANSFORMERS_VERBOSITY" in os.environ:
+        yield
+        return
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    try:
+        yield
+    finally:
+        del os.environ["TRANSFORMERS_VERBOSITY"]
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()
 
 
 def _convert(auto: Any, family: str, where: str) -> ModelConfig:

@@ -68,6 +68,11 @@ class Progress:
         self._bar.update(100 * group.work / self.work)
 
 
+def note(text: str) -> None:
+    """One line on stderr where there is no bar."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """Seconds in words a person takes in: ``40 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if 0 < seconds < 0.5:

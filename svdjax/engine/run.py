@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from svdjax.engine import devices, inputs
 from svdjax.engine.groups import working_bytes
+from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
 from svdjax.engine.spectra import run_spectra
@@ -63,7 +64,11 @@ class SweepOutcome:
         for name, comparison in self.comparisons.items():
             ratios = [r.nf_mean / r.nf_unrelated for r in comparison.projections.values()]
             known = [ratio for ratio in ratios if ratio == ratio]
-            level = f"NF {min(known):.3f} to {max(known):.3f} of unrelated" if known else "NF: none"
+            level = (
+                f"NF {min(known):.1%} to {max(known):.1%} of the unrelated level"
+                if known
+                else "no NF"
+            )
             lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
         if self.report is not None:
             lines.append(f"report: {self.report}")
@@ -202,11 +207,12 @@ class _Sweep:
         stage = self._stage("report")
         before, start = stage.get("seconds", 0.0), time.perf_counter()
         pairs = stage.setdefault("pairs", {})
-        for spec in self.sweep.pairs:
+        for number, spec in enumerate(self.sweep.pairs, 1):
             self.stop.check("while writing the report")
             page = self.place.path / spec.name / "report.html"
             if pairs.get(spec.name, {}).get("status") == "done" and page.is_file():
                 continue
+            note(f"drawing {number}/{len(self.sweep.pairs)} {spec.name}")
             began = time.perf_counter()
             report.write_pair(
                 comparisons[spec.name], self.place.path / spec.name, paper=spec.paper or None
@@ -214,6 +220,7 @@ class _Sweep:
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
             self._save()
+        note("drawing the index")
         index = report.write_index(self.place.path, comparisons)
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index

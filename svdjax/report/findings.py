@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 UNIFORM = 0.05  # a spread of 5 % of the mean: the line the text draws, and says it draws
 SMALL = 0.3  # relative size up to which "a small random change" is a fair comparison
+SAME = 1e-12  # relative size of a change that is rounding of float64
+CLEARLY = 0.05  # by how much a share has to exceed that of a random change to be named
 MOST_LINES = 24
 
 
@@ -42,7 +44,25 @@ def lead(comparison: Comparison) -> str:
     matrices = sum(one.layers for one in results)
     kinds = f"{len(results)} {'projection' if len(results) == 1 else 'projections'}"
     head = f"{matrices} {'matrix' if matrices == 1 else 'matrices'} of {kinds} compared."
-    return " ".join([head, *_lead_scaling(results), *_lead_vectors(results)])
+    parts = [head, *_unchanged(results), *_lead_scaling(results)]
+    return " ".join([*parts, *_lead_vectors(results), *_lead_chance(results)])
+
+
+def _same(one: ProjectionResult) -> np.ndarray:
+    """Which matrices equal those of the base up to a factor, bool [layers]."""
+    return np.asarray(one.metrics.fit_identity_error) <= SAME
+
+
+def _unchanged(results: Sequence[ProjectionResult]) -> list[str]:
+    total = sum(one.layers for one in results)
+    count = sum(int(_same(one).sum()) for one in results)
+    if not count:
+        return []
+    if count == total:
+        return ["Every matrix equals that of the base up to a factor: nothing was turned."]
+    whole = [one.name for one in results if _same(one).all()]
+    which = f" (all of {listed(whole)})" if whole else ""
+    return [f"{count} of {total} matrices equal those of the base up to a factor{which}."]
 
 
 def _lead_scaling(results: Sequence[ProjectionResult]) -> list[str]:
@@ -77,8 +97,10 @@ def _lead_vectors(results: Sequence[ProjectionResult]) -> list[str]:
         f"{percent(float(shares.min()))} to {percent(float(shares.max()))} for single matrices."
     )
     if (shares < 0.5).all():
+        defined = all(np.isfinite(np.asarray(one.nf)).all() for one in results)
+        which = "matrix" if defined else "matrix for which NF is defined"
         return [
-            "Left and right singular vectors turned together, in every matrix at least twice as "
+            f"Left and right singular vectors stayed together, in every {which} at least twice as "
             f"closely as in unrelated ones: {level}"
         ]
     if (shares >= 0.8).all():
@@ -87,6 +109,30 @@ def _lead_vectors(results: Sequence[ProjectionResult]) -> list[str]:
             f"matrices: {level}"
         ]
     return [f"How closely left and right singular vectors turned together differs: {level}"]
+
+
+def _lead_chance(results: Sequence[ProjectionResult]) -> list[str]:
+    """Whether the change looks more like a common rotation than any small change would."""
+    turned = [one for one in results if not _same(one).all()]
+    sizes = [over(np.mean, one.metrics.fit_identity_error) for one in turned]
+    if not np.isfinite(sizes).any() or over(np.max, sizes) > SMALL:
+        return []
+    shares = [_explained(one) for one in turned]
+    chance = [over(np.mean, one.metrics.small_delta_share) for one in turned]
+    text = (
+        f"A small NF alone is no evidence of a common rotation: beside the scaling the weights "
+        f"changed by {_ends(sizes)} of their norm; the best common rotation explains "
+        f"{_ends(shares)} of that (squared), and of any small random change {_ends(chance)}"
+    )
+    more = [one.name for one, a, b in zip(turned, shares, chance) if a > b + CLEARLY]
+    if not more:
+        return [f"{text}: no projection clearly exceeds chance."]
+    return [f"{text}; clearly more than chance in {listed(more)}."]
+
+
+def _explained(one: ProjectionResult) -> float:
+    m = one.metrics
+    return over(np.mean, explained_share(m.fit_optimal_error, m.fit_identity_error))
 
 
 def coverage_counts(comparison: Comparison) -> list[tuple[str, int]]:
@@ -102,6 +148,8 @@ def _line(one: ProjectionResult) -> str:
     if not math.isfinite(one.nf_mean):
         restricted = significant(over(np.mean, one.metrics.nf_rank))
         return text + f"NF is not defined (rank-deficient), on the common rank it is {restricted}."
+    if _same(one).all():
+        return text + "nothing else was changed (NF is 0 within its error)."
     share = percent(one.nf_mean / one.nf_unrelated)
     return text + (
         f"NF {significant(one.nf_mean)}, {share} of what an unrelated model would give "
@@ -143,8 +191,11 @@ def _spread(results: Sequence[ProjectionResult]) -> list[str]:
 
 
 def _vectors(results: Sequence[ProjectionResult]) -> str:
-    known = [one for one in results if math.isfinite(one.nf_mean)]
-    if not known:
+    known = [one for one in results if math.isfinite(one.nf_mean) and not _same(one).all()]
+    shares = _shares(results)
+    if not known or not shares.size:
+        if any(_same(one).any() for one in results):
+            return "Singular vectors: NF is 0 within its error, as nothing was turned."
         return "Singular vectors: NF is not defined for any projection."
     low, high = min(known, key=_share), max(known, key=_share)
     text = (
@@ -153,7 +204,6 @@ def _vectors(results: Sequence[ProjectionResult]) -> str:
     )
     if percent(_share(low)) != percent(_share(high)):
         text += f", lowest in {low.name}, highest in {high.name}"
-    shares = _shares(results)
     return text + (
         f"; single matrices range from {percent(shares.min())} to {percent(shares.max())} "
         f"(median {percent(float(np.median(shares)))}). {_nearness(shares)}"
@@ -161,8 +211,11 @@ def _vectors(results: Sequence[ProjectionResult]) -> str:
 
 
 def _shares(results: Sequence[ProjectionResult]) -> np.ndarray:
-    """NF / NF_unrelated of every matrix that has one."""
-    shares = [np.asarray(one.nf, np.float64) / one.nf_unrelated for one in results]
+    """NF / NF_unrelated of every matrix that has one and was changed by more than a factor."""
+    shares = [
+        np.where(_same(one), np.nan, np.asarray(one.nf, np.float64) / one.nf_unrelated)
+        for one in results
+    ]
     every = np.concatenate(shares) if shares else np.zeros(0)
     return every[np.isfinite(every)]
 
@@ -198,12 +251,12 @@ def _fit(results: Sequence[ProjectionResult]) -> list[str]:
     for one in results:
         m = one.metrics
         errors.append(over(np.mean, m.fit_identity_error))
-        explained.append(over(np.mean, explained_share(m.fit_optimal_error, m.fit_identity_error)))
+        explained.append(_explained(one))
     if not np.isfinite(errors).any():
         return []
     text = (
-        "Equation 8 as a fit: scaling alone reproduces the post weights to a relative error of "
-        f"{_ends(errors)}, by projection. "
+        "Equation 8 as a fit: scaling alone leaves a relative error of "
+        f"{_ends(errors)} (mean of a projection). "
     )
     if not np.isfinite(explained).any():
         return [text + "Nothing is left for a rotation to explain."]

@@ -25,11 +25,14 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def percent(ratio: float | None) -> str:
-    """A ratio as a percentage with two or three significant digits: 0.1134 is ``11.3 %``."""
+    """A ratio as a percentage with two or three significant digits: 0.1134 is ``11.3 %``.
+
+    What is rounding of float64 reads 0.
+    """
     if ratio is None or not math.isfinite(ratio):
         return MISSING
     value = 100 * ratio
-    if value == 0:
+    if abs(value) < 1e-10:
         text = "0"
     elif abs(value) < 0.01:
         text = f"{value:.0e}"

@@ -109,6 +109,43 @@ def test_other_numbers_give_other_sentences():
     assert "Every matrix reaches at least 80 %" in " ".join(findings(unrelated, None))
 
 
+def test_noise_is_not_sold_as_a_common_rotation():
+    rng = np.random.default_rng(5)
+    base = rng.standard_normal((3, 16, 8))
+    post = base + 0.05 * rng.standard_normal(base.shape)
+    text = lead(synthetic.comparison([synthetic.result("k_proj", "self_attn", base, post)]))
+    assert "A small NF alone is no evidence of a common rotation" in text
+    assert "no projection clearly exceeds chance" in text
+
+
+def test_a_common_rotation_exceeds_chance():
+    rng = np.random.default_rng(6)
+    base = rng.standard_normal((2, 16, 8))
+    u, s, vt = np.linalg.svd(base, full_matrices=False)
+    skew = 0.02 * rng.standard_normal((2, 8, 8))
+    q, _ = np.linalg.qr(np.eye(8) + skew - np.swapaxes(skew, 1, 2))
+    q = q * np.sign(np.diagonal(q, axis1=1, axis2=2))[:, None, :]
+    post = (u @ q * s[:, None, :]) @ np.swapaxes(np.swapaxes(vt, 1, 2) @ q, 1, 2)
+    text = lead(synthetic.comparison([synthetic.result("k_proj", "self_attn", base, post)]))
+    assert "clearly more than chance in k_proj" in text
+
+
+def test_what_was_not_changed_is_named_and_kept_out_of_the_figures():
+    rng = np.random.default_rng(7)
+    base = rng.standard_normal((2, 16, 8))
+    same = synthetic.result("k_proj", "self_attn", base, 0.9 * base)
+    moved = synthetic.result(
+        "v_proj", "self_attn", base, base + 0.1 * rng.standard_normal(base.shape)
+    )
+    both = synthetic.comparison([same, moved])
+    assert "2 of 4 matrices equal those of the base up to a factor (all of k_proj)" in lead(both)
+    only = synthetic.comparison([same])
+    text = " ".join([lead(only), *findings(only, None)])
+    assert "Every matrix equals that of the base up to a factor" in text
+    assert "NF is 0 within its error" in text
+    assert "e-1" not in text.partition("Precision")[0]
+
+
 def test_the_paper_is_compared_by_the_numbers(related):
     column = paper_column("Qwen2.5-Math-1.5B/reasoning")
     assert column is not None
