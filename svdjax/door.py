@@ -13,6 +13,7 @@ status     meaning
 from __future__ import annotations
 
 import difflib
+import io
 import itertools
 import os
 import pathlib
@@ -59,6 +60,8 @@ def _command() -> str:
 def _call(main: Callable[[], str | None]) -> None:
     summary = main()
     if summary:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         print(summary, flush=True)
 
 
@@ -71,7 +74,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise SystemExit(0)
     app.define_help_flags()
     config = _config_file(argv)
-    if config and not pathlib.Path(config).is_file():
+    if config and not _is_file(config):
         raise InputError(f"config file {config} does not exist; configs/ holds the ones that ship")
     try:
         rest = flags.FLAGS(list(argv), known_only=False)
@@ -86,6 +89,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: everything is given by --flag=value")
     return rest
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return pathlib.Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _leaves() -> str:

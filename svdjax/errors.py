@@ -16,8 +16,10 @@ class InputError(ValueError):
         super().__init__(printable(" ".join(str(message).split())))
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """Work was stopped on request, at a point from which the same command goes on.
+
+    Like `KeyboardInterrupt` it is no `Exception`, so that nothing mistakes it for a fault.
 
     Attributes:
       status: exit status by the shell's convention, 128 + the number of the signal.

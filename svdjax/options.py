@@ -100,8 +100,17 @@ def parse_argument(argument: str | None, known: Iterable[str]) -> dict[str, str]
             raise InputError(f"config argument {key!r} has no value: write {key}=VALUE")
         if key in values:
             raise InputError(f"config argument {key!r} is given twice: in {argument!r}")
-        values[key] = str(pathlib.Path(value).expanduser()) if value.startswith("~") else value
+        values[key] = _expanded(key, value) if value.startswith("~") else value
     return values
+
+
+def _expanded(key: str, value: str) -> str:
+    try:
+        return str(pathlib.Path(value).expanduser())
+    except RuntimeError as error:
+        raise InputError(
+            f"config argument {key}={value}: there is no such home directory"
+        ) from error
 
 
 def _unknown_key(key: str, known: tuple[str, ...]) -> str:

@@ -48,14 +48,16 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
-    config = read_config(_CONFIG.value)
-    prepare_process()
-    # jax is loaded from here on, after all that flags and config alone can be wrong about.
     if _DRY_RUN.value:
+        config = read_config(_CONFIG.value)
+        prepare_process()
         from svdjax.engine import dry_run
 
         return dry_run(config)
     with StopRequest() as stop:
+        config = read_config(_CONFIG.value)
+        prepare_process()
+        # jax is loaded from here on, after all that flags and config alone can be wrong about.
         from svdjax import report
         from svdjax.engine import run_sweep
 

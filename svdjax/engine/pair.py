@@ -62,6 +62,7 @@ def compare(
     get_factorisation(factorisation)
     spec = PairSpec("pair", os.fspath(base), os.fspath(post))
     (job,) = inputs.open_pairs([spec], split_fused=split_fused)
+    inputs.check_values([job])
     mesh = machine.layer_mesh(devices, working_bytes([job.plan]))
     groups = plan_groups(spec.name, job.plan, group_bytes=group_bytes, devices=mesh.size)
     shown = Progress(len(groups), total_work(groups), quiet=not progress)

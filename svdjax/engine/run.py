@@ -22,6 +22,19 @@ from svdjax.engine.workdir import Workdir
 from svdjax.errors import InputError, Interrupted
 from svdjax.spectral import get_factorisation
 
+_CANNOT_WRITE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
@@ -106,7 +119,7 @@ def run_sweep(
     try:
         return _Sweep(sweep, place, report, stop).run()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in _CANNOT_WRITE:
             raise InputError(
                 f"{error.filename or place.path} cannot be written: {error.strerror}; mend that "
                 "and the same command goes on from here"
@@ -160,6 +173,7 @@ class _Sweep:
     def _take(self) -> None:
         """Locks the workdir and refuses one that another config made."""
         self.place.lock()
+        self.place.check_places([spec.name for spec in self.sweep.pairs])
         self.state = self.place.state()
         self.place.refuse_other(self.state, "config", self.sweep.resolved, "another config")
 
@@ -220,6 +234,7 @@ class _Sweep:
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
             self._save()
+        self.stop.check("before the index of the report")
         note("drawing the index")
         index = report.write_index(self.place.path, comparisons)
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
@@ -235,7 +250,10 @@ class _Sweep:
             wanted += [index, *(self.place.path / name / "report.html" for name in names)]
         if not all(path.is_file() for path in wanted):
             return None
-        comparisons = {name: Comparison.load(self.place.path / name) for name in names}
+        try:
+            comparisons = {name: Comparison.load(self.place.path / name) for name in names}
+        except InputError:
+            return None  # damaged like missing: it is made again
         return SweepOutcome(self.place.path, comparisons, index, was_finished=True)
 
     def _stage(self, name: str) -> dict[str, Any]:

@@ -23,10 +23,15 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path).expanduser()
         self._lock: int | None = None
-        self.existed = self.path.exists()
-        if self.existed and not self.path.is_dir():
+        try:
+            self.path = pathlib.Path(path).expanduser()
+            self.existed = self.path.exists()
+            directory = self.path.is_dir()
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"--workdir={path} cannot be used: {reason}") from error
+        if self.existed and not directory:
             raise InputError(f"--workdir={self.path} is a file: expected a directory to write to")
 
     def lock(self) -> None:
@@ -46,11 +51,28 @@ class Workdir:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self.close()
             raise InputError(
                 f"--workdir={self.path} is in use by another sweep: wait for it, or give another"
             ) from error
+        except OSError as error:
+            self.close()
+            raise InputError(
+                f"--workdir={self.path} cannot be locked ({error.strerror}): give one on a file "
+                "system that knows flock"
+            ) from error
+
+    def check_places(self, pairs: list[str]) -> None:
+        """Raises `InputError` if something else lies where results are to be written."""
+        folders = [self.path / pair for pair in pairs]
+        files = [self.path / "report.html", *(folder / "report.html" for folder in folders)]
+        for path in folders:
+            if path.exists() and not path.is_dir():
+                raise InputError(f"{path} is a file: expected a directory for the pair's results")
+        for path in files:
+            if path.is_dir():
+                raise InputError(f"{path} is a directory: expected nothing there, or a report")
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -71,7 +93,12 @@ class Workdir:
             return {}
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is not readable ({error}): give another workdir") from error
-        found = state.get("format_version") if isinstance(state, dict) else None
+        parts = ("stages", "config", "inputs")
+        if not isinstance(state, dict) or not all(
+            isinstance(state.get(part, {}), dict) for part in parts
+        ):
+            raise InputError(f"{path} is not the record of a sweep: give another workdir")
+        found = state.get("format_version")
         if found != FORMAT_VERSION:
             raise InputError(
                 f"{path} has format_version {found!r}, this svdjax writes {FORMAT_VERSION}: "

@@ -103,3 +103,8 @@ def test_configs_cover_the_papers_models(shared):
             if pair.base and pair.post:
                 found.add((pair.base.rpartition("/")[2], pair.post.rpartition("/")[2]))
     assert wanted <= found
+
+
+def test_a_home_that_does_not_exist_is_named():
+    with pytest.raises(InputError, match="base=~nosuchuser/x"):
+        parse_argument("base=~nosuchuser/x", KNOWN)

@@ -1,0 +1,52 @@
+"""Workdirs that cannot be used are refused in one line before anything is computed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from svdjax.engine.workdir import Workdir
+from svdjax.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchuser/x"])
+def test_a_path_that_cannot_be(tmp_path, name):
+    path = name if name.startswith("~") else tmp_path / name
+    with pytest.raises(InputError, match="cannot be used"):
+        Workdir(path)
+
+
+def test_a_file_instead_of_a_directory(tmp_path):
+    (tmp_path / "w").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        Workdir(tmp_path / "w")
+
+
+def test_something_else_where_results_go(tmp_path):
+    (tmp_path / "pair").write_text("")
+    with pytest.raises(InputError, match="pair is a file"):
+        Workdir(tmp_path).check_places(["pair"])
+    (tmp_path / "pair").unlink()
+    (tmp_path / "pair" / "report.html").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"report\.html is a directory"):
+        Workdir(tmp_path).check_places(["pair"])
+
+
+@pytest.mark.parametrize(
+    "state", [[], 1, {"format_version": 1, "stages": []}, {"format_version": 1, "inputs": "x"}]
+)
+def test_a_sweep_json_of_another_shape(tmp_path, state):
+    (tmp_path / "sweep.json").write_text(json.dumps(state))
+    with pytest.raises(InputError, match="is not the record of a sweep"):
+        Workdir(tmp_path).state()
+
+
+def test_the_lock_is_one_processes(tmp_path):
+    first, second = Workdir(tmp_path / "w"), Workdir(tmp_path / "w")
+    first.lock()
+    with pytest.raises(InputError, match="in use by another sweep"):
+        second.lock()
+    first.close()
+    second.lock()
+    second.close()
