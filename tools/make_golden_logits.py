@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]  (an optional reference)
 from transformers import AutoModelForCausalLM
 
 from tests.model.loading import write
