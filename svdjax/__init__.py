@@ -2,6 +2,7 @@
 
 ``svdjax.compare(base, post)`` returns the whole analysis of a pair of checkpoints as arrays and
 small dataclasses; ``python -m svdjax.sweep`` runs it over many pairs and writes reports.
+``svdjax.construct_checkpoint`` writes a checkpoint whose singular structure was edited.
 Nothing heavy is imported until it is used.
 """
 
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from svdjax.errors import InputError
 
 if TYPE_CHECKING:
-    from svdjax.engine import Comparison, compare
+    from svdjax.engine import Comparison, compare, construct_checkpoint
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "InputError", "__version__", "compare"]
+__all__ = ["Comparison", "InputError", "__version__", "compare", "construct_checkpoint"]
 
-_LAZY = {"compare": "svdjax.engine", "Comparison": "svdjax.engine"}
+_LAZY = dict.fromkeys(("Comparison", "compare", "construct_checkpoint"), "svdjax.engine")
 
 
 def __getattr__(name: str) -> Any:

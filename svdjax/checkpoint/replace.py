@@ -51,32 +51,38 @@ def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
 @contextlib.contextmanager
 def replacing(target: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     """A scratch directory that takes `target`'s place when the block ends well, or vanishes."""
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield scratch
         # mkdtemp is private by design; the result has the mode that mkdir would have given.
         scratch.chmod(0o777 & ~umask())
-        sync_directory(scratch)
-        _check_target(target, overwrite)
-        if target.is_dir() and any(target.iterdir()):
-            old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            target.rename(old)
-            try:
-                scratch.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            scratch.rename(target)
-        sync_directory(target.parent)
+        take_place(scratch, target, overwrite)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _check_target(target: pathlib.Path, overwrite: bool) -> None:
+def take_place(scratch: pathlib.Path, target: pathlib.Path, overwrite: bool) -> None:
+    """Rename a finished directory to `target`; what `overwrite` allows to replace is removed."""
+    sync_directory(scratch)
+    check_target(target, overwrite)
+    if target.is_dir() and any(target.iterdir()):
+        old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        target.rename(old)
+        try:
+            scratch.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        scratch.rename(target)
+    sync_directory(target.parent)
+
+
+def check_target(target: pathlib.Path, overwrite: bool) -> None:
+    """Raise `InputError` if `target` is there and may not be replaced by a checkpoint."""
     if not os.path.lexists(target):
         return
     if not target.is_dir():

@@ -64,7 +64,7 @@ def save_checkpoint(
     return write_checkpoint(
         directory,
         outgoing,
-        _with_dtype(raw, dtype),
+        with_dtype(raw, dtype),
         max_shard_bytes=max_shard_bytes,
         copy_from=copy_from,
         overwrite=overwrite,
@@ -105,7 +105,7 @@ def _storage_dtype(name: str) -> np.dtype:
     return dtype
 
 
-def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Name the dtype in the key of the form (old or v5) that the config has."""
     modern = "dtype" in config or "rope_parameters" in config
     named = dict(config) | {"dtype" if modern else "torch_dtype": dtype}

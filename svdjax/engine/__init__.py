@@ -1,8 +1,8 @@
 """Getting work onto devices: groups under a byte budget, prefetch, compute, journal, results.
 
 `compare` analyses one pair in memory, `run_sweep` many pairs into a directory that survives being
-killed, `dry_run` tells beforehand what a sweep would cost. Imported on first use, so that
-`svdjax.engine.stop` is there before jax is.
+killed, `dry_run` tells beforehand what a sweep would cost; `construct_checkpoint` writes one
+constructed checkpoint. Imported on first use, so that `svdjax.engine.stop` is there before jax is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svdjax.engine.construct import ConstructOutcome, construct_checkpoint, run_construct
+    from svdjax.engine.construct_job import ConstructJob
     from svdjax.engine.estimate import dry_run
     from svdjax.engine.pair import compare
     from svdjax.engine.results import FORMAT_VERSION, Comparison, ProjectionResult
@@ -19,20 +21,28 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT_VERSION",
     "Comparison",
+    "ConstructJob",
+    "ConstructOutcome",
     "ProjectionResult",
     "SweepOutcome",
     "compare",
+    "construct_checkpoint",
     "dry_run",
+    "run_construct",
     "run_sweep",
 ]
 
 _HOMES = {
     "FORMAT_VERSION": "results",
     "Comparison": "results",
+    "ConstructJob": "construct_job",
+    "ConstructOutcome": "construct",
     "ProjectionResult": "results",
     "SweepOutcome": "run",
     "compare": "pair",
+    "construct_checkpoint": "construct",
     "dry_run": "estimate",
+    "run_construct": "construct",
     "run_sweep": "run",
 }
 

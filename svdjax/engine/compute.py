@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
 from svdjax.engine.groups import Group
+from svdjax.engine.prefetch import prefetched
 from svdjax.engine.results import ProjectionResult
 from svdjax.spectral import PairMetrics, analyse_stack, working_precision
 
@@ -50,27 +50,16 @@ def compute_groups(
     Raises:
       InputError: a tensor holds NaN or Inf, or its file has become unreadable.
     """
-    if not groups:
-        return
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="svdjax-read") as reader:
-        ahead = reader.submit(_ship, groups[0], plans[groups[0].pair], factorisation, mesh)
-        try:
-            for index, group in enumerate(groups):
-                check()
-                base, post = ahead.result()
-                if index + 1 < len(groups):
-                    following = groups[index + 1]
-                    ahead = reader.submit(
-                        _ship, following, plans[following.pair], factorisation, mesh
-                    )
-                start = time.perf_counter()
-                metrics = _analyse(base, post, factorisation, corner, mesh)
-                del base, post
-                layers = group.stop - group.start
-                kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
-                yield Computed(group, kept, time.perf_counter() - start)
-        finally:
-            ahead.cancel()
+    stream = prefetched(
+        groups, lambda group: _ship(group, plans[group.pair], factorisation, mesh), check
+    )
+    for group, (base, post) in stream:
+        start = time.perf_counter()
+        metrics = _analyse(base, post, factorisation, corner, mesh)
+        del base, post
+        layers = group.stop - group.start
+        kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
+        yield Computed(group, kept, time.perf_counter() - start)
 
 
 def _analyse(
@@ -88,12 +77,13 @@ def _ship(
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
     # The setting is each thread's own.
     with working_precision(factorisation):
-        base = jax.device_put(_padded(plan.base, group), sharding)
-        post = jax.device_put(_padded(plan.post, group), sharding)
+        base = jax.device_put(padded_stack(plan.base, group), sharding)
+        post = jax.device_put(padded_stack(plan.post, group), sharding)
         return base, post
 
 
-def _padded(checkpoint: Checkpoint, group: Group) -> np.ndarray:
+def padded_stack(checkpoint: Checkpoint, group: Group) -> np.ndarray:
+    """The matrices of a group [L, I, O] as stored, filled up with zeros to the group's length."""
     stack = read_stack(checkpoint, group.projection, group.start, group.stop)
     missing = group.length - len(stack)
     if missing:

@@ -15,15 +15,15 @@ from svdjax.engine.groups import Group
 
 
 class Progress:
-    """Counts groups of a sweep; quiet if asked to be."""
+    """Counts groups of a stage; quiet if asked to be."""
 
-    def __init__(self, groups: int, work: float, *, quiet: bool = False):
+    def __init__(self, groups: int, work: float, *, stage: str = "spectra", quiet: bool = False):
         self.groups, self.work, self.quiet = groups, max(work, 1.0), quiet
         self.count, self._done, self._mine = 0, 0.0, 0.0
         self._start = time.perf_counter()
         self._bar = tqdm.tqdm(
             total=100.0,
-            desc="spectra",
+            desc=stage,
             file=sys.stderr,
             leave=False,
             disable=quiet or not sys.stderr.isatty(),
@@ -36,7 +36,7 @@ class Progress:
         self._move(group)
 
     def computed(self, group: Group, seconds: float) -> None:
-        """A group was computed and journaled."""
+        """A group was computed and kept."""
         self.count += 1
         self._mine += group.work
         self._move(group)

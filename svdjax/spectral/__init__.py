@@ -1,10 +1,11 @@
 """Pure kernels on stacks of matrices: factors, what changed between two, and its statistics.
 
-`analyse_stack` is the way in; `working_precision` is the context to call it in. Kernels know no
-files and no models.
+`analyse_stack` and `construct_stack` are the ways in; `working_precision` is the context to call
+them in. Kernels know no files and no models.
 """
 
 from svdjax.spectral import statistics
+from svdjax.spectral.constructions import Built, construct_matrix
 from svdjax.spectral.factors import (
     FACTORISATIONS,
     Factored,
@@ -13,23 +14,35 @@ from svdjax.spectral.factors import (
     get_factorisation,
     working_precision,
 )
-from svdjax.spectral.kernels import analyse_stack
+from svdjax.spectral.kernels import (
+    analyse_stack,
+    build_stack,
+    construct_stack,
+    factor_stack,
+    values_stack,
+)
 from svdjax.spectral.pair import PairMetrics, pair_metrics
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
 
 __all__ = [
     "FACTORISATIONS",
+    "Built",
     "Factored",
     "Factorisation",
     "Factors",
     "PairMetrics",
     "SvsmStatistics",
     "analyse_stack",
+    "build_stack",
+    "construct_matrix",
+    "construct_stack",
+    "factor_stack",
     "get_factorisation",
     "nf_unrelated",
     "pair_metrics",
     "statistics",
     "svsm_statistics",
     "top_count",
+    "values_stack",
     "working_precision",
 ]

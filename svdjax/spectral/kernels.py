@@ -1,4 +1,4 @@
-"""The jitted entry point: a stack of pairs, sharded over the layers.
+"""The jitted entry points: kernels of one matrix, mapped over stacks, sharded over the layers.
 
 Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 """
@@ -6,6 +6,7 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,15 +14,87 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.spectral.factors import Factorisation, get_factorisation
+from svdjax.spectral import constructions
+from svdjax.spectral.constructions import Built
+from svdjax.spectral.factors import (
+    Factorisation,
+    Factors,
+    get_factorisation,
+    singular_values,
+)
 from svdjax.spectral.pair import PairMetrics, pair_metrics
 
 AXIS = "layers"
+Array = jax.Array | np.ndarray
+
+
+def over_layers(
+    one: Callable[[Any], Any], stacks: Any, *, mesh: jax.sharding.Mesh | None, layers: int
+) -> Any:
+    """Map a function of one layer over pytrees of stacks; to be called inside jit.
+
+    Args:
+      one: takes and returns pytrees without the leading axis.
+      stacks: pytree of arrays with a leading axis, a multiple of the mesh's size (see `spread`).
+      mesh: as `spread` returned it.
+      layers: how many of the results to keep.
+    """
+
+    def many(stacks: Any) -> Any:
+        # Not vmap: vmapped LAPACK calls inside shard_map can deadlock on several CPU devices.
+        return jax.lax.map(one, stacks)
+
+    if mesh is None:
+        return many(stacks)
+    spec = jax.sharding.PartitionSpec(AXIS)
+    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec,), out_specs=spec)
+    return jax.tree.map(lambda field: field[:layers], sharded(stacks))
+
+
+def spread(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, jax.sharding.Mesh | None]:
+    """Put stacks on the mesh, divided along their leading axis.
+
+    Padded with zeros where the layers do not divide.
+
+    Returns:
+      The stacks, and the mesh with auto axes whatever the caller's: trimming a padded explicit
+      axis would be refused.
+
+    Raises:
+      InputError: the mesh has no axis ``layers``.
+    """
+    if mesh is None:
+        return stacks, None
+    if AXIS not in mesh.axis_names:
+        raise InputError(f"mesh: expected an axis {AXIS!r}, found {list(mesh.axis_names)}")
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    return jax.tree.map(lambda stack: _shard(stack, mesh), stacks), mesh
+
+
+def _shard(stack: Array, mesh: jax.sharding.Mesh) -> jax.Array:
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    missing = -stack.shape[0] % mesh.shape[AXIS]
+    if missing:
+        xp: Any = jnp if isinstance(stack, jax.Array) else np
+        zeros = xp.zeros((missing, *stack.shape[1:]), stack.dtype)
+        stack = xp.concatenate([stack, zeros])
+    return jax.device_put(stack, sharding)
+
+
+def _check(*stacks: Array) -> int:
+    """The number of layers of stacks that must agree in shape."""
+    first = stacks[0].shape
+    if len(first) != 3 or 0 in first or any(stack.shape != first for stack in stacks):
+        raise InputError(
+            "stacks of matrices: expected one shape [layers, in, out], none of them 0, found "
+            f"{' and '.join(str(list(stack.shape)) for stack in stacks)}"
+        )
+    return first[0]
 
 
 def analyse_stack(
-    base: jax.Array | np.ndarray,
-    post: jax.Array | np.ndarray,
+    base: Array,
+    post: Array,
     *,
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
@@ -50,42 +123,157 @@ def analyse_stack(
         `working_precision` first.
     """
     route = get_factorisation(factorisation)
-    if base.shape != post.shape or len(base.shape) != 3 or 0 in base.shape:
-        raise InputError(
-            "stacks of matrices: expected two of one shape [layers, in, out], none of them 0, "
-            f"found {list(base.shape)} and {list(post.shape)}"
-        )
-    layers = base.shape[0]
-    if mesh is not None:
-        if AXIS not in mesh.axis_names:
-            raise InputError(f"mesh: expected an axis {AXIS!r}, found {list(mesh.axis_names)}")
-        # Auto axes whatever the caller's: trimming a padded explicit axis would be refused.
-        mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-        base, post = (_shard(w, mesh) for w in (base, post))
-    return _analyse(base, post, route=route, corner=int(corner), mesh=mesh, layers=layers)
-
-
-def _shard(stack: jax.Array | np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-    missing = -stack.shape[0] % mesh.shape[AXIS]
-    if missing:
-        xp: Any = jnp if isinstance(stack, jax.Array) else np
-        zeros = xp.zeros((missing, *stack.shape[1:]), stack.dtype)
-        stack = xp.concatenate([stack, zeros])
-    return jax.device_put(stack, sharding)
+    layers = _check(base, post)
+    stacks, mesh = spread((base, post), mesh)
+    return _analyse(stacks, route=route, corner=int(corner), mesh=mesh, layers=layers)
 
 
 @functools.partial(jax.jit, static_argnames=("route", "corner", "mesh", "layers"))
-def _analyse(base, post, *, route, corner, mesh, layers):
+def _analyse(stacks, *, route, corner, mesh, layers):
     def one(pair: tuple[jax.Array, jax.Array]) -> PairMetrics:
         return pair_metrics(*pair, factorisation=route, corner=corner)
 
-    def many(base: jax.Array, post: jax.Array) -> PairMetrics:
-        # Not vmap: vmapped LAPACK calls inside shard_map can deadlock on several CPU devices.
-        return jax.lax.map(one, (base, post))
+    return over_layers(one, stacks, mesh=mesh, layers=layers)
 
-    if mesh is None:
-        return many(base, post)
-    spec = jax.sharding.PartitionSpec(AXIS)
-    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-    return jax.tree.map(lambda field: field[:layers], sharded(base, post))
+
+def factor_stack(
+    w: Array,
+    *,
+    factorisation: str | Factorisation = "svd_f64",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Factors:
+    """Factorise a stack [L, I, O]; every field of the `Factors` has a leading `L`.
+
+    Arguments, padding and errors are those of `analyse_stack`.
+    """
+    route = get_factorisation(factorisation)
+    layers = _check(w)
+    stack, mesh = spread(w, mesh)
+    return _factor(stack, route=route, mesh=mesh, layers=layers)
+
+
+@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
+def _factor(stack, *, route, mesh, layers):
+    return over_layers(lambda w: route(w).factors, stack, mesh=mesh, layers=layers)
+
+
+def values_stack(
+    w: Array,
+    *,
+    factorisation: str | Factorisation = "svd_f64",
+    mesh: jax.sharding.Mesh | None = None,
+) -> jax.Array:
+    """Singular values of a stack [L, I, O] without vectors, [L, R], descending.
+
+    In the working dtype of the factorisation; arguments and errors are those of `analyse_stack`.
+    """
+    route = get_factorisation(factorisation)
+    layers = _check(w)
+    stack, mesh = spread(w, mesh)
+    return _values(stack, route=route, mesh=mesh, layers=layers)
+
+
+@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
+def _values(stack, *, route, mesh, layers):
+    return over_layers(lambda w: singular_values(route.upcast(w)), stack, mesh=mesh, layers=layers)
+
+
+def build_stack(
+    w_post: Array,
+    post: Factors,
+    partner: Factors,
+    *,
+    name: str,
+    alpha: Array | None = None,
+    signs: str = "raw",
+    dtype: np.dtype | str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Built:
+    """Carry out one construction on a stack whose factors are known.
+
+    Args:
+      w_post: W_post [L, I, O] as stored.
+      post: its factors, with a leading `L`.
+      partner: those of base, or of the other post model for eq. 12; for eqs. 9 and 14 the vectors
+        may be None.
+      name: the construction, ``eq9`` to ``eq16``.
+      alpha: alpha' of eq. 9 for each layer, [L]; None is 1.
+      signs: ``raw`` or ``aligned``; eqs. 10 and 15.
+      dtype: storage dtype of the new matrices.
+      mesh: as in `analyse_stack`.
+
+    Returns:
+      `Built`, every field with a leading `L`.
+
+    Raises:
+      InputError: as `analyse_stack`.
+    """
+    layers = _check(w_post)
+    factors = np.ones(layers) if alpha is None else np.asarray(alpha)
+    stacks = (w_post, post, partner, factors.astype(np.dtype(post.s.dtype)))
+    stacks, mesh = spread(stacks, mesh)
+    return _build(
+        stacks, name=name, signs=signs, dtype=np.dtype(dtype).name, mesh=mesh, layers=layers
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("name", "signs", "dtype", "mesh", "layers"))
+def _build(stacks, *, name, signs, dtype, mesh, layers):
+    def one(parts: Any) -> Built:
+        w, post, partner, alpha = parts
+        return constructions.build(
+            w, post, partner, name=name, alpha=alpha, signs=signs, dtype=dtype
+        )
+
+    return over_layers(one, stacks, mesh=mesh, layers=layers)
+
+
+def construct_stack(
+    w_post: Array,
+    w_partner: Array | None,
+    *,
+    name: str,
+    sigma: Array | None = None,
+    alpha: Array | None = None,
+    signs: str = "raw",
+    dtype: np.dtype | str = "float32",
+    factorisation: str | Factorisation = "svd_f64",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Built:
+    """Factorise two stacks [L, I, O] and carry out one construction, one matrix at a time.
+
+    No factors outlive their layer. For eqs. 9 and 14 the partner's singular values `sigma` [L, R]
+    may be given instead of its matrices. The other arguments and the errors are those of
+    `build_stack` and `analyse_stack`.
+    """
+    route = get_factorisation(factorisation)
+    layers = _check(*(w for w in (w_post, w_partner) if w is not None))
+    factors = np.ones(layers) if alpha is None else np.asarray(alpha)
+    stacks, mesh = spread((w_post, w_partner, sigma, factors.astype(route.dtype)), mesh)
+    return _construct(
+        stacks,
+        route=route,
+        name=name,
+        signs=signs,
+        dtype=np.dtype(dtype).name,
+        mesh=mesh,
+        layers=layers,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("route", "name", "signs", "dtype", "mesh", "layers"))
+def _construct(stacks, *, route, name, signs, dtype, mesh, layers):
+    def one(parts: Any) -> Built:
+        w_post, w_partner, sigma, alpha = parts
+        return constructions.construct_matrix(
+            w_post,
+            w_partner,
+            name=name,
+            sigma=sigma,
+            alpha=alpha,
+            signs=signs,
+            dtype=dtype,
+            factorisation=route,
+        )
+
+    return over_layers(one, stacks, mesh=mesh, layers=layers)

@@ -41,6 +41,21 @@ def top_count(r: int) -> int:
     return max(1, 9 * r // 10)
 
 
+def svsm(
+    sigma_base: np.ndarray, sigma_post: np.ndarray, shape: tuple[int, int], eps: float
+) -> np.ndarray:
+    """Scaling sigma_post / sigma_base (eq. 4), NaN from the numerical rank of base on, [L, R].
+
+    Args:
+      sigma_base: singular values of base, [L, R].
+      sigma_post: those of post, [L, R].
+      shape: (in, out) of the matrices.
+      eps: of the dtype they were computed in.
+    """
+    live = sigma_base > max(shape) * eps * sigma_base[:, :1]
+    return np.divide(sigma_post, sigma_base, out=np.full(live.shape, np.nan), where=live)
+
+
 def svsm_statistics(svsm: np.ndarray) -> SvsmStatistics:
     """Mean and spread of the scaling over the top 90 % of the singular values.
 

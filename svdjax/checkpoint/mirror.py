@@ -1,0 +1,323 @@
+"""A checkpoint written over that of another: same files, same tensors, some of them replaced.
+
+The files are laid out and given their full size first, so that a full disk is noticed before the
+work and tensors can be written in any order. All of it happens in ``.NAME.svdjax`` beside the
+place of the result, where a config.json comes last; what has been written there is kept in a
+journal with checksums, and found again by the same job after an interruption. The result appears
+by one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from svdjax.atomic import plain, write_json
+from svdjax.checkpoint import files
+from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.replace import check_target, copy_companions, take_place, write_text
+from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
+from svdjax.errors import InputError
+
+_FORMAT = 1
+_CHUNK = 8 << 20
+_DATA = "files"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in the new checkpoint."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    span: tuple[int, int]
+
+
+class Mirror:
+    """A copy of a checkpoint in the making. A context manager.
+
+    Leaving the block by an exception removes what was written, unless it is an interruption
+    (`KeyboardInterrupt`, `Interrupted`: no `Exception`), from which the same job goes on.
+
+    Attributes:
+        target: The directory to be.
+        folder: Where it is made.
+        written: Info of the replaced tensors that are safely on disk, by name.
+        finished: The same job was killed after it had put the result in its place: all is done.
+        nbytes: Bytes of all tensors.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        target: str | os.PathLike[str],
+        *,
+        replaced: Collection[str],
+        identity: Any,
+        dtype: np.dtype | None = None,
+        overwrite: bool = False,
+    ):
+        """Lay the files out.
+
+        Args:
+            source: The checkpoint whose layout and other tensors are taken over.
+            target: Must not exist, be empty, or hold a checkpoint that `overwrite` allows to
+                replace.
+            replaced: Names of the tensors that will be given to `write`.
+            identity: JSON-able; whatever determines the result. A job of another identity does
+                not go on from what this one left.
+            dtype: Storage dtype of all floating tensors; None keeps theirs.
+            overwrite: See `target`.
+        """
+        self.source, self.overwrite = source, overwrite
+        self.target = pathlib.Path(target).expanduser().absolute()
+        self.folder = self.target.parent / f".{self.target.name}.svdjax"
+        self.written: dict[str, Any] = {}
+        self.finished = False
+        self._replaced = frozenset(replaced)
+        self._identity = plain([_FORMAT, identity, sorted(replaced), str(dtype)])
+        self._state: dict[str, Any] = {}
+        self._lock: int | None = None
+        self._streams: dict[str, Any] = {}
+        self._places, self._begins = _layout(source, dtype)
+        self.nbytes = sum(place.span[1] - place.span[0] for place in self._places.values())
+
+    def __enter__(self) -> Mirror:
+        with self._disk():
+            if not self.folder.is_dir():
+                check_target(self.target, self.overwrite)
+            self._take_lock()
+            try:
+                self._state = self._read_state()
+                if self._is_finished():
+                    self.finished = True
+                else:
+                    check_target(self.target, self.overwrite)
+                    self._open()
+            except BaseException as error:
+                if isinstance(error, OSError):
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                self._close()
+                raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self.finished or (kind is not None and issubclass(kind, Exception)):
+                shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            self._close()
+
+    def copy(self) -> Iterator[str]:
+        """Copy everything that is not replaced, file by file; yields the files' names as they are
+        done. Bit for bit where the dtype stays."""
+        for file in self.source.files:
+            if file in self._state["copied"]:
+                continue
+            with self._disk():
+                stream = self._streams[file]
+                for name, spec in self.source.header(file).specs.items():
+                    if name in self._replaced:
+                        continue
+                    place = self._places[name]
+                    stream.seek(place.span[0])
+                    if place.dtype == spec.dtype:
+                        self._copy_bytes(file, spec.offsets, stream)
+                    else:
+                        value = self.source.read(name)
+                        stream.write(stored_bytes(name, value, place.shape, place.dtype))
+                self._sync(file)
+                self._state["copied"].append(file)
+                self._save()
+            yield file
+
+    def dtype(self, name: str) -> np.dtype:
+        """Storage dtype of a tensor in the new checkpoint."""
+        return self._places[name].dtype
+
+    def write(self, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
+        """Write some of the replaced tensors, safely.
+
+        Args:
+            tensors: Values by name, in the orientation of the checkpoint ([out, in]).
+            info: What `written` is to hold of each, JSON-able.
+
+        Raises:
+            InputError: A value has another shape, is not finite as stored, or the disk is full.
+        """
+        with self._disk():
+            entries = {}
+            for name, value in tensors.items():
+                place = self._places[name]
+                data = stored_bytes(name, np.asarray(value), place.shape, place.dtype)
+                self._streams[place.file].seek(place.span[0])
+                self._streams[place.file].write(data)
+                entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "info": info[name]}
+            for file in sorted({self._places[name].file for name in tensors}):
+                self._sync(file)
+            self._state["written"] |= plain(entries)
+            self._save()
+        self.written |= {name: entry["info"] for name, entry in plain(entries).items()}
+
+    def finish(self, config_dict: Mapping[str, Any], card: str) -> pathlib.Path:
+        """Add config, index, tokenizer and the like, and the model card; put it in its place."""
+        missing = self._replaced - self.written.keys()
+        assert not missing, missing
+        data = self.folder / _DATA
+        with self._disk():
+            copy_companions(self.source.path, data)
+            write_text(data / "README.md", card)
+            if self.source.listing.name == files.INDEX:
+                index = {name: place.file for name, place in self._places.items()}
+                write_index(data, index, self.nbytes)
+            text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
+            write_text(data / "config.json", text)
+            take_place(data, self.target, self.overwrite)
+        self.finished = True
+        return self.target
+
+    def _take_lock(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._close()
+            raise InputError(
+                f"{self.target}: another process is writing it ({self.folder} is locked); wait "
+                "for it, or choose another"
+            ) from None
+
+    def _is_finished(self) -> bool:
+        mine = self._state.get("identity") == self._identity
+        gone = not (self.folder / _DATA).is_dir()
+        return mine and gone and (self.target / "config.json").is_file()
+
+    def _open(self) -> None:
+        """Go on from what an earlier run of the same job left, or lay everything out anew."""
+        data = self.folder / _DATA
+        if self._state.get("identity") != self._identity or not data.is_dir():
+            shutil.rmtree(data, ignore_errors=True)
+            data.mkdir()
+            self._state = {"identity": self._identity, "copied": [], "written": {}}
+            for file, begin in self._begins.items():
+                self._reserve(data / file, begin)
+            self._save()
+        for file in self._begins:
+            self._streams[file] = (data / file).open("r+b")
+        kept = {
+            name: entry for name, entry in self._state["written"].items() if self._same(name, entry)
+        }
+        self._state["written"] = kept
+        self.written = {name: entry["info"] for name, entry in kept.items()}
+
+    def _reserve(self, path: pathlib.Path, begin: bytes) -> None:
+        ends = [place.span[1] for place in self._places.values() if place.file == path.name]
+        size = max([len(begin), *ends])
+        with path.open("wb") as stream:
+            stream.write(begin)
+            stream.flush()
+            stream.truncate(size)
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                # Some file systems cannot reserve; a full disk is then noticed later.
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+            os.fsync(stream.fileno())
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state = json.loads((self.folder / "journal.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        parts = (("copied", list), ("written", dict))
+        whole = isinstance(state, dict) and all(isinstance(state.get(k), t) for k, t in parts)
+        return state if whole else {}
+
+    def _same(self, name: str, entry: Any) -> bool:
+        """Whether a tensor of the journal is in its file as it was written."""
+        if name not in self._replaced or not isinstance(entry, dict) or "info" not in entry:
+            return False
+        place = self._places[name]
+        stream = self._streams[place.file]
+        stream.seek(place.span[0])
+        digest, left = hashlib.sha256(), place.span[1] - place.span[0]
+        while left and (chunk := stream.read(min(_CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+        return not left and digest.hexdigest() == entry.get("sha256")
+
+    def _copy_bytes(self, file: str, offsets: tuple[int, int], stream: Any) -> None:
+        shard = self.source.header(file)
+        with shard.path.open("rb") as origin:
+            origin.seek(8 + len(shard.header) + offsets[0])
+            left = offsets[1] - offsets[0]
+            while left:
+                chunk = origin.read(min(_CHUNK, left))
+                if not chunk:
+                    raise InputError(f"{shard.path}: has become shorter while it was copied")
+                stream.write(chunk)
+                left -= len(chunk)
+
+    def _sync(self, file: str) -> None:
+        self._streams[file].flush()
+        os.fsync(self._streams[file].fileno())
+
+    def _save(self) -> None:
+        write_json(self.folder / "journal.json", self._state)
+
+    def _close(self) -> None:
+        for stream in self._streams.values():
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._streams = {}
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Turns what the disk refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            hint = ""
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                hint = f"; the checkpoint takes {self.nbytes / 1e9:.3g} GB: make room, or write it"
+                hint += " elsewhere"
+            raise InputError(
+                f"{self.target}: cannot be written ({files.one_line(error)}){hint}"
+            ) from error
+
+
+def _layout(
+    source: Checkpoint, dtype: np.dtype | None
+) -> tuple[dict[str, _Place], dict[str, bytes]]:
+    """Places of all tensors and the beginnings of all files, in the order of the source."""
+    places: dict[str, _Place] = {}
+    begins: dict[str, bytes] = {}
+    for file in source.files:
+        specs = source.header(file).specs
+        names = sorted(specs, key=lambda name: specs[name].offsets)
+        stored = {
+            name: dtype if dtype is not None and specs[name].dtype in FLOATS else specs[name].dtype
+            for name in names
+        }
+        begins[file], spans = header_of((name, specs[name].shape, stored[name]) for name in names)
+        for name in names:
+            places[name] = _Place(file, specs[name].shape, stored[name], spans[name])
+    return places, begins

@@ -1,0 +1,134 @@
+"""Edits the singular structure of a post-trained checkpoint and writes the result.
+
+Every chosen linear layer of the post model is rebuilt from its own singular values and vectors
+and those of the base model, by one of the constructions of the paper (arXiv 2509.17866):
+
+    eq9   replaced singular values   U_post (alpha' S_base) V_post^T
+    eq14  the same, alpha' = 1       U_post S_base V_post^T
+    eq10  ablation of V              U_post S_post V_base^T
+    eq15  ablation of U              U_base S_post V_post^T
+    eq11  restoration of V           U_post S_post (V_base U_base^T U_post)^T
+    eq16  restoration of U           (U_base V_base^T V_post) S_post V_post^T
+    eq12  eq11 with --other, another post model, in the place of base
+
+The result is a Hugging Face directory in the layout and dtype of the post model, which
+transformers and vLLM load: all other tensors bit for bit, tokenizer and licence copied, a model
+card that says what was done and how much changed.
+
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq9 --out=DIR
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \\
+        --modules=self_attn --out=DIR
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \\
+        --modules=mlp --signs=aligned --layers=0-9 --dtype=float32 --out=DIR
+
+Memory is bounded by --group_bytes, not by the model. A command that was interrupted goes on when
+it is given again; until it is done there is no directory of the name --out. Exit status: 0 done, 2
+the input cannot be used (one line on stderr says why), 130 or 143 stopped on request, 1 a fault of
+svdjax.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from svdjax import door
+from svdjax.constructions.recipes import RECIPES, SIGNS
+from svdjax.engine.construct_job import DTYPES, ConstructJob
+from svdjax.engine.process import prepare_process
+from svdjax.engine.stop import StopRequest
+
+_BASE = flags.DEFINE_string("base", None, "Base model: a directory, or a hub id org/name[@rev].")
+_POST = flags.DEFINE_string("post", None, "Post-trained model that is edited: likewise.")
+_OTHER = flags.DEFINE_string(
+    "other", "", "Another post model of the same base, for eq12: likewise."
+)
+_CONSTRUCTION = flags.DEFINE_enum(
+    "construction", None, list(RECIPES), "Which construction; the list above has the formulas."
+)
+_MODULES = flags.DEFINE_string(
+    "modules",
+    "",
+    "Which linear layers: self_attn, mlp, all, a projection such as o_proj, or a regular "
+    "expression that is searched for in names like self_attn.q_proj. Defaults to all for eq9 and "
+    "eq14, as in the paper; must be named for the others, which the paper applies to attention or "
+    "to the MLP.",
+)
+_LAYERS = flags.DEFINE_string(
+    "layers", "", "Which layers, counted from 0: 0-3,7,20- for example. Default: all."
+)
+_ALPHA = flags.DEFINE_string(
+    "alpha",
+    "auto",
+    "alpha' of eq9: auto (mean scaling of the top 90 % of the singular values over all layers, "
+    "rounded to one decimal, as in the paper's Table 4), auto_raw (not rounded), a number, or a "
+    'JSON file {"q_proj": 0.9, ...}.',
+)
+_SIGNS = flags.DEFINE_enum(
+    "signs",
+    "raw",
+    list(SIGNS),
+    "eq10 and eq15 depend on the common sign of each pair of singular vectors, which is arbitrary: "
+    "raw takes what the factorisation returned (as the paper does), aligned turns each pair of "
+    "post towards its partner.",
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, list(DTYPES), "Storage dtype of the result; default: that of post."
+)
+_OUT = flags.DEFINE_string("out", None, "Directory to write.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a checkpoint that is there already.")
+_FACTORISATION = flags.DEFINE_enum(
+    "factorisation",
+    "auto",
+    ["auto", "svd_f64", "svd_f32", "gram_f64"],
+    "How matrices are factorised: auto takes svd_f64, and for eqs. 11, 12 and 16, which need polar "
+    "factors only, the quicker gram_f64 (with svd_f64 where its error would show).",
+)
+_GROUP_BYTES = flags.DEFINE_integer(
+    "group_bytes",
+    ConstructJob.group_bytes,
+    "Host bytes of one group of layers, both checkpoints as stored. Peak memory is about four of "
+    "these, what one matrix pair in work takes on each CPU device, and 0.5 GB.",
+)
+_DEVICES = flags.DEFINE_integer("devices", 0, "Devices to spread the layers over; 0 takes all.")
+_CACHE = flags.DEFINE_string(
+    "factor_cache",
+    "",
+    "Directory in which factors are kept and looked up, for several constructions of the same "
+    "checkpoints. Default: none are kept.",
+)
+_CACHE_BYTES = flags.DEFINE_integer(
+    "factor_cache_bytes", ConstructJob.factor_cache_bytes, "Most bytes that --factor_cache holds."
+)
+
+
+def main() -> str:
+    """Carries out the construction that the flags ask for; returns the summary for stdout."""
+    with StopRequest() as stop:
+        job = ConstructJob(
+            base=_BASE.value or "",
+            post=_POST.value or "",
+            other=_OTHER.value,
+            out=_OUT.value or "",
+            construction=_CONSTRUCTION.value or "",
+            modules=_MODULES.value,
+            layers=_LAYERS.value,
+            alpha=_ALPHA.value,
+            signs=_SIGNS.value,
+            dtype=_DTYPE.value or "",
+            overwrite=_OVERWRITE.value,
+            factorisation=_FACTORISATION.value,
+            group_bytes=_GROUP_BYTES.value,
+            devices=_DEVICES.value,
+            factor_cache=_CACHE.value,
+            factor_cache_bytes=_CACHE_BYTES.value,
+        )
+        prepare_process()
+        # jax is loaded from here on, after all that flags alone can be wrong about.
+        from svdjax.engine import run_construct
+
+        return run_construct(job, stop=stop).summary()
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["base", "post", "construction", "out"])
+    door.run(main)

@@ -1,0 +1,106 @@
+"""How far constructed matrices are from those they were made of: per matrix, and pooled.
+
+Axis legend: `R` = min(in, out).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from svdjax.spectral import Built, statistics
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a construction did to some matrices of one projection.
+
+    Attributes:
+      layers: how many matrices.
+      change: ||new - post||_F / ||post||_F of all of them together, as stored.
+      change_min: the same of the matrix that changed least.
+      change_max: the same of the one that changed most.
+      norm_ratio: ||new||_F / ||post||_F of all of them together.
+      sigma_ratio: mean of sigma_new / sigma_post over the top 90 %.
+      sigma_ratio_min: the smallest of these ratios.
+      sigma_ratio_max: the largest.
+      arbitrary: mean share of pairs whose aligned sign is arbitrary; NaN unless aligned.
+      deficient: how many matrices are numerically rank-deficient, on either side.
+      alpha: alpha' of eq. 9; NaN for the others.
+    """
+
+    layers: int
+    change: float
+    change_min: float
+    change_max: float
+    norm_ratio: float
+    sigma_ratio: float
+    sigma_ratio_min: float
+    sigma_ratio_max: float
+    arbitrary: float
+    deficient: int
+    alpha: float
+
+    @classmethod
+    def load(cls, entry: Mapping[str, Any]) -> Change:
+        """From what `asdict` and JSON, where NaN is null, made of it.
+
+        Raises:
+          KeyError, TypeError: it is something else.
+        """
+        fields: dict[str, Any] = {name: entry[name] for name in cls.__dataclass_fields__}
+        return cls(**{k: math.nan if v is None else v for k, v in fields.items()})
+
+    def summary(self) -> dict[str, Any]:
+        """The fields as a dict."""
+        return asdict(self)
+
+
+def record(built: Built, layer: int) -> dict[str, Any]:
+    """What is kept of one matrix of a stack, JSON-able."""
+    sigma, post = (np.asarray(s[layer], np.float64) for s in (built.sigma, built.sigma_post))
+    top = statistics.top_count(sigma.size)
+    live = post[:top] > 0
+    ratios = sigma[:top][live] / post[:top][live]
+    return {
+        "change": float(built.change[layer]),
+        "norm_post": float(built.norm_post[layer]),
+        "norm": float(built.norm[layer]),
+        "sigma_ratio": float(ratios.mean()) if ratios.size else math.nan,
+        "sigma_ratio_min": float(ratios.min()) if ratios.size else math.nan,
+        "sigma_ratio_max": float(ratios.max()) if ratios.size else math.nan,
+        "arbitrary": float(built.arbitrary[layer]),
+        "deficient": bool(built.deficient[layer]),
+    }
+
+
+def pooled(records: Sequence[Mapping[str, Any]], alpha: float | None = None) -> Change:
+    """Joins the records of a projection's matrices; NaN may have become None on the way."""
+
+    def column(name: str) -> np.ndarray:
+        return np.array([math.nan if r[name] is None else r[name] for r in records], np.float64)
+
+    def over(reduce: Any, values: np.ndarray) -> float:
+        known = values[~np.isnan(values)]
+        return float(reduce(known)) if known.size else math.nan
+
+    change, post, norm = column("change"), column("norm_post"), column("norm")
+    single = change[post > 0] / post[post > 0]
+    whole = float(np.sqrt(np.sum(post**2)))
+    return Change(
+        layers=len(records),
+        change=float(np.sqrt(np.sum(change**2))) / whole if whole else math.nan,
+        change_min=over(np.min, single),
+        change_max=over(np.max, single),
+        norm_ratio=float(np.sqrt(np.sum(norm**2))) / whole if whole else math.nan,
+        sigma_ratio=over(np.mean, column("sigma_ratio")),
+        sigma_ratio_min=over(np.min, column("sigma_ratio_min")),
+        sigma_ratio_max=over(np.max, column("sigma_ratio_max")),
+        arbitrary=over(np.mean, column("arbitrary")),
+        deficient=sum(bool(r["deficient"]) for r in records),
+        alpha=math.nan if alpha is None else alpha,
+    )

@@ -1,0 +1,127 @@
+"""Which matrices a construction is applied to: modules by name or pattern, layers by number.
+
+A matrix is addressed by its site, the dotted name of its linear layer inside a block such as
+``self_attn.q_proj``, and the number of the block. Imports no jax.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from svdjax.errors import InputError
+
+MODULES = ("self_attn", "mlp", "all")
+_SPAN = re.compile(r"(\d{1,6})?(-)?(\d{1,6})?")
+
+
+def site_of(path: str) -> str:
+    """The site of a leaf of the pytree: ``layers/self_attn/q_proj/kernel`` is self_attn.q_proj."""
+    parts = path.split("/")
+    return ".".join(parts[1:-1] if parts[0] == "layers" else parts[:-1])
+
+
+@dataclass(frozen=True)
+class Modules:
+    """A choice of linear layers.
+
+    Attributes:
+      text: ``all``, the name of a module (``self_attn``, ``mlp``) or of a projection (``o_proj``),
+        or a regular expression that is searched for in the site.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.text)
+        except re.error as error:
+            raise InputError(
+                f"modules {self.text!r}: neither self_attn, mlp nor all, and not a regular "
+                f"expression either ({error})"
+            ) from None
+        if not self.text:
+            raise InputError(f"modules is empty: expected {_wanted()}")
+
+    def matches(self, site: str) -> bool:
+        """Whether the linear layer of this site is chosen."""
+        if self.text == "all":
+            return True
+        if re.fullmatch(r"\w+", self.text):
+            # A plain word names a whole part: mlp does not match mlp_norm.
+            return self.text in site.split(".")
+        return re.search(self.text, site) is not None
+
+    def choose(self, sites: Sequence[str]) -> list[str]:
+        """The sites that are chosen, in order.
+
+        Raises:
+          InputError: none is.
+        """
+        found = [site for site in sites if self.matches(site)]
+        if not found:
+            shown = ", ".join(sites[:12]) + (" …" if len(sites) > 12 else "")
+            raise InputError(
+                f"modules {self.text!r} matches no linear layer of this model; there are {shown}; "
+                f"expected {_wanted()}"
+            )
+        return found
+
+
+def _wanted() -> str:
+    return "self_attn, mlp, all, a projection such as o_proj, or a regular expression"
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A choice of layers: inclusive spans of block numbers, None at an end that is open."""
+
+    spans: tuple[tuple[int | None, int | None], ...] = ((None, None),)
+
+    @classmethod
+    def parse(cls, text: str) -> Layers:
+        """Reads ``0-3,7,20-``: numbers count from 0, spans include both ends; empty is all.
+
+        Raises:
+          InputError: something else is there.
+        """
+        spans: list[tuple[int | None, int | None]] = []
+        for piece in text.replace(" ", "").split(",") if text.strip() else ["-"]:
+            match = _SPAN.fullmatch(piece)
+            if match is None or not piece:
+                raise InputError(
+                    f"layers {text!r}: {piece!r} is no number and no span; write for example "
+                    "0-3,7,20- (numbers count from 0, both ends belong to a span)"
+                )
+            first, dash, last = match.groups()
+            low = int(first) if first else None
+            high = int(last) if last else (None if dash else low)
+            if low is not None and high is not None and high < low:
+                raise InputError(f"layers {text!r}: the span {piece} ends before it begins")
+            spans.append((low, high))
+        return cls(tuple(spans))
+
+    @classmethod
+    def of(cls, numbers: Iterable[int] | None) -> Layers:
+        """The given block numbers; None is all."""
+        return cls() if numbers is None else cls(tuple((int(n), int(n)) for n in numbers))
+
+    def choose(self, count: int) -> tuple[int, ...]:
+        """The chosen ones of `count` layers, ascending.
+
+        Raises:
+          InputError: a number is not below `count`, or nothing is chosen.
+        """
+        found: set[int] = set()
+        for low, high in self.spans:
+            first, last = low or 0, count - 1 if high is None else high
+            if first < 0 or max(first, last) >= count:
+                raise InputError(
+                    f"layers: {max(first, last) if first >= 0 else first} is not one of the "
+                    f"{count} layers 0-{count - 1} of this model"
+                )
+            found.update(range(first, last + 1))
+        if not found:
+            raise InputError("layers: none is chosen")
+        return tuple(sorted(found))

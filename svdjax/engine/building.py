@@ -1,0 +1,108 @@
+"""From stacks of matrices to constructed ones, with a cache of factors where there is one.
+
+Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from svdjax.checkpoint.cache import ArrayCache, content_key
+from svdjax.constructions.recipes import Recipe
+from svdjax.engine.devices import versions
+from svdjax.spectral import (
+    Built,
+    Factors,
+    build_stack,
+    construct_stack,
+    factor_stack,
+    get_factorisation,
+    values_stack,
+    working_precision,
+)
+
+
+class Builder:
+    """Builds constructions out of stacks.
+
+    Attributes:
+      factorisation: key of `svdjax.spectral.FACTORISATIONS`.
+      mesh: the devices, axis ``layers``.
+      cache: where factors are looked up and kept; None to keep none. Without one no factors
+        outlive their layer, which takes the least memory.
+    """
+
+    def __init__(
+        self, factorisation: str, mesh: jax.sharding.Mesh, cache: ArrayCache | None = None
+    ):
+        self.factorisation, self.mesh, self.cache = factorisation, mesh, cache
+        self._about = {"factorisation": factorisation, "versions": versions()}
+
+    def values(self, stack: np.ndarray) -> np.ndarray:
+        """Singular values [L, R] of matrices [L, I, O] as stored."""
+        with working_precision(self.factorisation):
+            found = values_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
+            return np.asarray(found)
+
+    def build(
+        self,
+        recipe: Recipe,
+        w_post: np.ndarray,
+        w_partner: np.ndarray | None,
+        *,
+        sigma: np.ndarray | None = None,
+        alpha: np.ndarray | None = None,
+        signs: str = "raw",
+        dtype: np.dtype,
+    ) -> Built:
+        """The new matrices, on the host.
+
+        Args:
+          recipe: the construction.
+          w_post: [L, I, O] as stored.
+          w_partner: those of the partner; None where `sigma` is given.
+          sigma: the partner's singular values [L, R], where they are all that enters and known.
+          alpha: alpha' of each layer, [L]; eq. 9.
+          signs: ``raw`` or ``aligned``.
+          dtype: storage dtype of the result.
+        """
+        how: Any = {"name": recipe.name, "alpha": alpha, "signs": signs, "dtype": dtype}
+        how["mesh"] = self.mesh
+        with working_precision(self.factorisation):
+            if self.cache is None:
+                built = construct_stack(
+                    w_post, w_partner, sigma=sigma, factorisation=self.factorisation, **how
+                )
+                return jax.device_get(built)
+            post = self.factors(w_post)
+            if recipe.values_only:
+                if sigma is None:
+                    assert w_partner is not None
+                    sigma = np.asarray(self.factors(w_partner).s)
+                partner: Any = Factors(None, sigma, None)  # type: ignore[arg-type]
+            else:
+                assert w_partner is not None
+                partner = self.factors(w_partner)
+            return jax.device_get(build_stack(w_post, post, partner, **how))
+
+    def factors(self, stack: np.ndarray) -> Factors:
+        """Factors of matrices [L, I, O] as stored; to be called within `working_precision`."""
+        if self.cache is None:
+            return factor_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
+        layers, rows, columns = stack.shape
+        rank = min(rows, columns)
+        shapes = {"u": (layers, rows, rank), "s": (layers, rank), "v": (layers, columns, rank)}
+        dtype = np.dtype(get_factorisation(self.factorisation).dtype)
+        key = content_key({"w": stack}, self._about)
+        found = self.cache.read(key, {name: (shape, dtype) for name, shape in shapes.items()})
+        if found is None:
+            factors = jax.device_get(
+                factor_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
+            )
+            found = factors._asdict()
+            self.cache.write(key, found)
+        kept: Any = [found[name] for name in Factors._fields]
+        return Factors(*kept)

@@ -1,0 +1,97 @@
+"""The model card of a constructed checkpoint: what it is and how it was made."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import svdjax
+from svdjax.checkpoint.matching import ranges
+from svdjax.constructions.changes import Change
+from svdjax.engine.construct_job import ConstructJob
+from svdjax.errors import printable
+
+
+def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequence[int]) -> str:
+    """The text of README.md."""
+    recipe = job.recipe
+    sources = [job.post, job.base, *([job.other] if job.other else [])]
+    rows = [
+        ("construction", f"eq. {recipe.number}, {recipe.title}"),
+        ("new W_post", recipe.formula),
+        ("modules", f"`{printable(job.chosen.text, 200)}`: {', '.join(changes)}"),
+        ("layers", ranges(layers)),
+        ("post", f"`{printable(job.post, 300)}`"),
+        ("base", f"`{printable(job.base, 300)}`"),
+    ]
+    rows += [("other", f"`{printable(job.other, 300)}`")] * bool(job.other)
+    if recipe.signed:
+        rows.append(("signs of pairs", job.signs))
+    if recipe.scaled:
+        rows.append(("α′", f"{printable(job.factors.source, 200)}, see below"))
+    rows.append(("factorisation", job.factorisation))
+    front = {
+        "library_name": "transformers",
+        "tags": ["svdjax", "construction", job.construction],
+        "base_model": [source for source in sources if _is_hub_id(source)],
+    }
+    lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v), "---", ""]
+    lines += [f"# {recipe.title[0].upper()}{recipe.title[1:]} (eq. {recipe.number})", ""]
+    lines += [
+        "A checkpoint edited to test an explanation of what post-training does (Understanding "
+        "Post-Training Structural Changes in Large Language Models, arXiv 2509.17866), "
+        f"written by svdjax {svdjax.__version__}. It may be broken on purpose.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {_cell(text)} |" for name, text in rows),
+        "",
+        "`W = U Σ Vᵀ` is taken of the (in, out) matrix, the transpose of the stored `weight`. "
+        "Every other tensor is that of post, bit for bit"
+        + (f", converted to {job.dtype} where it was stored otherwise." if job.dtype else "."),
+        "",
+        "## What changed",
+        "",
+        "‖new − post‖_F / ‖post‖_F over the chosen layers together and of single matrices, "
+        "‖new‖_F / ‖post‖_F, and σ_new / σ_post over the top 90 % of the singular values.",
+        "",
+    ]
+    return "\n".join([*lines, *_table(changes, job), ""])
+
+
+def _table(changes: Mapping[str, Change], job: ConstructJob) -> list[str]:
+    heads = ["projection", "matrices", "change", "smallest … largest", "norm ratio", "σ ratio"]
+    heads += ["α′"] * job.recipe.scaled
+    heads += ["arbitrary signs"] * (job.signs == "aligned")
+    heads += ["rank-deficient"]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for name, one in changes.items():
+        cells = [
+            _cell(printable(name, 120)),
+            str(one.layers),
+            _number(one.change),
+            f"{_number(one.change_min)} … {_number(one.change_max)}",
+            _number(one.norm_ratio),
+            f"{_number(one.sigma_ratio)} ({_number(one.sigma_ratio_min)} … "
+            f"{_number(one.sigma_ratio_max)})",
+        ]
+        cells += [_number(one.alpha, 6)] * job.recipe.scaled
+        cells += [f"{100 * one.arbitrary:.3g} %"] * (job.signs == "aligned")
+        cells += [str(one.deficient)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _is_hub_id(source: str) -> bool:
+    local = pathlib.Path(source).exists()
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not local

@@ -1,0 +1,216 @@
+"""The constructions of the paper on one matrix: a new W_post from factors (docs/mathematics.md, 5).
+
+Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
+
+Everything follows from the factors of W_post and of its partner (base, or another post model).
+Eqs. 11, 12 and 16 need no more of them than the polar factors P = U V^T:
+``W_post P_post^T P_base`` and ``P_base P_post^T W_post`` (*derived*), so that any route to an
+accurate P will do for them, such as the Gram matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svdjax.spectral import fits, metrics
+from svdjax.spectral.factors import (
+    Factorisation,
+    Factors,
+    get_factorisation,
+    numerical_rank,
+    singular_values,
+)
+
+ARBITRARY = 0.1
+"""An aligned sign is arbitrary where |Q1[j, j] + Q2[j, j]| is below this (at most 2)."""
+
+
+class Built(NamedTuple):
+    """A constructed matrix and what can be said of it; stacked, every field has a leading `L`.
+
+    Attributes:
+      w: the new W_post [I, O], in the storage dtype asked for.
+      sigma: its singular values before rounding, [R], descending.
+      sigma_post: those of W_post, [R].
+      change: ||new - W_post||_F, of the rounded matrix.
+      norm_post: ||W_post||_F.
+      norm: ||new||_F, of the rounded matrix.
+      arbitrary: share of pairs whose aligned sign is arbitrary; NaN unless signs were aligned.
+      deficient: whether W_post or its partner is numerically rank-deficient, bool: the vectors of
+        null spaces are arbitrary, and so is what a rotation makes of them.
+    """
+
+    w: jax.Array
+    sigma: jax.Array
+    sigma_post: jax.Array
+    change: jax.Array
+    norm_post: jax.Array
+    norm: jax.Array
+    arbitrary: jax.Array
+    deficient: jax.Array
+
+
+def replaced(post: Factors, sigma: jax.Array) -> jax.Array:
+    """U_post diag(sigma) V_post^T, [I, O]: eq. 9 with sigma = alpha' s_base, eq. 14 with s_base."""
+    return _assemble(post.u, sigma, post.v)
+
+
+def ablation_v(partner: Factors, post: Factors, flips: jax.Array) -> jax.Array:
+    """U_post diag(flips s_post) V_base^T (eq. 10), [I, O]; flips [R] are the signs of the pairs."""
+    return _assemble(post.u, flips * post.s, partner.v)
+
+
+def ablation_u(partner: Factors, post: Factors, flips: jax.Array) -> jax.Array:
+    """U_base diag(flips s_post) V_post^T (eq. 15), [I, O]."""
+    return _assemble(partner.u, flips * post.s, post.v)
+
+
+def restoration_v(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array]:
+    """U_post diag(s_post) (V_base U_base^T U_post)^T = W_post P_post^T P_base (eqs. 11 and 12).
+
+    Returns:
+      The matrix [I, O], and R x R one that has its singular values.
+    """
+    q1 = jnp.einsum("ir,is->rs", partner.u, post.u, precision=metrics.PRECISION)
+    turned = jnp.matmul(partner.v, q1, precision=metrics.PRECISION)
+    return _assemble(post.u, post.s, turned), q1 * post.s[None, :]
+
+
+def restoration_u(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array]:
+    """(U_base V_base^T V_post) diag(s_post) V_post^T = P_base P_post^T W_post (eq. 16).
+
+    Returns:
+      The matrix [I, O], and R x R one that has its singular values.
+    """
+    q2 = jnp.einsum("or,os->rs", partner.v, post.v, precision=metrics.PRECISION)
+    turned = jnp.matmul(partner.u, q2, precision=metrics.PRECISION)
+    return _assemble(turned, post.s, post.v), q2 * post.s[None, :]
+
+
+def aligned_signs(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array]:
+    """The common sign of each post pair that brings it nearest to its partner's pair.
+
+    With D = diag(signs) it minimises ||U_post D - U_base||^2 + ||V_post D - V_base||^2 (*derived*).
+
+    Returns:
+      signs [R], 1 or -1, so that sign_j (Q1[j, j] + Q2[j, j]) >= 0; and the share of pairs in
+      which that sum is below `ARBITRARY`.
+    """
+    both = jnp.sum(partner.u * post.u, axis=0) + jnp.sum(partner.v * post.v, axis=0)
+    one = jnp.ones((), both.dtype)
+    share = jnp.mean((jnp.abs(both) < ARBITRARY).astype(both.dtype))
+    return jnp.where(both < 0, -one, one), share
+
+
+def build(
+    w_post: jax.Array,
+    post: Factors,
+    partner: Factors,
+    *,
+    name: str,
+    alpha: jax.Array | float = 1.0,
+    signs: str = "raw",
+    dtype: np.dtype | str = "float32",
+) -> Built:
+    """Carry out one construction on one matrix.
+
+    Args:
+      w_post: W_post [I, O] as stored; the change is measured against it.
+      post: its factors.
+      partner: factors of base, or of the other post model for eq. 12. Eqs. 9 and 14 look at its
+        singular values only; the vectors may be None.
+      name: ``eq9``, ``eq10``, ``eq11``, ``eq12``, ``eq14``, ``eq15`` or ``eq16``.
+      alpha: alpha' of eq. 9, scalar.
+      signs: ``raw``, as the factorisation returned them, or ``aligned``; eqs. 10 and 15.
+      dtype: storage dtype of the new matrix.
+    """
+    work = post.s.dtype
+    shape = (w_post.shape[0], w_post.shape[1])
+    arbitrary = jnp.full((), jnp.nan, work)
+    flips = jnp.ones_like(post.s)
+    sigma = post.s
+    if signs == "aligned" and name in ("eq10", "eq15"):
+        flips, arbitrary = aligned_signs(partner, post)
+    if name in ("eq9", "eq14"):
+        factor = jnp.asarray(alpha, work) if name == "eq9" else jnp.ones((), work)
+        sigma = factor * partner.s
+        new = replaced(post, sigma)
+    elif name == "eq10":
+        new = ablation_v(partner, post, flips)
+    elif name == "eq15":
+        new = ablation_u(partner, post, flips)
+    elif name in ("eq11", "eq12"):
+        new, core = restoration_v(partner, post)
+        # Only the side that is not complete is contracted: U of tall matrices, V of wide ones.
+        sigma = singular_values(core) if shape[0] > shape[1] else sigma
+    elif name == "eq16":
+        new, core = restoration_u(partner, post)
+        sigma = singular_values(core) if shape[0] < shape[1] else sigma
+    else:
+        raise ValueError(f"no construction {name!r}")
+    rank = jnp.minimum(numerical_rank(post.s, shape), numerical_rank(partner.s, shape))
+    # By way of float32, which devices convert to every storage dtype alike.
+    stored = new.astype("float32").astype(dtype) if dtype != work else new
+    old, rounded = w_post.astype(work), stored.astype(work)
+    return Built(
+        w=stored,
+        sigma=sigma,
+        sigma_post=post.s,
+        change=fits.frobenius(rounded - old),
+        norm_post=fits.frobenius(old),
+        norm=fits.frobenius(rounded),
+        arbitrary=arbitrary,
+        deficient=rank < min(shape),
+    )
+
+
+def construct_matrix(
+    w_post: jax.Array,
+    w_partner: jax.Array | None,
+    *,
+    name: str,
+    sigma: jax.Array | None = None,
+    alpha: jax.Array | float = 1.0,
+    signs: str = "raw",
+    dtype: np.dtype | str = "float32",
+    factorisation: str | Factorisation = "svd_f64",
+) -> Built:
+    """Factorise two matrices [I, O] and carry out one construction, see `build`.
+
+    Args:
+      w_post: W_post [I, O].
+      w_partner: the partner's matrix; not looked at, and may be None, where `sigma` is given.
+      name: see `build`.
+      sigma: the partner's singular values [R], for eqs. 9 and 14, if they are known.
+      alpha: see `build`.
+      signs: see `build`.
+      dtype: see `build`.
+      factorisation: name in `FACTORISATIONS`, or one of one's own.
+
+    Raises:
+      RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
+        `working_precision` first.
+    """
+    route = get_factorisation(factorisation)
+    post = route(w_post).factors
+    if name not in ("eq9", "eq14"):
+        assert w_partner is not None
+        partner = route(w_partner).factors
+    else:
+        if sigma is None:
+            assert w_partner is not None
+            # Vectors that nobody looks at are not computed.
+            sigma = singular_values(route.upcast(w_partner))
+        partner: Any = Factors(None, sigma, None)  # type: ignore[arg-type]
+    return build(w_post, post, partner, name=name, alpha=alpha, signs=signs, dtype=dtype)
+
+
+def _assemble(u: jax.Array, s: jax.Array, v: jax.Array) -> jax.Array:
+    """U diag(s) V^T; the scale goes to the smaller of the two."""
+    if u.shape[0] <= v.shape[0]:
+        return jnp.einsum("ir,or->io", u * s[None, :], v, precision=metrics.PRECISION)
+    return jnp.einsum("ir,or->io", u, v * s[None, :], precision=metrics.PRECISION)
