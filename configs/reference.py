@@ -5,8 +5,9 @@ Four small models trained by this project (see svdjax/reference/README.md): `bas
 
     python -m svdjax.sweep --config=configs/reference.py
 
-Expected: under a minute on two cores. The two post models stay far below the unrelated level of
-NF, `base_prime` lies at it.
+Expected: TIME on two cores. The two post models stay far below the unrelated level of NF,
+`base_prime` lies at it. Of `instruct` and `reasoning` all constructed models are made as well, and
+judged on held-out answers in the model's own format.
 """
 
 from svdjax import reference
@@ -18,15 +19,18 @@ PAIRS = (
     ("base", "reasoning"),
     ("instruct", "reasoning"),
 )
+OTHERS = {"instruct": "reasoning", "reasoning": "instruct"}
 
 
 def get_config(argument=None):
     """Every pair of the family that the paper compares."""
     parse_argument(argument, known=())
-    return default_config(
-        "reference",
-        {
-            f"{base}-{post}": {"base": str(reference.path(base)), "post": str(reference.path(post))}
-            for base, post in PAIRS
-        },
-    )
+    pairs = {}
+    for base, post in PAIRS:
+        sides = {"base": str(reference.path(base)), "post": str(reference.path(post))}
+        constructed = base == "base" and post in OTHERS
+        if constructed:
+            sides["other"] = str(reference.path(OTHERS[post]))
+            sides["text"] = str(reference.text_path(post))
+        pairs[f"{base}-{post}"] = sides | {"constructed": constructed}
+    return default_config("reference", pairs, stages=("spectra", "constructions", "report"))

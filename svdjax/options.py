@@ -39,30 +39,59 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
         False,
         "Fingerprint the input files by every byte instead of by header and sampled blocks.",
     ),
-    "stages": (("spectra", "report"), "What to do, in this order: spectra, report."),
+    "variants": (
+        ("all",),
+        "Which constructed models the constructions stage makes: all, or names such as replaced, "
+        "restoration_V_SA, ablation_U_FFN_aligned (svdjax/constructions/recipes.py lists them).",
+    ),
+    "save_variants": (
+        False,
+        "Also write every constructed model as a checkpoint, to <pair>/models/<variant>.",
+    ),
+    "text_limit": (0, "Use at most this many of the held-out texts; 0 uses all."),
+    "factor_cache": (
+        "",
+        "Directory that keeps singular vectors for other sweeps of the same checkpoints. Default: "
+        "they are kept in the workdir, and removed when the constructions are done.",
+    ),
+    "factor_cache_bytes": (20 * 2**30, "Most bytes of disk that they may take."),
+    "stages": (
+        ("spectra", "report"),
+        "What to do: spectra, constructions (of every pair that names no constructed = False; "
+        "judged on the pair's held-out text where it names one), report.",
+    ),
 }
 """Every leaf but `name` and `pairs`: default value, and what it does."""
 
 
-def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+SIDES: Mapping[str, Any] = {"paper": "", "other": "", "text": "", "constructed": True}
+"""What a pair may have beside base and post, and its default."""
+
+
+def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]], **leaves: Any) -> ConfigDict:
     """Builds a locked sweep config.
 
     Args:
       name: name of the config; the default workdir is ``runs/<name>``.
-      pairs: pair name to ``{"base": …, "post": …, "paper": …}``. Base and post are directories or
-        hub ids (``org/name`` or ``org/name@revision``). ``paper`` is optional and names the column
+      pairs: pair name to ``{"base": …, "post": …}`` and what else `SIDES` knows. Base and post are
+        directories or hub ids (``org/name`` or ``org/name@revision``). ``paper`` names the column
         of the paper's tables 3 and 4 to print beside the measurement, as
-        ``"Qwen2.5-Math-1.5B/instruct"``.
+        ``"Qwen2.5-Math-1.5B/instruct"``. The constructions stage makes models of every pair
+        whose ``constructed`` is not False, restores from ``other``, another post model, in eq. 12,
+        and judges them on ``text``, a file of held-out text (svdjax/behaviour/texts.py says in
+        which form).
+      **leaves: other defaults for leaves of `OPTIONS`.
 
     Returns:
       A locked `ConfigDict` with `name`, `pairs` and every leaf of `OPTIONS`.
     """
-    config = ConfigDict({leaf: default for leaf, (default, _) in OPTIONS.items()})
+    config = ConfigDict({leaf: leaves.get(leaf, default) for leaf, (default, _) in OPTIONS.items()})
     config.name = name
     config.pairs = ConfigDict()
     for pair, sides in pairs.items():
         config.pairs[pair] = ConfigDict(
-            {"base": sides["base"], "post": sides["post"], "paper": sides.get("paper", "")}
+            {"base": sides["base"], "post": sides["post"]}
+            | {key: sides.get(key, default) for key, default in SIDES.items()}
         )
     return config.lock()
 

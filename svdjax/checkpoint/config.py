@@ -147,7 +147,7 @@ def _auto_config(raw: dict[str, Any], where: str) -> Any:
     """transformers' reading of the parsed file, which never runs code from the checkpoint."""
     # Slow to import: only when a model is really read. Without torch it announces on import that
     # models are not available, which is no news here.
-    with _quiet_import():
+    with quiet_import():
         from transformers import AutoConfig
         from transformers.utils import logging
     # A deep copy (transformers edits nested dicts in place), without pointers to remote code.
@@ -165,7 +165,7 @@ def _auto_config(raw: dict[str, Any], where: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
+def quiet_import() -> Iterator[None]:
     """Silence what transformers says when it is first imported; its verbosity stays as it was."""
     if "transformers" in sys.modules or "TRANSFORMERS_VERBOSITY" in os.environ:
         yield

@@ -40,7 +40,7 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
     names = ["config.json", *([INDEX] if checkpoint.listing.name == INDEX else [])]
     for name in names:
         path = checkpoint.path / name
-        size, whole = _hash_file(path)
+        size, whole = hash_file(path)
         digests[name] = {"size": size, "sha256": whole}
     for name in checkpoint.files:
         shard = checkpoint.header(name)
@@ -50,7 +50,7 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
             "sampled_sha256": _hash_samples(shard),
         }
         if full:
-            digest["sha256"] = _hash_file(shard.path)[1]
+            digest["sha256"] = hash_file(shard.path)[1]
         digests[name] = digest
     assert SINGLE in digests or INDEX in digests
     return digests
@@ -83,7 +83,12 @@ def _hash_blocks(path: pathlib.Path, blocks: Iterable[tuple[int, int]]) -> str:
     return digest.hexdigest()
 
 
-def _hash_file(path: pathlib.Path) -> tuple[int, str]:
+def hash_file(path: pathlib.Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")

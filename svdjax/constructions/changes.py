@@ -53,7 +53,8 @@ class Change:
           KeyError, TypeError: it is something else.
         """
         fields: dict[str, Any] = {name: entry[name] for name in cls.__dataclass_fields__}
-        return cls(**{k: math.nan if v is None else v for k, v in fields.items()})
+        known: Any = {k: math.nan if v is None else v for k, v in fields.items()}
+        return cls(**known)
 
     def summary(self) -> dict[str, Any]:
         """The fields as a dict."""

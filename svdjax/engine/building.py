@@ -5,14 +5,20 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from svdjax.checkpoint import PairPlan
 from svdjax.checkpoint.cache import ArrayCache, content_key
 from svdjax.constructions.recipes import Recipe
+from svdjax.engine.compute import padded_stack
 from svdjax.engine.devices import versions
+from svdjax.engine.groups import Group
+from svdjax.engine.prefetch import prefetched
 from svdjax.spectral import (
     Built,
     Factors,
@@ -106,3 +112,65 @@ class Builder:
             self.cache.write(key, found)
         kept: Any = [found[name] for name in Factors._fields]
         return Factors(*kept)
+
+
+def build_groups(
+    groups: Sequence[Group],
+    plan: PairPlan,
+    builder: Builder,
+    recipe: Recipe,
+    *,
+    sigma: Mapping[str, np.ndarray],
+    alphas: Mapping[str, float],
+    signs: str,
+    dtype: Callable[[str], np.dtype],
+    check: Callable[[], None] = lambda: None,
+) -> Generator[tuple[Group, Built, float], None, None]:
+    """Yields the groups in order with their new matrices [L, I, O] and the seconds it took.
+
+    Args:
+      groups: of `plan`.
+      plan: the partner as its base, and post.
+      builder: how.
+      recipe: the construction.
+      sigma: the partner's singular values [L, R] by projection, for all layers of the plan, where
+        they are all that enters and known; else without the projection.
+      alphas: alpha' by projection; 1 where there is none.
+      signs: ``raw`` or ``aligned``.
+      dtype: storage dtype of a tensor, by name.
+      check: called between groups; may raise to stop.
+    """
+
+    def read(group: Group) -> tuple[np.ndarray | None, np.ndarray]:
+        known = group.projection.name in sigma
+        return None if known else padded_stack(plan.base, group), padded_stack(plan.post, group)
+
+    for group, (partner, post) in prefetched(groups, read, check):
+        began = time.perf_counter()
+        name = group.projection.name
+        values = None
+        if name in sigma:
+            values = sigma[name][group.start : group.stop]
+            values = np.pad(values, ((0, group.length - len(values)), (0, 0)))
+        dtypes = {dtype(tensor) for tensor in group.projection.tensors[group.start : group.stop]}
+        built = builder.build(
+            recipe,
+            post,
+            partner,
+            sigma=values,
+            alpha=np.full(group.length, alphas.get(name, 1.0)),
+            signs=signs,
+            # Where tensors of one group are stored differently, the writer rounds each.
+            dtype=dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32),
+        )
+        yield group, built, time.perf_counter() - began
+
+
+def by_tensor(group: Group, built: Built) -> dict[str, np.ndarray]:
+    """The new matrices of a group by tensor, in the orientation of the checkpoint."""
+    names = group.projection.tensors[group.start : group.stop]
+    turned = group.projection.transposed
+    return {
+        name: np.asarray(built.w[layer].T if turned else built.w[layer])
+        for layer, name in enumerate(names)
+    }

@@ -27,7 +27,7 @@ from svdjax.checkpoint.writer import with_dtype
 from svdjax.constructions.changes import Change, pooled, record
 from svdjax.constructions.tree import route_for
 from svdjax.engine import devices, inputs
-from svdjax.engine.building import Builder
+from svdjax.engine.building import Builder, build_groups, by_tensor
 from svdjax.engine.card import model_card
 from svdjax.engine.compute import padded_stack
 from svdjax.engine.construct_job import ConstructJob
@@ -173,7 +173,10 @@ class _Construct:
         alphas, sigma = self.given or {}, {}
         if self.job.recipe.scaled and self.given is None:
             spectra = self._spectra(mirror.folder)
-            sigma = {name: base for name, (base, _) in spectra.items()}
+            sigma = {
+                name: base[list(self.layers)] if len(base) > 1 else base
+                for name, (base, _) in spectra.items()
+            }
             alphas = {
                 one.name: self._alpha(one, *spectra[one.name]) for one in self.whole.projections
             }
@@ -232,33 +235,23 @@ class _Construct:
             for group in groups:
                 if group not in missing:
                     progress.reused(group)
-            for group, (partner, post) in prefetched(missing, self._read, self._check(progress)):
-                began = time.perf_counter()
-                name, names = group.projection.name, tensors[group]
-                known = None
-                if name in sigma:
-                    chosen = self.layers if len(sigma[name]) > 1 else (0,)
-                    known = _padded(sigma[name][list(chosen)][group.start : group.stop], group)
-                dtypes = {mirror.dtype(tensor) for tensor in names}
-                built = self.builder.build(
-                    self.job.recipe,
-                    post,
-                    partner,
-                    sigma=known,
-                    alpha=np.full(group.length, alphas.get(name, 1.0)),
-                    signs=self.job.signs,
-                    dtype=dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32),
-                )
-                turned = group.projection.transposed
-                mirror.write(
-                    {
-                        tensor: np.asarray(built.w[layer].T if turned else built.w[layer])
-                        for layer, tensor in enumerate(names)
-                    },
-                    {tensor: record(built, layer) for layer, tensor in enumerate(names)},
-                )
-                progress.computed(group, time.perf_counter() - began)
-                del partner, post, built
+            stream = build_groups(
+                missing,
+                self.plan,
+                self.builder,
+                self.job.recipe,
+                sigma=sigma,
+                alphas=alphas,
+                signs=self.job.signs,
+                dtype=mirror.dtype,
+                check=self._check(progress),
+            )
+            for group, built, seconds in stream:
+                values = by_tensor(group, built)
+                records = {name: record(built, layer) for layer, name in enumerate(values)}
+                mirror.write(values, records)
+                progress.computed(group, seconds)
+                del built, values
         finally:
             progress.close()
 
@@ -295,11 +288,6 @@ def _kept_spectra(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
         return kept["base"], kept["post"]
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _padded(rows: np.ndarray, group: Group) -> np.ndarray:
-    missing = group.length - len(rows)
-    return np.concatenate([rows, np.zeros((missing, rows.shape[1]), rows.dtype)])
 
 
 def construct_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,30 @@ from svdjax.checkpoint import (
     plan_pair,
     read_stack,
 )
+from svdjax.checkpoint.digest import hash_file
 from svdjax.engine.settings import PairSpec
 from svdjax.errors import InputError
 
 
 @dataclass(frozen=True)
 class PairJob:
-    """A pair that is fit to be computed: what the config said, and the plan."""
+    """A pair that is fit to be computed.
+
+    Attributes:
+      spec: what the config said.
+      plan: what is compared.
+      other: the plan of the other post model as base, where the config names one.
+    """
 
     spec: PairSpec
     plan: PairPlan
+    other: PairPlan | None = None
+
+    @property
+    def sources(self) -> dict[str, Checkpoint]:
+        """Its checkpoints, by source as the config wrote it."""
+        found = {self.spec.base: self.plan.base, self.spec.post: self.plan.post}
+        return found | ({self.spec.other: self.other.base} if self.other else {})
 
 
 def open_pairs(
@@ -50,10 +65,13 @@ def open_pairs(
 
     for spec in specs:
         base, post = get(spec.base), get(spec.post)
-        if base is None or post is None:
+        other = get(spec.other) if spec.other else None
+        if base is None or post is None or (spec.other and other is None):
             continue
         try:
-            jobs.append(PairJob(spec, plan_pair(base, post, split_fused=split_fused)))
+            plan = plan_pair(base, post, split_fused=split_fused)
+            beside = plan_pair(other, post, split_fused=split_fused) if other else None
+            jobs.append(PairJob(spec, plan, beside))
         except InputError as error:
             faults.append(f"pair {spec.name}: {error}")
     _raise(faults)
@@ -62,21 +80,20 @@ def open_pairs(
 
 def checkpoints(jobs: Sequence[PairJob]) -> dict[str, Checkpoint]:
     """Every checkpoint of the jobs once, by its source as the config wrote it."""
-    found: dict[str, Checkpoint] = {}
-    for job in jobs:
-        found.setdefault(job.spec.base, job.plan.base)
-        found.setdefault(job.spec.post, job.plan.post)
-    return found
+    return {source: one for job in jobs for source, one in job.sources.items()}
 
 
 def digest_inputs(
     jobs: Sequence[PairJob], *, full: bool, check: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Fingerprints of all input files, by source."""
+    """Fingerprints of all input files, by source; of held-out texts by path."""
     digests = {}
     for source, checkpoint in checkpoints(jobs).items():
         check()
         digests[source] = input_digest(checkpoint, full=full)
+    for text in dict.fromkeys(job.spec.text for job in jobs if job.spec.text):
+        size, whole = hash_file(pathlib.Path(text).expanduser())
+        digests[text] = {"size": size, "sha256": whole}
     return digests
 
 
@@ -101,7 +118,7 @@ def check_values(
     """
     wanted = {}
     for job in jobs:
-        for checkpoint in (job.plan.base, job.plan.post):
+        for checkpoint in job.sources.values():
             for projection in job.plan.projections:
                 for layer in range(len(projection.tensors)):
                     key = (str(checkpoint.path), projection.tensors[layer], projection.rows)

@@ -8,15 +8,18 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from svdjax.engine import devices, inputs
+from svdjax.engine.construction_results import FILE as CONSTRUCTIONS
+from svdjax.engine.construction_results import ConstructionResults
 from svdjax.engine.groups import working_bytes
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
 from svdjax.engine.spectra import run_spectra
+from svdjax.engine.stage import Stage
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.errors import InputError, Interrupted
@@ -42,11 +45,19 @@ class Report(Protocol):
     """What the door hands in to write the report stage."""
 
     def write_pair(
-        self, comparison: Comparison, directory: pathlib.Path, *, paper: Any = None
+        self,
+        comparison: Comparison,
+        directory: pathlib.Path,
+        *,
+        paper: Any = None,
+        constructions: Any = None,
     ) -> pathlib.Path: ...
 
     def write_index(
-        self, workdir: pathlib.Path, comparisons: Mapping[str, Comparison]
+        self,
+        workdir: pathlib.Path,
+        comparisons: Mapping[str, Comparison],
+        constructions: Any = None,
     ) -> pathlib.Path: ...
 
 
@@ -61,6 +72,7 @@ class SweepOutcome:
       computed: groups computed by this run.
       reused: groups taken from the journal of an earlier run.
       was_finished: there was nothing to do.
+      constructions: the constructed models by pair, where there are any.
     """
 
     workdir: pathlib.Path
@@ -69,6 +81,7 @@ class SweepOutcome:
     computed: int = 0
     reused: int = 0
     was_finished: bool = False
+    constructions: Mapping[str, ConstructionResults] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for stdout, with the paths."""
@@ -83,6 +96,11 @@ class SweepOutcome:
                 else "no NF"
             )
             lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
+        lines += [
+            f"  {name}: {len(one.variants)} constructed models; "
+            f"{self.workdir / name / CONSTRUCTIONS}"
+            for name, one in self.constructions.items()
+        ]
         if self.report is not None:
             lines.append(f"report: {self.report}")
         return "\n".join(lines)
@@ -137,6 +155,7 @@ class _Sweep:
     ):
         self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
         self.state: dict[str, Any] = {}
+        self.heldout: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
@@ -146,6 +165,11 @@ class _Sweep:
             split_fused=self.sweep.settings.split_fused,
             check=self.stop.check,
         )
+        if any(spec.constructed for spec in self.sweep.pairs):
+            # Loads the decoder and the tokenizers.
+            from svdjax.engine.heldout import read_heldout
+
+            self.heldout = read_heldout(jobs, self.sweep.settings.text_limit)
         self.mesh = devices.layer_mesh(
             self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
@@ -200,24 +224,48 @@ class _Sweep:
         self._save(status="running")
 
     def _stages(self, jobs: list[inputs.PairJob]) -> SweepOutcome:
-        done = run_spectra(
-            jobs,
+        done = run_spectra(jobs, self._handed("spectra"))
+        constructions = {}
+        if "constructions" in self.sweep.settings.stages:
+            constructions = self._construct(jobs, done.comparisons)
+        index = None
+        if "report" in self.sweep.settings.stages and self.report is not None:
+            index = self._write_report(self.report, done.comparisons, constructions)
+        self.state["finished"] = _now()
+        self._save(status="done")
+        return SweepOutcome(
             self.place.path,
+            done.comparisons,
+            index,
+            done.computed,
+            done.reused,
+            constructions=constructions,
+        )
+
+    def _construct(
+        self, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
+    ) -> dict[str, ConstructionResults]:
+        from svdjax.engine.variants import run_variants
+
+        return run_variants(jobs, comparisons, self.heldout, self._handed("constructions"))
+
+    def _handed(self, name: str) -> Stage:
+        return Stage(
+            workdir=self.place.path,
             settings=self.sweep.settings,
             identity={"inputs": self.state["inputs"], "versions": self.state["versions"]},
             mesh=self.mesh,
-            stage=self._stage("spectra"),
+            entry=self._stage(name),
             save=self._save,
             check=self.stop.check,
         )
-        index = None
-        if "report" in self.sweep.settings.stages and self.report is not None:
-            index = self._write_report(self.report, done.comparisons)
-        self.state["finished"] = _now()
-        self._save(status="done")
-        return SweepOutcome(self.place.path, done.comparisons, index, done.computed, done.reused)
 
-    def _write_report(self, report: Report, comparisons: dict[str, Comparison]) -> pathlib.Path:
+    def _write_report(
+        self,
+        report: Report,
+        comparisons: dict[str, Comparison],
+        constructions: dict[str, ConstructionResults],
+    ) -> pathlib.Path:
         stage = self._stage("report")
         before, start = stage.get("seconds", 0.0), time.perf_counter()
         pairs = stage.setdefault("pairs", {})
@@ -229,14 +277,17 @@ class _Sweep:
             note(f"drawing {number}/{len(self.sweep.pairs)} {spec.name}")
             began = time.perf_counter()
             report.write_pair(
-                comparisons[spec.name], self.place.path / spec.name, paper=spec.paper or None
+                comparisons[spec.name],
+                self.place.path / spec.name,
+                paper=spec.paper or None,
+                constructions=constructions.get(spec.name),
             )
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
             self._save()
         self.stop.check("before the index of the report")
         note("drawing the index")
-        index = report.write_index(self.place.path, comparisons)
+        index = report.write_index(self.place.path, comparisons, constructions)
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index
 
@@ -244,6 +295,8 @@ class _Sweep:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
         names = [spec.name for spec in self.sweep.pairs]
         wanted = [self.place.path / name / file for name in names for file in _OUTPUTS]
+        built = [spec.name for spec in self.sweep.pairs if spec.constructed]
+        wanted += [self.place.path / name / CONSTRUCTIONS for name in built]
         index = None
         if "report" in self.state["stages"]:
             index = self.place.path / "report.html"
@@ -252,9 +305,14 @@ class _Sweep:
             return None
         try:
             comparisons = {name: Comparison.load(self.place.path / name) for name in names}
+            constructions = {
+                name: ConstructionResults.load(self.place.path / name) for name in built
+            }
         except InputError:
             return None  # damaged like missing: it is made again
-        return SweepOutcome(self.place.path, comparisons, index, was_finished=True)
+        return SweepOutcome(
+            self.place.path, comparisons, index, was_finished=True, constructions=constructions
+        )
 
     def _stage(self, name: str) -> dict[str, Any]:
         return self.state.setdefault("stages", {}).setdefault(name, {"status": "pending"})

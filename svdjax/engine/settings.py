@@ -5,15 +5,18 @@ Imports no jax: whatever can be said without it is said first.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from svdjax.atomic import plain
+from svdjax.constructions.recipes import VARIANTS, Variant
 from svdjax.errors import InputError
+from svdjax.options import SIDES
 
-STAGES = ("spectra", "report")
+STAGES = ("spectra", "constructions", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
 _TAKEN = ("report.html", "sweep.json")
 
@@ -28,7 +31,12 @@ class Settings:
     group_bytes: int = 256 * 2**20
     devices: int = 0
     full_hash: bool = False
-    stages: tuple[str, ...] = STAGES
+    variants: tuple[str, ...] = ("all",)
+    save_variants: bool = False
+    text_limit: int = 0
+    factor_cache: str = ""
+    factor_cache_bytes: int = 20 * 2**30
+    stages: tuple[str, ...] = ("spectra", "report")
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
@@ -39,26 +47,59 @@ class Settings:
             found.append(f"config.group_bytes={self.group_bytes}: expected a number of bytes")
         if self.devices < 0:
             found.append(f"config.devices={self.devices}: expected a count, or 0 for all")
+        for leaf in ("text_limit", "factor_cache_bytes"):
+            if getattr(self, leaf) < 0:
+                found.append(f"config.{leaf}={getattr(self, leaf)}: expected 0 or more")
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             found.append(
                 f"config.stages={tuple(self.stages)}: expected some of {', '.join(STAGES)}"
             )
-        elif self.stages[0] != "spectra" or len(set(self.stages)) != len(self.stages):
+        elif self.stages[0] != "spectra" or self.stages != tuple(
+            stage for stage in STAGES if stage in self.stages
+        ):
             found.append(
-                f"config.stages={tuple(self.stages)}: spectra comes first, each stage once"
+                f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
+                f"the order {', '.join(STAGES)}"
+            )
+        return found + self._construction_problems()
+
+    def _construction_problems(self) -> list[str]:
+        found = []
+        for name in self.variants:
+            if name not in ("all", *VARIANTS):
+                near = difflib.get_close_matches(str(name), VARIANTS, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"known: all, {', '.join(VARIANTS)}"
+                )
+                found.append(f"config.variants: there is no variant {name!r}; {hint}")
+        if not self.variants:
+            found.append("config.variants is empty: leave the constructions stage out instead")
+        if self.split_fused and "constructions" in self.stages:
+            found.append(
+                "config.split_fused=True: constructions edit fused projections as a whole, as in "
+                "the paper; leave one of the two out"
             )
         return found
+
+    @property
+    def chosen_variants(self) -> tuple[Variant, ...]:
+        """The variants that `variants` names, in the order of `VARIANTS`."""
+        every = "all" in self.variants
+        return tuple(one for one in VARIANTS.values() if every or one.name in self.variants)
 
 
 @dataclass(frozen=True)
 class PairSpec:
-    """One pair as the config names it."""
+    """One pair as the config names it; see `svdjax.options.default_config`."""
 
     name: str
     base: str
     post: str
     paper: str | None = None
+    other: str = ""
+    text: str = ""
+    constructed: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,14 +131,20 @@ def read_config(config: Any) -> SweepConfig:
         return config
     leaves: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     known = {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
-    if "stages" in known:
-        known["stages"] = tuple(known["stages"])
+    for leaf in ("stages", "variants"):
+        if leaf in known:
+            value = known[leaf]
+            known[leaf] = (value,) if isinstance(value, str) else tuple(value)
     settings = Settings(**known)
     problems = settings.problems()
     pairs = []
     for name, sides in (leaves.get("pairs") or {}).items():
         problems += _pair_problems(name, sides)
-        pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), sides.get("paper")))
+        given = {key: sides[key] for key in SIDES if sides.get(key) is not None}
+        if "constructions" not in settings.stages:
+            # What only this stage looks at is then not opened either.
+            given |= {"other": "", "text": "", "constructed": False}
+        pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), **given))
     if not pairs:
         problems.append("config.pairs is empty: expected at least one pair")
     if problems:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import jax
 
 from svdjax.engine.compute import Computed, collect, compute_groups
 from svdjax.engine.groups import Group, plan_groups, total_work
@@ -18,6 +16,7 @@ from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import Settings
+from svdjax.engine.stage import Stage
 from svdjax.errors import InputError
 
 _JOURNAL = ".journal"
@@ -34,38 +33,26 @@ class SpectraOutcome:
 
 def run_spectra(
     jobs: Sequence[PairJob],
-    workdir: pathlib.Path,
-    *,
-    settings: Settings,
-    identity: dict[str, Any],
-    mesh: jax.sharding.Mesh,
-    stage: dict[str, Any],
-    save: Callable[[], None],
-    check: Callable[[str], None],
+    stage: Stage,
 ) -> SpectraOutcome:
     """Computes what is missing and writes the files of every pair.
 
     Args:
       jobs: the validated pairs.
-      workdir: locked, clean.
-      settings: how to compute.
-      identity: digests of the inputs by source, and versions; they key the journal.
-      mesh: the devices.
-      stage: this stage's entry in sweep.json, kept up to date.
-      save: writes sweep.json.
-      check: raises if a stop was requested.
+      stage: see there.
     """
     outcome = SpectraOutcome()
-    before, start = stage.get("seconds", 0.0), time.perf_counter()
-    entries = stage.setdefault("pairs", {})
+    workdir, settings, entry = stage.workdir, stage.settings, stage.entry
+    before, start = entry.get("seconds", 0.0), time.perf_counter()
+    entries = entry.setdefault("pairs", {})
     finished: dict[str, Comparison] = {}
     for job in jobs:
         known = _finished_pair(workdir / job.spec.name, entries.get(job.spec.name, {}))
         if known is not None:
             finished[job.spec.name] = known
     open_jobs = [job for job in jobs if job.spec.name not in finished]
-    stage["status"] = "running"
-    work = _Work(open_jobs, workdir, settings, identity, mesh.size)
+    entry["status"] = "running"
+    work = _Work(open_jobs, stage)
     progress = Progress(len(work.groups), total_work(work.groups))
     try:
         _announce(work, len(finished), progress)
@@ -77,8 +64,8 @@ def run_spectra(
             {job.spec.name: job.plan for job in open_jobs},
             factorisation=settings.factorisation,
             corner=settings.corner,
-            mesh=mesh,
-            check=lambda: check(f"{progress.count} of {len(work.groups)} groups done"),
+            mesh=stage.mesh,
+            check=lambda: stage.check(f"{progress.count} of {len(work.groups)} groups done"),
         )
         for job in open_jobs:
             name, began = job.spec.name, time.perf_counter()
@@ -98,15 +85,15 @@ def run_spectra(
                 "computed": missing,
                 "reused": len(work.by_pair[name]) - missing,
             }
-            stage["seconds"] = before + time.perf_counter() - start
-            save()
+            entry["seconds"] = before + time.perf_counter() - start
+            stage.save()
             work.journals[name].remove()
         stream.close()
     finally:
         progress.close()
     # Also what a sweep killed between a pair's last files and their journal's end left.
     shutil.rmtree(workdir / _JOURNAL, ignore_errors=True)
-    stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
+    entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
     outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in jobs}
     return outcome
 
@@ -114,24 +101,18 @@ def run_spectra(
 class _Work:
     """The groups of the open pairs, and which of them the journal already holds."""
 
-    def __init__(
-        self,
-        jobs: Sequence[PairJob],
-        workdir: pathlib.Path,
-        settings: Settings,
-        identity: dict[str, Any],
-        device_count: int,
-    ):
+    def __init__(self, jobs: Sequence[PairJob], stage: Stage):
+        settings, identity = stage.settings, stage.identity
         self.by_pair: dict[str, list[Group]] = {}
         self.journals: dict[str, Journal] = {}
         self._pieces: dict[Group, Computed] = {}
         for job in jobs:
             name = job.spec.name
             self.by_pair[name] = plan_groups(
-                name, job.plan, group_bytes=settings.group_bytes, devices=device_count
+                name, job.plan, group_bytes=settings.group_bytes, devices=stage.mesh.size
             )
             self.journals[name] = Journal(
-                workdir / _JOURNAL / name,
+                stage.workdir / _JOURNAL / name,
                 {
                     "base": identity["inputs"][job.spec.base],
                     "post": identity["inputs"][job.spec.post],

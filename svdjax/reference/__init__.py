@@ -35,4 +35,20 @@ def heldout_path() -> pathlib.Path:
     return _HERE / "heldout.jsonl"
 
 
-__all__ = ["NAMES", "heldout_path", "path"]
+def text_path(name: str) -> pathlib.Path:
+    """Held-out text of a post-trained member: JSONL of prompt, completion (90 right answers).
+
+    Raises:
+        InputError: `name` is not a post-trained member.
+    """
+    texts = {"instruct": "heldout_instruct.jsonl", "reasoning": "heldout_reasoning.jsonl"}
+    if name not in texts:
+        from svdjax.errors import InputError
+
+        raise InputError(
+            f"svdjax.reference: no held-out text for {name!r}; expected {' or '.join(texts)}"
+        )
+    return _HERE / texts[name]
+
+
+__all__ = ["NAMES", "heldout_path", "path", "text_path"]

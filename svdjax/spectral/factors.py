@@ -157,40 +157,42 @@ def _svd(w: jax.Array) -> Factored:
 
 
 POLAR_TOLERANCE = 1e-7
-"""Largest estimated error of U V^T, per pair, with which the Gram route is content."""
+"""Largest estimated Frobenius error of U V^T, rounding aside, with which the Gram route is content.
+"""
 
 
 def _gram(w: jax.Array) -> Factored:
-    """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j|| and u_j = W v_j / s_j (float64 only).
+    """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j||, u_j = W v_j / s_j, and U made orthonormal.
 
-    Half as long as an SVD of a square matrix on a CPU, less for tall ones. The columns of U lose
-    orthogonality like eps (s_1 / s_j)^2, and with it the polar factor U V^T: where the estimate
-    exceeds `POLAR_TOLERANCE` the matrix is factorised by `_svd` instead.
+    Quicker than an SVD on a CPU. The u_j lose orthogonality like eps (s_1 / s_j)^2. With
+    E = U^T U - I the polar factor of W = U diag(s) V^T is U (I - F) V^T but for terms in E^2,
+    ``F_ij = s_i E_ij / (s_i + s_j)`` (*derived*: the Sylvester equation of (S (I + E) S)^(1/2)),
+    whatever the gaps between the s_j. Where ||E||^2 exceeds `POLAR_TOLERANCE`, which takes a
+    condition number of 1e5 or so, the matrix is factorised by `_svd` instead.
     """
+    high = jax.lax.Precision.HIGHEST
     top = jnp.max(jnp.abs(w))
     unit = w / jnp.where(top > 0, top, 1)
-    gram = jnp.matmul(unit.T, unit, precision=jax.lax.Precision.HIGHEST)
-    _, v = jnp.linalg.eigh(gram, symmetrize_input=False)
-    images = jnp.matmul(unit, v, precision=jax.lax.Precision.HIGHEST)
+    _, v = jnp.linalg.eigh(jnp.matmul(unit.T, unit, precision=high), symmetrize_input=False)
+    images = jnp.matmul(unit, v, precision=high)
     s = jnp.sqrt(jnp.sum(images**2, axis=0))
     order = jnp.argsort(s, descending=True)
-    s, v, images = s[order], v[:, order], images[:, order]
+    s, v = s[order], v[:, order]
+    u = images[:, order] / jnp.where(s > 0, s, 1)[None, :]
     r = s.shape[0]
-    backward = backward_error(r, float(jnp.finfo(w.dtype).eps))
-    inverse = s[0] / jnp.where(s > 0, s, jnp.finfo(w.dtype).tiny)
-    # Eigenvectors are wrong by the error of the Gram matrix over the distances of its eigenvalues;
-    # in U V^T that leaves entries eps s_1^2 / (s_i s_j), whatever the distances.
-    loss = backward * inverse[-1] ** 2
-    good = loss <= POLAR_TOLERANCE
+    e = jnp.matmul(u.T, u, precision=high) - jnp.eye(r, dtype=w.dtype)
+    loss = jnp.sqrt(jnp.sum(e**2))
 
     def fast(_: jax.Array) -> Factored:
+        f = e * s[:, None] / (s[:, None] + s[None, :])
+        backward = backward_error(r, float(jnp.finfo(w.dtype).eps))
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
-        lost = backward * jnp.sum(inverse**2) / jnp.sqrt(jnp.asarray(r, w.dtype))
-        factors = Factors(images / s[None, :], top * s, v)
-        # A value can move by the error of the Gram matrix over twice itself.
-        return Factored(factors, 2 * backward * top * s[0] * inverse[-1], turn + lost, tilt + loss)
+        # By how much W^T W differs from V diag(s)^2 V^T, and each s_j relative to itself.
+        spill = jnp.sqrt(jnp.sqrt(jnp.sum((e * s[:, None] * s[None, :]) ** 2)) * loss)
+        factors = Factors(u - jnp.matmul(u, f, precision=high), top * s, v)
+        return Factored(factors, top * (2 * backward * s[0] + spill), turn + loss**2, tilt)
 
-    return jax.lax.cond(good, fast, _svd, w)
+    return jax.lax.cond(loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
 
 
 FACTORISATIONS: Mapping[str, Factorisation] = MappingProxyType(
