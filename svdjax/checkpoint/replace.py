@@ -49,24 +49,28 @@ def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(target: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
+def replacing(
+    target: pathlib.Path, overwrite: bool, holds: str = "config.json"
+) -> Iterator[pathlib.Path]:
     """A scratch directory that takes `target`'s place when the block ends well, or vanishes."""
-    check_target(target, overwrite)
+    check_target(target, overwrite, holds)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield scratch
         # mkdtemp is private by design; the result has the mode that mkdir would have given.
         scratch.chmod(0o777 & ~umask())
-        take_place(scratch, target, overwrite)
+        take_place(scratch, target, overwrite, holds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def take_place(scratch: pathlib.Path, target: pathlib.Path, overwrite: bool) -> None:
+def take_place(
+    scratch: pathlib.Path, target: pathlib.Path, overwrite: bool, holds: str = "config.json"
+) -> None:
     """Rename a finished directory to `target`; what `overwrite` allows to replace is removed."""
     sync_directory(scratch)
-    check_target(target, overwrite)
+    check_target(target, overwrite, holds)
     if target.is_dir() and any(target.iterdir()):
         old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         target.rename(old)
@@ -81,8 +85,11 @@ def take_place(scratch: pathlib.Path, target: pathlib.Path, overwrite: bool) -> 
     sync_directory(target.parent)
 
 
-def check_target(target: pathlib.Path, overwrite: bool) -> None:
-    """Raise `InputError` if `target` is there and may not be replaced by a checkpoint."""
+def check_target(target: pathlib.Path, overwrite: bool, holds: str = "config.json") -> None:
+    """Raise `InputError` if `target` is there and may not be replaced.
+
+    What may be replaced has the file `holds`, by which it is known for one of ours.
+    """
     if not os.path.lexists(target):
         return
     if not target.is_dir():
@@ -91,5 +98,6 @@ def check_target(target: pathlib.Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{target}: exists and is not empty; choose another or allow to overwrite")
-    if not (target / "config.json").is_file():
-        raise InputError(f"{target}: holds no checkpoint (no config.json), it is not overwritten")
+    if not (target / holds).is_file():
+        kind = "checkpoint" if holds == "config.json" else "adapter"
+        raise InputError(f"{target}: holds no {kind} (no {holds}), it is not overwritten")
