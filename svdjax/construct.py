@@ -11,6 +11,12 @@ and those of the base model, by one of the constructions of the paper (arXiv 250
     eq16  restoration of U           (U_base V_base^T V_post) S_post V_post^T
     eq12  eq11 with --other, another post model, in the place of base
 
+or, of --base alone, one of the initialisations that its appendix F suggests:
+
+    lora    LoRA factors from --rank singular components (--components=top, middle, bottom or the
+            first one's number) as a PEFT adapter in OUT/adapter, the residual as its base in OUT
+    scaled  W times --factor: o_proj by 1.4, or a factor for every layer
+
 The result is a Hugging Face directory in the layout and dtype of the post model, which
 transformers and vLLM load: all other tensors bit for bit, tokenizer and licence copied, a model
 card that says what was done and how much changed.
@@ -20,6 +26,8 @@ card that says what was done and how much changed.
         --modules=self_attn --out=DIR
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \\
         --modules=mlp --signs=aligned --layers=0-9 --dtype=float32 --out=DIR
+    python -m svdjax.construct --base=DIR --construction=lora \\
+        --rank=16 --components=middle --out=DIR
 
 Memory is bounded by --group_bytes, not by the model. A command that was interrupted goes on when
 it is given again; until it is done there is no directory of the name --out. Exit status: 0 done, 2
@@ -29,13 +37,17 @@ svdjax.
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
 from svdjax import door
 from svdjax.constructions.recipes import RECIPES, SIGNS
 from svdjax.engine.construct_job import DTYPES, ConstructJob
+from svdjax.engine.initialise_job import INITIALISATIONS, InitialiseJob
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
+from svdjax.errors import InputError
 
 _BASE = flags.DEFINE_string("base", None, "Base model: a directory, or a hub id org/name[@rev].")
 _POST = flags.DEFINE_string("post", None, "Post-trained model that is edited: likewise.")
@@ -43,15 +55,18 @@ _OTHER = flags.DEFINE_string(
     "other", "", "Another post model of the same base, for eq12: likewise."
 )
 _CONSTRUCTION = flags.DEFINE_enum(
-    "construction", None, list(RECIPES), "Which construction; the list above has the formulas."
+    "construction",
+    None,
+    [*RECIPES, *INITIALISATIONS],
+    "Which construction; the list above has the formulas.",
 )
 _MODULES = flags.DEFINE_string(
     "modules",
     "",
     "Which linear layers: self_attn, mlp, all, a projection such as o_proj, or a regular "
     "expression that is searched for in names like self_attn.q_proj. Defaults to all for eq9 and "
-    "eq14, as in the paper; must be named for the others, which the paper applies to attention or "
-    "to the MLP.",
+    "eq14, as in the paper, and for lora, to o_proj for scaled; must be named for the others, "
+    "which the paper applies to attention or to the MLP.",
 )
 _LAYERS = flags.DEFINE_string(
     "layers", "", "Which layers, counted from 0: 0-3,7,20- for example. Default: all."
@@ -72,7 +87,20 @@ _SIGNS = flags.DEFINE_enum(
     "post towards its partner.",
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, list(DTYPES), "Storage dtype of the result; default: that of post."
+    "dtype",
+    None,
+    list(DTYPES),
+    "Storage dtype of the result; default: that of the edited model, for lora float32.",
+)
+_RANK = flags.DEFINE_integer("rank", 0, "lora: how many singular components to take out.")
+_COMPONENTS = flags.DEFINE_string(
+    "components", "top", "lora: which: top, middle, bottom, or the number of the first one, from 0."
+)
+_FACTOR = flags.DEFINE_string(
+    "factor",
+    "",
+    'scaled: a number, or a JSON file {"o_proj": 1.4, "q_proj": [1.0, 1.1, ...]} with a number, or '
+    "one for each layer of the model.",
 )
 _OUT = flags.DEFINE_string("out", None, "Directory to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a checkpoint that is there already.")
@@ -104,31 +132,57 @@ _CACHE_BYTES = flags.DEFINE_integer(
 def main() -> str:
     """Carries out the construction that the flags ask for; returns the summary for stdout."""
     with StopRequest() as stop:
+        shared: dict[str, Any] = {
+            "base": _BASE.value or "",
+            "out": _OUT.value or "",
+            "construction": _CONSTRUCTION.value or "",
+            "modules": _MODULES.value,
+            "layers": _LAYERS.value,
+            "dtype": _DTYPE.value or "",
+            "overwrite": _OVERWRITE.value,
+            "group_bytes": _GROUP_BYTES.value,
+            "devices": _DEVICES.value,
+        }
+        _refuse_idle()
+        if _CONSTRUCTION.value in INITIALISATIONS:
+            single = InitialiseJob(
+                rank=_RANK.value, components=_COMPONENTS.value, factor=_FACTOR.value, **shared
+            )
+            prepare_process()
+            # jax is loaded from here on, after all that flags alone can be wrong about.
+            from svdjax.engine import run_initialise
+
+            return run_initialise(single, stop=stop)
         job = ConstructJob(
-            base=_BASE.value or "",
             post=_POST.value or "",
             other=_OTHER.value,
-            out=_OUT.value or "",
-            construction=_CONSTRUCTION.value or "",
-            modules=_MODULES.value,
-            layers=_LAYERS.value,
             alpha=_ALPHA.value,
             signs=_SIGNS.value,
-            dtype=_DTYPE.value or "",
-            overwrite=_OVERWRITE.value,
             factorisation=_FACTORISATION.value,
-            group_bytes=_GROUP_BYTES.value,
-            devices=_DEVICES.value,
             factor_cache=_CACHE.value,
             factor_cache_bytes=_CACHE_BYTES.value,
+            **shared,
         )
         prepare_process()
-        # jax is loaded from here on, after all that flags alone can be wrong about.
         from svdjax.engine import run_construct
 
         return run_construct(job, stop=stop).summary()
 
 
+def _refuse_idle() -> None:
+    """Raises `InputError` for flags that the construction would not look at."""
+    single = _CONSTRUCTION.value in INITIALISATIONS
+    pair = (_POST, _OTHER, _ALPHA, _SIGNS, _FACTORISATION, _CACHE, _CACHE_BYTES)
+    idle = [
+        flag.name for flag in (pair if single else (_RANK, _COMPONENTS, _FACTOR)) if flag.present
+    ]
+    if idle:
+        raise InputError(
+            f"--{', --'.join(idle)}: --construction={_CONSTRUCTION.value} does not look at it; "
+            + ("it edits --base alone" if single else "it belongs to lora and scaled")
+        )
+
+
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["base", "post", "construction", "out"])
+    flags.mark_flags_as_required(["base", "construction", "out"])
     door.run(main)

@@ -144,6 +144,11 @@ class Mirror:
                 self._save()
             yield file
 
+    @property
+    def data(self) -> pathlib.Path:
+        """The directory that will be renamed to `target`; more may be put into it."""
+        return self.folder / _DATA
+
     def dtype(self, name: str) -> np.dtype:
         """Storage dtype of a tensor in the new checkpoint."""
         return self._places[name].dtype
@@ -176,7 +181,7 @@ class Mirror:
         """Add config, index, tokenizer and the like, and the model card; put it in its place."""
         missing = self._replaced - self.written.keys()
         assert not missing, missing
-        data = self.folder / _DATA
+        data = self.data
         with self._disk():
             copy_companions(self.source.path, data)
             write_text(data / "README.md", card)
@@ -203,12 +208,12 @@ class Mirror:
 
     def _is_finished(self) -> bool:
         mine = self._state.get("identity") == self._identity
-        gone = not (self.folder / _DATA).is_dir()
+        gone = not self.data.is_dir()
         return mine and gone and (self.target / "config.json").is_file()
 
     def _open(self) -> None:
         """Go on from what an earlier run of the same job left, or lay everything out anew."""
-        data = self.folder / _DATA
+        data = self.data
         if self._state.get("identity") != self._identity or not data.is_dir():
             shutil.rmtree(data, ignore_errors=True)
             data.mkdir()

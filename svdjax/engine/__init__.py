@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from svdjax.engine.construct import ConstructOutcome, construct_checkpoint, run_construct
     from svdjax.engine.construct_job import ConstructJob
     from svdjax.engine.estimate import dry_run
+    from svdjax.engine.initialise import run_initialise
+    from svdjax.engine.initialise_job import InitialiseJob
     from svdjax.engine.pair import compare
     from svdjax.engine.results import FORMAT_VERSION, Comparison, ProjectionResult
     from svdjax.engine.run import SweepOutcome, run_sweep
@@ -23,12 +25,14 @@ __all__ = [
     "Comparison",
     "ConstructJob",
     "ConstructOutcome",
+    "InitialiseJob",
     "ProjectionResult",
     "SweepOutcome",
     "compare",
     "construct_checkpoint",
     "dry_run",
     "run_construct",
+    "run_initialise",
     "run_sweep",
 ]
 
@@ -37,12 +41,14 @@ _HOMES = {
     "Comparison": "results",
     "ConstructJob": "construct_job",
     "ConstructOutcome": "construct",
+    "InitialiseJob": "initialise_job",
     "ProjectionResult": "results",
     "SweepOutcome": "run",
     "compare": "pair",
     "construct_checkpoint": "construct",
     "dry_run": "estimate",
     "run_construct": "construct",
+    "run_initialise": "initialise",
     "run_sweep": "run",
 }
 

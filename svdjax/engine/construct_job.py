@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from svdjax.constructions.alpha import AUTO, Alpha
@@ -108,23 +108,30 @@ class ConstructJob:
         if self.devices < 0:
             found.append(f"--devices={self.devices}: expected a count, or 0 for all")
         if self.out:
-            found += self._place_faults()
+            sides = {side: getattr(self, side) for side in ("base", "post", "other")}
+            found += place_faults(self.out, sides)
         return found
 
-    def _place_faults(self) -> list[str]:
-        """The result may not lie in, on or around what it is made of."""
-        try:
-            out = pathlib.Path(self.out).expanduser().resolve()
-            for side in ("base", "post", "other"):
-                source = getattr(self, side)
-                if not source or not os.path.isdir(os.path.expanduser(source)):  # noqa: PTH111,PTH112
-                    continue
-                place = pathlib.Path(source).expanduser().resolve()
-                if out == place or out in place.parents or place in out.parents:
-                    return [
-                        f"--out={self.out} lies on, in or around --{side}={source}: give a "
-                        "directory of its own"
-                    ]
-        except (OSError, RuntimeError, ValueError) as error:
-            return [f"--out={self.out} cannot be used: {error}"]
-        return []
+
+def place_faults(out: str, sources: Mapping[str, str]) -> list[str]:
+    """Whether the result lies in, on or around what it is made of, in words.
+
+    Args:
+      out: where it is to be written.
+      sources: checkpoints by the flag that names them; hub ids lie elsewhere.
+    """
+    try:
+        place = pathlib.Path(out).expanduser().resolve()
+        for side, source in sources.items():
+            there = pathlib.Path(source).expanduser()
+            if not source or not there.is_dir():
+                continue
+            there = there.resolve()
+            if place == there or place in there.parents or there in place.parents:
+                return [
+                    f"--out={out} lies on, in or around --{side}={source}: give a directory of its "
+                    "own"
+                ]
+    except (OSError, RuntimeError, ValueError) as error:
+        return [f"--out={out} cannot be used: {error}"]
+    return []

@@ -86,7 +86,8 @@ def _check(*stacks: Array) -> int:
     first = stacks[0].shape
     if len(first) != 3 or 0 in first or any(stack.shape != first for stack in stacks):
         raise InputError(
-            "stacks of matrices: expected one shape [layers, in, out], none of them 0, found "
+            f"stacks of matrices: expected {'two of' if len(stacks) > 1 else ''} one shape "
+            "[layers, in, out], none of them 0, found "
             f"{' and '.join(str(list(stack.shape)) for stack in stacks)}"
         )
     return first[0]

@@ -122,3 +122,25 @@ def nf_extended(w_base, w_post):
     turn = post.T @ base if tall else base @ post.T
     distance = turn - np.eye(turn.shape[0], dtype=np.longdouble)
     return np.sqrt(np.sum(distance * distance)) / turn.shape[0]
+
+
+def constructed(name, w_base, w_post, *, alpha=1.0, aligned=False):
+    """The new W_post of eqs. 9 to 16, as the paper writes them.
+
+    Raw ablations are only defined up to the signs of pairs: use `aligned`, or compare columns.
+    """
+    w_base, w_post = np.asarray(w_base, np.float64), np.asarray(w_post, np.float64)
+    ub, sb, vb = svd(w_base)
+    up, sp, vp = svd(w_post)
+    if aligned:
+        flip = np.where(np.sum(ub * up, 0) + np.sum(vb * vp, 0) < 0, -1.0, 1.0)
+        up, vp = up * flip, vp * flip
+    return {
+        "eq9": lambda: up @ np.diag(alpha * sb) @ vp.T,
+        "eq10": lambda: up @ np.diag(sp) @ vb.T,
+        "eq11": lambda: up @ np.diag(sp) @ (vb @ ub.T @ up).T,
+        "eq12": lambda: up @ np.diag(sp) @ (vb @ ub.T @ up).T,
+        "eq14": lambda: up @ np.diag(sb) @ vp.T,
+        "eq15": lambda: ub @ np.diag(sp) @ vp.T,
+        "eq16": lambda: (ub @ vb.T @ vp) @ np.diag(sp) @ vp.T,
+    }[name]()

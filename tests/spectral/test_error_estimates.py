@@ -12,8 +12,12 @@ from tests.spectral.run import analyse_many
 EXTENDED = pytest.mark.skipif(
     bool(np.finfo(np.longdouble).eps > 1e-18), reason="needs 80-bit numbers for its reference"
 )
-KAPPAS = {"svd_f64": (1.0, 1e2, 1e4, 1e6, 1e8), "svd_f32": (1.0, 1e1, 1e2, 1e3, 1e4)}
-STORED = {"svd_f64": np.float64, "svd_f32": np.float32}
+KAPPAS = {
+    "svd_f64": (1.0, 1e2, 1e4, 1e6, 1e8),
+    "svd_f32": (1.0, 1e1, 1e2, 1e3, 1e4),
+    "gram_f64": (1.0, 1e2, 1e4, 1e6, 1e8),
+}
+STORED = {"svd_f64": np.float64, "svd_f32": np.float32, "gram_f64": np.float64}
 
 
 def spectra(kappa, r):

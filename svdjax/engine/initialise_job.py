@@ -1,0 +1,124 @@
+"""What an initialisation is asked to be: the flags, checked as far as they can be without jax."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svdjax.checkpoint.files import read_json
+from svdjax.constructions.selection import Layers, Modules
+from svdjax.engine.construct_job import DTYPES, GROUP_BYTES, place_faults
+from svdjax.errors import InputError
+
+INITIALISATIONS = {
+    "lora": "LoRA factors from singular components as a PEFT adapter, the residual as its base",
+    "scaled": "all singular values of W multiplied by a factor",
+}
+"""Constructions of a single model, by name: what each does."""
+
+
+@dataclass(frozen=True)
+class InitialiseJob:
+    """One initialisation of one checkpoint.
+
+    The flags of ``python -m svdjax.construct`` have the fields' names and explain them.
+
+    Raises:
+      InputError: the values are wrong or do not go together; everything at once.
+    """
+
+    base: str
+    out: str
+    construction: str
+    modules: str = ""
+    layers: str = ""
+    rank: int = 0
+    components: str = "top"
+    factor: str = ""
+    dtype: str = ""
+    overwrite: bool = False
+    group_bytes: int = GROUP_BYTES
+    devices: int = 0
+    chosen: Modules = field(init=False)
+    chosen_layers: Layers = field(init=False)
+    factors: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        faults: list[str] = []
+        lora = self.construction == "lora"
+        made: dict[str, Any] = {
+            "chosen": lambda: Modules(self.modules or ("all" if lora else "o_proj")),
+            "chosen_layers": lambda: Layers.parse(self.layers),
+            "factors": lambda: None if lora else read_factor(self.factor),
+        }
+        for name, make in made.items():
+            try:
+                object.__setattr__(self, name, make())
+            except InputError as error:
+                faults.append(str(error))
+        if not self.base or not self.out:
+            faults.append("--base and --out: expected the model, and the directory to write")
+        if lora and self.rank < 1:
+            faults.append(f"--rank={self.rank}: expected how many singular components to take out")
+        if lora and self.factor:
+            faults.append(f"--factor={self.factor}: only --construction=scaled has a factor")
+        if not lora and self.rank:
+            faults.append(f"--rank={self.rank}: only --construction=lora has a rank")
+        if self.dtype and self.dtype not in DTYPES:
+            faults.append(f"--dtype={self.dtype}: expected {', '.join(DTYPES)}")
+        if self.group_bytes < 1 or self.devices < 0:
+            faults.append("--group_bytes, --devices: expected a number of bytes, and a count")
+        if self.out:
+            faults += place_faults(self.out, {"base": self.base})
+        if faults:
+            raise InputError(" | ".join(faults))
+
+    @property
+    def stored(self) -> str:
+        """Storage dtype of the result, empty for the model's own.
+
+        Float32 unless asked otherwise for LoRA: what rounding takes from the residual no adapter
+        gives back.
+        """
+        return self.dtype or ("float32" if self.construction == "lora" else "")
+
+
+def read_factor(text: str) -> float | dict[str, Any]:
+    """Reads a number, or the path of a file {"o_proj": 1.4, "q_proj": [1.0, 1.1, ...]}.
+
+    A list has one factor for each layer of the model.
+
+    Raises:
+      InputError: it is neither.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        path = pathlib.Path(text).expanduser()
+        if not text or not path.is_file():
+            raise InputError(
+                f"--factor={text}: expected a number, or a JSON file such as "
+                '{"o_proj": 1.4} or {"q_proj": [1.0, 1.1]} with one number for each layer'
+            ) from None
+        return {
+            name: [_positive(each, f"{path}: factor of {name}") for each in value]
+            if isinstance(value, list)
+            else _positive(value, f"{path}: factor of {name}")
+            for name, value in read_json(path).items()
+        }
+    return _positive(number, f"--factor={text}")
+
+
+def _positive(value: Any, what: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise InputError(f"{what} is {value!r}, expected a finite number above 0")
+    return float(value)
+
+
+def mapped(factors: float | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The factors by projection, empty where one number serves all."""
+    return factors if isinstance(factors, Mapping) else {}
