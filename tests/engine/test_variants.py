@@ -1,0 +1,250 @@
+"""The constructions stage through the real command: results, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from svdjax import reference
+from svdjax.behaviour import Divergences, read_texts, tokenise
+from svdjax.checkpoint import load_params, model_config, open_checkpoint
+from svdjax.constructions import VARIANTS
+from svdjax.engine.construction_results import ConstructionResults
+from tests.engine import harness
+from tests.engine.test_refusals import refused
+from tests.spectral import reference as equations
+
+STAGES = "--config.stages=('spectra', 'constructions')"
+CHOSEN = ("replaced", "restoration_U_SA", "ablation_V_FFN_aligned")
+Q = "model.layers.{}.self_attn.{}.weight"
+
+
+def argument(**sides: object) -> str:
+    return "--config=configs/pair.py:" + ",".join(f"{k}={v}" for k, v in sides.items())
+
+
+def reference_argument(**sides: object) -> str:
+    paths = {"base": reference.path("base"), "post": reference.path("instruct")}
+    return argument(**(paths | {"text": reference.text_path("instruct")} | sides))
+
+
+def variants(*names: str) -> str:
+    return f"--config.variants={names!r}"
+
+
+@pytest.fixture(scope="module")
+def made(env, tmp_path_factory):
+    """A sweep of three variants of the shipped family, saved as checkpoints too."""
+    workdir = tmp_path_factory.mktemp("variants") / "W"
+    done = harness.sweep(
+        env,
+        reference_argument(),
+        STAGES,
+        variants(*CHOSEN),
+        "--config.text_limit=9",
+        "--config.save_variants=True",
+        f"--workdir={workdir}",
+    )
+    assert done.status == 0, done.err
+    return workdir, done
+
+
+def test_results_are_what_the_saved_models_do(made):
+    workdir, done = made
+    results = ConstructionResults.load(workdir / "pair")
+    assert tuple(results.variants) == CHOSEN
+    assert (results.texts, results.left_out) == (9, {})
+    post = reference.path("instruct")
+    config = model_config(post)
+    rows = tokenise(read_texts(results.text, 9), post, config, "text")
+    assert results.tokens == rows.targets
+    with open_checkpoint(post) as checkpoint:
+        original = load_params(checkpoint, config)
+    divergences = Divergences(original, config, rows)
+    assert results.original_loss == pytest.approx(divergences.measure(original).loss)
+    for variant in results.variants.values():
+        with open_checkpoint(workdir / "pair" / variant.saved) as checkpoint:
+            found = divergences.measure(load_params(checkpoint, config))
+        # The same weights in batches spread over another number of devices.
+        assert variant.loss == pytest.approx(found.loss, rel=1e-5)
+        assert variant.kl == pytest.approx(found.kl, rel=1e-4, abs=1e-8)
+        assert variant.agreement == pytest.approx(found.agreement)
+        card = (workdir / "pair" / variant.saved / "README.md").read_text("utf-8")
+        assert VARIANTS[variant.name].recipe.formula in card
+    assert "3 constructed models" in done.out
+
+
+def test_weight_changes_are_those_of_the_equations(made):
+    workdir, _ = made
+    base, post = reference.path("base"), reference.path("instruct")
+    results = ConstructionResults.load(workdir / "pair")
+    squares = np.zeros(2)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        mine = np.zeros(2)
+        for layer in range(5):
+            pair = [harness.tensor(side, Q.format(layer, name)) for side in (base, post)]
+            new = equations.constructed("eq16", *pair)
+            mine += np.sum((new - pair[1]) ** 2), np.sum(pair[1] ** 2)
+        change = results.variants["restoration_U_SA"].projections[name]
+        assert change.layers == 5
+        # bf16 rounding adds 0.0017 of the norm, squared.
+        assert change.change == pytest.approx(np.sqrt(mine[0] / mine[1]), rel=5e-3)
+        squares += mine
+    whole = np.sqrt(squares[0] / squares[1])
+    assert results.variants["restoration_U_SA"].change == pytest.approx(whole, rel=5e-3)
+    replaced = results.variants["replaced"]
+    assert set(replaced.projections) == set(harness_summary(workdir)["projections"])
+    for name, entry in harness_summary(workdir)["projections"].items():
+        assert replaced.projections[name].alpha == entry["alpha_prime"]
+
+
+def harness_summary(workdir):
+    return json.loads((workdir / "pair" / "summary.json").read_text())
+
+
+def test_nothing_but_results_is_left(made):
+    workdir, _ = made
+    assert harness.leftovers(workdir) == []
+    assert not [path for path in workdir.rglob(".*") if path.name != ".lock"]
+
+
+def test_a_finished_sweep_does_nothing(made, env):
+    workdir, _ = made
+    before = {str(p): p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    again = harness.sweep(
+        env,
+        reference_argument(),
+        STAGES,
+        variants(*CHOSEN),
+        "--config.text_limit=9",
+        "--config.save_variants=True",
+        f"--workdir={workdir}",
+    )
+    assert again.status == 0, again.err
+    assert "nothing to do" in again.out
+    assert {str(p): p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()} == before
+
+
+def results_but_times(workdir) -> dict:
+    stored = json.loads((workdir / "pair" / "constructions.json").read_text())
+    for variant in stored["variants"].values():
+        variant["seconds"] = variant["saved"] = None
+    return stored
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_stage_goes_on_with_the_same_numbers(signum, made, env, tmp_path):
+    wanted, _ = made
+    workdir = tmp_path / "W"
+    arguments = [
+        reference_argument(),
+        STAGES,
+        variants(*CHOSEN),
+        "--config.text_limit=9",
+        f"--workdir={workdir}",
+    ]
+    process = harness.start(env, *arguments)
+    first = workdir / ".constructions" / "pair" / f"{CHOSEN[0]}.json"
+    while process.poll() is None and not first.is_file():
+        time.sleep(0.002)
+    process.send_signal(signum)
+    done = harness.finish(process)
+    assert done.status == (143 if signum == signal.SIGTERM else -signum), done.err
+    again = harness.sweep(env, *arguments)
+    assert again.status == 0, again.err
+    assert "pair replaced (" not in again.err
+    assert "pair ablation_V_FFN_aligned (" in again.err
+    found, expected = results_but_times(workdir), results_but_times(wanted)
+    assert found == expected
+    assert harness.leftovers(workdir) == []
+    assert not (workdir / ".constructions").exists()
+    assert not (workdir / ".factors").exists()
+
+
+def test_without_text_there_are_weight_changes_only(pair_of, env, tmp_path):
+    base, post = pair_of("phi3")
+    cache = tmp_path / "cache"
+    done = harness.sweep(
+        env,
+        argument(base=base, post=post),
+        STAGES,
+        f"--config.factor_cache={cache}",
+        f"--workdir={tmp_path}/W",
+    )
+    assert done.status == 0, done.err
+    results = ConstructionResults.load(tmp_path / "W" / "pair")
+    assert set(results.left_out) == {n for n, v in VARIANTS.items() if v.recipe.name == "eq12"}
+    assert set(results.variants) | set(results.left_out) == set(VARIANTS)
+    for variant in results.variants.values():
+        assert np.isnan(variant.loss)
+        assert variant.change > 0
+    sa, ffn = results.variants["ablation_U_SA"], results.variants["ablation_U_FFN"]
+    assert set(sa.projections) == {"qkv_proj", "o_proj"}
+    assert set(ffn.projections) == {"gate_up_proj", "down_proj"}
+    # Factors of each checkpoint once: four projections, base and post.
+    assert len(list(cache.glob("svdjax-*"))) == 8
+
+
+def test_an_unknown_architecture_is_left_out_with_the_reason(pair_of, env, tmp_path):
+    for side, source in zip(("base", "post"), pair_of("llama")):
+        shutil.copytree(source, tmp_path / side)
+        path = tmp_path / side / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "novel"}))
+    done = harness.sweep(
+        env,
+        argument(base=tmp_path / "base", post=tmp_path / "post"),
+        STAGES,
+        f"--workdir={tmp_path}/W",
+    )
+    assert done.status == 0, done.err
+    results = ConstructionResults.load(tmp_path / "W" / "pair")
+    assert results.variants == {}
+    assert all("no name table" in reason for reason in results.left_out.values())
+
+
+def test_bad_input_is_refused_before_anything_is_computed(pair_of, env, tmp_path):
+    base, post = pair_of("llama")
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "one"}\n{"txt": "two"}\n')
+    plain = tmp_path / "plain.txt"
+    plain.write_text("some text\n")
+    for sides, options, words in (
+        ({"text": tmp_path / "none.txt"}, [], ["none.txt", "No such file"]),
+        ({"text": text}, [], ["text.jsonl, line 2", "txt"]),
+        ({"text": plain}, [], ["has no tokenizer"]),
+        ({"other": tmp_path / "gone"}, [], ["gone"]),
+        ({}, [variants("replacd")], ["'replacd'", "did you mean 'replaced'"]),
+        ({}, ["--config.split_fused=True"], ["split_fused", "fused projections as a whole"]),
+        ({}, ["--config.stages=('constructions',)"], ["spectra first"]),
+        ({}, ["--config.factor_cache_bytes=-1"], ["factor_cache_bytes=-1"]),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        done = harness.sweep(
+            env,
+            argument(base=base, post=post, **sides),
+            STAGES,
+            *options,
+            f"--workdir={tmp_path}/W",
+        )
+        refused(done, *words)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_text_is_another_input(env, tmp_path):
+    text = tmp_path / "text.jsonl"
+    shutil.copy(reference.text_path("instruct"), text)
+    arguments = [
+        reference_argument(text=text),
+        STAGES,
+        variants("replaced"),
+        "--config.text_limit=2",
+    ]
+    done = harness.sweep(env, *arguments, f"--workdir={tmp_path}/W")
+    assert done.status == 0, done.err
+    text.write_text(text.read_text() + '{"text": "more"}\n')
+    refused(harness.sweep(env, *arguments, f"--workdir={tmp_path}/W"), "text.jsonl", "other input")
