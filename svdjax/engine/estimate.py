@@ -22,8 +22,9 @@ from svdjax.engine.groups import (
     total_work,
     working_bytes,
 )
+from svdjax.engine.heldout import read_heldout
 from svdjax.engine.progress import duration
-from svdjax.engine.settings import PairSpec, read_config
+from svdjax.engine.settings import PairSpec, Settings, read_config
 from svdjax.errors import InputError
 from svdjax.spectral import analyse_stack, get_factorisation, working_precision
 
@@ -48,6 +49,8 @@ def dry_run(config: Any) -> str:
     with _offline():
         _need_local(sweep.pairs)
         jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
+        if any(spec.constructed and spec.text for spec in sweep.pairs):
+            read_heldout(jobs, settings.text_limit)
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings.factorisation, settings.corner)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
@@ -80,6 +83,8 @@ def dry_run(config: Any) -> str:
             )
             seconds, read = seconds + took, read + bytes_read
             most_host, most_device = max(most_host, host), max(most_device, device)
+        if job.spec.constructed:
+            lines.append(_constructions(job, settings))
         lines.append("")
     lines += [
         f"devices: {', '.join(devices.describe(mesh))}",
@@ -88,13 +93,39 @@ def dry_run(config: Any) -> str:
         f"predicted time: {duration(seconds)} at {rate / 1e9:.1f} Gflop/s per device "
         f"({settings.factorisation}), and a few seconds to compile each shape",
     ]
+    if any(job.spec.constructed for job in jobs):
+        lines.append("constructions come on top: about as long again, and the decoder's time")
     return "\n".join(lines)
+
+
+def _constructions(job: inputs.PairJob, settings: Settings) -> str:
+    """What the constructions stage of a pair makes and takes."""
+    factors = sum(
+        len(one.tensors) * min(one.shape) * (sum(one.shape) + 1) for one in job.plan.projections
+    )
+    post = job.plan.post
+    specs = [post.spec(name) for name in post.names]
+    model = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in specs)
+    parameters = sum(int(np.prod(spec.shape)) for spec in specs)
+    text = (
+        f"  constructions: {len(settings.chosen_variants)} models; singular vectors take "
+        f"{_size(8 * factors * len(job.sources))} of disk, at most "
+        f"{_size(settings.factor_cache_bytes)} are kept"
+    )
+    if job.spec.text:
+        # Post as read and as shipped, the variant, and both once more in float32.
+        text += f"; judging them takes {_size(3 * model + 8 * parameters)} of memory"
+    if settings.save_variants:
+        text += f"; saving them {_size(len(settings.chosen_variants) * model)} of disk"
+    return text
 
 
 def _need_local(pairs: Sequence[PairSpec]) -> None:
     """Raises `InputError` naming the hub ids that would have to be downloaded first."""
     absent = []
-    for source in dict.fromkeys(side for pair in pairs for side in (pair.base, pair.post)):
+    for source in dict.fromkeys(
+        side for pair in pairs for side in (pair.base, pair.post, pair.other) if side
+    ):
         try:
             resolve(source)
         except InputError:

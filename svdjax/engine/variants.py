@@ -2,7 +2,7 @@
 
 A variant is built group by group out of factors that are computed once per checkpoint and kept in
 a cache on disk, and is judged, where the pair names held-out text, by the decoder: which takes the
-memory of two models of that size in their storage dtype, and of one of them twice for a moment.
+memory of three such models as they are stored, and of two in float32 (spread over the devices).
 Finished variants are journaled; a sweep that was killed redoes the one in flight.
 """
 
@@ -138,7 +138,8 @@ class _Pair:
                     self.journal / f"{variant.name}.json",
                     {"key": self._key(variant), "result": kept.summary()},
                 )
-                left = sum(times) / len(times) * (len(wanted) - number)
+                # The first ones compile: the latest tell more of what is to come.
+                left = sum(times[-3:]) / len(times[-3:]) * (len(wanted) - number)
                 note(
                     f"constructed {number}/{len(wanted)} {spec.name} {variant.name} "
                     f"({kept.seconds:.2f} s; {_said(kept)}; {duration(left)} left)"
