@@ -1,0 +1,241 @@
+"""A construction that is stopped at any moment: no half checkpoint, and the same one in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+
+import pytest
+
+from svdjax.checkpoint import open_checkpoint
+from svdjax.checkpoint.mirror import Mirror
+from tests.construct import harness
+from tests.engine.test_refusals import refused
+
+KILLS = 12
+
+
+@pytest.fixture(scope="module")
+def job(models, env, tmp_path_factory):
+    """Flags of a construction in many small groups, the undisturbed result, and its seconds."""
+    base, post, _ = models("llama")
+    root = tmp_path_factory.mktemp("calm")
+    flags = [f"--base={base}", f"--post={post}", "--construction=eq9", "--group_bytes=1"]
+    for name in ("warm", "calm"):
+        start = time.monotonic()
+        done = harness.construct(env, *flags, f"--out={root / name}")
+        assert done.status == 0, done.err
+    return flags, harness.listing(root / "calm"), done.computed, time.monotonic() - start
+
+
+def same(out, wanted) -> None:
+    """The same files with the same bytes."""
+    assert harness.listing(out) == wanted
+
+
+def test_killed_at_any_moment_it_is_completed_by_the_same_command(job, env, tmp_path):
+    flags, wanted, _, seconds = job
+    chance = random.Random(int(os.environ.get("SVDJAX_TEST_SEED", "7")))
+    out, killed, rounds = tmp_path / "out", 0, 0
+    folder = tmp_path / ".out.svdjax"
+    while killed < KILLS:
+        process = harness.start(env, *flags, f"--out={out}")
+        if killed % 2:
+            time.sleep(chance.uniform(0, seconds))
+        else:
+            # In the middle of the work, which starting up is most of the time.
+            goal = chance.randint(1, 40)
+            while process.poll() is None and written(folder) < goal:
+                time.sleep(0.001)
+        process.kill()
+        done = harness.finish_quietly(process)
+        if done == 0:
+            same(out, wanted)
+            shutil.rmtree(out)
+            rounds += 1
+            assert rounds < 20
+            continue
+        assert done == -signal.SIGKILL
+        killed += 1
+        # A directory of that name is there only when it is whole.
+        if out.exists():
+            same(out, wanted)
+            shutil.rmtree(out)
+    last = harness.construct(env, *flags, f"--out={out}")
+    assert last.status == 0, last.err
+    same(out, wanted)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def written(folder) -> int:
+    """How many matrices the journal holds."""
+    with contextlib.suppress(OSError, ValueError):
+        return len(json.loads((folder / "journal.json").read_text())["written"])
+    return 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_cleanly_and_nothing_is_done_twice(signum, job, env, tmp_path):
+    flags, wanted, groups, _ = job
+    out = tmp_path / "out"
+    process = harness.start(env, *flags, f"--out={out}")
+    while process.poll() is None and written(tmp_path / ".out.svdjax") < 3:
+        time.sleep(0.001)
+    process.send_signal(signum)
+    done = harness.harness.finish(process)
+    assert done.status == 128 + signum, done.err
+    assert "same command goes on" in done.err.splitlines()[-1]
+    assert not out.exists()
+    again = harness.construct(env, *flags, f"--out={out}")
+    assert again.status == 0, again.err
+    assert "continuing" in again.err
+    assert done.computed + again.computed == groups
+    same(out, wanted)
+
+
+@pytest.fixture
+def halfway(job, env, tmp_path):
+    """A construction that was stopped: its flags, where its files lie, and its result."""
+    flags, wanted, groups, _ = job
+    process = harness.start(env, *flags, f"--out={tmp_path / 'out'}")
+    while process.poll() is None and written(tmp_path / ".out.svdjax") < 5:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    done = harness.harness.finish(process)
+    assert done.status == 143, done.err
+    return (
+        [*flags, f"--out={tmp_path / 'out'}"],
+        tmp_path / ".out.svdjax",
+        wanted,
+        groups - done.computed,
+    )
+
+
+def test_damaged_tensors_are_built_again(halfway, env, tmp_path):
+    flags, folder, wanted, left = halfway
+    journal = json.loads((folder / "journal.json").read_text())
+    name = sorted(journal["written"])[0]
+    for file in (folder / "files").glob("*.safetensors"):
+        content = bytearray(file.read_bytes())
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        if name in header:
+            content[8 + length + header[name]["data_offsets"][0]] ^= 1
+            file.write_bytes(content)
+    again = harness.construct(env, *flags)
+    assert again.status == 0, again.err
+    assert again.computed == left + 1
+    same(tmp_path / "out", wanted)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"written": {}, "copied": 3}'])
+def test_a_torn_journal_is_started_over(content, halfway, env, tmp_path):
+    flags, folder, wanted, _ = halfway
+    (folder / "journal.json").write_bytes(content)
+    again = harness.construct(env, *flags)
+    assert again.status == 0, again.err
+    assert "continuing" not in again.err
+    same(tmp_path / "out", wanted)
+
+
+def test_another_construction_starts_over(halfway, env, tmp_path):
+    flags, _, wanted, _ = halfway
+    other = [flag for flag in flags if "eq9" not in flag]
+    again = harness.construct(env, *other, "--construction=eq14")
+    assert again.status == 0, again.err
+    assert "continuing" not in again.err
+    assert dict(harness.listing(tmp_path / "out")) != dict(wanted)
+
+
+def test_killed_after_the_last_rename_it_is_done(job, models, env, tmp_path):
+    flags, wanted, _, _ = job
+    out = tmp_path / "out"
+    folder = tmp_path / ".out.svdjax"
+    process = harness.start(env, *flags, f"--out={out}")
+    kept = None
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            kept = (folder / "journal.json").read_bytes()
+    assert harness.harness.finish(process).status == 0
+    assert kept is not None
+    folder.mkdir()
+    (folder / "journal.json").write_bytes(kept)
+    again = harness.construct(env, *flags, f"--out={out}")
+    assert again.status == 0, again.err
+    assert "had been put in its place" in again.err
+    same(out, wanted)
+    assert not folder.exists()
+
+
+def test_the_second_of_two_at_once_is_refused(job, env, tmp_path):
+    flags, wanted, _, _ = job
+    out = tmp_path / "out"
+    process = harness.start(env, *flags, f"--out={out}")
+    while process.poll() is None and written(tmp_path / ".out.svdjax") < 1:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        second = harness.construct(env, *flags, f"--out={out}")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    refused(second, "another process is writing it")
+    assert harness.harness.finish(process).status == 0
+    same(out, wanted)
+
+
+def limited() -> None:
+    """No file may become larger than this: as on a disk that is full after so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(job, env, tmp_path):
+    flags, _, _, _ = job
+    done = harness.construct(env, *flags, f"--out={tmp_path / 'out'}", preexec_fn=limited)
+    refused(done, str(tmp_path / "out"), "cannot be written", "make room")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_really_full_disk(job, env, tmp_path):
+    flags, _, _, _ = job
+    place = tmp_path / "small"
+    place.mkdir()
+    if os.system(f"mount -t tmpfs -o size=128k tmpfs {place} 2>/dev/null"):
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        refused(
+            harness.construct(env, *flags, f"--out={place / 'out'}"), "No space left", "make room"
+        )
+        assert list(place.iterdir()) == []
+    finally:
+        assert os.system(f"umount {place}") == 0
+
+
+def test_what_is_replaced_stays_until_the_new_one_is_whole(models, tmp_path):
+    base, post, _ = models("llama")
+    out = tmp_path / "out"
+    shutil.copytree(base, out)
+    before = harness.listing(out)
+    with open_checkpoint(post) as source:
+        name = source.names[0]
+
+        def fail() -> None:
+            with Mirror(source, out, replaced=[name], identity=0, overwrite=True) as mirror:
+                list(mirror.copy())
+                assert harness.listing(out) == before
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert harness.listing(tmp_path) == [("out", None), *((f"out/{n}", c) for n, c in before)]
+        with Mirror(source, out, replaced=[name], identity=0, overwrite=True) as mirror:
+            list(mirror.copy())
+            mirror.write({name: source.read(name)}, {name: 1})
+            mirror.finish(source.config, "card")
+    assert harness.bits(out) == harness.bits(post)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
