@@ -130,9 +130,10 @@ def _explain(error: BaseException, config: str) -> str:
         return str(ours[-1])
     root = chain[-1]
     if isinstance(error, flags.Error) and "whilst parsing config" not in str(error):
-        missing = re.fullmatch(r"flag --(\w+)=None: Flag --.*other than None\.", str(error))
+        missing = re.findall(r"flag --(\w+)=None: Flag --\w+ must have a value", str(error))
         if missing:
-            return f"flag --{missing[1]} is required; --help explains every flag"
+            verb = "is required" if len(missing) == 1 else "are required"
+            return f"flag --{', --'.join(missing)} {verb}; --help explains every flag"
         return f"{error}; --help explains every flag"
     leaf = _missing_leaf(root)
     if leaf:

@@ -104,6 +104,8 @@ class Mirror:
                 self._state = self._read_state()
                 if self._is_finished():
                     self.finished = True
+                    entries = self._state["written"]
+                    self.written = {name: entry["info"] for name, entry in entries.items()}
                 else:
                     check_target(self.target, self.overwrite)
                     self._open()

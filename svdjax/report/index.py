@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svdjax.report import figures_pairs, page, style
+from svdjax.report.constructions import index_section
 from svdjax.report.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
 from svdjax.report.numbers import percent, span
 from svdjax.report.page import Picture
@@ -20,16 +21,20 @@ from svdjax.report.views import matrix_views, pairs_view
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
+    from svdjax.engine.construction_results import ConstructionResults
 
 
 def write_index(
-    workdir: str | os.PathLike[str], comparisons: Mapping[str, Comparison]
+    workdir: str | os.PathLike[str],
+    comparisons: Mapping[str, Comparison],
+    constructions: Mapping[str, ConstructionResults] | None = None,
 ) -> pathlib.Path:
-    """Writes ``report.html`` of a sweep, with ``tables/pairs.*`` and ``figures/pairs_*.png``.
+    """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
 
     Args:
       workdir: the sweep's folder; every pair's report lies in ``<workdir>/<pair>/``.
       comparisons: results by pair name.
+      constructions: results of constructed models by pair name, for those pairs that have them.
 
     Returns:
       The path of the page.
@@ -52,6 +57,7 @@ def write_index(
         tables=[*matrix_views(table), view] if view.rows else [],
         notes=_notes(comparisons, pairs),
         figures=figures,
+        constructions=index_section(constructions or {}, folder),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 MISSING = "–"
 _NARROW = "\u202f"  # a space at which no line breaks
@@ -53,6 +54,12 @@ def plus_minus(mean: float | None, std: float | None, digits: int = 4) -> str:
 def span(low: str, high: str) -> str:
     """``low`` alone when both ends read the same, else ``between low and high``."""
     return low if low == high else f"between {low} and {high}"
+
+
+def ends(values: Iterable[float], show: Callable[[float], str]) -> str:
+    """`span` of the smallest and the largest of the finite values; a dash if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return span(show(min(finite)), show(max(finite))) if finite else MISSING
 
 
 def listed(names: list[str], most: int = 8) -> str:

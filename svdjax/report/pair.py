@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from svdjax.report import figures_fits, figures_svsm, figures_vectors, page, style
+from svdjax.report.constructions import pair_section
 from svdjax.report.findings import (
     MOST_LINES,
     coverage_counts,
@@ -23,10 +24,15 @@ from svdjax.report.views import pair_views
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
+    from svdjax.engine.construction_results import ConstructionResults
 
 
 def write_pair(
-    comparison: Comparison, directory: str | os.PathLike[str], *, paper: str | None = None
+    comparison: Comparison,
+    directory: str | os.PathLike[str],
+    *,
+    paper: str | None = None,
+    constructions: ConstructionResults | None = None,
 ) -> pathlib.Path:
     """Writes ``tables/*.csv|json``, ``figures/*.png`` and ``report.html`` of a pair.
 
@@ -39,6 +45,7 @@ def write_pair(
       paper: the column of the paper's Tables 3 and 4 to print beside the measurement, such as
         ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. A key that the paper has no row
         for is said on the page.
+      constructions: results of the pair's constructed models, for a section of their own.
 
     Returns:
       The path of the page.
@@ -52,6 +59,7 @@ def write_pair(
     panels, left_undrawn = drawn(comparison.projections)
     with style.drawing():
         figures = list(pair_figures(panels, folder / "figures")) if panels else []
+    section = pair_section(constructions, folder) if constructions is not None else None
     lines = projection_lines(comparison)
     coverage = comparison.coverage
     notes = [*coverage.get("notes", ()), *([left_undrawn] if left_undrawn else [])]
@@ -73,9 +81,10 @@ def write_pair(
         left_out=sorted(dict(coverage.get("left_out", {})).items()),
         reasons=coverage_counts(comparison),
         notes=notes,
-        files=list(tables),
+        files=[*tables, *(section.files if section else ())],
         tables=pair_views(tables, column.key if column else None),
         figures=figures,
+        constructions=section,
         index="../report.html",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -125,11 +125,18 @@ def error_scale(axes: Axes, values: np.ndarray, *, percent: bool = False) -> Non
     else:
         axes.set_ylim(0, 1.08 * finite.max() if finite.size and finite.max() > 0 else 1)
         if percent:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+            axes.yaxis.set_major_formatter(percentages())
 
 
-def log_axis(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
-    """A logarithmic y axis with plain numbers: 0.01, 20, not powers of ten."""
+def percentages() -> FuncFormatter:
+    """Ratios as percentages."""
+    return FuncFormatter(lambda value, _: f"{100 * value:g} %")
+
+
+def log_axis(
+    axes: Axes, values: np.ndarray, *, percent: bool = False, axis: Literal["x", "y"] = "y"
+) -> None:
+    """A logarithmic axis with plain numbers: 0.01, 20, not powers of ten."""
 
     def plain(value: float, _: object = None) -> str:
         shown = 100 * value if percent else value
@@ -139,10 +146,14 @@ def log_axis(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
         mantissa = value / 10 ** np.floor(np.log10(value) + 1e-9)
         return plain(value) if round(mantissa, 3) in (2, 5) else ""
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.set(**{f"{axis}scale": "log"})
+    ticks = axes.yaxis if axis == "y" else axes.xaxis
+    ticks.set_major_formatter(FuncFormatter(plain))
     narrow = values.size and values.max() < 300 * values[values > 0].min()
-    axes.yaxis.set_minor_formatter(FuncFormatter(some) if narrow else NullFormatter())
+    ticks.set_minor_formatter(FuncFormatter(some) if narrow else NullFormatter())
+    if axis == "x":
+        # As far from the axis as the labels of the longer ticks.
+        axes.tick_params(axis="x", which="minor", pad=5)
 
 
 def note(axes: Axes, text: str) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 import matplotlib
-import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from svdjax.engine import Comparison, ProjectionResult
 from svdjax.report import figures_fits, figures_pairs, figures_svsm, figures_vectors, style
 from svdjax.report.panels import MOST_PANELS, drawn
 from tests.report import synthetic
+from tests.report.pixels import assert_alive, assert_ticks_apart, render
 
 DRAW: dict[str, Callable] = {
     "heatmaps": figures_svsm.heatmaps,
@@ -83,26 +80,6 @@ ODD = {
 }
 
 
-def render(figure: Figure, folder: pathlib.Path) -> np.ndarray:
-    path = folder / "figure.png"
-    path.write_bytes(style.png(figure))
-    return matplotlib.image.imread(path)[..., :3]
-
-
-def assert_alive(figure: Figure, folder: pathlib.Path) -> None:
-    """Every axes holds ink of its own, seen in the rendered pixels."""
-    pixels = render(figure, folder)
-    height, width = pixels.shape[:2]
-    for ax in figure.axes:
-        box = ax.get_position()
-        rows = slice(int((1 - box.y1) * height), int((1 - box.y0) * height))
-        columns = slice(int(box.x0 * width) + 2, int(box.x1 * width) - 2)
-        inside = pixels[rows, columns]
-        assert inside.size
-        assert inside.min() < 0.97, ax.get_title()
-        assert ax.lines or ax.images or ax.collections or ax.texts or ax.patches
-
-
 @pytest.mark.parametrize("draw", DRAW)
 def test_no_panel_is_empty_whatever_is_drawn_beside(draw, tmp_path):
     panels, left_out = drawn(ODD)
@@ -127,17 +104,6 @@ def test_seven_projections_of_many_layers_fill_every_panel(related, tmp_path):
             figure = DRAW[name](panels)
             assert_alive(figure, tmp_path)
             assert_ticks_apart(figure)
-
-
-def assert_ticks_apart(figure: Figure) -> None:
-    """No two labels of an x axis touch."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for ax in figure.axes:
-        boxes = [
-            text.get_window_extent(renderer) for text in ax.get_xticklabels() if text.get_text()
-        ]
-        for one, other in zip(boxes, boxes[1:]):
-            assert one.x1 < other.x0, ax.get_title()
 
 
 def test_hundreds_of_unknown_matrices_stay_bounded_and_say_so(tmp_path):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import html.parser
 import pathlib
-import re
 
 import numpy as np
 import pytest
@@ -16,33 +14,12 @@ from svdjax.report.findings import findings, lead
 from svdjax.report.page import slug
 from svdjax.report.paper_tables import paper_column
 from tests.report import synthetic
-
-HOSTILE = "<script>alert('x')</script>\"&{{ 7 * 7 }}\ud800../..%2f"
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(html.parser.HTMLParser):
-    """Collects tags, attributes and text, and checks the nesting."""
-
-    def __init__(self, path: pathlib.Path):
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
+from tests.report.pages import (
+    HOSTILE,
+    Page,
+    assert_links_lead_somewhere,
+    assert_self_contained,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +34,12 @@ def index(workdir: pathlib.Path) -> Page:
 
 def test_a_page_needs_nothing_from_outside(workdir):
     for path in (workdir / "report.html", workdir / "base-instruct" / "report.html"):
-        page = Page(path)
-        assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
-        for _, attributes in page.tags:
-            source = attributes.get("src")
-            assert source is None or source.startswith("data:image/png;base64,")
-            assert not any(name.startswith("on") for name in attributes)
-        assert not re.search(r"url\(|@import|https?:", path.read_text(encoding="utf-8"))
+        assert_self_contained(path)
 
 
 def test_every_link_leads_somewhere(workdir):
     for path in workdir.glob("**/report.html"):
-        page = Page(path)
-        anchors = {attributes.get("id") for _, attributes in page.tags}
-        for tag, attributes in page.tags:
-            href = attributes.get("href")
-            if tag == "a" and href:
-                known = href[1:] in anchors if href[0] == "#" else (path.parent / href).is_file()
-                assert known, href
+        assert_links_lead_somewhere(path)
 
 
 def test_every_figure_is_embedded_and_stands_beside(workdir, page):

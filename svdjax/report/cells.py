@@ -1,0 +1,91 @@
+"""How tables are shown: what the template needs of one, and what makes its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from svdjax.report.numbers import decimal, percent, plus_minus, significant
+from svdjax.report.tables import Table
+
+MOST_ROWS = 300
+MOST_COLUMNS = 8
+TEXT = frozenset({"projection", "pair", "Q"})
+Row = Mapping[str, Any]
+Spec = tuple[str, Callable[[Row], str]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's heading; `text` columns are left-aligned, and broken unless `whole`."""
+
+    label: str
+    text: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class TableView:
+    """What the template needs of a table; cells are text, not yet escaped."""
+
+    title: str
+    caption: str
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[str, ...], ...]
+    hidden: int
+    file: str
+    folded: bool
+
+
+def view(
+    table: Table,
+    title: str,
+    caption: str,
+    columns: Sequence[Spec],
+    *,
+    folded: bool = False,
+    text: Collection[str] = TEXT,
+    whole: Collection[str] = (),
+) -> TableView:
+    """The first `MOST_ROWS` rows of a table; headings in `text` and `whole` are of such columns."""
+    rows = tuple(tuple(show(row) for _, show in columns) for row in table.rows[:MOST_ROWS])
+    return TableView(
+        title=title,
+        caption=caption,
+        heads=tuple(Head(label, label in text, label in whole) for label, _ in columns),
+        rows=rows,
+        hidden=len(table.rows) - len(rows),
+        file=f"tables/{table.name}.csv",
+        folded=folded,
+    )
+
+
+def plain(key: str) -> Callable[[Row], str]:
+    """The value as it is."""
+    return lambda row: str(row[key])
+
+
+def sig(key: str, digits: int = 3) -> Callable[[Row], str]:
+    """Significant digits."""
+    return lambda row: significant(row[key], digits)
+
+
+def dec(key: str, digits: int = 4) -> Callable[[Row], str]:
+    """Fixed decimals."""
+    return lambda row: decimal(row[key], digits)
+
+
+def share(key: str) -> Callable[[Row], str]:
+    """A ratio as a percentage."""
+    return lambda row: percent(row[key])
+
+
+def between(low: str, high: str, show: Callable[[float], str]) -> Callable[[Row], str]:
+    """Both ends of a range."""
+    return lambda row: f"{show(row[low])} … {show(row[high])}"
+
+
+def pm(mean: str, std: str, digits: int = 4) -> Callable[[Row], str]:
+    """Mean and standard deviation."""
+    return lambda row: plus_minus(row[mean], row[std], digits)

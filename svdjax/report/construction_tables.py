@@ -1,0 +1,111 @@
+"""The numbers of the constructed models as tables, at full precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from svdjax.constructions.recipes import RECIPES, VARIANTS
+from svdjax.report.tables import Table
+
+if TYPE_CHECKING:
+    from svdjax.constructions.changes import Change
+    from svdjax.engine.construction_results import ConstructionResults, VariantResult
+
+MODELS = (
+    *("variant", "title", "construction", "formula", "kind", "changes", "modules", "signs"),
+    *("appendix_d", "table_7", "relative_change", "loss", "original_loss", "loss_difference"),
+    *("kl", "agreement", "kl_per_squared_change"),
+    *("sigma_ratio_mean", "sigma_ratio_min", "sigma_ratio_max", "arbitrary_signs"),
+    *("matrices", "rank_deficient", "seconds", "saved"),
+)
+CHANGES = (
+    *("variant", "construction", "modules", "signs", "projection", "layers", "change"),
+    *("change_min", "change_max", "norm_ratio", "sigma_ratio", "sigma_ratio_min"),
+    *("sigma_ratio_max", "arbitrary", "deficient", "alpha"),
+)
+
+
+def construction_tables(results: ConstructionResults) -> dict[str, Table]:
+    """Returns the tables of a pair by name: constructions, construction_changes."""
+    models = results.variants.values()
+    made = (
+        Table("constructions", MODELS, tuple(_model_rows(results))),
+        Table("construction_changes", CHANGES, tuple(r for one in models for r in _rows(one))),
+    )
+    return {table.name: table for table in made}
+
+
+def constructions_table(constructions: Mapping[str, ConstructionResults]) -> Table:
+    """Returns the index's table: one row per pair and constructed model."""
+    rows = [
+        {"pair": pair, **row} for pair, one in constructions.items() for row in _model_rows(one)
+    ]
+    return Table("constructions", ("pair", *MODELS), tuple(rows))
+
+
+def cost(one: VariantResult) -> float:
+    """KL per squared relative change of the weights; NaN where either says nothing."""
+    return one.kl / one.change**2 if one.change > 0 and math.isfinite(one.kl) else math.nan
+
+
+def arbitrary_share(one: VariantResult) -> float:
+    """Share of all pairs of singular vectors whose aligned sign is arbitrary; NaN unless aligned.
+
+    Matrices count alike, whatever their rank.
+    """
+    return _mean(one, lambda change: change.arbitrary)
+
+
+def _model_rows(results: ConstructionResults) -> Iterable[dict[str, Any]]:
+    for name, one in results.variants.items():
+        recipe, variant = RECIPES.get(one.construction), VARIANTS.get(name)
+        changes = list(one.projections.values())
+        yield {
+            "variant": name,
+            "title": one.title,
+            "construction": one.construction,
+            "formula": recipe.formula if recipe else "",
+            "kind": recipe.kind if recipe else "",
+            "changes": recipe.changes if recipe else "",
+            "modules": one.modules,
+            "signs": one.signs,
+            "appendix_d": variant.appendix_d if variant else "",
+            "table_7": variant.table_7 if variant else "",
+            "relative_change": one.change,
+            "loss": one.loss,
+            "original_loss": results.original_loss,
+            "loss_difference": one.loss - results.original_loss,
+            "kl": one.kl,
+            "agreement": one.agreement,
+            "kl_per_squared_change": cost(one),
+            "sigma_ratio_mean": _mean(one, lambda change: change.sigma_ratio),
+            "sigma_ratio_min": _known(min, (change.sigma_ratio_min for change in changes)),
+            "sigma_ratio_max": _known(max, (change.sigma_ratio_max for change in changes)),
+            "arbitrary_signs": arbitrary_share(one),
+            "matrices": sum(change.layers for change in changes),
+            "rank_deficient": sum(change.deficient for change in changes),
+            "seconds": one.seconds,
+            "saved": one.saved,
+        }
+
+
+def _rows(one: VariantResult) -> Iterable[dict[str, Any]]:
+    common = {key: getattr(one, key) for key in ("construction", "modules", "signs")}
+    for projection, change in one.projections.items():
+        yield {"variant": one.name, **common, "projection": projection, **asdict(change)}
+
+
+def _mean(one: VariantResult, value: Callable[[Change], float]) -> float:
+    """Mean over the matrices of those projections for which it is known."""
+    known = [(each.layers, value(each)) for each in one.projections.values()]
+    known = [(layers, each) for layers, each in known if layers and math.isfinite(each)]
+    total = sum(layers for layers, _ in known)
+    return sum(layers * each for layers, each in known) / total if total else math.nan
+
+
+def _known(reduce: Callable[[list[float]], float], values: Iterable[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return reduce(finite) if finite else math.nan
