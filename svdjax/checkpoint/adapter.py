@@ -1,23 +1,26 @@
-"""LoRA factors as a PEFT adapter directory."""
+"""LoRA factors as a PEFT adapter directory.
+
+Axis legend: `L` layers that have factors, `I` in, `O` out, `K` rank.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from svdjax.checkpoint import files
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.checkpoint.families import FAMILIES
-from svdjax.checkpoint.files import one_line
 from svdjax.checkpoint.replace import replacing, write_text
-from svdjax.checkpoint.shards import header_of, stored_bytes
+from svdjax.checkpoint.shards import Outgoing, write_shards
 from svdjax.errors import InputError
 
-_FILE = "adapter_model.safetensors"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(
@@ -26,10 +29,14 @@ def save_adapter(
     config: ModelConfig,
     *,
     layers: Sequence[int] | None = None,
-    base_model: str = "",
+    base_model: str | os.PathLike[str] = "",
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Write a LoRA adapter that PEFT loads on top of a model: W + A B, scaling 1.
+    """Write a LoRA adapter that PEFT loads on top of a model: W + A B, scaling 1, float32.
+
+    PEFT stores lora_A as A^T [K, I] and lora_B as B^T [O, K], and adds lora_alpha / r times their
+    product; lora_alpha is r. What `svdjax.constructions.initialise.lora_split` returns is written
+    by ``save_adapter(directory, lora.factors, config, layers=lora.layers)``.
 
     Args:
         directory: Where to; must not exist, be empty, or hold an adapter that `overwrite` allows
@@ -44,74 +51,76 @@ def save_adapter(
         The directory, which appears whole or not at all.
 
     Raises:
-        InputError: A path is no linear layer of the family, shapes do not fit, or the directory is
-            in use.
+        InputError: A path is no linear layer of the family, shapes, ranks or layers do not fit, a
+            value is not finite, or the directory is in use.
     """
-    numbers = tuple(range(config.num_layers)) if layers is None else tuple(layers)
-    tensors = _tensors(factors, config, numbers)
-    rank = {a.shape[-1] for a, _ in factors.values()}
-    if len(rank) != 1:
-        raise InputError(f"factors of ranks {sorted(rank)}: expected one rank for all")
+    numbers = tuple(range(config.num_layers)) if layers is None else tuple(map(int, layers))
+    if len(set(numbers)) < len(numbers) or not all(0 <= n < config.num_layers for n in numbers):
+        raise InputError(
+            f"layers {list(numbers)}: expected different numbers from 0 to {config.num_layers - 1}"
+        )
+    outgoing = _outgoing(factors, config, numbers)
+    ranks = {path: int(a.shape[2]) for path, (a, _) in factors.items()}
+    if len(set(ranks.values())) != 1:
+        raise InputError(f"factors: expected some, all of one rank, found {ranks or 'none'}")
+    rank = next(iter(ranks.values()))
     about = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model or None,
-        "r": rank.pop(),
+        "base_model_name_or_path": os.fspath(base_model) or None,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
         "target_modules": sorted({path.split("/")[-2] for path in factors}),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_dropout": 0.0,
         "use_rslora": False,
     }
-    # PEFT multiplies by lora_alpha / r.
-    about["lora_alpha"] = about["r"]
-    if numbers != tuple(range(config.num_layers)):
-        about |= {"layers_to_transform": list(numbers), "layers_pattern": "layers"}
+    if set(numbers) != set(range(config.num_layers)):
+        about |= {"layers_to_transform": sorted(numbers), "layers_pattern": "layers"}
     target = pathlib.Path(directory).expanduser()
     try:
-        with replacing(target, overwrite, holds="adapter_config.json") as scratch:
-            _write(scratch / _FILE, tensors)
-            write_text(scratch / "adapter_config.json", json.dumps(about, indent=2) + "\n")
+        with replacing(target, overwrite, holds=_CONFIG) as scratch:
+            write_shards(scratch, outgoing, sum(tensor.nbytes for tensor in outgoing))
+            (scratch / files.SINGLE).rename(scratch / _WEIGHTS)
+            write_text(scratch / _CONFIG, json.dumps(about, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({one_line(error)})") from None
+        raise InputError(f"{target}: cannot be written ({files.one_line(error)})") from None
     return target
 
 
-def _tensors(
+def _outgoing(
     factors: Mapping[str, tuple[Any, Any]], config: ModelConfig, numbers: tuple[int, ...]
-) -> dict[str, np.ndarray]:
-    """Tensors by PEFT's names: lora_A [K, I], lora_B [O, K]."""
+) -> list[Outgoing]:
+    """Tensors by PEFT's names, in the order of the factors and, within one, of the layers."""
     weights = {
         weight.path: weight for weight in FAMILIES[config.family].present(config) if weight.analysed
     }
-    found: dict[str, np.ndarray] = {}
+    found: list[Outgoing] = []
     for path, (a, b) in factors.items():
         if path not in weights:
-            raise InputError(f"{path}: no linear layer of {config.family}; there are {weights}")
+            raise InputError(
+                f"{path}: no linear layer of {config.family}; there are {', '.join(weights)}"
+            )
         _, rows, columns = weights[path].leaf_shape(config)
         rank = a.shape[-1]
-        expected = ((len(numbers), rows, rank), (len(numbers), rank, columns))
-        if (tuple(a.shape), tuple(b.shape)) != expected:
+        expected = ([len(numbers), rows, rank], [len(numbers), rank, columns])
+        if (list(a.shape), list(b.shape)) != expected or rank == 0:
             raise InputError(
-                f"{path}: factors have shapes {tuple(a.shape)} and {tuple(b.shape)}, expected "
-                f"{expected[0]} and {expected[1]}"
+                f"{path}: factors have shapes {list(a.shape)} and {list(b.shape)}, expected "
+                f"[{len(numbers)}, {rows}, rank] and [{len(numbers)}, rank, {columns}]"
             )
         names = weights[path].tensors(config)
         for row, number in enumerate(numbers):
             stem = f"base_model.model.{names[number].removesuffix('.weight')}"
-            found[f"{stem}.lora_A.weight"] = np.asarray(a[row], np.float32).T
-            found[f"{stem}.lora_B.weight"] = np.asarray(b[row], np.float32).T
+            for letter, stack in (("A", a), ("B", b)):
+                shape = (int(stack.shape[2]), int(stack.shape[1]))
+                name = f"{stem}.lora_{letter}.weight"
+                found.append(Outgoing(name, shape, np.dtype(np.float32), _turned(stack, row)))
     return found
 
 
-def _write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    single = np.dtype(np.float32)
-    begin, _ = header_of((name, value.shape, single) for name, value in tensors.items())
-    with path.open("wb") as stream:
-        stream.write(begin)
-        for name, value in tensors.items():
-            stream.write(stored_bytes(name, value, value.shape, single))
-        stream.flush()
-        os.fsync(stream.fileno())
+def _turned(stack: Any, row: int) -> Callable[[], np.ndarray]:
+    return lambda: np.asarray(stack[row]).T

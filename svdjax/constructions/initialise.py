@@ -1,14 +1,16 @@
 """Initialisations from singular components, and scaling by layer, over whole Flax pytrees.
 
-Axis legend: `L` layers, `I` in, `O` out, `K` rank of what is taken out.
+Axis legend: `L` layers, `C` chosen layers, `I` in, `O` out, `K` rank of what is taken out.
 
-Trees are as in `svdjax.constructions.tree`; what goes in is left as it was.
+Trees are as in `svdjax.constructions.tree`; what goes in is left as it was, and what is not
+changed is shared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.constructions.selection import Layers
-from svdjax.constructions.tree import Tree, chosen_paths, leaf_at, replaced_leaves
+from svdjax.constructions.tree import Tree, chosen_paths, kernels, leaf_at, replaced_leaves
 from svdjax.errors import InputError
 from svdjax.spectral.components import split_stack, start_of
 from svdjax.spectral.factors import working_precision
@@ -27,18 +29,20 @@ Factor = float | Sequence[float] | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class LoraFactors:
-    """Low-rank factors of some linear layers.
+    """Low-rank factors of some linear layers, as `svdjax.checkpoint.adapter` writes them.
 
     Attributes:
       rank: `K`.
-      layers: numbers of the layers.
-      factors: path of the kernel to (A [L, I, K], B [L, K, O]), float32, one row per layer of
+      layers: numbers of the layers, ascending.
+      factors: path of the kernel to (A [C, I, K], B [C, K, O]), float32, one row for each of
         `layers`.
+      where: which components they are, as it was asked for.
     """
 
     rank: int
     layers: tuple[int, ...]
     factors: dict[str, tuple[jax.Array, jax.Array]]
+    where: str | int = "top"
 
 
 def lora_split(
@@ -54,7 +58,8 @@ def lora_split(
     """Split every chosen W into A B, from singular components, and a residual (appendix F).
 
     Training A and B from there is PiSSA (arXiv 2404.02948) for the top components; the paper
-    suggests the middle ones, which post-training rotates most.
+    suggests the middle ones. A component whose singular value is 0 begins with A and B of 0 and
+    does not train: mind the bottom of rank-deficient matrices.
 
     Args:
       params: a model's parameters.
@@ -66,25 +71,34 @@ def lora_split(
       mesh: devices to spread the layers over, axis ``layers``.
 
     Returns:
-      The tree with the residuals in the chosen places (float32: rounding them to less would lose
-      what A B cannot give back), and the factors.
+      The tree with the residuals in the chosen places (whole leaves in float32: rounding them to
+      less would lose what A B cannot give back), and the factors.
 
     Raises:
       InputError: nothing is chosen, or a matrix has no such components.
     """
-    new, factors, numbers = {}, {}, ()
-    for path in chosen_paths(params, modules):
-        leaf = leaf_at(params, path)
-        numbers = Layers.of(layers).choose(leaf.shape[0])
-        index = np.array(numbers)
-        start = start_of(where, rank, min(leaf.shape[1:]), path)
+    leaves, numbers = _chosen(params, modules, layers)
+    starts = {
+        path: start_of(where, rank, min(leaf.shape[1:]), path) for path, leaf in leaves.items()
+    }
+    new, factors, index = {}, {}, np.array(numbers)
+    for path, start in starts.items():
+        leaf = _within(leaves[path], mesh)
+        part = len(numbers) < leaf.shape[0]
         with working_precision(factorisation):
             split = split_stack(
-                leaf[index], start=start, rank=rank, factorisation=factorisation, mesh=mesh
+                leaf[index] if part else leaf,
+                start=start,
+                rank=rank,
+                factorisation=factorisation,
+                mesh=mesh,
             )
             factors[path] = (split.a, split.b)
-            new[path] = jnp.asarray(leaf, "float32").at[index].set(split.residual)
-    return replaced_leaves(params, new), LoraFactors(rank, numbers, factors)
+            new[path] = split.residual
+            if part:
+                # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.
+                new[path] = jnp.asarray(leaf.astype("float32")).at[index].set(split.residual)
+    return replaced_leaves(params, new), LoraFactors(int(rank), numbers, factors, where)
 
 
 def scaled(
@@ -96,28 +110,30 @@ def scaled(
 ) -> dict[str, Any]:
     """Multiply the chosen W, and so all of their singular values, by factors above 0.
 
-    ``scaled(params, 1.4, modules="o_proj")`` is appendix F's start for reasoning training. Biases
-    are no part of W and stay.
+    ``scaled(params, 1.4, modules="o_proj")`` is appendix F's start for reasoning training. No SVD:
+    ``U (c S) V^T = c W``. Biases stay as they are, for they are no part of W. The product is formed
+    in float32 (float64 for leaves of that) and rounded to the leaf's dtype, whose range it may
+    leave: then it is infinite, which `svdjax.checkpoint.save_checkpoint` refuses to write. Layers
+    that are not chosen keep their bits.
 
     Args:
       params: a model's parameters.
-      factor: a number; one for each layer of the model, [L]; or either by projection.
+      factor: a number; one for each layer of the model, [L]; or either by projection, which may
+        name more projections than are chosen but no fewer.
       modules: see `svdjax.constructions.selection.Modules`.
       layers: numbers of the layers that are scaled; None is all.
 
     Raises:
       InputError: nothing is chosen, or the factors do not fit.
     """
-    new = {}
-    for path in chosen_paths(params, modules):
-        leaf, name = leaf_at(params, path), path.split("/")[-2]
-        by_layer = factors_of(factor, name, leaf.shape[0])
-        chosen = Layers.of(layers).choose(leaf.shape[0])
-        kept = np.ones(leaf.shape[0])
-        kept[list(chosen)] = by_layer[list(chosen)]
-        # Once rounded to float32, the product is rounded to the leaf's dtype.
-        wide = jnp.asarray(leaf, np.promote_types(leaf.dtype, np.float32))
-        new[path] = (wide * jnp.asarray(kept, wide.dtype)[:, None, None]).astype(leaf.dtype)
+    if isinstance(factor, Mapping):
+        _check_names(factor, [path.split("/")[-2] for path in kernels(params)])
+    leaves, numbers = _chosen(params, modules, layers)
+    factors = {
+        path: factors_of(factor, path.split("/")[-2], leaf.shape[0])
+        for path, leaf in leaves.items()
+    }
+    new = {path: _multiplied(leaf, numbers, factors[path]) for path, leaf in leaves.items()}
     return replaced_leaves(params, new)
 
 
@@ -130,17 +146,26 @@ def factors_of(factor: Factor | Mapping[str, Factor], name: str, layers: int) ->
     """
     if isinstance(factor, Mapping):
         if name not in factor:
-            raise InputError(f"factor: none for {name}; there are {', '.join(factor)}")
+            raise InputError(f"factor: none for {name}; there are {', '.join(factor) or 'none'}")
         return factors_of(factor[name], name, layers)
-    found = np.asarray(factor, np.float64)
-    if found.ndim > 1 or (found.ndim == 1 and found.shape != (layers,)):
+    try:
+        found = np.asarray(factor, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"factor of {name}: expected a number, or one for each of {layers} layers, found "
+            f"{factor!r}"
+        ) from None
+    if found.shape not in ((), (layers,)):
         raise InputError(
             f"factor of {name}: expected a number, or one for each of {layers} layers, found "
             f"shape {list(found.shape)}"
         )
-    if not (np.isfinite(found).all() and (found > 0).all()):
-        bad = found.reshape(-1)[~(np.isfinite(found) & (found > 0)).reshape(-1)][0]
-        raise InputError(f"factor of {name} is {bad}, expected a finite number above 0")
+    wrong = ~(np.isfinite(found) & (found > 0))
+    if wrong.any():
+        place = f", layer {int(np.argmax(wrong))}," if found.ndim else ""
+        raise InputError(
+            f"factor of {name}{place} is {found[wrong][0]}, expected a finite number above 0"
+        )
     return np.broadcast_to(found, (layers,)).copy()
 
 
@@ -161,8 +186,9 @@ def layer_sweep(
 ) -> Iterator[Scaled]:
     """Scale the chosen W of one layer at a time: the layer-wise scaling of singular values.
 
-    Yields one model after the other, for each layer and each factor; leaves that are not chosen
-    are shared by all.
+    What is asked for is checked at once, the models are made one after the other as they are
+    asked for, layer by layer and factor by factor within one. All share the leaves that are not
+    chosen; of a chosen one, which holds all layers, each has its own.
 
     Args:
       params: a model's parameters.
@@ -171,12 +197,60 @@ def layer_sweep(
       layers: numbers of the layers to go through; None is all.
 
     Raises:
-      InputError: as `scaled`.
+      InputError: as `scaled`, or there are no factors.
     """
-    steps = [float(factor) for factor in factors]
-    if not all(math.isfinite(step) and step > 0 for step in steps):
-        raise InputError(f"factors {steps}: expected finite numbers above 0")
-    depth = leaf_at(params, chosen_paths(params, modules)[0]).shape[0]
-    for layer in Layers.of(layers).choose(depth):
-        for step in steps:
-            yield Scaled(layer, step, scaled(params, step, modules=modules, layers=[layer]))
+    steps = [float(factors_of(factor, "the sweep", 1)[0]) for factor in factors]
+    if not steps:
+        raise InputError("factors of the sweep: none is given")
+    _, numbers = _chosen(params, modules, layers)
+
+    def models() -> Iterator[Scaled]:
+        for layer in numbers:
+            for step in steps:
+                yield Scaled(layer, step, scaled(params, step, modules=modules, layers=[layer]))
+
+    return models()
+
+
+def _chosen(
+    params: Tree, modules: str, layers: Iterable[int] | None
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The chosen kernels by path, and the numbers of their chosen layers."""
+    leaves = {path: leaf_at(params, path) for path in chosen_paths(params, modules)}
+    first = next(iter(leaves))
+    for path, leaf in leaves.items():
+        if len(leaf.shape) != 3 or leaf.shape[0] != leaves[first].shape[0]:
+            raise InputError(
+                f"{path}: expected a shape [layers, in, out], and as many layers in all of them, "
+                f"found {list(leaf.shape)}, and {list(leaves[first].shape)} in {first}"
+            )
+    return leaves, Layers.of(layers).choose(leaves[first].shape[0])
+
+
+def _check_names(factor: Mapping[str, Factor], known: list[str]) -> None:
+    for name in factor:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(
+                f"factor: no projection {name!r} in this model; there are {', '.join(known)}{hint}"
+            )
+
+
+def _within(leaf: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """A leaf of which any rows can be taken: placed arrays go whole to every device of the mesh."""
+    if mesh is None or isinstance(leaf, np.ndarray):
+        return leaf
+    # Auto axes: which device has which row of a gather is ambiguous with explicit ones.
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def _multiplied(leaf: Any, numbers: tuple[int, ...], factors: np.ndarray) -> jax.Array:
+    """A leaf [L, I, O] with the layers `numbers` multiplied by their `factors`, of all [L]."""
+    wide = np.promote_types(leaf.dtype, np.float32)
+    chosen = np.isin(np.arange(leaf.shape[0]), numbers)[:, None, None]
+    with jax.enable_x64(True) if wide == np.float64 else contextlib.nullcontext():
+        product = jnp.asarray(leaf, wide) * jnp.asarray(factors, wide)[:, None, None]
+        # Other layers are not multiplied by 1, which would flush their subnormal numbers.
+        return jnp.where(chosen, product.astype(leaf.dtype), jnp.asarray(leaf))

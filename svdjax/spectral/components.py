@@ -9,6 +9,7 @@ top components as in PiSSA (arXiv 2404.02948), or the middle ones, as the paper 
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,8 @@ def start_of(where: str | int, rank: int, r: int, what: str = "the matrix") -> i
     """Index of the first component that is taken out.
 
     Args:
-      where: ``top``, ``middle``, ``bottom``, or the index itself.
+      where: ``top``, ``middle`` (as many before as after, or one fewer), ``bottom``, or the index
+        itself, as a number or its digits.
       rank: how many are taken.
       r: how many there are.
       what: the matrix's name, for errors.
@@ -48,22 +50,51 @@ def start_of(where: str | int, rank: int, r: int, what: str = "the matrix") -> i
     Raises:
       InputError: they are not there.
     """
-    if not 1 <= rank <= r:
+    if not 1 <= _whole(rank, "rank {!r}: expected a whole number") <= r:
         raise InputError(f"rank {rank}: {what} has {r} singular components, expected 1 to {r}")
     if isinstance(where, str) and where in PLACES:
         return {"top": 0, "middle": (r - rank) // 2, "bottom": r - rank}[where]
-    try:
-        start = int(where)
-    except ValueError:
-        raise InputError(
-            f"components {where!r}: expected top, middle, bottom or the number of the first one"
-        ) from None
+    wanted = "components {!r}: expected top, middle, bottom or the number of the first one"
+    start = _whole(where, wanted)
     if not 0 <= start <= r - rank:
         raise InputError(
             f"components {start} to {start + rank - 1}: {what} has {r}, expected a first one from "
             f"0 to {r - rank}"
         )
     return start
+
+
+def _whole(value: Any, wanted: str) -> int:
+    try:
+        return int(value) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        raise InputError(wanted.format(value)) from None
+
+
+def split_matrix(
+    w: Array, *, start: int, rank: int, factorisation: str | Factorisation = "svd_f64"
+) -> Split:
+    """Take components [start, start + rank) out of one matrix [I, O].
+
+    ``residual = fl(W - fl(A) fl(B))``, fl the rounding to float32: the product and the difference
+    are formed in the working dtype of the factorisation, so that residual and A B together are W
+    but for the rounding of the residual, however small that is beside A B.
+
+    Raises:
+      InputError: there are no such components, or no such factorisation.
+      RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
+        `working_precision` first.
+    """
+    start = start_of(start, rank, min(w.shape))
+    route = get_factorisation(factorisation)
+    u, s, v = route(w).factors
+    chosen = slice(start, start + rank)
+    root = jnp.sqrt(s[chosen])[None, :]
+    # A conversion to float32 and back may be optimised away, a reduction to its bits may not.
+    a, b = (jax.lax.reduce_precision(side[:, chosen] * root, 8, 23) for side in (u, v))
+    product = jnp.einsum("ik,ok->io", a, b, precision=PRECISION)
+    residual = route.upcast(w) - product
+    return Split(residual.astype("float32"), a.astype("float32"), b.T.astype("float32"))
 
 
 def split_stack(
@@ -76,25 +107,35 @@ def split_stack(
 ) -> Split:
     """Take components [start, start + rank) out of every matrix of a stack [L, I, O].
 
+    One matrix at a time on each device; traced once per shape, dtype, start and rank.
+
+    Args:
+      w: the stack, any floating dtype.
+      start: the first component, see `start_of`.
+      rank: how many.
+      factorisation: name in `FACTORISATIONS`, or one of one's own.
+      mesh: has an axis ``layers`` over which `L` is divided, padded where it does not divide; None
+        for one device.
+
+    Returns:
+      `Split`, every field with a leading `L`.
+
     Raises:
-      RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
-        `working_precision` first.
+      InputError: as `split_matrix`, or this is no stack of matrices.
+      RuntimeError: as `split_matrix`.
     """
     route = get_factorisation(factorisation)
-    layers = w.shape[0]
+    if len(w.shape) != 3 or 0 in w.shape:
+        raise InputError(
+            "stack of matrices: expected a shape [layers, in, out], none of them 0, found "
+            f"{list(w.shape)}"
+        )
+    start, layers = start_of(start, rank, min(w.shape[1:])), w.shape[0]
     stack, mesh = spread(w, mesh)
-    return _split(stack, route=route, start=start, rank=rank, mesh=mesh, layers=layers)
+    return _split(stack, route=route, start=start, rank=int(rank), mesh=mesh, layers=layers)
 
 
 @functools.partial(jax.jit, static_argnames=("route", "start", "rank", "mesh", "layers"))
 def _split(stack, *, route, start, rank, mesh, layers):
-    def one(w: jax.Array) -> Split:
-        u, s, v = route(w).factors
-        chosen = slice(start, start + rank)
-        root = jnp.sqrt(s[chosen])[None, :]
-        a, b = ((side[:, chosen] * root).astype("float32") for side in (u, v))
-        work: Any = s.dtype
-        product = jnp.einsum("ik,ok->io", a.astype(work), b.astype(work), precision=PRECISION)
-        return Split((route.upcast(w) - product).astype("float32"), a, b.T)
-
+    one = functools.partial(split_matrix, start=start, rank=rank, factorisation=route)
     return over_layers(one, stack, mesh=mesh, layers=layers)
