@@ -6,7 +6,6 @@ Axes: `B` batch, `T` time, `V` vocabulary.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svdjax.behaviour.likelihood import kl_divergence, log_probabilities
 from svdjax.behaviour.texts import Rows
 from svdjax.checkpoint import ModelConfig
 from svdjax.model import forward
@@ -25,11 +25,12 @@ class Divergence(NamedTuple):
     """Means over the counted tokens of a text.
 
     Attributes:
-        loss: Next-token cross-entropy of the edited model, nats; NaN where its outputs are not
+        loss: Next-token cross-entropy of the edited model, nats; NaN where its logits are not
             finite.
-        kl: KL(original || edited) of the next-token distributions, nats; likewise.
-        agreement: Percentage of tokens with the same likeliest prediction; likewise.
-        original_loss: Cross-entropy of the original, nats.
+        kl: KL(original || edited) of the next-token distributions, nats, never negative; NaN
+            where the logits of either model are not finite.
+        agreement: Percentage of tokens with the same likeliest prediction; NaN like `kl`.
+        original_loss: Cross-entropy of the original, nats; NaN where its logits are not finite.
         tokens: How many tokens count.
     """
 
@@ -43,8 +44,12 @@ class Divergence(NamedTuple):
 class Divergences:
     """Measures any number of edited models against one original.
 
-    The original stays on the devices. Rows are batched by length, lengths rounded up to multiples
-    of 32, so that few shapes are compiled.
+    Original and batches stay on the devices. Rows are batched by length, so that few shapes are
+    compiled: lengths are rounded up to multiples of 32, from 512 on to an eighth of the next lower
+    power of two. Padding is masked: a row's numbers do not depend on the rows beside it.
+
+    Parameters lie on the devices in float32, in which the decoder computes, whatever their dtype
+    was; leaves that original and edited model share lie there once.
     """
 
     def __init__(
@@ -56,104 +61,123 @@ class Divergences:
         mesh: jax.sharding.Mesh | None = None,
         batch_bytes: int = 256 << 20,
     ):
-        """Prepare batches.
+        """Prepare batches and put the original on the devices.
 
         Args:
             original: Its parameters, as `svdjax.checkpoint.load_params` gives them, any float
-                dtype; computing is in float32.
+                dtype. They are kept, and may not be changed in place.
             config: Of both models.
             rows: The text.
             mesh: Devices (one axis) to spread batches and parameters over; None for one.
-            batch_bytes: For the float32 logits of both models in one batch.
-        """
-        self.config = config
-        # Auto axes whatever the caller's, so that jit divides the work by itself.
-        self._mesh = None if mesh is None else jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-        self._batches = list(_batches(rows, config, self._devices, batch_bytes))
-        self._original = self._put(original)
+            batch_bytes: For the float32 logits of both models in one batch, which holds one row
+                per device at least.
 
-    @property
-    def _devices(self) -> int:
-        return 1 if self._mesh is None else self._mesh.size
+        Raises:
+            ValueError: No token of `rows` counts.
+        """
+        if not rows.targets:
+            raise ValueError("rows: no token counts, so there is nothing to measure")
+        if mesh is None:
+            self._mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("rows",))
+        else:
+            # Auto axes whatever the caller's, so that jit divides the work by itself.
+            self._mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+        self.config, self.tokens = config, rows.targets
+        self._given = original
+        self._original = jax.tree.map(self._put, original)
+        by_row = self._sharding(self._mesh.axis_names[0])
+        self._batches = [
+            (jax.device_put(tokens, by_row), jax.device_put(lengths, by_row), counted)
+            for tokens, lengths, counted in _batches(rows, config, self._mesh.size, batch_bytes)
+        ]
 
     def measure(self, edited: Any) -> Divergence:
-        """Compare an edited model with the original, parameters like those."""
-        params = self._put(edited)
-        sums = np.zeros(5, np.float64)
-        for tokens, weights in self._batches:
-            found = _sums(self._original, params, self.config, *self._spread(tokens, weights))
-            # [4, B] by row: added up in float64, whatever the devices work in.
-            sums[:4] += np.asarray(found, np.float64).sum(axis=1)
-            sums[4] += float(weights.sum())
-        loss, kl, agreement, original, count = sums.tolist()
-        if not math.isfinite(loss) or not math.isfinite(kl):
-            loss = kl = agreement = math.nan
-        return Divergence(
-            loss / count, kl / count, 100 * agreement / count, original / count, round(count)
+        """Compare an edited model with the original.
+
+        Args:
+            edited: Its parameters: a tree like the original's, any float dtype. A leaf that is the
+                very object which the original holds counts as unchanged.
+
+        Raises:
+            ValueError: The tree, or a leaf's shape, is another than the original's.
+        """
+        params = jax.tree_util.tree_map_with_path(
+            self._shared, edited, self._given, self._original
         )
+        sums = np.zeros(4, np.float64)
+        for tokens, lengths, counted in self._batches:
+            found = np.asarray(_compare(self._original, params, self.config, tokens, lengths))
+            # Added up here in float64, whatever the devices work in.
+            sums += found[:, counted].sum(axis=1, dtype=np.float64)
+        loss, kl, agreement, original = (sums / self.tokens).tolist()
+        return Divergence(loss, kl, 100 * agreement, original, self.tokens)
 
-    def _put(self, params: Any) -> Any:
-        if self._mesh is None:
-            return jax.tree.map(jnp.asarray, params)
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, self._split(leaf.shape)), params)
+    def _shared(self, path: Any, leaf: Any, given: Any, kept: jax.Array) -> jax.Array:
+        if leaf is given:
+            return kept
+        if leaf.shape != kept.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{name}: shape {leaf.shape}, and the original's is {kept.shape}")
+        return self._put(leaf)
 
-    def _split(self, shape: tuple[int, ...]) -> jax.sharding.NamedSharding:
-        """A leaf lies split along its longest axis that the devices divide."""
-        assert self._mesh is not None
-        axes: list[Any] = [None] * len(shape)
-        fitting = [i for i, size in enumerate(shape) if size % self._devices == 0]
+    def _put(self, leaf: Any) -> jax.Array:
+        """A leaf in float32, split along its longest axis that the devices divide."""
+        axes: list[Any] = [None] * len(leaf.shape)
+        fitting = [i for i, size in enumerate(leaf.shape) if size % self._mesh.size == 0]
         if fitting:
-            axes[max(fitting, key=lambda i: shape[i])] = self._mesh.axis_names[0]
+            axes[max(fitting, key=lambda i: leaf.shape[i])] = self._mesh.axis_names[0]
+        return jax.device_put(leaf, self._sharding(*axes)).astype(jnp.float32)
+
+    def _sharding(self, *axes: str | None) -> jax.sharding.NamedSharding:
         return jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(*axes))
 
-    def _spread(self, *arrays: np.ndarray) -> Any:
-        if self._mesh is None:
-            return arrays
-        spec = jax.sharding.PartitionSpec(self._mesh.axis_names[0])
-        sharding = jax.sharding.NamedSharding(self._mesh, spec)
-        return [jax.device_put(array, sharding) for array in arrays]
+
+def _rounded(length: int) -> int:
+    """A length with few others like it, at most an eighth longer from 256 on."""
+    step = max(_BLOCK, 1 << (length.bit_length() - 4))
+    return -(-length // step) * step
 
 
 def _batches(
     rows: Rows, config: ModelConfig, devices: int, batch_bytes: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokens [B, T + 1] and weights [B, T]: rows of like length together, padded on the right."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Tokens [B, T + 1] int32, padded on the right; inputs per row [B] int32; counted [B, T] bool.
+
+    All batches of one T have one B; the last is filled up with empty rows.
+    """
     by_length: dict[int, list[int]] = {}
     for index, row in enumerate(rows.tokens):
-        by_length.setdefault(-(-(len(row) - 1) // _BLOCK) * _BLOCK, []).append(index)
+        by_length.setdefault(_rounded(len(row) - 1), []).append(index)
     for length, members in sorted(by_length.items()):
-        fitting = batch_bytes // (8 * length * config.vocab_size)
-        size = min(max(1, fitting), len(members))
+        most = max(1, batch_bytes // (8 * length * config.vocab_size))
+        # As many batches as it takes, all about equally full.
+        size = -(-len(members) // -(-len(members) // most))
         size = -(-size // devices) * devices
         for start in range(0, len(members), size):
             tokens = np.zeros((size, length + 1), np.int32)
-            weights = np.zeros((size, length), np.float32)
+            lengths = np.zeros(size, np.int32)
+            counted = np.zeros((size, length), bool)
             for place, index in enumerate(members[start : start + size]):
                 row = rows.tokens[index]
                 tokens[place, : len(row)] = row
-                weights[place, : len(row) - 1] = rows.weights[index]
-            yield tokens, weights
+                lengths[place] = len(row) - 1
+                counted[place, : len(row) - 1] = rows.weights[index] > 0
+            yield tokens, lengths, counted
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def _sums(
-    original: Any, edited: Any, config: ModelConfig, tokens: jax.Array, weights: jax.Array
+def _compare(
+    original: Any, edited: Any, config: ModelConfig, tokens: jax.Array, lengths: jax.Array
 ) -> jax.Array:
-    """Sums over the counted tokens of each row: loss, KL, agreement, original loss, [4, B]."""
+    """Loss, KL, agreement and original loss of each position, [4, B, T] float32."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-
-    def predicted(params: Any) -> jax.Array:
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        return jax.nn.log_softmax(forward(params, config, inputs).astype(jnp.float32), axis=-1)
-
-    p, q = predicted(original), predicted(edited)
+    # Causal masks hide padding on the right by themselves, but longrope looks at the last position.
+    valid = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None, :] < lengths[:, None]
+    p, q = (log_probabilities(forward(each, config, inputs, valid)) for each in (original, edited))
 
     def loss(log: jax.Array) -> jax.Array:
         return -jnp.take_along_axis(log, targets[..., None], axis=-1)[..., 0]
 
-    # A prediction of probability 0 adds nothing, also where the other's logarithm is -inf.
-    kl = jnp.sum(jnp.where(p > -jnp.inf, jnp.exp(p) * (p - q), 0), axis=-1)
+    kl = kl_divergence(p, q)
     same = (jnp.argmax(p, axis=-1) == jnp.argmax(q, axis=-1)).astype(jnp.float32)
-    each = jnp.stack([loss(q), kl, same, loss(p)])
-    # Not a product: NaN where nothing counts is not to spread.
-    return jnp.sum(jnp.where(weights[None] > 0, each, 0), axis=-1)
+    return jnp.stack([loss(q), kl, jnp.where(jnp.isnan(kl), jnp.nan, same), loss(p)])

@@ -46,8 +46,12 @@ class Alpha:
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-        path = pathlib.Path(text).expanduser()
-        if not path.is_file():
+        try:
+            path = pathlib.Path(text).expanduser()
+            there = path.is_file()
+        except (OSError, RuntimeError, ValueError):
+            path, there = pathlib.Path(text), False
+        if not there:
             near = difflib.get_close_matches(text, (AUTO, AUTO_RAW), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(

@@ -18,8 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.constructions.selection import Layers
-from svdjax.constructions.tree import Tree, chosen_paths, kernels, leaf_at, replaced_leaves
+from svdjax.constructions.tree import (
+    Tree,
+    chosen_leaves,
+    kernels,
+    replaced_leaves,
+    rows_within,
+)
 from svdjax.errors import InputError
 from svdjax.spectral.components import split_stack, start_of
 from svdjax.spectral.factors import working_precision
@@ -77,13 +82,13 @@ def lora_split(
     Raises:
       InputError: nothing is chosen, or a matrix has no such components.
     """
-    leaves, numbers = _chosen(params, modules, layers)
+    leaves, numbers = chosen_leaves(params, modules, layers)
     starts = {
         path: start_of(where, rank, min(leaf.shape[1:]), path) for path, leaf in leaves.items()
     }
     new, factors, index = {}, {}, np.array(numbers)
     for path, start in starts.items():
-        leaf = _within(leaves[path], mesh)
+        leaf = rows_within(leaves[path], mesh)
         part = len(numbers) < leaf.shape[0]
         with working_precision(factorisation):
             split = split_stack(
@@ -128,7 +133,7 @@ def scaled(
     """
     if isinstance(factor, Mapping):
         _check_names(factor, [path.split("/")[-2] for path in kernels(params)])
-    leaves, numbers = _chosen(params, modules, layers)
+    leaves, numbers = chosen_leaves(params, modules, layers)
     factors = {
         path: factors_of(factor, path.split("/")[-2], leaf.shape[0])
         for path, leaf in leaves.items()
@@ -202,7 +207,7 @@ def layer_sweep(
     steps = [float(factors_of(factor, "the sweep", 1)[0]) for factor in factors]
     if not steps:
         raise InputError("factors of the sweep: none is given")
-    _, numbers = _chosen(params, modules, layers)
+    _, numbers = chosen_leaves(params, modules, layers)
 
     def models() -> Iterator[Scaled]:
         for layer in numbers:
@@ -210,21 +215,6 @@ def layer_sweep(
                 yield Scaled(layer, step, scaled(params, step, modules=modules, layers=[layer]))
 
     return models()
-
-
-def _chosen(
-    params: Tree, modules: str, layers: Iterable[int] | None
-) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """The chosen kernels by path, and the numbers of their chosen layers."""
-    leaves = {path: leaf_at(params, path) for path in chosen_paths(params, modules)}
-    first = next(iter(leaves))
-    for path, leaf in leaves.items():
-        if len(leaf.shape) != 3 or leaf.shape[0] != leaves[first].shape[0]:
-            raise InputError(
-                f"{path}: expected a shape [layers, in, out], and as many layers in all of them, "
-                f"found {list(leaf.shape)}, and {list(leaves[first].shape)} in {first}"
-            )
-    return leaves, Layers.of(layers).choose(leaves[first].shape[0])
 
 
 def _check_names(factor: Mapping[str, Factor], known: list[str]) -> None:
@@ -235,15 +225,6 @@ def _check_names(factor: Mapping[str, Factor], known: list[str]) -> None:
             raise InputError(
                 f"factor: no projection {name!r} in this model; there are {', '.join(known)}{hint}"
             )
-
-
-def _within(leaf: Any, mesh: jax.sharding.Mesh | None) -> Any:
-    """A leaf of which any rows can be taken: placed arrays go whole to every device of the mesh."""
-    if mesh is None or isinstance(leaf, np.ndarray):
-        return leaf
-    # Auto axes: which device has which row of a gather is ambiguous with explicit ones.
-    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-    return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def _multiplied(leaf: Any, numbers: tuple[int, ...], factors: np.ndarray) -> jax.Array:

@@ -6,14 +6,16 @@ A matrix is addressed by its site, the dotted name of its linear layer inside a 
 
 from __future__ import annotations
 
+import operator
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from svdjax.errors import InputError
 
 MODULES = ("self_attn", "mlp", "all")
-_SPAN = re.compile(r"(\d{1,6})?(-)?(\d{1,6})?")
+_SPAN = re.compile(r"([0-9]{1,6})?(-)?([0-9]{1,6})?")
 
 
 def site_of(path: str) -> str:
@@ -35,8 +37,11 @@ class Modules:
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.text)
-        except re.error as error:
+            with warnings.catch_warnings():
+                # Of what future versions of Python may read otherwise.
+                warnings.simplefilter("ignore")
+                re.compile(self.text)
+        except (re.error, OverflowError, RecursionError) as error:
             raise InputError(
                 f"modules {self.text!r}: neither self_attn, mlp nor all, and not a regular "
                 f"expression either ({error})"
@@ -105,7 +110,13 @@ class Layers:
     @classmethod
     def of(cls, numbers: Iterable[int] | None) -> Layers:
         """The given block numbers; None is all."""
-        return cls() if numbers is None else cls(tuple((int(n), int(n)) for n in numbers))
+        if numbers is None:
+            return cls()
+        try:
+            found = [operator.index(number) for number in numbers]
+        except TypeError:
+            raise InputError(f"layers {numbers!r}: expected whole numbers, as in [0, 3]") from None
+        return cls(tuple((number, number) for number in found))
 
     def choose(self, count: int) -> tuple[int, ...]:
         """The chosen ones of `count` layers, ascending.

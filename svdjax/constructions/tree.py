@@ -76,13 +76,14 @@ def construct(
         raise InputError(f"modules is not given: {construction} has no default; see Modules")
     route = route_for(factorisation, recipe.polar)
     new: dict[str, Any] = {}
-    for path in chosen_paths(post, modules or "all"):
-        leaf, other = leaf_at(post, path), leaf_at(partner, path)
+    leaves, chosen = chosen_leaves(post, modules or "all", layers)
+    index = np.array(chosen)
+    for path, leaf in leaves.items():
+        other = leaf_at(partner, path)
         if leaf.shape != other.shape:
             raise InputError(f"{path}: {list(leaf.shape)} in post, {list(other.shape)} in partner")
-        chosen = Layers.of(layers).choose(leaf.shape[0])
+        leaf, other = rows_within(leaf, mesh), rows_within(other, mesh)
         part = len(chosen) < leaf.shape[0]
-        index = np.array(chosen)
         name = path.split("/")[-2]
         if isinstance(alpha, Mapping) and name not in alpha:
             raise InputError(f"alpha: no number for {name}; there are {', '.join(alpha)}")
@@ -98,7 +99,10 @@ def construct(
                 factorisation=route,
                 mesh=mesh,
             ).w
-            new[path] = jnp.asarray(leaf, built.dtype).at[index].set(built) if part else built
+            new[path] = built
+            if part:
+                # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.
+                new[path] = jnp.asarray(leaf.astype(built.dtype)).at[index].set(built)
     return replaced_leaves(post, new)
 
 
@@ -146,6 +150,34 @@ def chosen_paths(tree: Tree, modules: str) -> list[str]:
     """
     by_site = {site_of(path): path for path in kernels(tree)}
     return [by_site[site] for site in Modules(modules).choose(list(by_site))]
+
+
+def chosen_leaves(
+    tree: Tree, modules: str, layers: Iterable[int] | None
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The chosen linear layers by path, and the numbers of the chosen layers, ascending.
+
+    Raises:
+      InputError: nothing is chosen, or stacks are not [L, I, O] of one depth.
+    """
+    leaves = {path: leaf_at(tree, path) for path in chosen_paths(tree, modules)}
+    first = next(iter(leaves))
+    for path, leaf in leaves.items():
+        if len(leaf.shape) != 3 or leaf.shape[0] != leaves[first].shape[0]:
+            raise InputError(
+                f"{path}: expected a shape [layers, in, out], and as many layers in all of them, "
+                f"found {list(leaf.shape)}, and {list(leaves[first].shape)} in {first}"
+            )
+    return leaves, Layers.of(layers).choose(leaves[first].shape[0])
+
+
+def rows_within(leaf: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """A leaf of which any rows can be taken: placed arrays go whole to every device of the mesh."""
+    if mesh is None or isinstance(leaf, np.ndarray):
+        return leaf
+    # Auto axes: which device has which row of a gather is ambiguous with explicit ones.
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def paths(tree: Tree, prefix: str = "") -> Iterator[str]:

@@ -97,8 +97,12 @@ def read_factor(text: str) -> float | dict[str, Any]:
     try:
         number = float(text)
     except ValueError:
-        path = pathlib.Path(text).expanduser()
-        if not text or not path.is_file():
+        try:
+            path = pathlib.Path(text).expanduser()
+            there = bool(text) and path.is_file()
+        except (OSError, RuntimeError, ValueError):
+            path, there = pathlib.Path(text), False
+        if not there:
             raise InputError(
                 f"--factor={text}: expected a number, or a JSON file such as "
                 '{"o_proj": 1.4} or {"q_proj": [1.0, 1.1]} with one number for each layer'
