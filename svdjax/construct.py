@@ -43,8 +43,8 @@ from absl import flags
 
 from svdjax import door
 from svdjax.constructions.recipes import RECIPES, SIGNS
-from svdjax.engine.construct_job import DTYPES, ConstructJob
-from svdjax.engine.initialise_job import INITIALISATIONS, InitialiseJob
+from svdjax.engine.editing.construct_job import DTYPES, ConstructJob
+from svdjax.engine.editing.initialise_job import INITIALISATIONS, InitialiseJob
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
 from svdjax.errors import InputError

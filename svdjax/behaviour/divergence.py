@@ -101,9 +101,7 @@ class Divergences:
         Raises:
             ValueError: The tree, or a leaf's shape, is another than the original's.
         """
-        params = jax.tree_util.tree_map_with_path(
-            self._shared, edited, self._given, self._original
-        )
+        params = jax.tree_util.tree_map_with_path(self._shared, edited, self._given, self._original)
         sums = np.zeros(4, np.float64)
         for tokens, lengths, counted in self._batches:
             found = np.asarray(_compare(self._original, params, self.config, tokens, lengths))
@@ -134,7 +132,7 @@ class Divergences:
 
 def _rounded(length: int) -> int:
     """A length with few others like it, at most an eighth longer from 256 on."""
-    step = max(_BLOCK, 1 << (length.bit_length() - 4))
+    step = max(_BLOCK, (1 << length.bit_length()) // 16)
     return -(-length // step) * step
 
 

@@ -31,7 +31,8 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     x = jnp.where(jnp.all(jnp.isfinite(x), axis=-1, keepdims=True), x, jnp.nan)
     x = x - jnp.max(x, axis=-1, keepdims=True)
     top = jnp.argmax(x, axis=-1, keepdims=True)
-    others = jnp.where(jnp.arange(x.shape[-1]) == top, 0.0, jnp.exp(x))
+    index = jax.lax.broadcasted_iota(top.dtype, x.shape, x.ndim - 1)
+    others = jnp.where(index == top, 0.0, jnp.exp(x))
     return x - jnp.log1p(jnp.sum(others, axis=-1, keepdims=True))
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint import ModelConfig
+from svdjax.checkpoint.config import quiet_import
 from svdjax.errors import InputError, printable
 
 MOST_BYTES = 256 << 20
@@ -64,19 +66,10 @@ def read_texts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Text, ...]
         InputError: It is missing, too large, not UTF-8, or a line is not of the form; or it holds
             no text.
     """
-    where = pathlib.Path(path).expanduser()
-    try:
-        size = where.stat().st_size
-        if size > MOST_BYTES:
-            raise InputError(f"{where}: {size} bytes of text; expected at most {MOST_BYTES}")
-        content = where.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text (byte {error.start})") from None
+    where = pathlib.Path(path)
     found: list[Text] = []
     # Not splitlines, which also splits at separators that may stand inside a text.
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in enumerate(_content(where).split("\n"), 1):
         if limit and len(found) == limit:
             break
         if not line.strip():
@@ -86,27 +79,55 @@ def read_texts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Text, ...]
         else:
             found.append(Text("", line.rstrip("\r"), number))
     if not found:
-        raise InputError(f"{where}: holds no text; expected at least one line")
+        raise InputError(f"{where}: holds no text; expected at least one line that is not blank")
     return tuple(found)
+
+
+def _content(where: pathlib.Path) -> str:
+    try:
+        path = where.expanduser()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{where}: is not a file; expected one of held-out text")
+        with path.open("rb") as file:
+            # Not by its size on disk, which may change in the meantime.
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror}); expected a file") from None
+    except RuntimeError as error:
+        raise InputError(f"{where}: {error}") from None
+    if len(content) > MOST_BYTES:
+        raise InputError(
+            f"{where}: holds more than {MOST_BYTES >> 20} MiB of text, the most that is read; "
+            "cut it into smaller files"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{where}, line {line}: is not UTF-8 text ({error.reason}); save the file as UTF-8"
+        ) from None
 
 
 def _text(line: str, number: int, where: str) -> Text:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({printable(str(error), 200)})") from None
+        why = printable(str(error), 200)
+        raise InputError(f"{where}: {_WANTED}, found no valid JSON ({why})") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: {_WANTED}, found {type(record).__name__}")
-    if "text" in record:
-        prompt, completion = "", record["text"]
-    elif "prompt" in record and "completion" in record:
-        prompt, completion = record["prompt"], record["completion"]
-    else:
-        keys = printable(", ".join(map(str, record)) or "no key", 200)
+    parts = [key for key in ("text", "prompt", "completion") if key in record]
+    if parts not in (["text"], ["prompt", "completion"]):
+        keys = printable(", ".join(record) or "no key", 200)
         raise InputError(f"{where}: {_WANTED}, found {keys}")
-    if not (isinstance(prompt, str) and isinstance(completion, str)):
-        raise InputError(f"{where}: {_WANTED}, found other types")
-    return Text(prompt, completion, number)
+    for key in parts:
+        value = record[key]
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {_WANTED}, found {type(value).__name__} as {key}")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InputError(f"{where}: {key} holds half a surrogate pair, which is no character")
+    return Text(record.get("prompt", ""), record[parts[-1]], number)
 
 
 def tokenise(
@@ -127,64 +148,82 @@ def tokenise(
         InputError: There is no tokenizer, or a text is too short, too long for the model, or has
             tokens outside its vocabulary.
     """
-    tokenizer = _tokenizer(pathlib.Path(directory))
-    bos = tokenizer.bos_token_id
-    tokens, weights = [], []
-    for text in texts:
-        place = f"{where}, line {text.line}"
-        head = _ids(tokenizer, text.prompt)
-        if not head and bos is not None:
-            head = [bos]
-        tail = _ids(tokenizer, text.completion)
-        row = np.array(head + tail, np.int64)
-        counted = np.arange(1, len(row)) >= len(head)
-        if len(row) < 2 or not counted.any():
-            raise InputError(f"{place}: gives {len(row)} token(s); expected one to predict")
-        if len(row) > config.max_position_embeddings:
-            raise InputError(
-                f"{place}: {len(row)} tokens, and the model sees at most "
-                f"{config.max_position_embeddings}; shorten or split it"
-            )
-        if row.max() >= config.vocab_size:
-            raise InputError(
-                f"{place}: token {row.max()} is outside the vocabulary of {config.vocab_size}: "
-                f"the tokenizer in {directory} is another model's"
-            )
-        tokens.append(row.astype(np.int32))
-        weights.append(counted.astype(np.float32))
+    with _quiet():
+        tokenizer = _tokenizer(pathlib.Path(directory))
+        bos = tokenizer.bos_token_id
+        tokens, weights = [], []
+        for text in texts:
+            place = f"{where}, line {text.line}"
+            head = _ids(tokenizer, text.prompt, place)
+            if not text.prompt and bos is not None:
+                head = [bos]
+            tail = _ids(tokenizer, text.completion, place)
+            row = np.array(head + tail, np.int64)
+            counted = np.arange(1, len(row)) >= len(head)
+            _check(row, counted, config, place)
+            tokens.append(row.astype(np.int32))
+            weights.append(counted.astype(np.float32))
     return Rows(tuple(tokens), tuple(weights))
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+def _check(row: np.ndarray, counted: np.ndarray, config: ModelConfig, place: str) -> None:
+    if not counted.any():
+        raise InputError(
+            f"{place}: gives {len(row)} token(s), none of them to be predicted; expected at least "
+            "2, the last in the text or completion; lengthen or remove it"
+        )
+    if len(row) > config.max_position_embeddings:
+        raise InputError(
+            f"{place}: gives {len(row)} tokens, and the model sees at most "
+            f"{config.max_position_embeddings} (max_position_embeddings); shorten or split it"
+        )
+    if row.max() >= config.vocab_size:
+        raise InputError(
+            f"{place}: token {row.max()} is outside the model's vocabulary of "
+            f"{config.vocab_size}; the tokenizer beside the model must be its own"
+        )
+
+
+def _ids(tokenizer: Any, text: str, place: str) -> list[int]:
+    if not text:
+        return []
+    try:
+        return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    # Tokenizers written in Python fail in many ways.
+    except Exception as error:
+        why = printable(f"{type(error).__name__}: {error}", 200)
+        raise InputError(f"{place}: the model's tokenizer fails on it ({why})") from None
 
 
 def _tokenizer(directory: pathlib.Path) -> Any:
-    with _quiet():
-        from transformers import AutoTokenizer
+    # transformers would take a name that is no directory for one on the hub.
+    if not directory.is_dir():
+        raise InputError(f"{directory}: is not a directory; expected a checkpoint with a tokenizer")
+    from transformers import AutoTokenizer
 
-        try:
-            return AutoTokenizer.from_pretrained(
-                directory, trust_remote_code=False, local_files_only=True
-            )
-        # It raises whatever the many kinds of tokenizers run into.
-        except Exception as error:
-            raise InputError(
-                f"{directory}: has no tokenizer that can be read "
-                f"({printable(' '.join(str(error).split()), 200)}); held-out text needs one"
-            ) from None
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
+    # It raises whatever the many kinds of tokenizers run into.
+    except Exception as error:
+        why = printable(" ".join(str(error).split()), 200)
+        raise InputError(
+            f"{directory}: has no tokenizer that can be read ({why}); held-out text needs the "
+            "tokenizer's files beside the model's"
+        ) from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """transformers' advice is for those who train."""
-    from svdjax.checkpoint.config import quiet_import
-
     with quiet_import():
         from transformers.utils import logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(before)

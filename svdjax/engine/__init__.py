@@ -11,11 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svdjax.engine.construct import ConstructOutcome, construct_checkpoint, run_construct
-    from svdjax.engine.construct_job import ConstructJob
+    from svdjax.engine.editing.construct import (
+        ConstructOutcome,
+        construct_checkpoint,
+        run_construct,
+    )
+    from svdjax.engine.editing.construct_job import ConstructJob
+    from svdjax.engine.editing.initialise import run_initialise
+    from svdjax.engine.editing.initialise_job import InitialiseJob
     from svdjax.engine.estimate import dry_run
-    from svdjax.engine.initialise import run_initialise
-    from svdjax.engine.initialise_job import InitialiseJob
     from svdjax.engine.pair import compare
     from svdjax.engine.results import FORMAT_VERSION, Comparison, ProjectionResult
     from svdjax.engine.run import SweepOutcome, run_sweep
@@ -39,16 +43,16 @@ __all__ = [
 _HOMES = {
     "FORMAT_VERSION": "results",
     "Comparison": "results",
-    "ConstructJob": "construct_job",
-    "ConstructOutcome": "construct",
-    "InitialiseJob": "initialise_job",
+    "ConstructJob": "editing.construct_job",
+    "ConstructOutcome": "editing.construct",
+    "InitialiseJob": "editing.initialise_job",
     "ProjectionResult": "results",
     "SweepOutcome": "run",
     "compare": "pair",
-    "construct_checkpoint": "construct",
+    "construct_checkpoint": "editing.construct",
     "dry_run": "estimate",
-    "run_construct": "construct",
-    "run_initialise": "initialise",
+    "run_construct": "editing.construct",
+    "run_initialise": "editing.initialise",
     "run_sweep": "run",
 }
 

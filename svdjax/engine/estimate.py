@@ -13,6 +13,7 @@ import numpy as np
 
 from svdjax.checkpoint import resolve
 from svdjax.engine import devices, inputs
+from svdjax.engine.editing.heldout import read_heldout
 from svdjax.engine.groups import (
     Group,
     layer_bytes,
@@ -22,7 +23,6 @@ from svdjax.engine.groups import (
     total_work,
     working_bytes,
 )
-from svdjax.engine.heldout import read_heldout
 from svdjax.engine.progress import duration
 from svdjax.engine.settings import PairSpec, Settings, read_config
 from svdjax.errors import InputError

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from svdjax.engine import devices, inputs
-from svdjax.engine.construction_results import FILE as CONSTRUCTIONS
-from svdjax.engine.construction_results import ConstructionResults
+from svdjax.engine.editing.results import FILE as CONSTRUCTIONS
+from svdjax.engine.editing.results import ConstructionResults
 from svdjax.engine.groups import working_bytes
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
@@ -167,7 +167,7 @@ class _Sweep:
         )
         if any(spec.constructed for spec in self.sweep.pairs):
             # Loads the decoder and the tokenizers.
-            from svdjax.engine.heldout import read_heldout
+            from svdjax.engine.editing.heldout import read_heldout
 
             self.heldout = read_heldout(jobs, self.sweep.settings.text_limit)
         self.mesh = devices.layer_mesh(
@@ -245,7 +245,7 @@ class _Sweep:
     def _construct(
         self, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
     ) -> dict[str, ConstructionResults]:
-        from svdjax.engine.variants import run_variants
+        from svdjax.engine.editing.variants import run_variants
 
         return run_variants(jobs, comparisons, self.heldout, self._handed("constructions"))
 

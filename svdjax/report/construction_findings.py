@@ -25,7 +25,7 @@ from svdjax.report.numbers import ends, percent, significant
 from svdjax.spectral.constructions import ARBITRARY
 
 if TYPE_CHECKING:
-    from svdjax.engine.construction_results import ConstructionResults, VariantResult
+    from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
 
 def lead(results: ConstructionResults) -> str:

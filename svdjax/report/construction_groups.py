@@ -11,7 +11,7 @@ from svdjax.constructions.recipes import RECIPES
 from svdjax.report.numbers import listed
 
 if TYPE_CHECKING:
-    from svdjax.engine.construction_results import ConstructionResults, VariantResult
+    from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
 NEAR = 0.1  # nats per token, for both loss - original and KL
 LOST = math.log(10)  # nats per token above the original: each token a tenth as likely

@@ -15,7 +15,7 @@ from svdjax.report.construction_tables import cost
 from svdjax.report.numbers import ends, listed, percent, significant
 
 if TYPE_CHECKING:
-    from svdjax.engine.construction_results import VariantResult
+    from svdjax.engine.editing.results import VariantResult
 
 CHEAPER = 0.5  # share of ablation's KL per squared change up to which it is not size alone
 _LOSE = "lose or leave without finite outputs"

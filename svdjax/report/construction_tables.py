@@ -12,7 +12,7 @@ from svdjax.report.tables import Table
 
 if TYPE_CHECKING:
     from svdjax.constructions.changes import Change
-    from svdjax.engine.construction_results import ConstructionResults, VariantResult
+    from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
 MODELS = (
     *("variant", "title", "construction", "formula", "kind", "changes", "modules", "signs"),

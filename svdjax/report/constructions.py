@@ -17,7 +17,7 @@ from svdjax.report.numbers import listed
 from svdjax.report.page import Picture
 
 if TYPE_CHECKING:
-    from svdjax.engine.construction_results import ConstructionResults
+    from svdjax.engine.editing.results import ConstructionResults
 
 
 @dataclass(frozen=True)

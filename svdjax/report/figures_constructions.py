@@ -18,7 +18,7 @@ from svdjax.report.construction_groups import GROUPS, group_of, grouped, measure
 from svdjax.report.numbers import listed
 
 if TYPE_CHECKING:
-    from svdjax.engine.construction_results import ConstructionResults, VariantResult
+    from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
 _ROW = 0.205  # inches
 

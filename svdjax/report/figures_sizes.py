@@ -15,7 +15,7 @@ from svdjax.report.construction_groups import GROUPS, group_of, grouped, short
 from svdjax.report.numbers import listed
 
 if TYPE_CHECKING:
-    from svdjax.engine.construction_results import ConstructionResults, VariantResult
+    from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
 _SIZE = (9.5, 5.8)
 _PLACE = (0.075, 0.18, 0.87, 0.76)

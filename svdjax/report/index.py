@@ -21,7 +21,7 @@ from svdjax.report.views import matrix_views, pairs_view
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
-    from svdjax.engine.construction_results import ConstructionResults
+    from svdjax.engine.editing.results import ConstructionResults
 
 
 def write_index(

@@ -24,7 +24,7 @@ from svdjax.report.views import pair_views
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
-    from svdjax.engine.construction_results import ConstructionResults
+    from svdjax.engine.editing.results import ConstructionResults
 
 
 def write_pair(

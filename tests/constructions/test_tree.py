@@ -103,8 +103,8 @@ def test_some_layers_of_placed_arrays_on_a_mesh(trees):
     from svdjax.engine.devices import layer_mesh
 
     base, post = trees("llama")
-    placed = [jax.tree.map(jnp.asarray, tree) for tree in (base, post)]
-    new = construct(*placed, "eq11", modules="o_proj", layers=iter([0, 2]), mesh=layer_mesh(2))
+    one, two = (jax.tree.map(jnp.asarray, tree) for tree in (base, post))
+    new = construct(one, two, "eq11", modules="o_proj", layers=iter([0, 2]), mesh=layer_mesh(2))
     path = "layers/self_attn/o_proj/kernel"
     wanted = construct(base, post, "eq11", modules="o_proj", layers=[0, 2])
     np.testing.assert_allclose(leaf_at(new, path), leaf_at(wanted, path), atol=1e-6)

@@ -14,7 +14,7 @@ from svdjax import reference
 from svdjax.behaviour import Divergences, read_texts, tokenise
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.constructions import VARIANTS
-from svdjax.engine.construction_results import ConstructionResults
+from svdjax.engine.editing.results import ConstructionResults
 from tests.engine import harness
 from tests.engine.test_refusals import refused
 from tests.spectral import reference as equations

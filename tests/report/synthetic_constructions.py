@@ -9,7 +9,7 @@ from typing import Any
 
 from svdjax.constructions.changes import Change
 from svdjax.constructions.recipes import VARIANTS, Variant
-from svdjax.engine.construction_results import ConstructionResults, VariantResult
+from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
 ORIGINAL = 1.25
 PROJECTIONS = {

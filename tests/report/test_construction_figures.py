@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from svdjax.constructions.recipes import VARIANTS
-from svdjax.engine.construction_results import ConstructionResults
+from svdjax.engine.editing.results import ConstructionResults
 from svdjax.report import figures_constructions, figures_sizes, style
 from svdjax.report.construction_groups import GROUPS
 from tests.report import synthetic_constructions as synthetic

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import svdjax
 from svdjax.checkpoint.matching import ranges
 from svdjax.constructions.changes import Change
-from svdjax.engine.construct_job import ConstructJob
+from svdjax.engine.editing.construct_job import ConstructJob
 from svdjax.errors import printable
 
 

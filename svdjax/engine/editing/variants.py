@@ -28,12 +28,12 @@ from svdjax.checkpoint.mirror import Mirror
 from svdjax.constructions.changes import Change, pooled, record
 from svdjax.constructions.recipes import Variant
 from svdjax.constructions.tree import replaced_leaves
-from svdjax.engine.building import Builder, build_groups, by_tensor
-from svdjax.engine.card import model_card
-from svdjax.engine.construct_job import ConstructJob
-from svdjax.engine.construction_results import FILE, ConstructionResults, VariantResult
+from svdjax.engine.editing.building import Builder, build_groups, by_tensor
+from svdjax.engine.editing.card import model_card
+from svdjax.engine.editing.construct_job import ConstructJob
+from svdjax.engine.editing.heldout import Heldout
+from svdjax.engine.editing.results import FILE, ConstructionResults, VariantResult
 from svdjax.engine.groups import plan_groups
-from svdjax.engine.heldout import Heldout
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
 from svdjax.engine.results import Comparison

@@ -27,16 +27,16 @@ from svdjax.checkpoint.writer import with_dtype
 from svdjax.constructions.changes import Change, pooled, record
 from svdjax.constructions.tree import route_for
 from svdjax.engine import devices, inputs
-from svdjax.engine.building import Builder, build_groups, by_tensor
-from svdjax.engine.card import model_card
 from svdjax.engine.compute import padded_stack
-from svdjax.engine.construct_job import ConstructJob
+from svdjax.engine.editing.building import Builder, build_groups, by_tensor
+from svdjax.engine.editing.card import model_card
+from svdjax.engine.editing.construct_job import ConstructJob
+from svdjax.engine.editing.targets import chosen_layers, chosen_projections
 from svdjax.engine.groups import Group, plan_groups, total_work, working_bytes
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import Progress, note
 from svdjax.engine.settings import PairSpec
 from svdjax.engine.stop import StopRequest
-from svdjax.engine.targets import chosen_layers, chosen_projections
 from svdjax.errors import InputError
 from svdjax.spectral import get_factorisation, statistics
 

@@ -23,12 +23,12 @@ from svdjax.checkpoint.writer import with_dtype
 from svdjax.constructions.initialise import factors_of
 from svdjax.engine import devices
 from svdjax.engine.compute import padded_stack
+from svdjax.engine.editing.initialise_job import INITIALISATIONS, InitialiseJob, mapped
+from svdjax.engine.editing.targets import chosen_layers, chosen_projections
 from svdjax.engine.groups import Group, plan_groups, total_work, working_bytes
-from svdjax.engine.initialise_job import INITIALISATIONS, InitialiseJob, mapped
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import Progress, note
 from svdjax.engine.stop import StopRequest
-from svdjax.engine.targets import chosen_layers, chosen_projections
 from svdjax.errors import InputError, printable
 from svdjax.spectral import working_precision
 from svdjax.spectral.components import split_stack, start_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from svdjax.checkpoint.files import read_json
 from svdjax.constructions.selection import Layers, Modules
-from svdjax.engine.construct_job import DTYPES, GROUP_BYTES, place_faults
+from svdjax.engine.editing.construct_job import DTYPES, GROUP_BYTES, place_faults
 from svdjax.errors import InputError
 
 INITIALISATIONS = {
