@@ -25,6 +25,8 @@ from svdjax.checkpoint.config import quiet_import
 from svdjax.errors import InputError, printable
 
 MOST_BYTES = 256 << 20
+# Where vocabularies may lie whatever the kind of tokenizer says.
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json")
 _WANTED = 'expected {"text": …} or {"prompt": …, "completion": …} with strings'
 
 
@@ -87,7 +89,7 @@ def _content(where: pathlib.Path) -> str:
     try:
         path = where.expanduser()
         if path.exists() and not path.is_file():
-            raise InputError(f"{where}: is not a file; expected one of held-out text")
+            raise InputError(f"{where}: is a directory or device; expected a file of text")
         with path.open("rb") as file:
             # Not by its size on disk, which may change in the meantime.
             content = file.read(MOST_BYTES + 1)
@@ -114,7 +116,7 @@ def _text(line: str, number: int, where: str) -> Text:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         why = printable(str(error), 200)
-        raise InputError(f"{where}: {_WANTED}, found no valid JSON ({why})") from None
+        raise InputError(f"{where}: is not valid JSON ({why}); {_WANTED}") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: {_WANTED}, found {type(record).__name__}")
     parts = [key for key in ("text", "prompt", "completion") if key in record]
@@ -135,8 +137,9 @@ def tokenise(
 ) -> Rows:
     """Turn texts into tokens with a checkpoint's own tokenizer.
 
-    Prompt and completion are tokenised one by one, without special tokens. A text without prompt
-    gets the tokenizer's bos token in front where it has one, so that its first token counts too.
+    Prompt and completion are tokenised one by one, and no special tokens are added. Only a text
+    without prompt gets the tokenizer's bos token in front, where it has one, so that every token of
+    the text counts; without one, all but the first do.
 
     Args:
         texts: What to tokenise.
@@ -179,8 +182,8 @@ def _check(row: np.ndarray, counted: np.ndarray, config: ModelConfig, place: str
         )
     if row.max() >= config.vocab_size:
         raise InputError(
-            f"{place}: token {row.max()} is outside the model's vocabulary of "
-            f"{config.vocab_size}; the tokenizer beside the model must be its own"
+            f"{place}: token {row.max()} is outside the vocabulary of {config.vocab_size}; the "
+            "tokenizer beside the model must be its own"
         )
 
 
@@ -202,7 +205,7 @@ def _tokenizer(directory: pathlib.Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
     # It raises whatever the many kinds of tokenizers run into.
@@ -212,6 +215,14 @@ def _tokenizer(directory: pathlib.Path) -> Any:
             f"{directory}: has no tokenizer that can be read ({why}); held-out text needs the "
             "tokenizer's files beside the model's"
         ) from None
+    # Without its files some kinds load all the same, empty, and lose the text.
+    files = sorted(set(tokenizer.vocab_files_names.values()))
+    if files and not any((directory / name).is_file() for name in (*files, *_VOCABULARIES)):
+        raise InputError(
+            f"{directory}: has no tokenizer; expected one of {', '.join(files)}: held-out text "
+            "needs the tokenizer's files beside the model's"
+        )
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -113,8 +113,8 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
         f"{_size(settings.factor_cache_bytes)} are kept"
     )
     if job.spec.text:
-        # Post as read and as shipped, the variant, and both once more in float32.
-        text += f"; judging them takes {_size(3 * model + 8 * parameters)} of memory"
+        # Post as read, the variant's matrices, and both models in float32.
+        text += f"; judging them takes {_size(2 * model + 8 * parameters)} of memory"
     if settings.save_variants:
         text += f"; saving them {_size(len(settings.chosen_variants) * model)} of disk"
     return text

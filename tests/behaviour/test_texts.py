@@ -1,17 +1,20 @@
-"""Reading held-out text: both forms, and everything that is refused."""
+"""Reading held-out text: both forms, tokens and weights, and everything that is refused."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import Text, read_texts, tokenise
+from svdjax.behaviour import Text, read_texts, texts, tokenise
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
-from svdjax.reference import texts
 
 INSTRUCT = reference.path("instruct")
 CONFIG = model_config(INSTRUCT)
@@ -36,19 +39,30 @@ def test_both_forms(tmp_path):
     assert [text.completion for text in read_texts(plain)] == ["one line", "  two "]
 
 
+def test_a_limit_spares_what_lies_beyond(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n{')
+    assert len(read_texts(path, 2)) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", ["holds no text"]),
         (b"\n \n", ["holds no text"]),
-        (b'{"text": "a"}\n{', ["line 2", "not valid JSON"]),
+        (b'{"text": "a"}\n{', ["line 2", "not valid JSON", '"completion"']),
         (b"[1]", ["line 1", "found list"]),
         (b'{"txt": "a"}', ["line 1", "found txt"]),
+        (b"{}", ["line 1", "found no key"]),
         (b'{"prompt": "a"}', ["line 1", "found prompt"]),
-        (b'{"text": 3}', ["line 1", "other types"]),
-        (b'{"prompt": "a", "completion": null}', ["other types"]),
-        ('{"text": "ä"}'.encode("latin-1"), ["not UTF-8"]),
+        (b'{"text": "a", "prompt": "b", "completion": "c"}', ["line 1", "text, prompt"]),
+        (b'{"text": 3}', ["line 1", "found int as text"]),
+        (b'{"prompt": "a", "completion": null}', ["found NoneType as completion"]),
+        (b'{"text": "\\ud800"}', ["line 1", "text holds half a surrogate pair"]),
+        (b'\n{"text": "\xe4"}', ["line 2", "not UTF-8"]),
+        ('{"text": "a"}'.encode("utf-16"), ["line 1", "not UTF-8"]),
         (b"[" * 100_000, ["not valid JSON"]),
+        (b'{"text": ' + b"9" * 10_000 + b"}", ["not valid JSON"]),
     ],
 )
 def test_wrong_files(content, words, tmp_path):
@@ -57,44 +71,96 @@ def test_wrong_files(content, words, tmp_path):
     refusal(lambda: read_texts(path), str(path), *words)
 
 
-def test_missing_files_and_folders(tmp_path):
+def test_missing_files_folders_and_pipes(tmp_path):
     refusal(lambda: read_texts(tmp_path / "none.txt"), "none.txt", "No such file")
-    refusal(lambda: read_texts(tmp_path), "directory")
+    refusal(lambda: read_texts(tmp_path), "is a directory")
+    os.mkfifo(tmp_path / "pipe.txt")
+    refusal(lambda: read_texts(tmp_path / "pipe.txt"), "device")
+    refusal(lambda: read_texts("~nobody-of-this-name/t.txt"), "home directory")
+
+
+def test_size_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "MOST_BYTES", 1 << 20)
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"a" * (1 << 20))
+    assert len(read_texts(path)) == 1
+    path.write_bytes(b"a" * ((1 << 20) + 1))
+    refusal(lambda: read_texts(path), "t.txt", "more than 1 MiB", "smaller files")
 
 
 def test_tokens_and_weights():
     rows = tokenise((Text("2+3", "=5", 1), Text("", "2+3=5", 2)), INSTRUCT, CONFIG, "here")
-    first, second = rows.tokens
-    assert rows.weights[0].sum() == len(first) - 1 - np.sum(rows.weights[0] == 0)
-    assert np.all(np.diff(rows.weights[0]) >= 0)  # the prompt, then what counts
-    assert rows.weights[0][-1] == 1
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(INSTRUCT)
+    assert tokenizer.decode(list(rows.tokens[0])) == "2+3=5"
+    head, tail = (len(tokenizer(part)["input_ids"]) for part in ("2+3", "=5"))
+    assert rows.weights[0].tolist() == [0.0] * (head - 1) + [1.0] * tail
     # A text of its own has the bos token in front, and counts from its first token on.
-    assert np.all(rows.weights[1] == 1)
-    assert len(second) == len(rows.weights[1]) + 1
-    assert rows.targets == rows.weights[0].sum() + rows.weights[1].sum()
+    assert rows.tokens[1][0] == tokenizer.bos_token_id
+    assert tokenizer.decode(list(rows.tokens[1][1:])) == "2+3=5"
+    assert rows.weights[1].tolist() == [1.0] * 5
+    assert rows.targets == tail + 5
+    assert {row.dtype for row in rows.tokens} == {np.dtype(np.int32)}
+    assert {row.dtype for row in rows.weights} == {np.dtype(np.float32)}
+
+
+@pytest.fixture
+def without_bos(tmp_path):
+    """The shipped tokenizer without its bos token, as most Qwen2 checkpoints have it."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(INSTRUCT / name, tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(path.read_text().replace('"bos_token"', '"unused"'))
+    return tmp_path
+
+
+def test_without_a_bos_token_the_first_token_does_not_count(without_bos):
+    (row,) = (rows := tokenise((Text("", "2+3", 1),), without_bos, CONFIG, "t")).tokens
+    assert (len(row), rows.targets) == (3, 2)
+    refusal(lambda: tokenise((Text("", "2", 4),), without_bos, CONFIG, "t"), "t, line 4", "1 token")
 
 
 def test_what_the_model_cannot_read(tmp_path):
     long = (Text("", "12 " * 2000, 7),)
-    refusal(lambda: tokenise(long, INSTRUCT, CONFIG, "t"), "t, line 7", "at most 512")
+    refusal(lambda: tokenise(long, INSTRUCT, CONFIG, "t"), "t, line 7", "4001", "at most 512")
     empty = (Text("prompt", "", 3),)
-    refusal(lambda: tokenise(empty, INSTRUCT, CONFIG, "t"), "t, line 3")
-    refusal(lambda: tokenise((Text("", "a", 1),), tmp_path, CONFIG, "t"), "has no tokenizer")
-    import dataclasses
-
+    refusal(lambda: tokenise(empty, INSTRUCT, CONFIG, "t"), "t, line 3", "none of them")
     small = dataclasses.replace(CONFIG, vocab_size=5)
     refusal(lambda: tokenise((Text("", "12", 1),), INSTRUCT, small, "t"), "outside the vocabulary")
 
 
-@pytest.mark.parametrize("name", ["instruct", "reasoning"])
-def test_the_shipped_texts_are_what_the_generator_makes(name, tmp_path):
-    lines = reference.text_path(name).read_text("utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == texts.records(name)
-    assert len(lines) == 90
-    texts.write(tmp_path)
-    path = tmp_path / reference.text_path(name).name
-    assert path.read_bytes() == reference.text_path(name).read_bytes()
+def test_tokenizers_that_cannot_be_had(tmp_path):
+    some = (Text("", "a", 1),)
+    refusal(lambda: tokenise(some, tmp_path, CONFIG, "t"), str(tmp_path), "has no tokenizer")
+    # transformers makes an empty tokenizer out of a configuration alone.
+    shutil.copy(INSTRUCT / "config.json", tmp_path)
+    refusal(lambda: tokenise(some, tmp_path, CONFIG, "t"), "has no tokenizer", "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{")
+    refusal(lambda: tokenise(some, tmp_path, CONFIG, "t"), "has no tokenizer that can be read")
+    refusal(lambda: tokenise(some, "gpt2", CONFIG, "t"), "gpt2: is not a directory")
 
 
-def test_other_members_have_no_text():
-    refusal(lambda: reference.text_path("base"), "'base'", "instruct or reasoning")
+def test_it_is_quiet_and_needs_no_network():
+    code = f"""
+import socket
+def refuse(*_, **__):
+    raise SystemExit("network!")
+socket.socket.connect = socket.getaddrinfo = refuse
+from svdjax.behaviour import Text, tokenise
+from svdjax.checkpoint import model_config
+config = model_config({str(INSTRUCT)!r})
+try:
+    tokenise([Text("", "12 " * 2000, 1)], {str(INSTRUCT)!r}, config, "t")
+except ValueError as error:
+    assert "at most 512" in str(error)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

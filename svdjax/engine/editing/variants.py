@@ -2,7 +2,7 @@
 
 A variant is built group by group out of factors that are computed once per checkpoint and kept in
 a cache on disk, and is judged, where the pair names held-out text, by the decoder: which takes the
-memory of three such models as they are stored, and of two in float32 (spread over the devices).
+memory of two such models as they are stored, and of two in float32 (spread over the devices).
 Finished variants are journaled; a sweep that was killed redoes the one in flight.
 """
 
