@@ -157,6 +157,8 @@ def _batches(
             counted = np.zeros((size, length), bool)
             for place, index in enumerate(members[start : start + size]):
                 row = rows.tokens[index]
+                # Padded with a token of its own: even a masked key spreads a NaN of its embedding.
+                tokens[place] = row[0]
                 tokens[place, : len(row)] = row
                 lengths[place] = len(row) - 1
                 counted[place, : len(row) - 1] = rows.weights[index] > 0

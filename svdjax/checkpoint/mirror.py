@@ -4,7 +4,7 @@ The files are laid out and given their full size first, so that a full disk is n
 work and tensors can be written in any order. All of it happens in ``.NAME.svdjax`` beside the
 place of the result, where a config.json comes last; what has been written there is kept in a
 journal with checksums, and found again by the same job after an interruption. The result appears
-by one rename.
+by one rename; where it replaces a checkpoint, that one waits in the folder until it is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import plain, write_json
+from svdjax.atomic import plain, write_json, write_npz
 from svdjax.checkpoint import files
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.reader import Checkpoint
@@ -33,7 +33,7 @@ from svdjax.errors import InputError
 
 _FORMAT = 1
 _CHUNK = 8 << 20
-_DATA = "files"
+_DATA, _OLD, _LOCK = "files", "old", ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,10 @@ class Mirror:
             overwrite: See `target`.
         """
         self.source, self.overwrite = source, overwrite
-        self.target = pathlib.Path(target).expanduser().absolute()
+        place = pathlib.Path(target).expanduser().absolute()
+        # What a link leads to is replaced, not the link; and no directory is renamed to "..".
+        odd = os.path.islink(place) or ".." in place.parts  # noqa: PTH114  (no name is too long)
+        self.target = place.resolve() if odd else place
         self.folder = self.target.parent / f".{self.target.name}.svdjax"
         self.written: dict[str, Any] = {}
         self.finished = False
@@ -91,6 +94,7 @@ class Mirror:
         self._identity = plain([_FORMAT, identity, sorted(replaced), str(dtype)])
         self._state: dict[str, Any] = {}
         self._lock: int | None = None
+        self._made: list[pathlib.Path] = []
         self._streams: dict[str, Any] = {}
         self._places, self._begins = _layout(source, dtype)
         self.nbytes = sum(place.span[1] - place.span[0] for place in self._places.values())
@@ -99,8 +103,10 @@ class Mirror:
         with self._disk():
             if not self.folder.is_dir():
                 check_target(self.target, self.overwrite)
-            self._take_lock()
             try:
+                self._made = [path for path in self.folder.parents if not path.exists()]
+                self._take_lock()
+                self._restore()
                 self._state = self._read_state()
                 if self._is_finished():
                     self.finished = True
@@ -109,19 +115,20 @@ class Mirror:
                 else:
                     check_target(self.target, self.overwrite)
                     self._open()
-            except BaseException as error:
-                if isinstance(error, OSError):
-                    shutil.rmtree(self.folder, ignore_errors=True)
+            except BaseException:
                 self._close()
+                self._unmake()
                 raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self.finished or (kind is not None and issubclass(kind, Exception)):
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._discard()
         finally:
             self._close()
+            if not self.finished:
+                self._unmake()
 
     def copy(self) -> Iterator[str]:
         """Copy everything that is not replaced, file by file; yields the files' names as they are
@@ -179,34 +186,72 @@ class Mirror:
             self._save()
         self.written |= {name: entry["info"] for name, entry in plain(entries).items()}
 
+    def keep(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Write an npz into `folder`, for a job that goes on; it goes with the folder."""
+        with self._disk():
+            write_npz(self.folder / name, arrays)
+
     def finish(self, config_dict: Mapping[str, Any], card: str) -> pathlib.Path:
-        """Add config, index, tokenizer and the like, and the model card; put it in its place."""
+        """Add config, index and model card; put it in its place."""
         missing = self._replaced - self.written.keys()
         assert not missing, missing
         data = self.data
         with self._disk():
-            copy_companions(self.source.path, data)
             write_text(data / "README.md", card)
             if self.source.listing.name == files.INDEX:
                 index = {name: place.file for name, place in self._places.items()}
                 write_index(data, index, self.nbytes)
             text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
             write_text(data / "config.json", text)
-            take_place(data, self.target, self.overwrite)
+            self._take_place()
         self.finished = True
         return self.target
 
     def _take_lock(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = self.folder / _LOCK
+        while self._lock is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                same = os.path.samestat(os.fstat(self._lock), path.stat())
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.target}: another process is writing it ({self.folder} is locked); "
+                    "wait for it, or choose another"
+                ) from None
+            except FileNotFoundError:
+                same = False
+            if not same:
+                # Who had it was done just now, and removed the folder with it.
+                self._close()
+
+    def _take_place(self) -> None:
+        check_target(self.target, self.overwrite)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._close()
-            raise InputError(
-                f"{self.target}: another process is writing it ({self.folder} is locked); wait "
-                "for it, or choose another"
-            ) from None
+            if self.target.is_dir() and any(self.target.iterdir()):
+                self.target.rename(self.folder / _OLD)
+            take_place(self.data, self.target, self.overwrite)
+        except BaseException:
+            self._restore()
+            raise
+
+    def _restore(self) -> None:
+        """Put back what was to be replaced, if that was not brought to an end."""
+        old = self.folder / _OLD
+        if old.is_dir() and not os.path.lexists(self.target):
+            old.rename(self.target)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._restore()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _unmake(self) -> None:
+        """Remove the directories that were made for this one, as far as they are empty."""
+        for path in self._made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
     def _is_finished(self) -> bool:
         mine = self._state.get("identity") == self._identity
@@ -216,13 +261,14 @@ class Mirror:
     def _open(self) -> None:
         """Go on from what an earlier run of the same job left, or lay everything out anew."""
         data = self.data
-        if self._state.get("identity") != self._identity or not data.is_dir():
-            shutil.rmtree(data, ignore_errors=True)
-            data.mkdir()
-            self._state = {"identity": self._identity, "copied": [], "written": {}}
-            for file, begin in self._begins.items():
-                self._reserve(data / file, begin)
-            self._save()
+        try:
+            if self._state.get("identity") != self._identity or not self._is_laid_out():
+                self._lay_out()
+            # Early, for what cannot be copied is better known before the work.
+            copy_companions(self.source.path, data)
+        except Exception:
+            self._discard()
+            raise
         for file in self._begins:
             self._streams[file] = (data / file).open("r+b")
         kept = {
@@ -231,9 +277,30 @@ class Mirror:
         self._state["written"] = kept
         self.written = {name: entry["info"] for name, entry in kept.items()}
 
+    def _is_laid_out(self) -> bool:
+        try:
+            sizes = {file: (self.data / file).stat().st_size for file in self._begins}
+        except OSError:
+            return False
+        return sizes == {file: self._size(file) for file in self._begins}
+
+    def _lay_out(self) -> None:
+        # What another job kept here is not for this one.
+        for path in self.folder.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.data.mkdir()
+        self._state = {"identity": self._identity, "copied": [], "written": {}}
+        for file, begin in self._begins.items():
+            self._reserve(self.data / file, begin)
+        self._save()
+
+    def _size(self, file: str) -> int:
+        ends = [place.span[1] for place in self._places.values() if place.file == file]
+        return max([len(self._begins[file]), *ends])
+
     def _reserve(self, path: pathlib.Path, begin: bytes) -> None:
-        ends = [place.span[1] for place in self._places.values() if place.file == path.name]
-        size = max([len(begin), *ends])
+        size = self._size(path.name)
         with path.open("wb") as stream:
             stream.write(begin)
             stream.flush()

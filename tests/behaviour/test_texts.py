@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -88,42 +89,44 @@ def test_size_is_bounded(tmp_path, monkeypatch):
     refusal(lambda: read_texts(path), "t.txt", "more than 1 MiB", "smaller files")
 
 
-def test_tokens_and_weights():
-    rows = tokenise((Text("2+3", "=5", 1), Text("", "2+3=5", 2)), INSTRUCT, CONFIG, "here")
+def loaded(directory):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(INSTRUCT)
-    assert tokenizer.decode(list(rows.tokens[0])) == "2+3=5"
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def test_tokens_and_weights():
+    rows = tokenise((Text("2+3", "=5", 1), Text("", "2+3=5", 2)), INSTRUCT, CONFIG, "here")
+    tokenizer = loaded(INSTRUCT)
+    assert [tokenizer.decode(list(row)) for row in rows.tokens] == ["2+3=5", "2+3=5"]
     head, tail = (len(tokenizer(part)["input_ids"]) for part in ("2+3", "=5"))
     assert rows.weights[0].tolist() == [0.0] * (head - 1) + [1.0] * tail
-    # A text of its own has the bos token in front, and counts from its first token on.
-    assert rows.tokens[1][0] == tokenizer.bos_token_id
-    assert tokenizer.decode(list(rows.tokens[1][1:])) == "2+3=5"
-    assert rows.weights[1].tolist() == [1.0] * 5
-    assert rows.targets == tail + 5
+    # This tokenizer has no bos token: nothing predicts the first token.
+    assert tokenizer.bos_token_id is None
+    assert rows.weights[1].tolist() == [1.0] * 4
+    assert rows.targets == tail + 4
     assert {row.dtype for row in rows.tokens} == {np.dtype(np.int32)}
     assert {row.dtype for row in rows.weights} == {np.dtype(np.float32)}
+    alone = (Text("", "2", 4),)
+    refusal(lambda: tokenise(alone, INSTRUCT, CONFIG, "t"), "t, line 4", "1 token", "at least 2")
 
 
-@pytest.fixture
-def without_bos(tmp_path):
-    """The shipped tokenizer without its bos token, as most Qwen2 checkpoints have it."""
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+def test_a_bos_token_makes_the_first_token_count(tmp_path):
+    for name in ("config.json", "tokenizer.json"):
         shutil.copy(INSTRUCT / name, tmp_path)
-    path = tmp_path / "tokenizer_config.json"
-    path.write_text(path.read_text().replace('"bos_token"', '"unused"'))
-    return tmp_path
-
-
-def test_without_a_bos_token_the_first_token_does_not_count(without_bos):
-    (row,) = (rows := tokenise((Text("", "2+3", 1),), without_bos, CONFIG, "t")).tokens
-    assert (len(row), rows.targets) == (3, 2)
-    refusal(lambda: tokenise((Text("", "2", 4),), without_bos, CONFIG, "t"), "t, line 4", "1 token")
+    fields = json.loads((INSTRUCT / "tokenizer_config.json").read_text("utf-8"))
+    fields["bos_token"] = "<|endoftext|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    given = (Text("", "2+3", 1), Text("", "2", 2), Text("2", "+3", 3))
+    rows = tokenise(given, tmp_path, CONFIG, "t")
+    bos = loaded(tmp_path).bos_token_id
+    assert [row[0] == bos for row in rows.tokens] == [True, True, False]
+    assert [row.tolist() for row in rows.weights] == [[1.0] * 3, [1.0], [1.0] * 2]
 
 
 def test_what_the_model_cannot_read(tmp_path):
     long = (Text("", "12 " * 2000, 7),)
-    refusal(lambda: tokenise(long, INSTRUCT, CONFIG, "t"), "t, line 7", "4001", "at most 512")
+    refusal(lambda: tokenise(long, INSTRUCT, CONFIG, "t"), "t, line 7", "6000", "at most 512")
     empty = (Text("prompt", "", 3),)
     refusal(lambda: tokenise(empty, INSTRUCT, CONFIG, "t"), "t, line 3", "none of them")
     small = dataclasses.replace(CONFIG, vocab_size=5)
