@@ -85,7 +85,7 @@ class Mirror:
         self.source, self.overwrite = source, overwrite
         place = pathlib.Path(target).expanduser().absolute()
         # What a link leads to is replaced, not the link; and no directory is renamed to "..".
-        odd = os.path.islink(place) or ".." in place.parts  # noqa: PTH114  (no name is too long)
+        odd = os.path.islink(place) or ".." in place.parts  # noqa: PTH114  (takes any length)
         self.target = place.resolve() if odd else place
         self.folder = self.target.parent / f".{self.target.name}.svdjax"
         self.written: dict[str, Any] = {}
@@ -113,7 +113,6 @@ class Mirror:
                     entries = self._state["written"]
                     self.written = {name: entry["info"] for name, entry in entries.items()}
                 else:
-                    check_target(self.target, self.overwrite)
                     self._open()
             except BaseException:
                 self._close()
@@ -256,24 +255,28 @@ class Mirror:
     def _is_finished(self) -> bool:
         mine = self._state.get("identity") == self._identity
         gone = not self.data.is_dir()
-        return mine and gone and (self.target / "config.json").is_file()
+        if not (mine and gone and (self.target / "config.json").is_file()):
+            return False
+        return all(_is_entry(self._state["written"].get(name)) for name in self._replaced)
 
     def _open(self) -> None:
         """Go on from what an earlier run of the same job left, or lay everything out anew."""
-        data = self.data
+        keep = bool(self._state)
         try:
+            check_target(self.target, self.overwrite)
+            keep = False
             if self._state.get("identity") != self._identity or not self._is_laid_out():
                 self._lay_out()
             # Early, for what cannot be copied is better known before the work.
-            copy_companions(self.source.path, data)
+            copy_companions(self.source.path, self.data)
+            for file in self._begins:
+                self._streams[file] = (self.data / file).open("r+b")
+            written = self._state["written"].items()
+            kept = {name: entry for name, entry in written if self._same(name, entry)}
         except Exception:
-            self._discard()
+            if not keep:
+                self._discard()
             raise
-        for file in self._begins:
-            self._streams[file] = (data / file).open("r+b")
-        kept = {
-            name: entry for name, entry in self._state["written"].items() if self._same(name, entry)
-        }
         self._state["written"] = kept
         self.written = {name: entry["info"] for name, entry in kept.items()}
 
@@ -324,7 +327,7 @@ class Mirror:
 
     def _same(self, name: str, entry: Any) -> bool:
         """Whether a tensor of the journal is in its file as it was written."""
-        if name not in self._replaced or not isinstance(entry, dict) or "info" not in entry:
+        if name not in self._replaced or not _is_entry(entry):
             return False
         place = self._places[name]
         stream = self._streams[place.file]
@@ -376,6 +379,11 @@ class Mirror:
             raise InputError(
                 f"{self.target}: cannot be written ({files.one_line(error)}){hint}"
             ) from error
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether the journal holds this of a tensor, and not something else."""
+    return isinstance(entry, dict) and "info" in entry
 
 
 def _layout(

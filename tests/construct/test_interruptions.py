@@ -153,6 +153,19 @@ def test_another_construction_starts_over(halfway, env, tmp_path):
     assert dict(harness.listing(tmp_path / "out")) != dict(wanted)
 
 
+def test_what_another_job_kept_is_not_used(halfway, models, env, tmp_path):
+    flags, folder, _, _ = halfway
+    assert list(folder.glob("spectra-*.npz"))
+    _, _, other = models("llama")
+    mine = [f"--post={other}" if flag.startswith("--post") else flag for flag in flags]
+    again = harness.construct(env, *mine)
+    assert again.status == 0, again.err
+    fresh = [flag for flag in mine if not flag.startswith("--out")]
+    done = harness.construct(env, *fresh, f"--out={tmp_path / 'fresh'}")
+    assert done.status == 0, done.err
+    assert harness.bits(tmp_path / "out") == harness.bits(tmp_path / "fresh")
+
+
 def test_killed_after_the_last_rename_it_is_done(job, models, env, tmp_path):
     flags, wanted, _, _ = job
     out = tmp_path / "out"

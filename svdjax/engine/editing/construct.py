@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import read_npz, write_npz
+from svdjax.atomic import read_npz
 from svdjax.checkpoint import Projection, input_digest
 from svdjax.checkpoint.cache import ArrayCache
 from svdjax.checkpoint.mirror import Mirror
@@ -117,10 +117,7 @@ class _Construct:
         if job.recipe.scaled and not job.factors.measured:
             self.given = job.factors.of([one.name for one in self.whole.projections])
         mesh = devices.layer_mesh(job.devices, working_bytes([self.plan]))
-        cache = None
-        if job.factor_cache:
-            cache = ArrayCache(job.factor_cache, job.factor_cache_bytes, note=note)
-        self.builder = Builder(route, mesh, cache)
+        self.builder = Builder(route, mesh)
 
     def run(self) -> ConstructOutcome:
         mirror = Mirror(
@@ -134,12 +131,13 @@ class _Construct:
         plan = self.whole if self.job.recipe.scaled and self.given is None else self.plan
         with mirror:
             reused = len(mirror.written)
-            alphas: dict[str, float] = {}
+            alphas = self.given or {}
             if mirror.finished:
                 note(f"{mirror.target} had been put in its place before the interruption")
             else:
                 pair = dataclasses.replace(self.pairs[-1], plan=plan)
                 inputs.check_values([pair], check=self.stop.check)
+                self.builder.cache = self._cache()
                 alphas = self._fill(mirror)
             changes = self._changes(mirror, alphas)
             path = mirror.target
@@ -148,6 +146,13 @@ class _Construct:
         computed = sum(change.layers for change in changes.values()) - reused
         seconds = time.perf_counter() - self.start
         return ConstructOutcome(path, changes, computed, reused, seconds)
+
+    def _cache(self) -> ArrayCache | None:
+        """Made when nothing can be refused any more, so that a refusal leaves no directory."""
+        job = self.job
+        if not job.factor_cache:
+            return None
+        return ArrayCache(job.factor_cache, job.factor_cache_bytes, note=note)
 
     def _identity(self) -> dict[str, Any]:
         """Whatever determines the bytes that are written."""
@@ -172,7 +177,7 @@ class _Construct:
             self.stop.check("while the files were laid out")
         alphas, sigma = self.given or {}, {}
         if self.job.recipe.scaled and self.given is None:
-            spectra = self._spectra(mirror.folder)
+            spectra = self._spectra(mirror)
             sigma = {
                 name: base[list(self.layers)] if len(base) > 1 else base
                 for name, (base, _) in spectra.items()
@@ -183,35 +188,36 @@ class _Construct:
         self._build(mirror, alphas, sigma)
         return alphas
 
-    def _spectra(self, folder: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _spectra(self, mirror: Mirror) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Singular values of base and post, [L, R] for all layers; kept for a job that goes on."""
         groups = self._groups(self.whole)
         progress = Progress(len(groups), total_work(groups), stage="singular values")
+        names = [one.name for one in self.whole.projections]
         files = {
-            one.name: folder / f"spectra-{number}.npz"
-            for number, one in enumerate(self.whole.projections)
+            group: f"spectra-{names.index(group.projection.name)}-{group.start}-{group.stop}.npz"
+            for group in groups
         }
-        found = {name: _kept_spectra(path) for name, path in files.items()}
-        missing = [group for group in groups if found[group.projection.name] is None]
-        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        found = {group: _kept_spectra(mirror.folder / file) for group, file in files.items()}
+        missing = [group for group in groups if found[group] is None]
         try:
             for group in groups:
                 if group not in missing:
                     progress.reused(group)
             for group, stacks in prefetched(missing, self._read, self._check(progress)):
                 began = time.perf_counter()
-                for side, stack in zip(sides, stacks, strict=True):
-                    side.append(self.builder.values(stack)[: group.stop - group.start])
-                if group.stop == len(group.projection.tensors):
-                    name = group.projection.name
-                    base, post = (np.concatenate(side) for side in sides)
-                    found[name] = base, post
-                    write_npz(files[name], {"base": base, "post": post})
-                    sides = ([], [])
+                base, post = (self.builder.values(stack) for stack in stacks)
+                count = group.stop - group.start
+                found[group] = base[:count], post[:count]
+                mirror.keep(files[group], {"base": base[:count], "post": post[:count]})
                 progress.computed(group, time.perf_counter() - began)
         finally:
             progress.close()
-        return {name: pair for name, pair in found.items() if pair is not None}
+        spectra = {}
+        for name in names:
+            parts = [found[group] for group in groups if group.projection.name == name]
+            base, post = (np.concatenate(side) for side in zip(*filter(None, parts), strict=True))
+            spectra[name] = base, post
+        return spectra
 
     def _alpha(self, projection: Projection, base: np.ndarray, post: np.ndarray) -> float:
         svsm = statistics.svsm(base, post, projection.shape, self.eps)

@@ -110,7 +110,20 @@ class ConstructJob:
         if self.out:
             sides = {side: getattr(self, side) for side in ("base", "post", "other")}
             found += place_faults(self.out, sides)
+            if self.factor_cache and _is_within(self.factor_cache, self.out):
+                found.append(
+                    f"--factor_cache={self.factor_cache} lies in --out={self.out}: give a "
+                    "directory of its own"
+                )
         return found
+
+
+def _is_within(inner: str, outer: str) -> bool:
+    try:
+        paths = [pathlib.Path(path).expanduser().resolve() for path in (inner, outer)]
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return paths[0].is_relative_to(paths[1])
 
 
 def place_faults(out: str, sources: Mapping[str, str]) -> list[str]:

@@ -96,6 +96,9 @@ class _Initialise:
                 f"{', '.join(self.factors)}"
             )
         self.mesh = devices.layer_mesh(job.devices, working_bytes([self.plan]))
+        self.groups = plan_groups(
+            job.construction, self.plan, group_bytes=job.group_bytes, devices=self.mesh.size
+        )
 
     def run(self) -> pathlib.Path:
         job = self.job
@@ -129,12 +132,7 @@ class _Initialise:
             return mirror.finish(config, self._card())
 
     def _fill(self, mirror: Mirror) -> None:
-        groups = plan_groups(
-            self.job.construction,
-            self.plan,
-            group_bytes=self.job.group_bytes,
-            devices=self.mesh.size,
-        )
+        groups = self.groups
         names = {group: group.projection.tensors[group.start : group.stop] for group in groups}
         missing = [
             group
@@ -193,11 +191,8 @@ class _Initialise:
     def _adapter(self, mirror: Mirror) -> None:
         """Joins the kept factors into a PEFT adapter inside the result."""
         factors = {}
-        for number, one in enumerate(self.plan.projections):
-            files = sorted(
-                mirror.folder.glob(f"lora-{number}-*.npz"),
-                key=lambda file: int(file.stem.split("-")[2]),
-            )
+        for one in self.plan.projections:
+            files = [self._kept(mirror, group) for group in self.groups if group.projection is one]
             parts = [read_npz(file) for file in files]
             path = f"layers/{one.module}/{one.name}/kernel"
             factors[path] = tuple(np.concatenate([p[side] for p in parts]) for side in ("a", "b"))
