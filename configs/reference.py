@@ -6,8 +6,8 @@ Four small models trained by this project (see svdjax/reference/README.md): `bas
     python -m svdjax.sweep --config=configs/reference.py
 
 Expected: about three minutes on two cores. The two post models stay far below the unrelated level
-of NF, `base_prime` lies at it. Of `instruct` and `reasoning` all constructed models are made as well, and
-judged on held-out answers in the model's own format.
+of NF, `base_prime` lies at it. Of `instruct` and `reasoning` all constructed models are made too,
+and judged on held-out answers in the model's own format.
 """
 
 from svdjax import reference
