@@ -69,7 +69,14 @@ def test_a_config_without_argument_refuses_one():
 def test_default_config_is_locked_and_complete():
     config = default_config("x", {"a": {"base": "b", "post": "p"}})
     assert set(config) == set(OPTIONS) | {"name", "pairs"}
-    assert config.to_dict()["pairs"]["a"] == {"base": "b", "post": "p", "paper": ""}
+    assert config.to_dict()["pairs"]["a"] == {
+        "base": "b",
+        "post": "p",
+        "paper": "",
+        "other": "",
+        "text": "",
+        "constructed": True,
+    }
     with pytest.raises(AttributeError):
         config.factorization = "svd_f32"
 
