@@ -9,7 +9,7 @@ and those of the base model, by one of the constructions of the paper (arXiv 250
     eq15  ablation of U              U_base S_post V_post^T
     eq11  restoration of V           U_post S_post (V_base U_base^T U_post)^T
     eq16  restoration of U           (U_base V_base^T V_post) S_post V_post^T
-    eq12  eq11 with --other, another post model, in the place of base
+    eq12  eq11 with --other, another post model, in the place of base (which is only checked)
 
 or, of --base alone, one of the initialisations that its appendix F suggests:
 
@@ -25,7 +25,7 @@ card that says what was done and how much changed.
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \\
         --modules=self_attn --out=DIR
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \\
-        --modules=mlp --signs=aligned --layers=0-9 --dtype=float32 --out=DIR
+        --modules=mlp --signs=aligned --layers=0-3 --dtype=float32 --out=DIR
     python -m svdjax.construct --base=DIR --construction=lora \\
         --rank=16 --components=middle --out=DIR
 
@@ -50,9 +50,11 @@ from svdjax.engine.stop import StopRequest
 from svdjax.errors import InputError
 
 _BASE = flags.DEFINE_string("base", None, "Base model: a directory, or a hub id org/name[@rev].")
-_POST = flags.DEFINE_string("post", None, "Post-trained model that is edited: likewise.")
+_POST = flags.DEFINE_string(
+    "post", None, "Post-trained model that is edited: a directory or hub id."
+)
 _OTHER = flags.DEFINE_string(
-    "other", "", "Another post model of the same base, for eq12: likewise."
+    "other", "", "Another post model of the same base, for eq12: directory or hub id."
 )
 _CONSTRUCTION = flags.DEFINE_enum(
     "construction",
@@ -94,7 +96,9 @@ _DTYPE = flags.DEFINE_enum(
 )
 _RANK = flags.DEFINE_integer("rank", 0, "lora: how many singular components to take out.")
 _COMPONENTS = flags.DEFINE_string(
-    "components", "top", "lora: which: top, middle, bottom, or the number of the first one, from 0."
+    "components",
+    "top",
+    "lora: which ones: top, middle, bottom, or the number of the first, from 0.",
 )
 _FACTOR = flags.DEFINE_string(
     "factor",

@@ -132,8 +132,9 @@ def _explain(error: BaseException, config: str) -> str:
     if isinstance(error, flags.Error) and "whilst parsing config" not in str(error):
         missing = re.findall(r"flag --(\w+)=None: Flag --\w+ must have a value", str(error))
         if missing:
-            verb = "is required" if len(missing) == 1 else "are required"
-            return f"flag --{', --'.join(missing)} {verb}; --help explains every flag"
+            names = f"--{', --'.join(missing)}"
+            said = f"flag {names} is" if len(missing) == 1 else f"flags {names} are"
+            return f"{said} required; --help explains every flag"
         return f"{error}; --help explains every flag"
     leaf = _missing_leaf(root)
     if leaf:

@@ -97,7 +97,10 @@ def check_target(target: pathlib.Path, overwrite: bool, holds: str = "config.jso
     if not any(target.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{target}: exists and is not empty; choose another or allow to overwrite")
+        raise InputError(
+            f"{target}: exists and is not empty; choose another, or allow to overwrite it "
+            "(--overwrite)"
+        )
     if not (target / holds).is_file():
         kind = "checkpoint" if holds == "config.json" else "adapter"
         raise InputError(f"{target}: holds no {kind} (no {holds}), it is not overwritten")

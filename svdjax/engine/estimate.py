@@ -103,12 +103,14 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
     factors = sum(
         len(one.tensors) * min(one.shape) * (sum(one.shape) + 1) for one in job.plan.projections
     )
+    chosen = settings.chosen_variants
+    count = sum(one.recipe.partner != "other" or job.other is not None for one in chosen)
     post = job.plan.post
     specs = [post.spec(name) for name in post.names]
     model = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in specs)
     parameters = sum(int(np.prod(spec.shape)) for spec in specs)
     text = (
-        f"  constructions: {len(settings.chosen_variants)} models; singular vectors take "
+        f"  constructions: {count} models; singular vectors take "
         f"{_size(8 * factors * len(job.sources))} of disk, at most "
         f"{_size(settings.factor_cache_bytes)} are kept"
     )
@@ -116,7 +118,7 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
         # Post as read, the variant's matrices, and both models in float32.
         text += f"; judging them takes {_size(2 * model + 8 * parameters)} of memory"
     if settings.save_variants:
-        text += f"; saving them {_size(len(settings.chosen_variants) * model)} of disk"
+        text += f"; saving them {_size(count * model)} of disk"
     return text
 
 

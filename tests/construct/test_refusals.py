@@ -39,7 +39,7 @@ def test_help_explains_and_is_quick():
 
 
 FLAGS = {
-    "no flags": ([], ["flag --base, --construction, --out are required"]),
+    "no flags": ([], ["flags --base, --construction, --out are required"]),
     "no post": (["--base=a", "--out=o", *EQ11], ["--post is not given"]),
     "unknown construction": (["--construction=eq13"], ["eq13", "eq12"]),
     "no modules": (["--construction=eq10"], ["--modules is not given", "eq10"]),

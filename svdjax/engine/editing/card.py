@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import svdjax
 from svdjax.checkpoint.matching import ranges
 from svdjax.constructions.changes import Change
+from svdjax.constructions.tree import route_for
 from svdjax.engine.editing.construct_job import ConstructJob
 from svdjax.errors import printable
 
@@ -17,21 +18,24 @@ from svdjax.errors import printable
 def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequence[int]) -> str:
     """The text of README.md."""
     recipe = job.recipe
-    sources = [job.post, job.base, *([job.other] if job.other else [])]
+    sources = [job.post, job.other if recipe.partner == "other" else job.base]
     rows = [
         ("construction", f"eq. {recipe.number}, {recipe.title}"),
         ("new W_post", recipe.formula),
         ("modules", f"`{printable(job.chosen.text, 200)}`: {', '.join(changes)}"),
         ("layers", ranges(layers)),
         ("post", f"`{printable(job.post, 300)}`"),
-        ("base", f"`{printable(job.base, 300)}`"),
+        (
+            "base",
+            f"`{printable(job.base, 300)}`" + " (does not enter)" * (recipe.partner == "other"),
+        ),
     ]
     rows += [("other", f"`{printable(job.other, 300)}`")] * bool(job.other)
     if recipe.signed:
         rows.append(("signs of pairs", job.signs))
     if recipe.scaled:
         rows.append(("α′", f"{printable(job.factors.source, 200)}, see below"))
-    rows.append(("factorisation", job.factorisation))
+    rows.append(("factorisation", route_for(job.factorisation, recipe.polar)))
     front = {
         "library_name": "transformers",
         "tags": ["svdjax", "construction", job.construction],

@@ -223,9 +223,12 @@ class _Initialise:
             rows.append(("factor", f"`{printable(job.factor, 200)}`"))
         front = {"library_name": "transformers", "tags": ["svdjax", job.construction]}
         usage = (
-            "With the adapter in `adapter/` (PEFT) it is the original model, to the accuracy of "
-            "float32; by itself it is not. The idea of other components than the top ones is from "
-            "appendix F of the paper, the top ones are PiSSA (arXiv 2404.02948)."
+            "With the adapter in `adapter/` it is the original model, to the accuracy of float32 "
+            '(`PeftModel.from_pretrained(base, "adapter", is_trainable=True)` from PEFT, with this '
+            "directory as base); by itself it is not. adapter_config.json names this directory by "
+            "its absolute path: mend it there if the directory is moved. The idea of other "
+            "components than the top ones is from appendix F of the paper, the top ones are PiSSA "
+            "(arXiv 2404.02948)."
             if lora
             else "Appendix F of the paper suggests o_proj times 1.4 before reasoning training."
         )
