@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from svdjax.errors import InputError
 
 MODULES = ("self_attn", "mlp", "all")
-_SPAN = re.compile(r"([0-9]{1,6})?(-)?([0-9]{1,6})?")
+_SPAN = re.compile(r"([0-9]{1,18})?(-)?([0-9]{1,18})?")
 
 
 def site_of(path: str) -> str:

@@ -6,36 +6,93 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
+from svdjax.engine import ConstructJob, ConstructOutcome, run_construct
+from svdjax.engine.stop import StopRequest
+from svdjax.errors import InputError, Interrupted
 from tests.engine import harness
 from tests.engine.harness import Done
 from tests.spectral import reference
 from tests.support import tiny
 
 TENSOR = "model.layers.{}.{}.{}.weight"
+INDEX = "model.safetensors.index.json"
+
+# Limits the size of files and becomes the command: a preexec_fn would fork this process, which
+# has the threads of jax.
+_LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 
 
-def start(env: dict[str, str], *flags: str, **options: Any) -> subprocess.Popen[str]:
-    """Starts the command and returns its process."""
+def start(env: dict[str, str], *flags: str, largest: int = 0) -> subprocess.Popen[str]:
+    """Starts the command and returns its process; no file may exceed `largest` bytes."""
+    command: Sequence[str] = ["-m", "svdjax.construct", *flags]
+    if largest:
+        command = ["-c", _LIMITED, str(largest), *command]
     return subprocess.Popen(
-        [sys.executable, "-m", "svdjax.construct", *flags],
+        [sys.executable, *command],
         cwd=harness.ROOT,
         env=env,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,
     )
 
 
-def construct(env: dict[str, str], *flags: str, **options: Any) -> Done:
+def construct(env: dict[str, str], *flags: str, largest: int = 0) -> Done:
     """Runs the command to its end."""
-    return harness.finish(start(env, *flags, **options))
+    return harness.finish(start(env, *flags, largest=largest))
+
+
+class StopAfter(StopRequest):
+    """A request to stop that comes at the nth place where the work can be stopped."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.left = count
+
+    def check(self, done: str = "") -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted(f"stopped ({done})")
+
+
+def run(
+    base: pathlib.Path,
+    post: pathlib.Path,
+    construction: str,
+    out: pathlib.Path,
+    *,
+    stop: StopRequest | None = None,
+    **options: Any,
+) -> ConstructOutcome:
+    """Runs a construction in this process, on one device."""
+    given: Any = {"devices": 1} | options
+    job = ConstructJob(
+        base=str(base), post=str(post), out=str(out), construction=construction, **given
+    )
+    return run_construct(job, stop=stop)
+
+
+def refused(folder: pathlib.Path, make: Callable[[], object], *words: str) -> None:
+    """One line that has `words`, and everything in `folder` is as before."""
+    before = listing(folder)
+    with pytest.raises(InputError) as caught:
+        make()
+    message = str(caught.value)
+    assert message.isprintable()  # no line breaks, no escape sequences
+    for word in words:
+        assert word in message, message
+    assert listing(folder) == before
 
 
 def companions(directory: pathlib.Path) -> dict[str, str]:
@@ -58,7 +115,7 @@ def expected(
     base: pathlib.Path,
     post: pathlib.Path,
     name: str,
-    chosen: Callable[[str, str, int], bool],
+    chosen: Callable[[str, str, int], bool] = lambda module, projection, layer: True,
     *,
     alpha: dict[str, float] | None = None,
     aligned: bool = False,
@@ -95,13 +152,15 @@ def means(base: pathlib.Path, post: pathlib.Path) -> dict[str, float]:
     for tensor, value in after.items():
         parts = tensor.split(".")
         if len(parts) == 6 and parts[-1] == "weight":
-            pair = [
-                np.linalg.svd(w.astype(np.float64), compute_uv=False)
-                for w in (before[tensor], value)
-            ]
-            top = int(0.9 * len(pair[0]))
-            ratios.setdefault(parts[4], []).append(pair[1][:top] / pair[0][:top])
+            ratios.setdefault(parts[4], []).append(top_ratios(before[tensor], value))
     return {name: float(np.mean(parts)) for name, parts in ratios.items()}
+
+
+def top_ratios(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Ratios of the top 90 % of the singular values of two matrices."""
+    pair = [np.linalg.svd(w.astype(np.float64), compute_uv=False) for w in (before, after)]
+    top = int(0.9 * len(pair[0]))
+    return pair[1][:top] / pair[0][:top]
 
 
 def in_float32(
@@ -116,6 +175,20 @@ def in_float32(
     config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
     (target / "config.json").write_text(json.dumps(config))
     return target
+
+
+def edit(directory: pathlib.Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Rewrites the files of a checkpoint as `change(tensors of a file)` leaves them."""
+    for file in sorted(directory.glob("*.safetensors")):
+        tensors = tiny.load_file(file)
+        change(tensors)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def edit_config(directory: pathlib.Path, **values: Any) -> None:
+    """Changes leaves of config.json."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def listing(folder: pathlib.Path) -> list[tuple[str, bytes | None]]:
