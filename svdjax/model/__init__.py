@@ -1,6 +1,21 @@
-"""The Flax decoder of all five families: logits and greedy continuations."""
+"""The Flax decoder of all five families: logits, what goes on inside, and generation."""
 
-from svdjax.model.decoder import Cache, Decoder, empty_cache, forward, init_params
-from svdjax.model.generate import greedy
+from svdjax.model.decoder import Decoder, forward, init_params, separate_layers
+from svdjax.model.generation import Completion, Generator, Request, Sampling, greedy
+from svdjax.model.placing import decoder_mesh, place
+from svdjax.model.taps import Taps
 
-__all__ = ["Cache", "Decoder", "empty_cache", "forward", "greedy", "init_params"]
+__all__ = [
+    "Completion",
+    "Decoder",
+    "Generator",
+    "Request",
+    "Sampling",
+    "Taps",
+    "decoder_mesh",
+    "forward",
+    "greedy",
+    "init_params",
+    "place",
+    "separate_layers",
+]

@@ -1,4 +1,4 @@
-"""Grouped-query attention: projections, rotary embedding, masks, soft-capping and key-value cache.
+"""Grouped-query attention: projections, rotary embedding, masks, soft-capping, a step on a cache.
 
 Axes: `B` batch, `T` time (queries), `S` time (keys: T, or the slots of the cache), `N` heads,
 `K` kv heads, `G` query heads per kv head (N = K G), `H` head dim, `D` model, `A` rotary angles.
@@ -14,8 +14,10 @@ import jax.numpy as jnp
 
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.model.rope import rotate
+from svdjax.model.taps import Taps
 
 NO_WINDOW = 2**30
+_HIGH = jax.lax.Precision.HIGHEST
 
 
 class Context(NamedTuple):
@@ -23,18 +25,27 @@ class Context(NamedTuple):
 
     Attributes:
         cos, sin: [B, T, A] float32 rotary angles.
-        queries: [B, T] int32 positions of the queries.
-        keys: [B, S] int32 positions of the keys.
-        valid: [B, S] bool, which keys are tokens (not padding, not empty slots); None: all are.
-        slot: int32 scalar, the first cache slot that this call fills (0 without a cache).
+        positions: [B, T] int32.
+        valid: [B, T] bool, which are tokens (not padding); None: all are.
     """
 
     cos: jax.Array
     sin: jax.Array
-    queries: jax.Array
-    keys: jax.Array
+    positions: jax.Array
     valid: jax.Array | None
-    slot: jax.Array
+
+
+class KV(NamedTuple):
+    """Keys (already turned) and values of one layer.
+
+    Of a call's own tokens both [B, T, K, H]. In a cache k is [B, K, H, S] and v [B, K, S, H], which
+    lets both products of a step run along their rows (five times as fast on a CPU as two of one
+    kind), and the token at position p lies in slot p mod S: a layer with a sliding window needs no
+    more slots than its window is wide.
+    """
+
+    k: jax.Array
+    v: jax.Array
 
 
 def linear(features: int, bias: bool, dtype: Any, scale: float, name: str) -> nn.Dense:
@@ -55,9 +66,9 @@ def visible(context: Context, window: jax.Array | None) -> jax.Array:
     """Which keys each query sees: no later ones, tokens only, at most `window` back.
 
     Returns:
-        [B or 1, T, S] bool.
+        [B or 1, T, T] bool.
     """
-    back = context.queries[:, :, None] - context.keys[:, None, :]
+    back = context.positions[:, :, None] - context.positions[:, None, :]
     mask = back >= 0
     if window is not None:
         mask = mask & (back < window)
@@ -70,52 +81,65 @@ class Attention(nn.Module):
     config: ModelConfig
     dtype: Any
     init_scale: float
+    taps: Taps | None = None
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        context: Context,
-        window: jax.Array | None,
-        cache: tuple[jax.Array, jax.Array] | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        self, x: jax.Array, context: Context, window: Any, cache: KV | None
+    ) -> tuple[jax.Array, KV]:
         """Attend.
 
         Args:
             x: [B, T, D] normalised hidden states.
             context: What all layers share.
             window: int32 scalar, how many tokens back a query sees (itself included); None: all.
-            cache: This layer's keys and values, each [B, S, K, H]; None: no cache.
+            cache: This layer's earlier keys and values; T is then 1. None: attend to x itself.
 
         Returns:
-            [B, T, D] and the cache with this call's keys and values in it.
+            [B, T, D], and the keys and values: the cache with this token's among them, or without
+            a cache those of this call.
         """
         c = self.config
         q, k, v = self._project(x)
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
-        if cache is not None:
-            k, v = (
-                jax.lax.dynamic_update_slice_in_dim(
-                    old, new.astype(old.dtype), context.slot, axis=1
-                )
-                for old, new in zip(cache, (k, v))
-            )
-            cache = (k, v)
         B, T = x.shape[:2]
         q = q.reshape(B, T, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim)
-        high = jax.lax.Precision.HIGHEST
-        scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k.astype(q.dtype), precision=high)
+        if cache is None:
+            kept = KV(k, v)
+            scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, precision=_HIGH)
+            weights = self._weights(scores, visible(context, window)[:, None, None])
+            out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v, precision=_HIGH)
+            if self.taps is not None:
+                self.taps.attention(self, weights.reshape(B, c.num_heads, T, T), context.valid)
+        else:
+            position = context.positions[:, 0]
+            slots = cache.k.shape[3]
+            kept = KV(
+                _put(cache.k, jnp.moveaxis(k, 1, 3), position % slots, 3),
+                _put(cache.v, jnp.moveaxis(v, 1, 2), position % slots, 2),
+            )
+            # How long ago each slot was written, this token's own being 0.
+            back = (position[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
+            seen = back <= position[:, None]
+            if window is not None and window < slots:
+                seen = seen & (back < window)
+            keys, values = (each.astype(q.dtype) for each in kept)
+            scores = jnp.einsum("BKGH,BKHS->BKGS", q[:, 0], keys, precision=_HIGH)
+            weights = self._weights(scores, seen[:, None, None])
+            out = jnp.einsum("BKGS,BKSH->BKGH", weights, values, precision=_HIGH)
+        out = out.reshape(B, T, c.num_heads * c.head_dim)
+        bias = c.attention_out_bias
+        return linear(c.hidden_size, bias, self.dtype, self.init_scale, "o_proj")(out), kept
+
+    def _weights(self, scores: jax.Array, seen: jax.Array) -> jax.Array:
+        """Probabilities over the last axis of raw scores, in the compute dtype."""
+        c = self.config
         scores = scores.astype(jnp.float32) * c.query_scale
         if c.attn_logit_softcap is not None:
             scores = c.attn_logit_softcap * jnp.tanh(scores / c.attn_logit_softcap)
         # Finite, so that a padding query, which sees nothing, stays finite too.
-        hidden = jnp.finfo(jnp.float32).min
-        scores = jnp.where(visible(context, window)[:, None, None], scores, hidden)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v.astype(weights.dtype), precision=high)
-        out = out.reshape(B, T, c.num_heads * c.head_dim)
-        bias = c.attention_out_bias
-        return linear(c.hidden_size, bias, self.dtype, self.init_scale, "o_proj")(out), cache
+        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H]."""
@@ -133,3 +157,12 @@ class Attention(nn.Module):
             for part, count in zip(parts, heads.values())
         )
         return q, k, v
+
+
+def _put(cache: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
+    """A cache [B, ...] with `new`, of length 1 along `axis`, in the slot of each row [B]."""
+    # Mapped over the rows, which keeps a cache that is split by rows where it is.
+    write = jax.vmap(
+        lambda row, one, slot: jax.lax.dynamic_update_slice_in_dim(row, one, slot, axis - 1)
+    )
+    return write(cache, new.astype(cache.dtype), slots)

@@ -1,13 +1,13 @@
-"""The decoder of all five families: embedding, scanned layers, norm and head.
+"""The decoder of all five families: embedding, layers (scanned or separate), norm and head.
 
-Axes: `L` layers, `B` batch, `T` time, `S` cache slots, `K` kv heads, `H` head dim, `D` model,
-`V` vocabulary.
+Axes: `B` batch, `T` time, `D` model, `V` vocabulary.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,44 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.checkpoint.config import ModelConfig
-from svdjax.model.attention import NO_WINDOW, Context, linear
+from svdjax.model.attention import KV, NO_WINDOW, Context, linear
 from svdjax.model.layers import Block, RMSNorm
 from svdjax.model.rope import angles
+from svdjax.model.taps import COLLECTION, Taps
 
 Params = Any
 
 
-class Cache(NamedTuple):
-    """Keys and values of the tokens so far, in `S` slots per sequence.
-
-    Attributes:
-        k, v: [L, B, S, K, H], keys already turned.
-        positions: [B, S] int32.
-        valid: [B, S] bool, which slots hold tokens.
-        used: int32 scalar, how many slots are filled.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    positions: jax.Array
-    valid: jax.Array
-    used: jax.Array
-
-
-def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
-    """A cache with nothing in it."""
-    shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
-    return Cache(
-        jnp.zeros(shape, dtype),
-        jnp.zeros(shape, dtype),
-        jnp.zeros((batch, slots), jnp.int32),
-        jnp.zeros((batch, slots), bool),
-        jnp.zeros((), jnp.int32),
-    )
-
-
 class Decoder(nn.Module):
-    """A causal language model; its parameters are the stacked pytree of `svdjax.checkpoint`.
+    """A causal language model.
 
     Attributes:
         config: The model.
@@ -60,12 +32,18 @@ class Decoder(nn.Module):
         unroll: Layers per iteration of the scan; `num_layers` compiles longer and trains faster on
             CPUs.
         init_scale: Standard deviation of freshly drawn weights.
+        separate: False: the parameters are the stacked pytree of `svdjax.checkpoint`, and the
+            layers are scanned. True: every layer has its own, as `separate_layers` makes them, and
+            its own cache, which is what generation needs.
+        taps: What every layer leaves in the collection `taps.COLLECTION` (scanned layers only).
     """
 
     config: ModelConfig
     dtype: Any = jnp.float32
     unroll: int = 1
     init_scale: float = 0.02
+    separate: bool = False
+    taps: Taps | None = None
 
     @nn.compact
     def __call__(
@@ -74,7 +52,8 @@ class Decoder(nn.Module):
         *,
         positions: jax.Array | None = None,
         valid: jax.Array | None = None,
-        cache: Cache | None = None,
+        cache: Sequence[KV] | None = None,
+        at: jax.Array | None = None,
     ) -> Any:
         """Predict the next token after each token.
 
@@ -82,14 +61,16 @@ class Decoder(nn.Module):
             tokens: [B, T] int32.
             positions: [B, T] int32; counted over the valid tokens if None.
             valid: [B, T] bool, False for padding (on either side); None: all are tokens.
-            cache: Earlier keys and values; this call's are appended.
+            cache: Earlier keys and values by layer, for T = 1 (separate layers only).
+            at: [B] int32, the only index in T whose logits are wanted; None: all.
 
         Returns:
-            Logits [B, T, V] in the compute dtype; with a cache: (logits, cache).
+            Logits [B, T, V] (with `at` [B, V]) in the compute dtype; with separate layers: (logits,
+            one `KV` per layer): the cache with this token in it, or all keys and values.
         """
         c = self.config
         tokens = tokens.astype(jnp.int32)
-        context, cache = self._context(tokens, positions, valid, cache)
+        context = self._context(tokens, positions, valid)
         embed = nn.Embed(
             c.vocab_size,
             c.hidden_size,
@@ -100,60 +81,75 @@ class Decoder(nn.Module):
         x = embed(tokens)
         if c.embedding_scale is not None:
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
-        windows = None
-        if any(window is not None for window in c.windows):
-            windows = jnp.asarray([NO_WINDOW if w is None else w for w in c.windows], jnp.int32)
-        axes: Any = (0, 0, nn.broadcast)
-        stack: Any = nn.scan(
-            Block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=axes,
-            length=c.num_layers,
-            unroll=self.unroll,
-        )(c, self.dtype, self.init_scale, name="layers")
-        x, kept = stack(x, windows, None if cache is None else (cache.k, cache.v), context)
+        kept = None
+        if self.separate:
+            x, kept = self._separately(x, context, cache)
+        else:
+            x = self._scanned(x, context)
+        if at is not None:
+            x = jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
         x = RMSNorm(c, self.dtype, name="norm")(x)
         if c.tie_word_embeddings:
             table = embed.embedding.astype(self.dtype)
-            logits = jnp.einsum("BTD,VD->BTV", x, table, precision=jax.lax.Precision.HIGHEST)
+            logits = jnp.einsum("...D,VD->...V", x, table, precision=jax.lax.Precision.HIGHEST)
         else:
             logits = linear(c.vocab_size, False, self.dtype, self.init_scale, "lm_head")(x)
         if c.final_logit_softcap is not None:
             logits = c.final_logit_softcap * jnp.tanh(logits / c.final_logit_softcap)
-        return logits if cache is None else (logits, cache._replace(k=kept[0], v=kept[1]))
+        return (logits, kept) if self.separate else logits
+
+    def _scanned(self, x: jax.Array, context: Context) -> jax.Array:
+        c = self.config
+        windows = None
+        if any(window is not None for window in c.windows):
+            windows = jnp.asarray([NO_WINDOW if w is None else w for w in c.windows], jnp.int32)
+        axes: Any = (0, nn.broadcast, nn.broadcast)
+        stack: Any = nn.scan(
+            Block,
+            variable_axes={"params": 0, COLLECTION: 0},
+            split_rngs={"params": True},
+            in_axes=axes,
+            length=c.num_layers,
+            unroll=self.unroll,
+        )(c, self.dtype, self.init_scale, taps=self.taps, name="layers")
+        return stack(x, windows, None, context)[0]
+
+    def _separately(
+        self, x: jax.Array, context: Context, cache: Sequence[KV] | None
+    ) -> tuple[jax.Array, list[KV]]:
+        c, kept = self.config, []
+        for layer, window in enumerate(c.windows):
+            block = Block(c, self.dtype, self.init_scale, keep=True, name=f"layer_{layer}")
+            x, one = block(x, window, None if cache is None else cache[layer], context)
+            kept.append(one)
+        return x, kept
 
     def _context(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array | None,
-        valid: jax.Array | None,
-        cache: Cache | None,
-    ) -> tuple[Context, Cache | None]:
-        """Positions, angles and masks of the call, and the cache with its slots marked."""
-        B, T = tokens.shape
+        self, tokens: jax.Array, positions: jax.Array | None, valid: jax.Array | None
+    ) -> Context:
+        """Positions and angles of the call."""
         if positions is None:
             if valid is None:
-                positions = jnp.arange(T, dtype=jnp.int32)[None, :]
+                positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
             else:
                 positions = jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
-            if cache is not None:
-                seen = jnp.sum(cache.valid, axis=1, dtype=jnp.int32)
-                positions = positions + seen[:, None]
         positions = positions.astype(jnp.int32)
         cos, sin = angles(self.config, positions)
-        if cache is None:
-            slot = jnp.zeros((), jnp.int32)
-            return Context(cos, sin, positions, positions, valid, slot), None
-        slot = cache.used
-        marks = jnp.ones((B, T), bool) if valid is None else valid
-        update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=1)
-        cache = cache._replace(
-            positions=update(cache.positions, jnp.broadcast_to(positions, (B, T))),
-            valid=update(cache.valid, marks),
-            used=slot + T,
-        )
-        return Context(cos, sin, positions, cache.positions, cache.valid, slot), cache
+        return Context(cos, sin, positions, valid)
+
+
+def separate_layers(params: Params) -> Params:
+    """The parameters for `Decoder(separate=True)`: {"embed_tokens", "norm", "layer_0", ...}.
+
+    Leaves of host arrays are views.
+    """
+    rest = {name: tree for name, tree in params.items() if name != "layers"}
+    count = len(jax.tree.leaves(params["layers"])[0])
+    layers = {
+        f"layer_{layer}": jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
+        for layer in range(count)
+    }
+    return rest | layers
 
 
 def init_params(config: ModelConfig, key: jax.Array, scale: float = 0.02) -> Params:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.checkpoint.config import ModelConfig
-from svdjax.model.attention import Attention, Context, linear
+from svdjax.model.attention import KV, Attention, Context, linear
+from svdjax.model.taps import Taps
 
 
 class RMSNorm(nn.Module):
@@ -58,32 +59,38 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer, shaped for `nn.scan`: the carry is x; window and cache come per layer."""
+    """One layer: the carry of `nn.scan` is x; window and cache come per layer.
+
+    Attributes:
+        keep: Return keys and values; a scan over many layers would stack them all.
+    """
 
     config: ModelConfig
     dtype: Any
     init_scale: float
+    keep: bool = False
+    taps: Taps | None = None
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        window: jax.Array | None,
-        cache: tuple[jax.Array, jax.Array] | None,
-        context: Context,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        self, x: jax.Array, window: Any, cache: KV | None, context: Context
+    ) -> tuple[jax.Array, KV | None]:
         """Map x [B, T, D] to [B, T, D]; see `Attention` for the other arguments."""
         parts = (self.config, self.dtype)
 
         def norm(name: str) -> RMSNorm:
             return RMSNorm(*parts, name=name)
 
-        attention = Attention(*parts, self.init_scale, name="self_attn")
+        attention = Attention(*parts, self.init_scale, self.taps, name="self_attn")
         feed_forward = FeedForward(*parts, self.init_scale, name="mlp")
-        out, cache = attention(norm("input_layernorm")(x), context, window, cache)
+        out, kept = attention(norm("input_layernorm")(x), context, window, cache)
         if self.config.post_norms:
             x = x + norm("post_attention_layernorm")(out)
             out = feed_forward(norm("pre_feedforward_layernorm")(x))
-            return x + norm("post_feedforward_layernorm")(out), cache
-        x = x + out
-        return x + feed_forward(norm("post_attention_layernorm")(x)), cache
+            x = x + norm("post_feedforward_layernorm")(out)
+        else:
+            x = x + out
+            x = x + feed_forward(norm("post_attention_layernorm")(x))
+        if self.taps is not None:
+            self.taps.hidden(self, x, context.valid)
+        return x, kept if self.keep else None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from svdjax.model import forward, generate, greedy
-from tests.model.loading import Loaded, load, traces
+from svdjax.model import forward, greedy
+from tests.model.loading import Loaded, load
 
 
 def uncached(model: Loaded, prompts: list[list[int]], count: int) -> list[list[int]]:
@@ -29,22 +29,14 @@ def uncached(model: Loaded, prompts: list[list[int]], count: int) -> list[list[i
     return [sequence[len(prompt) :] for sequence, prompt in zip(sequences, prompts)]
 
 
-@pytest.mark.parametrize("name", ["qwen2_windows", "llama", "mistral", "gemma2", "phi3"])
+@pytest.mark.parametrize("name", ["gemma2", "phi3"])
 def test_cache_changes_nothing(name: str, variant: Callable[[str], Loaded]) -> None:
-    # Windows (6 to 10) and phi3's original context (16) are crossed, each row at its own time.
+    # Windows (6 and 10) and phi3's original context (16) are crossed, each row at its own time.
     model = variant(name)
     draw = np.random.default_rng(5)
     prompts = [draw.integers(0, 128, size).tolist() for size in (3, 9, 14, 20)]
     expected = uncached(model, prompts, 16)
     assert greedy(model.params, model.config, prompts, max_new_tokens=16) == expected
-
-
-def test_neighbours_in_the_batch_change_nothing(variant: Callable[[str], Loaded]) -> None:
-    model = variant("phi3")
-    prompts = [[5, 6, 7], [9] * 15, [8]]
-    together = greedy(model.params, model.config, prompts, max_new_tokens=12)
-    for prompt, answer in zip(prompts, together):
-        assert greedy(model.params, model.config, [prompt], max_new_tokens=12) == [answer]
 
 
 def test_sequences_end_before_stop_tokens(variant: Callable[[str], Loaded]) -> None:
@@ -64,14 +56,6 @@ def test_edges(variant: Callable[[str], Loaded]) -> None:
     assert greedy(model.params, model.config, [[1], [2]], max_new_tokens=0) == [[], []]
     with pytest.raises(ValueError, match="a prompt is empty"):
         greedy(model.params, model.config, [[1], []], max_new_tokens=1)
-
-
-def test_prompts_of_like_length_share_traces(variant: Callable[[str], Loaded]) -> None:
-    model = variant("llama")
-    greedy(model.params, model.config, [[1, 2, 3], [4]], max_new_tokens=6)
-    before = traces(generate._extend)
-    greedy(model.params, model.config, [[1] * 30, [2] * 7], max_new_tokens=9)
-    assert traces(generate._extend) == before
 
 
 def test_stories260k_tells_its_story(shared: pathlib.Path) -> None:
