@@ -10,7 +10,6 @@ Axis: `T` time.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import warnings
@@ -20,11 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from svdjax.behaviour.reading import (
+    MOST_BYTES,
+    filled_lines,
+    has_half_a_surrogate,
+    parse_record,
+    read_text,
+)
 from svdjax.checkpoint import ModelConfig
 from svdjax.checkpoint.config import quiet_import
 from svdjax.errors import InputError, printable
 
-MOST_BYTES = 256 << 20
 # Where vocabularies may lie whatever the kind of tokenizer says.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json")
 _WANTED = 'expected {"text": …} or {"prompt": …, "completion": …} with strings'
@@ -70,12 +75,9 @@ def read_texts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Text, ...]
     """
     where = pathlib.Path(path)
     found: list[Text] = []
-    # Not splitlines, which also splits at separators that may stand inside a text.
-    for number, line in enumerate(_content(where).split("\n"), 1):
+    for number, line in filled_lines(read_text(where, MOST_BYTES)):
         if limit and len(found) == limit:
             break
-        if not line.strip():
-            continue
         if where.suffix == ".jsonl":
             found.append(_text(line, number, f"{where}, line {number}"))
         else:
@@ -85,40 +87,8 @@ def read_texts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Text, ...]
     return tuple(found)
 
 
-def _content(where: pathlib.Path) -> str:
-    try:
-        path = where.expanduser()
-        if path.exists() and not path.is_file():
-            raise InputError(f"{where}: is a directory or device; expected a file of text")
-        with path.open("rb") as file:
-            # Not by its size on disk, which may change in the meantime.
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); expected a file") from None
-    except RuntimeError as error:
-        raise InputError(f"{where}: {error}") from None
-    if len(content) > MOST_BYTES:
-        raise InputError(
-            f"{where}: holds more than {MOST_BYTES >> 20} MiB of text, the most that is read; "
-            "cut it into smaller files"
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{where}, line {line}: is not UTF-8 text ({error.reason}); save the file as UTF-8"
-        ) from None
-
-
 def _text(line: str, number: int, where: str) -> Text:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        why = printable(str(error), 200)
-        raise InputError(f"{where}: is not valid JSON ({why}); {_WANTED}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: {_WANTED}, found {type(record).__name__}")
+    record = parse_record(line, where, _WANTED)
     parts = [key for key in ("text", "prompt", "completion") if key in record]
     if parts not in (["text"], ["prompt", "completion"]):
         keys = printable(", ".join(record) or "no key", 200)
@@ -127,7 +97,7 @@ def _text(line: str, number: int, where: str) -> Text:
         value = record[key]
         if not isinstance(value, str):
             raise InputError(f"{where}: {_WANTED}, found {type(value).__name__} as {key}")
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
+        if has_half_a_surrogate(value):
             raise InputError(f"{where}: {key} holds half a surrogate pair, which is no character")
     return Text(record.get("prompt", ""), record[parts[-1]], number)
 

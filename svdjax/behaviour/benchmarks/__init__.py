@@ -1,0 +1,16 @@
+"""Benchmarks: questions from files or the hub, and grading of what a model answers to them."""
+
+from svdjax.behaviour.benchmarks.extract import choice_letter, last_boxed
+from svdjax.behaviour.benchmarks.grading import Grader, Verdict
+from svdjax.behaviour.benchmarks.question import Question
+from svdjax.behaviour.benchmarks.readers import BENCHMARKS, read_benchmark
+
+__all__ = [
+    "BENCHMARKS",
+    "Grader",
+    "Question",
+    "Verdict",
+    "choice_letter",
+    "last_boxed",
+    "read_benchmark",
+]

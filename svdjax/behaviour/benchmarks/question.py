@@ -1,0 +1,29 @@
+"""A question of a benchmark, whichever benchmark it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked, and what the answer is.
+
+    Attributes:
+        id: Unique within its benchmark.
+        text: The user's turn, with the options and the instruction of a multiple-choice question.
+        system: The system prompt.
+        answer: The gold answer; of a multiple-choice question its letter.
+        kind: "math", compared as mathematics, or "choice", compared as a letter.
+        letters: The letters of the options of a multiple-choice question, such as "ABCD".
+        group: The part of the benchmark it belongs to, such as a subject; empty where there is one.
+    """
+
+    id: str
+    text: str
+    system: str
+    answer: str
+    kind: Literal["math", "choice"]
+    letters: str = ""
+    group: str = ""
