@@ -9,11 +9,9 @@ Axis: `T` time.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +24,10 @@ from svdjax.behaviour.reading import (
     parse_record,
     read_text,
 )
+from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
 from svdjax.checkpoint import ModelConfig
-from svdjax.checkpoint.config import quiet_import
 from svdjax.errors import InputError, printable
 
-# Where vocabularies may lie whatever the kind of tokenizer says.
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json")
 _WANTED = 'expected {"text": …} or {"prompt": …, "completion": …} with strings'
 
 
@@ -121,8 +117,8 @@ def tokenise(
         InputError: There is no tokenizer, or a text is too short, too long for the model, or has
             tokens outside its vocabulary.
     """
-    with _quiet():
-        tokenizer = _tokenizer(pathlib.Path(directory))
+    with quiet_tokenizers():
+        tokenizer = load_tokenizer(directory, "held-out text")
         bos = tokenizer.bos_token_id
         tokens, weights = [], []
         for text in texts:
@@ -166,45 +162,3 @@ def _ids(tokenizer: Any, text: str, place: str) -> list[int]:
     except Exception as error:
         why = printable(f"{type(error).__name__}: {error}", 200)
         raise InputError(f"{place}: the model's tokenizer fails on it ({why})") from None
-
-
-def _tokenizer(directory: pathlib.Path) -> Any:
-    # transformers would take a name that is no directory for one on the hub.
-    if not directory.is_dir():
-        raise InputError(f"{directory}: is not a directory; expected a checkpoint with a tokenizer")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True
-        )
-    # It raises whatever the many kinds of tokenizers run into.
-    except Exception as error:
-        why = printable(" ".join(str(error).split()), 200)
-        raise InputError(
-            f"{directory}: has no tokenizer that can be read ({why}); held-out text needs the "
-            "tokenizer's files beside the model's"
-        ) from None
-    # Without its files some kinds load all the same, empty, and lose the text.
-    files = sorted(set(tokenizer.vocab_files_names.values()))
-    if files and not any((directory / name).is_file() for name in (*files, *_VOCABULARIES)):
-        raise InputError(
-            f"{directory}: has no tokenizer; expected one of {', '.join(files)}: held-out text "
-            "needs the tokenizer's files beside the model's"
-        )
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' advice is for those who train."""
-    with quiet_import():
-        from transformers.utils import logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)

@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svdjax.engine.behaviour.evaluate import EvaluateOutcome, run_evaluate
+    from svdjax.engine.behaviour.evaluate_job import EvaluateJob
     from svdjax.engine.editing.construct import (
         ConstructOutcome,
         construct_checkpoint,
@@ -29,6 +31,8 @@ __all__ = [
     "Comparison",
     "ConstructJob",
     "ConstructOutcome",
+    "EvaluateJob",
+    "EvaluateOutcome",
     "InitialiseJob",
     "ProjectionResult",
     "SweepOutcome",
@@ -36,6 +40,7 @@ __all__ = [
     "construct_checkpoint",
     "dry_run",
     "run_construct",
+    "run_evaluate",
     "run_initialise",
     "run_sweep",
 ]
@@ -45,6 +50,8 @@ _HOMES = {
     "Comparison": "results",
     "ConstructJob": "editing.construct_job",
     "ConstructOutcome": "editing.construct",
+    "EvaluateJob": "behaviour.evaluate_job",
+    "EvaluateOutcome": "behaviour.evaluate",
     "InitialiseJob": "editing.initialise_job",
     "ProjectionResult": "results",
     "SweepOutcome": "run",
@@ -52,6 +59,7 @@ _HOMES = {
     "construct_checkpoint": "editing.construct",
     "dry_run": "estimate",
     "run_construct": "editing.construct",
+    "run_evaluate": "behaviour.evaluate",
     "run_initialise": "editing.initialise",
     "run_sweep": "run",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import errno
 import os
 import pathlib
 import time
@@ -22,22 +21,10 @@ from svdjax.engine.spectra import run_spectra
 from svdjax.engine.stage import Stage
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
+from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError, Interrupted
 from svdjax.spectral import get_factorisation
 
-_CANNOT_WRITE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
@@ -135,14 +122,8 @@ def run_sweep(
     get_factorisation(sweep.settings.factorisation)
     place = Workdir(workdir)
     try:
-        return _Sweep(sweep, place, report, stop).run()
-    except OSError as error:
-        if error.errno in _CANNOT_WRITE:
-            raise InputError(
-                f"{error.filename or place.path} cannot be written: {error.strerror}; mend that "
-                "and the same command goes on from here"
-            ) from error
-        raise
+        with writing_to(place.path):
+            return _Sweep(sweep, place, report, stop).run()
     finally:
         place.close()
 

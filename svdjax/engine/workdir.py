@@ -1,4 +1,4 @@
-"""The directory of a sweep: one lock, one sweep.json, and what makes it refuse a sweep."""
+"""The directory of a run: one lock, one record, and what makes it refuse another run."""
 
 from __future__ import annotations
 
@@ -17,28 +17,37 @@ _MISSING = "nothing"
 
 
 class Workdir:
-    """A sweep's directory, held by one flock from `lock` until the process ends or `close`.
+    """A run's directory, held by one flock from `lock` until the process ends or `close`.
 
-    The kernel drops the lock with the process, so a killed sweep never leaves one behind.
+    The kernel drops the lock with the process, so a killed run never leaves one behind.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(
+        self, path: str | os.PathLike[str], *, flag: str = "--workdir", kind: str = "sweep"
+    ):
+        """`flag` named the directory; `<kind>.json` in it is the record of the run."""
         self._lock: int | None = None
+        self.flag, self.kind = flag, kind
         try:
             self.path = pathlib.Path(path).expanduser()
             self.existed = self.path.exists()
             directory = self.path.is_dir()
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise InputError(f"--workdir={path} cannot be used: {reason}") from error
+            raise InputError(f"{self.flag}={path} cannot be used: {reason}") from error
         if self.existed and not directory:
-            raise InputError(f"--workdir={self.path} is a file: expected a directory to write to")
+            raise InputError(f"{self.flag}={self.path} is a file: expected a directory to write to")
+
+    @property
+    def record(self) -> pathlib.Path:
+        """Where the record of the run lies."""
+        return self.path / f"{self.kind}.json"
 
     def lock(self) -> None:
         """Makes the directory and takes its lock.
 
         Raises:
-          InputError: another sweep holds it, or it cannot be written.
+          InputError: another run holds it, or it cannot be written.
         """
         if self._lock is not None:
             return
@@ -47,19 +56,20 @@ class Workdir:
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InputError(
-                f"--workdir={self.path} cannot be written: {error.strerror}"
+                f"{self.flag}={self.path} cannot be written: {error.strerror}"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
             raise InputError(
-                f"--workdir={self.path} is in use by another sweep: wait for it, or give another"
+                f"{self.flag}={self.path} is in use by another {self.kind}: wait for it, or give "
+                "another"
             ) from error
         except OSError as error:
             self.close()
             raise InputError(
-                f"--workdir={self.path} cannot be locked ({error.strerror}): give one on a file "
+                f"{self.flag}={self.path} cannot be locked ({error.strerror}): give one on a file "
                 "system that knows flock"
             ) from error
 
@@ -81,34 +91,34 @@ class Workdir:
             self._lock = None
 
     def state(self) -> dict[str, Any]:
-        """Returns sweep.json, empty if there is none yet.
+        """Returns the record of the run, empty if there is none yet.
 
         Raises:
           InputError: it is not readable or of another format version.
         """
-        path = self.path / "sweep.json"
+        path = self.record
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not readable ({error}): give another workdir") from error
+            raise InputError(f"{path} is not readable ({error}): give another directory") from error
         parts = ("stages", "config", "inputs")
         if not isinstance(state, dict) or not all(
             isinstance(state.get(part, {}), dict) for part in parts
         ):
-            raise InputError(f"{path} is not the record of a sweep: give another workdir")
+            raise InputError(f"{path} is not the record of a {self.kind}: give another directory")
         found = state.get("format_version")
         if found != FORMAT_VERSION:
             raise InputError(
                 f"{path} has format_version {found!r}, this svdjax writes {FORMAT_VERSION}: "
-                "give another workdir"
+                "give another directory"
             )
         return state
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Replaces sweep.json."""
-        write_json(self.path / "sweep.json", {"format_version": FORMAT_VERSION, **state})
+        """Replaces the record of the run."""
+        write_json(self.record, {"format_version": FORMAT_VERSION, **state})
 
     def clean(self, pairs: list[str]) -> None:
         """Removes the temporary files a killed sweep left, ours only."""
@@ -124,8 +134,8 @@ class Workdir:
             shown = "; ".join(differences[:4])
             more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
             raise InputError(
-                f"--workdir={self.path} was made with {what}: {shown}{more}. Give another workdir "
-                "(or delete this one)"
+                f"{self.flag}={self.path} was made with {what}: {shown}{more}. Give another "
+                "directory (or delete this one)"
             )
 
 

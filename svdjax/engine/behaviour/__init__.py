@@ -1,0 +1,4 @@
+"""Jobs that run models: benchmarks.
+
+`svdjax.engine` is the way in.
+"""

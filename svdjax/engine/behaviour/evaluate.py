@@ -1,0 +1,249 @@
+"""Evaluates a model on a benchmark, through any interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import tqdm
+
+from svdjax.atomic import remove_leftovers, write_json
+from svdjax.behaviour.benchmarks import Grader, Question, read_benchmark
+from svdjax.behaviour.chat import ChatModel, Prompt, question_prompts
+from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
+from svdjax.engine import devices
+from svdjax.engine.behaviour.evaluate_job import EvaluateJob
+from svdjax.engine.behaviour.responses import (
+    Journal,
+    Response,
+    statistics,
+    stream,
+    write_responses,
+)
+from svdjax.engine.progress import duration, note
+from svdjax.engine.results import FORMAT_VERSION
+from svdjax.engine.stop import StopRequest
+from svdjax.engine.workdir import Workdir
+from svdjax.engine.writing import writing_to
+from svdjax.model import Generator, Request, Sampling, decoder_mesh
+
+SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
+_JOURNAL = ".responses.jsonl"
+# Seconds between two looks at the progress where there is no bar, and between two writes.
+_EVERY, _KEEP = 10.0, 1.0
+# What the answers do not depend on, so that a run may go on with other values of it.
+_FREE = ("out", "model", "data", "batch_size", "devices", "tensor_parallel")
+
+
+@dataclass(frozen=True)
+class EvaluateOutcome:
+    """What an evaluation found.
+
+    Attributes:
+      out: where its files lie.
+      summary: the content of summary.json.
+      asked: answers made by this run; the others are an earlier one's.
+      was_finished: there was nothing to do.
+    """
+
+    out: pathlib.Path
+    summary: dict[str, Any]
+    asked: int = 0
+    was_finished: bool = False
+
+    def text(self) -> str:
+        """Two lines for stdout, with the paths."""
+        s = self.summary
+        head = "nothing to do: already finished" if self.was_finished else "done"
+        return (
+            f"{head}: {s['benchmark']}, {s['n']} question(s) x {s['repeats']}: pass@1 "
+            f"{s['accuracy_mean']:.2f} ± {s['accuracy_std']:.2f} %, {s['tokens_mean']:.1f} ± "
+            f"{s['tokens_std']:.1f} tokens\n{self.out / SUMMARY}\n{self.out / RESPONSES}"
+        )
+
+
+def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> EvaluateOutcome:
+    """Asks a model the questions of a benchmark and grades its answers.
+
+    Every answer is kept as soon as it is graded; a run that was killed goes on with the questions
+    that are left, and ends with the same answers.
+
+    Args:
+      job: model, benchmark and how.
+      stop: the caller's entered `StopRequest`; without one, the run enters its own.
+
+    Raises:
+      InputError: model, benchmark or directory cannot be used.
+      Interrupted: SIGTERM or SIGINT; what was answered is kept.
+    """
+    if stop is None:
+        with StopRequest() as own:
+            return run_evaluate(job, stop=own)
+    questions = read_benchmark(
+        job.benchmark, job.data, limit=job.limit, seed=job.seed, split=job.split
+    )
+    mesh = decoder_mesh(job.devices, job.tensor_parallel)
+    with open_checkpoint(job.model) as checkpoint:
+        config = model_config(checkpoint.path)
+        chat = ChatModel(checkpoint.path, config, job.prompt_format)
+        prompts = question_prompts(chat, questions, system=job.system)
+        place = Workdir(job.out, flag="--out", kind="evaluation")
+        state = {
+            "config": {k: v for k, v in asdict(job).items() if k not in _FREE},
+            "inputs": {
+                "model": input_digest(checkpoint),
+                "questions": _digest(questions),
+                "stop_tokens": sorted(chat.stop_tokens),
+            },
+            "versions": devices.versions(),
+        }
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(writing_to(place.path))
+            stack.callback(place.close)
+            finished = _take(place, state)
+            if finished is not None:
+                return finished
+            grader = stack.enter_context(Grader())
+            journal = Journal(place.path / _JOURNAL)
+            kept = journal.read()
+            keys = [(one.id, r) for r in range(job.rounds) for one in questions]
+            missing = [key for key in keys if key not in kept]
+            began = time.perf_counter()
+            if missing:
+                generator = Generator(
+                    load_params(checkpoint, config, None),
+                    config,
+                    batch_size=job.batch_size,
+                    stop_tokens=chat.stop_tokens,
+                    sampling=Sampling(job.temperature, job.top_p, job.seed),
+                    mesh=mesh,
+                    dtype=jnp.dtype(job.dtype),
+                )
+                asked = _Asking(job, chat, dict(zip((q.id for q in questions), questions)), grader)
+                for some in asked.run(generator, prompts, missing, len(kept), stop):
+                    journal.append(some)
+                    kept |= {one.key: one for one in some}
+            responses = [kept[key] for key in keys]
+            summary = {
+                "format_version": FORMAT_VERSION,
+                "benchmark": job.benchmark,
+                "model": job.model,
+                **statistics(responses, job.rounds),
+                "settings": state["config"] | {"repeats": job.rounds},
+                "seconds": time.perf_counter() - began,
+            }
+            write_responses(place.path / RESPONSES, responses)
+            write_json(place.path / SUMMARY, summary)
+            place.write_state(state | {"status": "done"})
+            journal.remove()
+            return EvaluateOutcome(place.path, summary, len(missing))
+
+
+def _take(place: Workdir, state: dict[str, Any]) -> EvaluateOutcome | None:
+    """Locks the directory; the outcome if it holds just this evaluation, finished."""
+    place.lock()
+    there = place.state()
+    for key in ("config", "inputs"):
+        place.refuse_other(there, key, state[key], f"another {key}")
+    remove_leftovers([place.path])
+    if there.get("versions") == state["versions"]:
+        files = [place.path / name for name in (SUMMARY, RESPONSES)]
+        if there.get("status") == "done" and all(file.is_file() for file in files):
+            with contextlib.suppress(ValueError):
+                summary = json.loads(files[0].read_text(encoding="utf-8"))
+                return EvaluateOutcome(place.path, summary, was_finished=True)
+    else:
+        # Answers of two versions are never mixed in one result.
+        (place.path / _JOURNAL).unlink(missing_ok=True)
+    place.write_state(state | {"status": "running"})
+    return None
+
+
+def _digest(questions: Sequence[Question]) -> str:
+    text = json.dumps([asdict(one) for one in questions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Asking:
+    """Asks, grades, and says how far it is."""
+
+    def __init__(
+        self, job: EvaluateJob, chat: ChatModel, questions: dict[str, Question], grader: Grader
+    ):
+        self.job, self.chat, self.questions, self.grader = job, chat, questions, grader
+
+    def run(
+        self,
+        generator: Generator,
+        prompts: Sequence[Prompt],
+        keys: Sequence[tuple[str, int]],
+        before: int,
+        stop: StopRequest,
+    ):
+        """Yields graded responses, a few at a time, until all of `keys` are answered.
+
+        Raises:
+          Interrupted: a stop was requested; what was graded has been yielded.
+        """
+        by_id = dict(zip(self.questions, prompts))
+        context = self.chat.config.max_position_embeddings
+        requests = []
+        for key in keys:
+            tokens = by_id[key[0]].tokens
+            most = min(self.job.max_new_tokens, context - len(tokens))
+            requests.append(Request(tokens, most, stream(key)))
+        total, began, said, graded = before + len(keys), time.perf_counter(), 0.0, []
+        last, right = time.perf_counter(), 0
+        bar = tqdm.tqdm(
+            total=total,
+            initial=before,
+            desc=self.job.benchmark,
+            file=sys.stderr,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        with bar:
+            for count, one in enumerate(generator.run(requests), 1):
+                graded.append(self._graded(keys[one.index], by_id, one))
+                right += graded[-1].correct
+                bar.set_postfix_str(f"{100 * right / count:.1f} % right", refresh=False)
+                bar.update()
+                now = time.perf_counter()
+                if now - last > _KEEP or stop.signum is not None:
+                    yield graded
+                    graded, last = [], now
+                stop.check(f"{before + count} of {total} answers kept")
+                if bar.disable and now - began - said > _EVERY:
+                    said = now - began
+                    left = duration(said / count * (len(keys) - count))
+                    note(
+                        f"{self.job.benchmark}: {before + count} of {total} answers, "
+                        f"{100 * right / count:.1f} % right, {left} left"
+                    )
+        yield graded
+
+    def _graded(self, key: tuple[str, int], prompts: dict[str, Prompt], one: Any) -> Response:
+        question = self.questions[key[0]]
+        text = self.chat.decode(one.tokens)
+        verdict = self.grader.grade(question, text)
+        return Response(
+            id=question.id,
+            repeat=key[1],
+            group=question.group,
+            prompt=prompts[question.id].text,
+            response=text,
+            answer=question.answer,
+            extracted=verdict.extracted,
+            correct=verdict.correct,
+            reason=verdict.reason,
+            tokens=len(one.tokens),
+            stopped=one.stopped,
+        )
