@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from svdjax.engine.behaviour.evaluate import EvaluateOutcome, run_evaluate
     from svdjax.engine.behaviour.evaluate_job import EvaluateJob
+    from svdjax.engine.behaviour.probe import ProbeOutcome, run_probe
+    from svdjax.engine.behaviour.probe_job import ProbeJob
     from svdjax.engine.editing.construct import (
         ConstructOutcome,
         construct_checkpoint,
@@ -34,6 +36,8 @@ __all__ = [
     "EvaluateJob",
     "EvaluateOutcome",
     "InitialiseJob",
+    "ProbeJob",
+    "ProbeOutcome",
     "ProjectionResult",
     "SweepOutcome",
     "compare",
@@ -42,6 +46,7 @@ __all__ = [
     "run_construct",
     "run_evaluate",
     "run_initialise",
+    "run_probe",
     "run_sweep",
 ]
 
@@ -53,6 +58,8 @@ _HOMES = {
     "EvaluateJob": "behaviour.evaluate_job",
     "EvaluateOutcome": "behaviour.evaluate",
     "InitialiseJob": "editing.initialise_job",
+    "ProbeJob": "behaviour.probe_job",
+    "ProbeOutcome": "behaviour.probe",
     "ProjectionResult": "results",
     "SweepOutcome": "run",
     "compare": "pair",
@@ -61,6 +68,7 @@ _HOMES = {
     "run_construct": "editing.construct",
     "run_evaluate": "behaviour.evaluate",
     "run_initialise": "editing.initialise",
+    "run_probe": "behaviour.probe",
     "run_sweep": "run",
 }
 

@@ -40,7 +40,7 @@ class Taps:
         # 0 ln 0 = 0, which is also what padding and later positions contribute.
         entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0), axis=-1)
         marks = _marks(valid, entropy.shape[0], entropy.shape[2])
-        count = jnp.sum(marks, axis=1)
+        count = _count(marks)
         last = (count - 1).astype(jnp.int32)
         mean = jnp.sum(entropy * marks[:, None, :], axis=-1) / count[:, None]
         module.put_variable(COLLECTION, "entropy_mean", mean)
@@ -53,7 +53,8 @@ class Taps:
         """Leave what hidden states [B, T, D] tell."""
         x = x.astype(jnp.float32)
         marks = _marks(valid, *x.shape[:2])[..., None]
-        module.put_variable(COLLECTION, "tokens", jnp.sum(x * marks, axis=1) / jnp.sum(marks, 1))
+        mean = jnp.sum(x * marks, axis=1) / _count(marks[..., 0])[:, None]
+        module.put_variable(COLLECTION, "tokens", mean)
         if self.positions:
             first = (x * marks)[:, : self.positions]
             module.put_variable(COLLECTION, "positions", jnp.sum(first, axis=0))
@@ -64,3 +65,8 @@ def _marks(valid: jax.Array | None, rows: int, length: int) -> jax.Array:
     if valid is None:
         return jnp.ones((rows, length), jnp.float32)
     return jnp.broadcast_to(valid, (rows, length)).astype(jnp.float32)
+
+
+def _count(marks: jax.Array) -> jax.Array:
+    """Tokens of each row [B]; 1 for rows that hold none, whose numbers mean nothing."""
+    return jnp.maximum(jnp.sum(marks, axis=1), 1.0)

@@ -1,0 +1,71 @@
+"""What a probe is asked to be: the flags, checked as far as they can be without jax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from svdjax.constructions.selection import Layers
+from svdjax.engine.behaviour.evaluate_job import DTYPES
+from svdjax.errors import InputError
+
+SAMPLES = ("prompt", "position")
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """Some models on some prompts.
+
+    The flags of ``python -m svdjax.probe`` have the fields' names and explain them.
+
+    Raises:
+      InputError: the values are wrong; everything at once.
+    """
+
+    models: tuple[str, ...]
+    prompts: str
+    out: str
+    limit: int = 100
+    samples: str = "prompt"
+    debiased: bool = False
+    blocks: str = ""
+    maps: bool = True
+    system: str | None = None
+    prompt_format: str = "chat"
+    dtype: str = "float32"
+    devices: int = 0
+    tensor_parallel: int = 1
+    chosen: Layers = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = []
+        if not self.models or not all(self.models):
+            found.append("--models: expected directories or hub ids, separated by commas")
+        found += [
+            f"--{name} is not given" for name in ("prompts", "out") if not getattr(self, name)
+        ]
+        for name, least in (("limit", 0), ("devices", 0), ("tensor_parallel", 1)):
+            if getattr(self, name) < least:
+                found.append(f"--{name}={getattr(self, name)}: expected {least} or more")
+        if self.samples not in SAMPLES:
+            found.append(f"--samples={self.samples}: expected {' or '.join(SAMPLES)}")
+        if self.dtype not in DTYPES:
+            found.append(f"--dtype={self.dtype}: expected {' or '.join(DTYPES)}")
+        try:
+            object.__setattr__(self, "chosen", Layers.parse(self.blocks))
+        except InputError as error:
+            found.append(f"--blocks: {error}")
+        if found:
+            raise InputError(" | ".join(found))
+
+
+def model_names(sources: Iterable[str]) -> list[str]:
+    """A name for each model: its last part, with -2, -3 where names repeat."""
+    names: list[str] = []
+    for source in sources:
+        stem = source.rstrip("/").rpartition("/")[2] or "model"
+        name, number = stem, 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+    return names

@@ -1,0 +1,96 @@
+"""Looks inside models while they read prompts: attention entropy and maps, CKA.
+
+Every model reads the same prompts, with its own chat template and the paper's system prompt (arXiv
+2509.17866). The first model is the one that the others are held against.
+
+    python -m svdjax.probe --models=post/,replaced/,restored/ --prompts=gsm8k/train.jsonl --out=DIR
+    python -m svdjax.probe --models=a/,b/ --prompts=lines.txt --prompt_format=plain --out=DIR
+
+OUT/entropy.npz holds "<model>/last" and "<model>/mean" [blocks, heads]: the entropy (nats) of the
+attention of the last position, mean over the prompts, and of all positions. OUT/cka.npz holds
+"<model>" [blocks of the first model, blocks]: linear CKA of the hidden states after the blocks, and
+each kind of it by name: "<model>/prompt" (a sample is a prompt, its tokens averaged),
+"<model>/position" (a sample is a position, the prompts averaged: eq. 17 to the letter), both also
+"_debiased". OUT/maps.npz holds the first prompt's attention [blocks, tokens, tokens], averaged over
+the heads; OUT/figures what the paper draws. <model> is the directory's name, with -2, -3 where
+names repeat. A finished probe given again does nothing. Exit status: 0 done, 2 the input cannot be
+used (one line on stderr says why), 130 or 143 stopped on request, 1 a fault of svdjax.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from svdjax import door
+from svdjax.engine.behaviour.evaluate_job import DTYPES
+from svdjax.engine.behaviour.probe_job import SAMPLES, ProbeJob
+from svdjax.engine.process import prepare_process
+from svdjax.engine.stop import StopRequest
+
+_MODELS = flags.DEFINE_list(
+    "models", None, "Models, separated by commas: directories or hub ids org/name[@revision]."
+)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", None, 'A .jsonl with "prompt" or "question" in every line, or text, a prompt a line.'
+)
+_OUT = flags.DEFINE_string("out", None, "Directory for the results.")
+_LIMIT = flags.DEFINE_integer(
+    "limit", ProbeJob.limit, "Take the first prompts only, the paper's 100 by default; 0 takes all."
+)
+_SAMPLES = flags.DEFINE_enum(
+    "samples", "prompt", list(SAMPLES), 'Which CKA is stored as "<model>" and drawn.'
+)
+_DEBIASED = flags.DEFINE_bool(
+    "debiased", False, 'Store and draw the debiased CKA as "<model>"; the paper\'s is biased.'
+)
+_BLOCKS = flags.DEFINE_string(
+    "blocks", "", "Blocks whose entropy is drawn, such as 0,3,5-8. Default: all; all are stored."
+)
+_MAPS = flags.DEFINE_bool("maps", True, "Also keep and draw attention maps of the first prompt.")
+_SYSTEM = flags.DEFINE_string(
+    "system", None, "A system prompt in the place of the paper's; empty for none."
+)
+_FORMAT = flags.DEFINE_enum(
+    "prompt_format",
+    "chat",
+    ["chat", "plain"],
+    "chat: the model's chat template. plain: system prompt, prompt and an empty line.",
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Dtype of weights and computation.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "Devices to use; 0 takes all.")
+_TENSOR = flags.DEFINE_integer(
+    "tensor_parallel",
+    1,
+    "How many devices hold the model together; the others hold copies, and share the prompts.",
+)
+
+
+def main() -> str:
+    """Probes what the flags ask for; returns the summary for stdout."""
+    with StopRequest() as stop:
+        job = ProbeJob(
+            models=tuple(_MODELS.value or ()),
+            prompts=_PROMPTS.value or "",
+            out=_OUT.value or "",
+            limit=_LIMIT.value,
+            samples=_SAMPLES.value,
+            debiased=_DEBIASED.value,
+            blocks=_BLOCKS.value,
+            maps=_MAPS.value,
+            system=_SYSTEM.value,
+            prompt_format=_FORMAT.value,
+            dtype=_DTYPE.value,
+            devices=_DEVICES.value,
+            tensor_parallel=_TENSOR.value,
+        )
+        prepare_process()
+        # jax is loaded from here on, after all that flags alone can be wrong about.
+        from svdjax import report
+        from svdjax.engine import run_probe
+
+        return run_probe(job, report, stop=stop).text()
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["models", "prompts", "out"])
+    door.run(main)
