@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from svdjax.checkpoint import ModelConfig
-from svdjax.model import greedy
+from svdjax.model import Generator, Request
 from svdjax.reference.chat import END, prompt
 from svdjax.reference.problems import Problem
 from svdjax.reference.solutions import boxed, last_number
@@ -44,20 +44,14 @@ def respond(
     max_new_tokens: int = 224,
     batch_size: int = 64,
 ) -> list[str]:
-    """Greedy answers to chat prompts, in order; prompts of like length are decoded together."""
-    prompts = [tokenizer.encode(prompt(question)).ids for question in questions]
+    """Greedy answers to chat prompts, in order."""
     ids = [tokenizer.token_to_id(mark) for mark in (END, END_OF_TEXT)]
     stop = [token for token in ids if token is not None]
-    answers: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        outputs = greedy(
-            params,
-            config,
-            prompts[start : start + batch_size],
-            max_new_tokens=max_new_tokens,
-            stop_tokens=stop,
-        )
-        answers += [tokenizer.decode(list(output)) for output in outputs]
+    generator = Generator(params, config, batch_size=batch_size, stop_tokens=stop)
+    answers = [""] * len(questions)
+    requests = [Request(tokenizer.encode(prompt(q)).ids, max_new_tokens) for q in questions]
+    for one in generator.run(requests):
+        answers[one.index] = tokenizer.decode(list(one.tokens))
     return answers
 
 
