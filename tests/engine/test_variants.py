@@ -15,6 +15,9 @@ from svdjax.behaviour import Divergences, read_texts, tokenise
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.constructions import VARIANTS
 from svdjax.engine.editing.results import ConstructionResults
+from svdjax.engine.settings import read_config
+from svdjax.errors import InputError
+from svdjax.options import default_config
 from tests.engine import harness
 from tests.engine.test_refusals import refused
 from tests.spectral import reference as equations
@@ -213,26 +216,38 @@ def test_bad_input_is_refused_before_anything_is_computed(pair_of, env, tmp_path
     text.write_text('{"text": "one"}\n{"txt": "two"}\n')
     plain = tmp_path / "plain.txt"
     plain.write_text("some text\n")
-    for sides, options, words in (
-        ({"text": tmp_path / "none.txt"}, [], ["none.txt", "No such file"]),
-        ({"text": text}, [], ["text.jsonl, line 2", "txt"]),
-        ({"text": plain}, [], ["has no tokenizer"]),
-        ({"other": tmp_path / "gone"}, [], ["gone"]),
-        ({}, [variants("replacd")], ["'replacd'", "did you mean 'replaced'"]),
-        ({}, ["--config.split_fused=True"], ["split_fused", "fused projections as a whole"]),
-        ({}, ["--config.stages=('constructions',)"], ["spectra first"]),
-        ({}, ["--config.factor_cache_bytes=-1"], ["factor_cache_bytes=-1"]),
+    for sides, words in (
+        ({"text": tmp_path / "none.txt"}, ["none.txt", "No such file"]),
+        ({"text": text}, ["text.jsonl, line 2", "txt"]),
+        ({"text": plain}, ["has no tokenizer"]),
+        ({"other": tmp_path / "gone"}, ["gone"]),
     ):
         before = sorted(tmp_path.rglob("*"))
         done = harness.sweep(
             env,
             argument(base=base, post=post, **sides),
             STAGES,
-            *options,
             f"--workdir={tmp_path}/W",
         )
         refused(done, *words)
         assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("leaves", "words"),
+    [
+        ({"variants": ("replacd",)}, ["'replacd'", "did you mean 'replaced'"]),
+        ({"split_fused": True}, ["split_fused", "fused projections as a whole"]),
+        ({"stages": ("constructions",)}, ["spectra first"]),
+        ({"factor_cache_bytes": -1}, ["factor_cache_bytes=-1"]),
+    ],
+)
+def test_bad_leaves_are_named(leaves, words):
+    stages = {"stages": ("spectra", "constructions", "report")}
+    pairs = {"pair": {"base": "base", "post": "post"}}
+    with pytest.raises(InputError) as caught:
+        read_config(default_config("x", pairs, **(stages | leaves)))
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_another_text_is_another_input(env, tmp_path):

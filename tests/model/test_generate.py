@@ -29,9 +29,9 @@ def uncached(model: Loaded, prompts: list[list[int]], count: int) -> list[list[i
     return [sequence[len(prompt) :] for sequence, prompt in zip(sequences, prompts)]
 
 
-@pytest.mark.parametrize("name", ["gemma2", "phi3"])
+@pytest.mark.parametrize("name", ["phi3"])
 def test_cache_changes_nothing(name: str, variant: Callable[[str], Loaded]) -> None:
-    # Windows (6 and 10) and phi3's original context (16) are crossed, each row at its own time.
+    # A window of 10 and the original context (16) are crossed, each row at its own time.
     model = variant(name)
     draw = np.random.default_rng(5)
     prompts = [draw.integers(0, 128, size).tolist() for size in (3, 9, 14, 20)]

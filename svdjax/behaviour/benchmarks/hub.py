@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from svdjax.behaviour.benchmarks.rows import Row
 from svdjax.errors import InputError, printable
@@ -41,7 +42,7 @@ def hub_rows(path: str, name: str, wanted: str, split: str) -> Iterator[Row]:
         yield Row(values, f"{path}, row {number} of {part}", wanted)
 
 
-def _load(path: str, repository: str, config: str | None, part: str) -> Iterator[dict]:
+def _load(path: str, repository: str, config: str | None, part: str) -> Iterator[Any]:
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     # Not only ImportError: it builds on libraries that fail in their own ways.
