@@ -14,7 +14,8 @@ from svdjax.behaviour.probing import Probed, probe
 from svdjax.model import decoder_mesh, forward, place
 from tests.model.loading import load, write
 
-FAMILIES = ("qwen2_windows", "llama", "mistral", "gemma2", "phi3")
+# Windows on some layers, soft-capping, fused projections and longrope: all that differs inside.
+FAMILIES = ("qwen2_windows", "gemma2", "phi3")
 
 
 def ours(params: Any, config: Any, prompts: list[list[int]], devices: int, **how: Any) -> Probed:

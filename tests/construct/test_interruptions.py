@@ -79,7 +79,7 @@ def written(folder) -> int:
     return 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGINT])
 def test_a_signal_ends_cleanly_and_nothing_is_done_twice(signum, job, env, tmp_path):
     flags, wanted, groups, _ = job
     out = tmp_path / "out"

@@ -18,7 +18,7 @@ import pytest
 
 from tests.engine import harness
 
-KILLS = 8
+KILLS = 5
 
 
 @pytest.fixture(scope="module")

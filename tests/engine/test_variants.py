@@ -140,7 +140,7 @@ def results_but_times(workdir) -> dict:
     return stored
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGKILL])
 def test_a_stopped_stage_goes_on_with_the_same_numbers(signum, made, env, tmp_path):
     wanted, _ = made
     workdir = tmp_path / "W"
