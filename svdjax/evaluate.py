@@ -26,16 +26,26 @@ import textwrap
 
 from absl import flags
 
-from svdjax import door
-from svdjax.engine.behaviour.evaluate_job import DTYPES, EvaluateJob
+from svdjax import door, model_flags
+from svdjax.behaviour.benchmarks import BENCHMARKS, SPLITS
+from svdjax.engine.behaviour.evaluate_job import EvaluateJob
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
+
+flags.adopt_module_key_flags(model_flags)
+
+
+def _explained(name: str) -> str:
+    """What --data must be for a benchmark, as --help shows it."""
+    text = BENCHMARKS[name].replace("--data: ", "")
+    return textwrap.fill(text, 96, initial_indent=f"    {name:14}", subsequent_indent=" " * 18)
+
 
 _MODEL = flags.DEFINE_string("model", None, "Model: a directory, or a hub id org/name[@revision].")
 _BENCHMARK = flags.DEFINE_enum(
     "benchmark",
     None,
-    ["gsm8k", "math500", "mmlu", "gpqa", "commonsenseqa", "questions"],
+    list(BENCHMARKS),
     "Which questions; the list above says what --data must be.",
 )
 _DATA = flags.DEFINE_string(
@@ -61,45 +71,8 @@ _BATCH = flags.DEFINE_integer("batch_size", EvaluateJob.batch_size, "Sequences d
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Of the random draws, and of the order of the options in GPQA."
 )
-_SPLIT = flags.DEFINE_enum("split", "dev", ["dev", "test", "val"], "Which part of MMLU.")
-_SYSTEM = flags.DEFINE_string(
-    "system", None, "A system prompt in the place of the paper's; empty for none."
-)
-_FORMAT = flags.DEFINE_enum(
-    "prompt_format",
-    "chat",
-    ["chat", "plain"],
-    "chat: the model's chat template. plain: system prompt, question and an empty line, for models "
-    "without one.",
-)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Dtype of weights and computation.")
-_DEVICES = flags.DEFINE_integer("devices", 0, "Devices to use; 0 takes all.")
-_TENSOR = flags.DEFINE_integer(
-    "tensor_parallel",
-    1,
-    "How many devices hold the model together; the others hold copies, and share the batch.",
-)
-
-
-def _explained() -> str:
-    """What --data must be, by benchmark; here so that --help answers before jax is loaded."""
-    known = {
-        "gsm8k": 'its .jsonl of {"question", "answer"} with "#### result", or hf:openai/gsm8k',
-        "math500": 'its .jsonl of {"problem", "answer", ...}, or hf:HuggingFaceH4/MATH-500',
-        "mmlu": "a subject's .csv, a folder of *_dev.csv or *_test.csv, the official folder with "
-        "dev/ and test/, or hf:cais/mmlu",
-        "gpqa": "its .csv with Question, Correct Answer, Incorrect Answer 1 to 3, or "
-        "hf:Idavidrein/gpqa",
-        "commonsenseqa": 'its .jsonl of {"answerKey", "id", "question"}, or hf:tau/commonsense_qa',
-        "questions": 'questions of your own: a .jsonl of {"question", "answer"}',
-    }
-    return "\n".join(
-        textwrap.fill(text, 96, initial_indent=f"    {name:14}", subsequent_indent=" " * 18)
-        for name, text in known.items()
-    )
-
-
-__doc__ = __doc__.replace("{data}", _explained()) if __doc__ else None
+_SPLIT = flags.DEFINE_enum("split", "dev", list(SPLITS), "Which part of MMLU.")
+__doc__ = __doc__.replace("{data}", "\n".join(map(_explained, BENCHMARKS))) if __doc__ else None
 
 
 def main() -> str:
@@ -118,11 +91,7 @@ def main() -> str:
             batch_size=_BATCH.value,
             seed=_SEED.value,
             split=_SPLIT.value,
-            system=_SYSTEM.value,
-            prompt_format=_FORMAT.value,
-            dtype=_DTYPE.value,
-            devices=_DEVICES.value,
-            tensor_parallel=_TENSOR.value,
+            **model_flags.given(),
         )
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.

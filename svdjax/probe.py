@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from absl import flags
 
-from svdjax import door
-from svdjax.engine.behaviour.evaluate_job import DTYPES
+from svdjax import door, model_flags
 from svdjax.engine.behaviour.probe_job import SAMPLES, ProbeJob
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
 
+flags.adopt_module_key_flags(model_flags)
 _MODELS = flags.DEFINE_list(
     "models", None, "Models, separated by commas: directories or hub ids org/name[@revision]."
 )
@@ -47,22 +47,6 @@ _BLOCKS = flags.DEFINE_string(
     "blocks", "", "Blocks whose entropy is drawn, such as 0,3,5-8. Default: all; all are stored."
 )
 _MAPS = flags.DEFINE_bool("maps", True, "Also keep and draw attention maps of the first prompt.")
-_SYSTEM = flags.DEFINE_string(
-    "system", None, "A system prompt in the place of the paper's; empty for none."
-)
-_FORMAT = flags.DEFINE_enum(
-    "prompt_format",
-    "chat",
-    ["chat", "plain"],
-    "chat: the model's chat template. plain: system prompt, prompt and an empty line.",
-)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Dtype of weights and computation.")
-_DEVICES = flags.DEFINE_integer("devices", 0, "Devices to use; 0 takes all.")
-_TENSOR = flags.DEFINE_integer(
-    "tensor_parallel",
-    1,
-    "How many devices hold the model together; the others hold copies, and share the prompts.",
-)
 
 
 def main() -> str:
@@ -77,11 +61,7 @@ def main() -> str:
             debiased=_DEBIASED.value,
             blocks=_BLOCKS.value,
             maps=_MAPS.value,
-            system=_SYSTEM.value,
-            prompt_format=_FORMAT.value,
-            dtype=_DTYPE.value,
-            devices=_DEVICES.value,
-            tensor_parallel=_TENSOR.value,
+            **model_flags.given(),
         )
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.

@@ -14,7 +14,6 @@ from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
 from svdjax.checkpoint import ModelConfig
 from svdjax.errors import InputError, printable
 
-FORMATS = ("chat", "plain")
 _STOPS = ("config.json", "generation_config.json")
 
 

@@ -181,6 +181,10 @@ def test_flags_that_are_wrong() -> None:
         EvaluateJob("m", "gsm8k", "d", "o", limit=-1, top_p=0.0, temperature=-1.0, dtype="float8")
     for flag in ("--limit=-1", "--top_p=0.0", "--temperature=-1.0", "--dtype=float8"):
         assert flag in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        EvaluateJob("m", "gsm9k", "d", "", split="all", prompt_format="none", devices=-1)
+    for flag in ("--benchmark=gsm9k", "--out", "--split=all", "--prompt_format=none", "--devices"):
+        assert flag in str(caught.value)
     with pytest.raises(InputError, match="every repeat gives the same"):
         EvaluateJob("m", "gsm8k", "d", "o", temperature=0.0, repeats=3)
     assert EvaluateJob("m", "gsm8k", "d", "o", temperature=0.0).rounds == 1
@@ -195,6 +199,7 @@ def test_the_command_says_what_is_wrong(
     shown = subprocess.run([*base, "--help"], cwd=harness.ROOT, env=env, capture_output=True)
     assert shown.returncode == 0
     assert b"--max_new_tokens" in shown.stdout
+    assert b"--tensor_parallel" in shown.stdout
     assert b"hf:cais/mmlu" in shown.stdout
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")

@@ -4,9 +4,11 @@ from svdjax.behaviour.benchmarks.extract import choice_letter, last_boxed
 from svdjax.behaviour.benchmarks.grading import Grader, Verdict
 from svdjax.behaviour.benchmarks.question import Question
 from svdjax.behaviour.benchmarks.readers import BENCHMARKS, read_benchmark
+from svdjax.behaviour.benchmarks.sources import SPLITS
 
 __all__ = [
     "BENCHMARKS",
+    "SPLITS",
     "Grader",
     "Question",
     "Verdict",

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from svdjax.behaviour.benchmarks.prompts import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
 from svdjax.behaviour.benchmarks.question import Question
 from svdjax.behaviour.benchmarks.rows import Row
+from svdjax.behaviour.benchmarks.wording import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
 
 GPQA_COLUMNS = (
     "Question",

@@ -8,7 +8,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from svdjax.engine import devices
 from svdjax.engine.behaviour.evaluate_job import EvaluateJob
 from svdjax.engine.behaviour.responses import (
     Journal,
+    Key,
     Response,
     statistics,
     stream,
@@ -33,7 +34,7 @@ from svdjax.engine.results import FORMAT_VERSION
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.model import Generator, Request, Sampling, decoder_mesh
+from svdjax.model import Completion, Generator, Request, Sampling, decoder_mesh
 
 SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
 _JOURNAL = ".responses.jsonl"
@@ -127,24 +128,36 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
                     mesh=mesh,
                     dtype=jnp.dtype(job.dtype),
                 )
-                asked = _Asking(job, chat, dict(zip((q.id for q in questions), questions)), grader)
-                for some in asked.run(generator, prompts, missing, len(kept), stop):
+                asking = _Asking(job, chat, questions, prompts, grader)
+                for some in asking.run(generator, missing, len(kept), stop):
                     journal.append(some)
                     kept |= {one.key: one for one in some}
-            responses = [kept[key] for key in keys]
-            summary = {
-                "format_version": FORMAT_VERSION,
-                "benchmark": job.benchmark,
-                "model": job.model,
-                **statistics(responses, job.rounds),
-                "settings": state["config"] | {"repeats": job.rounds},
-                "seconds": time.perf_counter() - began,
-            }
-            write_responses(place.path / RESPONSES, responses)
-            write_json(place.path / SUMMARY, summary)
-            place.write_state(state | {"status": "done"})
+            seconds = time.perf_counter() - began
+            summary = _write(job, place, state, [kept[key] for key in keys], seconds)
             journal.remove()
             return EvaluateOutcome(place.path, summary, len(missing))
+
+
+def _write(
+    job: EvaluateJob,
+    place: Workdir,
+    state: dict[str, Any],
+    responses: list[Response],
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes everything there is to write at the end; returns the summary."""
+    summary = {
+        "format_version": FORMAT_VERSION,
+        "benchmark": job.benchmark,
+        "model": job.model,
+        **statistics(responses, job.rounds),
+        "settings": state["config"] | {"repeats": job.rounds},
+        "seconds": seconds,
+    }
+    write_responses(place.path / RESPONSES, responses)
+    write_json(place.path / SUMMARY, summary)
+    place.write_state(state | {"status": "done"})
+    return summary
 
 
 def _take(place: Workdir, state: dict[str, Any]) -> EvaluateOutcome | None:
@@ -176,30 +189,26 @@ class _Asking:
     """Asks, grades, and says how far it is."""
 
     def __init__(
-        self, job: EvaluateJob, chat: ChatModel, questions: dict[str, Question], grader: Grader
+        self,
+        job: EvaluateJob,
+        chat: ChatModel,
+        questions: Sequence[Question],
+        prompts: Sequence[Prompt],
+        grader: Grader,
     ):
-        self.job, self.chat, self.questions, self.grader = job, chat, questions, grader
+        self.job, self.chat, self.grader = job, chat, grader
+        self.questions = {one.id: one for one in questions}
+        self.prompts = {one.id: prompt for one, prompt in zip(questions, prompts)}
 
     def run(
-        self,
-        generator: Generator,
-        prompts: Sequence[Prompt],
-        keys: Sequence[tuple[str, int]],
-        before: int,
-        stop: StopRequest,
-    ):
+        self, generator: Generator, keys: Sequence[Key], before: int, stop: StopRequest
+    ) -> Iterator[list[Response]]:
         """Yields graded responses, a few at a time, until all of `keys` are answered.
 
         Raises:
           Interrupted: a stop was requested; what was graded has been yielded.
         """
-        by_id = dict(zip(self.questions, prompts))
-        context = self.chat.config.max_position_embeddings
-        requests = []
-        for key in keys:
-            tokens = by_id[key[0]].tokens
-            most = min(self.job.max_new_tokens, context - len(tokens))
-            requests.append(Request(tokens, most, stream(key)))
+        requests = [self._request(key) for key in keys]
         total, began, said, graded = before + len(keys), time.perf_counter(), 0.0, []
         last, right = time.perf_counter(), 0
         bar = tqdm.tqdm(
@@ -212,7 +221,7 @@ class _Asking:
         )
         with bar:
             for count, one in enumerate(generator.run(requests), 1):
-                graded.append(self._graded(keys[one.index], by_id, one))
+                graded.append(self._graded(keys[one.index], one))
                 right += graded[-1].correct
                 bar.set_postfix_str(f"{100 * right / count:.1f} % right", refresh=False)
                 bar.update()
@@ -230,7 +239,13 @@ class _Asking:
                     )
         yield graded
 
-    def _graded(self, key: tuple[str, int], prompts: dict[str, Prompt], one: Any) -> Response:
+    def _request(self, key: Key) -> Request:
+        tokens = self.prompts[key[0]].tokens
+        context = self.chat.config.max_position_embeddings
+        most = min(self.job.max_new_tokens, context - len(tokens))
+        return Request(tokens, most, stream(key))
+
+    def _graded(self, key: Key, one: Completion) -> Response:
         question = self.questions[key[0]]
         text = self.chat.decode(one.tokens)
         verdict = self.grader.grade(question, text)
@@ -238,7 +253,7 @@ class _Asking:
             id=question.id,
             repeat=key[1],
             group=question.group,
-            prompt=prompts[question.id].text,
+            prompt=self.prompts[question.id].text,
             response=text,
             answer=question.answer,
             extracted=verdict.extracted,

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from svdjax.atomic import remove_leftovers, write_npz
-from svdjax.behaviour.benchmarks.prompts import SYSTEM
+from svdjax.behaviour.benchmarks.wording import SYSTEM
 from svdjax.behaviour.chat import ChatModel
 from svdjax.behaviour.cka import cka_from_grams, grams
 from svdjax.behaviour.probing import Probed, probe

@@ -6,14 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from svdjax.constructions.selection import Layers
-from svdjax.engine.behaviour.evaluate_job import DTYPES
+from svdjax.engine.behaviour.model_options import (
+    ModelOptions,
+    choice_faults,
+    least_faults,
+    missing_faults,
+)
 from svdjax.errors import InputError
 
 SAMPLES = ("prompt", "position")
 
 
 @dataclass(frozen=True)
-class ProbeJob:
+class ProbeJob(ModelOptions):
     """Some models on some prompts.
 
     The flags of ``python -m svdjax.probe`` have the fields' names and explain them.
@@ -30,31 +35,20 @@ class ProbeJob:
     debiased: bool = False
     blocks: str = ""
     maps: bool = True
-    system: str | None = None
-    prompt_format: str = "chat"
-    dtype: str = "float32"
-    devices: int = 0
-    tensor_parallel: int = 1
     chosen: Layers = field(init=False)
 
     def __post_init__(self) -> None:
         found = []
         if not self.models or not all(self.models):
             found.append("--models: expected directories or hub ids, separated by commas")
-        found += [
-            f"--{name} is not given" for name in ("prompts", "out") if not getattr(self, name)
-        ]
-        for name, least in (("limit", 0), ("devices", 0), ("tensor_parallel", 1)):
-            if getattr(self, name) < least:
-                found.append(f"--{name}={getattr(self, name)}: expected {least} or more")
-        if self.samples not in SAMPLES:
-            found.append(f"--samples={self.samples}: expected {' or '.join(SAMPLES)}")
-        if self.dtype not in DTYPES:
-            found.append(f"--dtype={self.dtype}: expected {' or '.join(DTYPES)}")
+        found += missing_faults(self, ("prompts", "out"))
+        found += least_faults(self, {"limit": 0})
+        found += choice_faults(self, {"samples": SAMPLES})
         try:
             object.__setattr__(self, "chosen", Layers.parse(self.blocks))
         except InputError as error:
             found.append(f"--blocks: {error}")
+        found += self.model_faults()
         if found:
             raise InputError(" | ".join(found))
 

@@ -170,7 +170,7 @@ class _Run:
         together = max(1, self.gen.batch // 4)
         # Waiting for a whole group costs idle rows, entering one by one a prefill each.
         while self.waiting and len(free) >= min(together, len(self.waiting)):
-            length = len(self._tokens(self.waiting[0]))
+            length = self._length(self.waiting[0])
             most = max(1, min(together, _PREFILL_TOKENS // bucket(length)))
             members = [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
             rows, free = free[: len(members)], free[len(members) :]
@@ -178,24 +178,23 @@ class _Run:
 
     def _enter(self, members: Sequence[int], rows: Sequence[int], group: int) -> None:
         """Prefill sequences, all in one call of `group` rows, and give them their rows."""
-        width = bucket(max(len(self._tokens(i)) for i in members))
+        width = bucket(max(self._length(i) for i in members))
         tokens = np.zeros((group, width), np.int32)
         lengths, drawn, left = (np.ones(group, np.int32) for _ in range(3))
         stream = np.zeros(group, np.uint32)
         where = np.full(group, self.gen.batch, np.int32)  # outside: padding of the group
-        for place_, (index, row) in enumerate(zip(members, rows)):
+        for line, (index, row) in enumerate(zip(members, rows)):
             sequence = self._tokens(index)
-            tokens[place_, : len(sequence)] = sequence
-            lengths[place_], drawn[place_] = len(sequence), len(self.new[index])
-            left[place_] = self.requests[index].max_new_tokens - len(self.new[index]) - 1
-            stream[place_] = self.requests[index].stream
-            where[place_], self.seat[row] = row, index
+            tokens[line, : len(sequence)] = sequence
+            lengths[line], drawn[line] = len(sequence), len(self.new[index])
+            left[line] = self.requests[index].max_new_tokens - len(self.new[index]) - 1
+            stream[line] = self.requests[index].stream
+            where[line], self.seat[row] = row, index
         self._reserve(int(lengths.max()) + 1)
         gen = self.gen
         spread = ROWS if group % gen.mesh.shape[ROWS] == 0 else None
-        put = lambda x: jax.device_put(x, sharding(gen.mesh, spread))  # noqa: E731
-        tokens, lengths, drawn, left, stream, where = map(
-            put, (tokens, lengths, drawn, left, stream, where)
+        tokens, lengths, drawn, left, stream, where = jax.device_put(
+            (tokens, lengths, drawn, left, stream, where), sharding(gen.mesh, spread)
         )
         token, kept = prefill(
             gen._params, gen.config, tokens, lengths, self.rule, stream, drawn, **gen._how
@@ -214,7 +213,7 @@ class _Run:
             _STRIDE, max(self.requests[i].max_new_tokens - len(self.new[i]) for i in seated)
         )
         if steps > 0:
-            self._reserve(max(len(self._tokens(i)) for i in seated) + steps)
+            self._reserve(max(self._length(i) for i in seated) + steps)
             gen = self.gen
             self.cache, self.rows, out = decode(
                 gen._params,
@@ -254,8 +253,11 @@ class _Run:
     def _turns(self, index: int) -> bool:
         """Whether the next token is the first with longrope's long factors (see `state`)."""
         rope = self.gen.config.rope
-        length = len(self._tokens(index))
+        length = self._length(index)
         return rope.kind == "longrope" and length - 1 == rope.original_max_position_embeddings
+
+    def _length(self, index: int) -> int:
+        return len(self.requests[index].tokens) + len(self.new[index])
 
     def _tokens(self, index: int) -> list[int]:
         return [*self.requests[index].tokens, *self.new[index]]
