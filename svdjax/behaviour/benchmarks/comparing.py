@@ -93,7 +93,7 @@ class Comparer:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # As a script, not with -m, which would import svdjax.behaviour and with it jax.
+    # As a script: it needs nothing of the package, and starts the sooner without it.
     # A session of its own, so that Ctrl-C in a terminal reaches the parent alone.
     return subprocess.Popen(
         [sys.executable, "-P", str(pathlib.Path(__file__).with_name("worker.py"))],
