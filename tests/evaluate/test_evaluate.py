@@ -154,6 +154,12 @@ def test_wrong_data(fault: str, tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_repeats_left_to_the_default_are_the_same_run(tmp_path: pathlib.Path) -> None:
+    some: dict[str, Any] = {"limit": 2, "max_new_tokens": 8}
+    assert evaluate(tmp_path, repeats=0, **some).summary["repeats"] == 3
+    assert evaluate(tmp_path, repeats=3, **some).was_finished
+
+
 def test_a_model_without_template(tmp_path: pathlib.Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(INSTRUCT, model)

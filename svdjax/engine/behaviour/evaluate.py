@@ -98,7 +98,8 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
         prompts = question_prompts(chat, questions, system=job.system)
         place = Workdir(job.out, flag="--out", kind="evaluation")
         state = {
-            "config": {k: v for k, v in asdict(job).items() if k not in _FREE},
+            "config": {k: v for k, v in asdict(job).items() if k not in _FREE}
+            | {"repeats": job.rounds},
             "inputs": {
                 "model": input_digest(checkpoint),
                 "questions": _digest(questions),
@@ -151,7 +152,7 @@ def _write(
         "benchmark": job.benchmark,
         "model": job.model,
         **statistics(responses, job.rounds),
-        "settings": state["config"] | {"repeats": job.rounds},
+        "settings": state["config"],
         "seconds": seconds,
     }
     write_responses(place.path / RESPONSES, responses)
