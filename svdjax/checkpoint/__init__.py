@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svdjax.checkpoint.config import ModelConfig, Rope, model_config
-from svdjax.checkpoint.digest import input_digest
+from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.families import FAMILIES, Family, Weight
 from svdjax.checkpoint.params import load_params, param_shapes
 from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
@@ -24,6 +24,7 @@ __all__ = [
     "Rope",
     "TensorSpec",
     "Weight",
+    "digest_of",
     "input_digest",
     "load_params",
     "model_config",

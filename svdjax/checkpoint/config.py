@@ -1,4 +1,4 @@
-"""What a decoder is, read from config.json: one frozen record for all five families.
+"""What a decoder is, read from config.json: one frozen record for all families.
 
 transformers' AutoConfig reads both forms of the file (rope_theta, rope_scaling and torch_dtype; or
 rope_parameters, layer_types and dtype) and fills in each family's defaults; this module turns its
@@ -19,9 +19,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from svdjax.checkpoint.families import FAMILIES, Family
+from svdjax.checkpoint.rope import Rope, read_rope
 from svdjax.errors import InputError
 
-MODEL_TYPES = ("qwen2", "llama", "mistral", "gemma2", "phi3")
+MODEL_TYPES = tuple(FAMILIES)
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -29,35 +31,14 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding: how the `H` dimensions of queries and keys turn with position.
-
-    Attributes:
-        kind: "default", "linear", "llama3" or "longrope".
-        theta: Base of the wavelengths.
-        partial_rotary_factor: Share of the head dimensions that turn; the rest passes unchanged.
-        factor: Stretch of the wavelengths (linear, llama3).
-        low_freq_factor: llama3: wavelengths above original / low_freq_factor are stretched fully.
-        high_freq_factor: llama3: wavelengths below original / high_freq_factor are left alone.
-        original_max_position_embeddings: Context length of pre-training (llama3, longrope).
-        short_factor: longrope: stretch of each frequency in sequences up to the original length.
-        long_factor: longrope: stretch of each frequency in longer sequences.
-        attention_factor: longrope: multiplies cosines and sines.
-    """
-
-    kind: str = "default"
-    theta: float = 10_000.0
-    partial_rotary_factor: float = 1.0
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 0
-    short_factor: tuple[float, ...] = ()
-    long_factor: tuple[float, ...] = ()
-    attention_factor: float = 1.0
+# What multiplies or divides, where a family has it.
+_FACTORS = (
+    "query_pre_attn_scalar",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +49,16 @@ class ModelConfig:
         family: model_type of config.json.
         windows: One sliding window per layer, None where the layer sees all earlier tokens.
         query_scale: Multiplies the attention scores before soft-capping.
+        rope: The rotary embedding.
+        local_rope: That of the layers with a window (gemma3); None: `rope` too.
+        qk_norm: What queries and keys are normalised over before they turn: "head" (each head by
+            itself: qwen3, gemma3), "all" (all heads together: olmo2) or "" (not at all).
         norm_plus_one: The norms multiply by 1 + w (gemma) rather than by w.
         embedding_scale: Multiplies the embedded tokens (gemma: sqrt(D)).
-        post_norms: A norm also after attention and after the feed-forward part (gemma2).
+        residual_scale: Multiplies what a module adds to the hidden states (granite).
+        logit_scale: Multiplies the logits (granite).
+        pre_norms: A norm before attention and before the feed-forward part (all but olmo2).
+        post_norms: A norm after each of the two (gemma, olmo2).
         fused_qkv: q, k and v are one projection (phi3).
         fused_gate_up: gate and up are one projection (phi3).
     """
@@ -94,11 +82,16 @@ class ModelConfig:
     mlp_bias: bool = False
     fused_qkv: bool = False
     fused_gate_up: bool = False
-    rope: Rope = Rope()
+    rope: Rope = dataclasses.field(default_factory=Rope)
+    local_rope: Rope | None = None
+    qk_norm: str = ""
     attn_logit_softcap: float | None = None
     final_logit_softcap: float | None = None
     norm_plus_one: bool = False
     embedding_scale: float | None = None
+    residual_scale: float | None = None
+    logit_scale: float | None = None
+    pre_norms: bool = True
     post_norms: bool = False
 
     @property
@@ -123,12 +116,17 @@ def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelCon
         path = pathlib.Path(source)
         path = path / "config.json" if path.is_dir() else path
         raw, where = _read_json(path), str(path)
-    family = raw.get("model_type")
-    if family not in MODEL_TYPES:
-        raise InputError(
-            f"{where}: model_type is {family!r}, expected one of {', '.join(MODEL_TYPES)}"
+    kind = raw.get("model_type")
+    if kind not in MODEL_TYPES:
+        inner = raw.get("text_config")
+        inner = inner.get("model_type") if isinstance(inner, Mapping) else None
+        hint = (
+            f" (its text_config is {inner}: save that part alone)" if inner in MODEL_TYPES else ""
         )
-    return _convert(_auto_config(raw, where), family, where)
+        raise InputError(
+            f"{where}: model_type is {kind!r}{hint}, expected one of {', '.join(MODEL_TYPES)}"
+        )
+    return _convert(_auto_config(raw, where), FAMILIES[kind], where)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -180,16 +178,7 @@ def quiet_import() -> Iterator[None]:
     logging.set_verbosity_warning()
 
 
-def _convert(auto: Any, family: str, where: str) -> ModelConfig:
-    gemma, phi = family == "gemma2", family == "phi3"
-    act = auto.hidden_activation if gemma else auto.hidden_act
-    if act not in _ACTIVATIONS:
-        raise InputError(
-            f"{where}: activation {act!r} is not supported, expected one of "
-            f"{', '.join(sorted(_ACTIVATIONS))}"
-        )
-    if getattr(auto, "use_bidirectional_attention", None):
-        raise InputError(f"{where}: use_bidirectional_attention is set; only causal models are")
+def _convert(auto: Any, family: Family, where: str) -> ModelConfig:
     _require_positive(auto, where)
     heads = auto.num_attention_heads
     head_dim = getattr(auto, "head_dim", None) or auto.hidden_size // heads
@@ -198,9 +187,30 @@ def _convert(auto: Any, family: str, where: str) -> ModelConfig:
             f"{where}: num_attention_heads {heads} is no multiple of "
             f"num_key_value_heads {auto.num_key_value_heads}"
         )
+    for name in family.refused:
+        if getattr(auto, name, None):
+            value = getattr(auto, name)
+            raise InputError(f"{where}: {name} is {value}, which is not supported; expected none")
     bias = bool(getattr(auto, "attention_bias", False))
+    options = {
+        "hidden_act": getattr(auto, "hidden_act", None),
+        "query_scale": float(head_dim) ** -0.5,
+        "rms_norm_eps": float(auto.rms_norm_eps),
+        "tie_word_embeddings": bool(auto.tie_word_embeddings),
+        "attention_bias": bias,
+        "attention_out_bias": bias,
+        "mlp_bias": bool(getattr(auto, "mlp_bias", False)),
+        **family.options(auto),
+    }
+    act = options.pop("hidden_act")
+    if act not in _ACTIVATIONS:
+        raise InputError(
+            f"{where}: activation {act!r} is not supported, expected one of "
+            f"{', '.join(sorted(_ACTIVATIONS))}"
+        )
+    rope, local_rope = read_rope(auto, head_dim, where)
     return ModelConfig(
-        family=family,
+        family=family.name,
         vocab_size=auto.vocab_size,
         hidden_size=auto.hidden_size,
         intermediate_size=auto.intermediate_size,
@@ -209,22 +219,11 @@ def _convert(auto: Any, family: str, where: str) -> ModelConfig:
         num_kv_heads=auto.num_key_value_heads,
         head_dim=head_dim,
         max_position_embeddings=auto.max_position_embeddings,
-        windows=_windows(auto, family),
-        query_scale=float(auto.query_pre_attn_scalar if gemma else head_dim) ** -0.5,
-        rms_norm_eps=float(auto.rms_norm_eps),
+        windows=_windows(auto, family, where),
         hidden_act=_ACTIVATIONS[act],
-        tie_word_embeddings=bool(auto.tie_word_embeddings),
-        attention_bias=family == "qwen2" or bias,
-        attention_out_bias=family != "qwen2" and bias,
-        mlp_bias=bool(getattr(auto, "mlp_bias", False)),
-        fused_qkv=phi,
-        fused_gate_up=phi,
-        rope=_rope(auto, head_dim, where),
-        attn_logit_softcap=getattr(auto, "attn_logit_softcapping", None),
-        final_logit_softcap=getattr(auto, "final_logit_softcapping", None),
-        norm_plus_one=gemma,
-        embedding_scale=math.sqrt(auto.hidden_size) if gemma else None,
-        post_norms=gemma,
+        rope=rope,
+        local_rope=local_rope,
+        **options,
     )
 
 
@@ -233,65 +232,23 @@ def _require_positive(auto: Any, where: str) -> None:
     for name in (*sizes, "num_attention_heads", "num_key_value_heads"):
         if getattr(auto, name) < 1:
             raise InputError(f"{where}: {name} is {getattr(auto, name)}, expected at least 1")
+    for name in _FACTORS:
+        value = getattr(auto, name) if hasattr(type(auto), name) else 1.0
+        if not 0.0 < value < math.inf:
+            raise InputError(f"{where}: {name} is {value}, expected a finite number above 0")
 
 
-def _windows(auto: Any, family: str) -> tuple[int | None, ...]:
-    window = getattr(auto, "sliding_window", None)
-    if family in ("qwen2", "gemma2"):
-        return tuple(window if kind == "sliding_attention" else None for kind in auto.layer_types)
-    # llama has no windows; mistral and phi3 apply theirs to every layer, whatever layer_types say.
-    return (window if family != "llama" else None,) * auto.num_hidden_layers
-
-
-def _rope(auto: Any, head_dim: int, where: str) -> Rope:
-    fields = dict(auto.rope_parameters or {})
-    kind = fields.get("rope_type", "default")
-    theta = float(fields.get("rope_theta") or 10_000.0)
-    # Only phi3 turns a part of the head dimensions; transformers ignores the field elsewhere.
-    partial = fields.get("partial_rotary_factor") if auto.model_type == "phi3" else None
-    partial = 1.0 if partial is None else float(partial)
-    if kind == "default":
-        return Rope(theta=theta, partial_rotary_factor=partial)
-    if kind == "linear":
-        return Rope("linear", theta, partial, factor=float(fields["factor"]))
-    original = int(fields.get("original_max_position_embeddings") or auto.max_position_embeddings)
-    if kind == "llama3":
-        return Rope(
-            "llama3",
-            theta,
-            partial,
-            factor=float(fields["factor"]),
-            low_freq_factor=float(fields["low_freq_factor"]),
-            high_freq_factor=float(fields["high_freq_factor"]),
-            original_max_position_embeddings=original,
-        )
-    if kind != "longrope":
-        raise InputError(
-            f"{where}: rope type {kind!r} is not supported, expected default, linear, llama3 or "
-            "longrope"
-        )
-    short, long = (tuple(map(float, fields[f"{name}_factor"])) for name in ("short", "long"))
-    pairs = int(head_dim * partial) // 2
-    if len(short) != pairs or len(long) != pairs:
-        raise InputError(
-            f"{where}: longrope needs {pairs} short and long factors, found {len(short)} and "
-            f"{len(long)}"
-        )
-    return Rope(
-        "longrope",
-        theta,
-        partial,
-        original_max_position_embeddings=original,
-        short_factor=short,
-        long_factor=long,
-        attention_factor=_longrope_attention_factor(fields, auto.max_position_embeddings, original),
-    )
-
-
-def _longrope_attention_factor(fields: dict[str, Any], length: int, original: int) -> float:
-    """The given attention_factor, or sqrt(1 + ln(factor) / ln(original)) (LongRoPE)."""
-    if fields.get("attention_factor") is not None:
-        return float(fields["attention_factor"])
-    factor = fields.get("factor")
-    factor = length / original if factor is None else float(factor)
-    return math.sqrt(1.0 + math.log(factor) / math.log(original)) if factor > 1.0 else 1.0
+def _windows(auto: Any, family: Family, where: str) -> tuple[int | None, ...]:
+    window = getattr(auto, "sliding_window", None) if family.windows else None
+    if window is not None and window < 1:
+        raise InputError(f"{where}: sliding_window is {window}, expected at least 1")
+    if family.windows != "layer_types":
+        return (window,) * auto.num_hidden_layers
+    known = {"full_attention"} if window is None else {"full_attention", "sliding_attention"}
+    for kind in auto.layer_types:
+        if kind not in known:
+            raise InputError(
+                f"{where}: layer_types has {kind!r} and sliding_window is {window}, expected "
+                "full_attention, or sliding_attention with a window"
+            )
+    return tuple(window if kind == "sliding_attention" else None for kind in auto.layer_types)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from svdjax.atomic import plain
 from svdjax.checkpoint.files import INDEX, SINGLE, one_line
 from svdjax.checkpoint.reader import Checkpoint, Shard
 from svdjax.errors import InputError
@@ -14,6 +16,11 @@ from svdjax.errors import InputError
 BLOCK = 4096
 WHOLE = 64 << 20
 """Files up to this many bytes are hashed entirely."""
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of what JSON makes of a value (`svdjax.atomic.plain`), in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
 
 
 def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any]:

@@ -1,18 +1,21 @@
-"""The name tables: which Hugging Face tensor is which leaf of our pytree, per family, as data.
+"""The families as data: which Hugging Face tensor is which leaf of our pytree, and what differs.
 
 Shapes are written in letters, as Hugging Face stores the tensor ([out, in] for matrices):
-`V` vocabulary, `D` model, `F` ffn, `Q` = N*H all heads, `KV` = K*H all key (or value) heads,
-`QKV` = Q + 2*KV and `FF` = 2*F for phi3's fused projections. `L` layers are stacked on the
+`V` vocabulary, `D` model, `F` ffn, `H` head dim, `Q` = N*H all heads, `KV` = K*H all key (or value)
+heads, `QKV` = Q + 2*KV and `FF` = 2*F for phi3's fused projections. `L` layers are stacked on the
 leading axis of every leaf whose name has a `{layer}`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from svdjax.checkpoint.config import ModelConfig
+if TYPE_CHECKING:
+    from svdjax.checkpoint.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +76,25 @@ class Weight:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A family's name table.
+    """A family: its name table, and where its decoder departs from llama's.
 
     Attributes:
         name: model_type of config.json.
         architecture: The class in transformers.
         weights: The table; its order is that of the projections in every result.
+        windows: Which layers have config.json's sliding_window: "" none, "all" (whatever its
+            layer_types say), "layer_types" those that it names there.
+        options: From transformers' configuration to those fields of `ModelConfig` that are not
+            what they are in llama; hidden_act as config.json spells it.
+        refused: Fields that must not be set, as the decoder does not do what they say.
     """
 
     name: str
     architecture: str
     weights: tuple[Weight, ...]
+    windows: str = ""
+    options: Callable[[Any], Mapping[str, Any]] = lambda auto: {}
+    refused: tuple[str, ...] = ("use_bidirectional_attention",)
 
     def present(self, config: ModelConfig) -> tuple[Weight, ...]:
         """The entries that a model of this configuration has."""
@@ -98,6 +109,7 @@ def dimensions(config: ModelConfig) -> dict[str, int]:
         "V": config.vocab_size,
         "D": config.hidden_size,
         "F": config.intermediate_size,
+        "H": config.head_dim,
         "Q": heads,
         "KV": kv_heads,
         "QKV": heads + 2 * kv_heads,
@@ -131,6 +143,19 @@ def _norms(*names: str) -> tuple[Weight, ...]:
     )
 
 
+def _qk_norms(query: str, key: str) -> tuple[Weight, ...]:
+    """Norms of queries and keys, of these sizes."""
+    return tuple(
+        Weight(
+            f"layers/self_attn/{name}/scale",
+            f"model.layers.{{layer}}.self_attn.{name}.weight",
+            (size,),
+            module="self_attn",
+        )
+        for name, size in (("q_norm", query), ("k_norm", key))
+    )
+
+
 _ENDS = (
     Weight("embed_tokens/embedding", "model.embed_tokens.weight", ("V", "D")),
     Weight("norm/scale", "model.norm.weight", ("D",)),
@@ -151,6 +176,15 @@ _TWO_NORMS = _norms("input_layernorm", "post_attention_layernorm")
 _FOUR_NORMS = _TWO_NORMS + _norms("pre_feedforward_layernorm", "post_feedforward_layernorm")
 _LLAMA = _ATTENTION + _MLP + _TWO_NORMS + _ENDS
 _GEMMA2 = _ATTENTION + _MLP + _FOUR_NORMS + _ENDS
+_QWEN3 = _LLAMA + _qk_norms("H", "H")
+_GEMMA3 = _GEMMA2 + _qk_norms("H", "H")
+_OLMO2 = (
+    *_ATTENTION,
+    *_MLP,
+    *_qk_norms("Q", "KV"),
+    *_norms("post_attention_layernorm", "post_feedforward_layernorm"),
+    *_ENDS,
+)
 _PHI3 = (
     *_linear(
         "self_attn",
@@ -166,15 +200,80 @@ _PHI3 = (
     *_ENDS,
 )
 
+
+def _gemma(auto: Any) -> dict[str, Any]:
+    return {
+        "hidden_act": auto.hidden_activation,
+        "query_scale": float(auto.query_pre_attn_scalar) ** -0.5,
+        "final_logit_softcap": auto.final_logit_softcapping,
+        "norm_plus_one": True,
+        "embedding_scale": math.sqrt(auto.hidden_size),
+        "post_norms": True,
+    }
+
+
+def _granite(auto: Any) -> dict[str, Any]:
+    return {
+        "query_scale": float(auto.attention_multiplier),
+        "embedding_scale": float(auto.embedding_multiplier),
+        "residual_scale": float(auto.residual_multiplier),
+        "logit_scale": 1.0 / auto.logits_scaling,
+    }
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.name: family
         for family in (
-            Family("qwen2", "Qwen2ForCausalLM", _LLAMA),
+            Family(
+                "qwen2",
+                "Qwen2ForCausalLM",
+                _LLAMA,
+                windows="layer_types",
+                options=lambda auto: {"attention_bias": True, "attention_out_bias": False},
+            ),
             Family("llama", "LlamaForCausalLM", _LLAMA),
-            Family("mistral", "MistralForCausalLM", _LLAMA),
-            Family("gemma2", "Gemma2ForCausalLM", _GEMMA2),
-            Family("phi3", "Phi3ForCausalLM", _PHI3),
+            Family("mistral", "MistralForCausalLM", _LLAMA, windows="all"),
+            Family(
+                "gemma2",
+                "Gemma2ForCausalLM",
+                _GEMMA2,
+                windows="layer_types",
+                options=lambda auto: {
+                    **_gemma(auto),
+                    "attn_logit_softcap": auto.attn_logit_softcapping,
+                },
+            ),
+            Family(
+                "phi3",
+                "Phi3ForCausalLM",
+                _PHI3,
+                windows="all",
+                options=lambda auto: {"fused_qkv": True, "fused_gate_up": True},
+            ),
+            Family(
+                "qwen3",
+                "Qwen3ForCausalLM",
+                _QWEN3,
+                windows="layer_types",
+                options=lambda auto: {"qk_norm": "head"},
+            ),
+            Family(
+                "olmo2",
+                "Olmo2ForCausalLM",
+                _OLMO2,
+                options=lambda auto: {"qk_norm": "all", "pre_norms": False, "post_norms": True},
+            ),
+            Family(
+                "gemma3_text",
+                "Gemma3ForCausalLM",
+                _GEMMA3,
+                windows="layer_types",
+                options=lambda auto: {**_gemma(auto), "qk_norm": "head"},
+                # It has the second field from gemma2; transformers reads it and caps nothing.
+                refused=("use_bidirectional_attention", "attn_logit_softcapping"),
+            ),
+            Family("granite", "GraniteForCausalLM", _LLAMA, options=_granite),
         )
     }
 )

@@ -24,6 +24,17 @@ _SAME = (
     "num_kv_heads",
     "head_dim",
 )
+# What may differ between them, and is noted.
+_NOTED = (
+    "rope",
+    "local_rope",
+    "rms_norm_eps",
+    "windows",
+    "query_scale",
+    "embedding_scale",
+    "residual_scale",
+    "logit_scale",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +176,7 @@ def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) 
     if base.tie_word_embeddings != post.tie_word_embeddings:
         tied = "base" if base.tie_word_embeddings else "post"
         notes.append(f"the output head is tied to the embedding in {tied} only")
-    for field in ("rope", "rms_norm_eps", "windows"):
+    for field in _NOTED:
         if getattr(base, field) != getattr(post, field):
             notes.append(f"{field} differs between the configs; weights are compared all the same")
     dtypes = {}

@@ -1,4 +1,4 @@
-"""The Flax decoder of all five families: logits, what goes on inside, and generation."""
+"""The Flax decoder of all families: logits, what goes on inside, and generation."""
 
 from svdjax.model.decoder import Decoder, forward, init_params, separate_layers
 from svdjax.model.generation import Completion, Generator, Request, Sampling, greedy

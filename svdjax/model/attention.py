@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.checkpoint.config import ModelConfig
+from svdjax.model.norm import RMSNorm
 from svdjax.model.rope import rotate
 from svdjax.model.taps import Taps
 
@@ -25,14 +26,25 @@ class Context(NamedTuple):
 
     Attributes:
         cos, sin: [B, T, A] float32 rotary angles.
+        local: The same of the layers with a window, where they have a rotary embedding of their
+            own; None: they have not.
         positions: [B, T] int32.
         valid: [B, T] bool, which are tokens (not padding); None: all are.
     """
 
     cos: jax.Array
     sin: jax.Array
+    local: tuple[jax.Array, jax.Array] | None
     positions: jax.Array
     valid: jax.Array | None
+
+    def angles(self, window: Any) -> tuple[jax.Array, jax.Array]:
+        """Cosines and sines of a layer with this window (see `Attention`)."""
+        if self.local is None or window is None:
+            return self.cos, self.sin
+        cos, sin = self.local
+        near = window < NO_WINDOW
+        return jnp.where(near, cos, self.cos), jnp.where(near, sin, self.sin)
 
 
 class KV(NamedTuple):
@@ -92,7 +104,8 @@ class Attention(nn.Module):
         Args:
             x: [B, T, D] normalised hidden states.
             context: What all layers share.
-            window: int32 scalar, how many tokens back a query sees (itself included); None: all.
+            window: int32 scalar, how many tokens back a query sees (itself included); `NO_WINDOW`
+                or None: all.
             cache: This layer's earlier keys and values; T is then 1. None: attend to x itself.
 
         Returns:
@@ -101,7 +114,8 @@ class Attention(nn.Module):
         """
         c = self.config
         q, k, v = self._project(x)
-        q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
+        cos, sin = context.angles(window)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         B, T = x.shape[:2]
         q = q.reshape(B, T, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim)
         if cache is None:
@@ -142,7 +156,7 @@ class Attention(nn.Module):
         return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H]."""
+        """Queries [B, T, N, H], keys and values [B, T, K, H]; normalised as the model has it."""
         c = self.config
         heads = {"q_proj": c.num_heads, "k_proj": c.num_kv_heads, "v_proj": c.num_kv_heads}
         sizes = [count * c.head_dim for count in heads.values()]
@@ -152,10 +166,15 @@ class Attention(nn.Module):
             parts = jnp.split(fused, [sizes[0], sizes[0] + sizes[1]], axis=-1)
         else:
             parts = [linear(size, bias, dtype, scale, name)(x) for name, size in zip(heads, sizes)]
+        norms = [RMSNorm(c, dtype, name=name) for name in ("q_norm", "k_norm")] if c.qk_norm else []
+        if c.qk_norm == "all":
+            parts[:2] = [norm(part) for norm, part in zip(norms, parts)]
         q, k, v = (
             part.reshape(*x.shape[:2], count, c.head_dim)
             for part, count in zip(parts, heads.values())
         )
+        if c.qk_norm == "head":
+            q, k = (norm(part) for norm, part in zip(norms, (q, k)))
         return q, k, v
 
 

@@ -1,4 +1,4 @@
-"""The decoder of all five families: embedding, layers (scanned or separate), norm and head.
+"""The decoder of all families: embedding, layers (scanned or separate), norm and head.
 
 Axes: `B` batch, `T` time, `D` model, `V` vocabulary.
 """
@@ -16,7 +16,8 @@ import numpy as np
 
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.model.attention import KV, NO_WINDOW, Context, linear
-from svdjax.model.layers import Block, RMSNorm
+from svdjax.model.layers import Block
+from svdjax.model.norm import RMSNorm
 from svdjax.model.rope import angles
 from svdjax.model.taps import COLLECTION, Taps
 
@@ -94,6 +95,8 @@ class Decoder(nn.Module):
             logits = jnp.einsum("...D,VD->...V", x, table, precision=jax.lax.Precision.HIGHEST)
         else:
             logits = linear(c.vocab_size, False, self.dtype, self.init_scale, "lm_head")(x)
+        if c.logit_scale is not None:
+            logits = logits * jnp.asarray(c.logit_scale, logits.dtype)
         if c.final_logit_softcap is not None:
             logits = c.final_logit_softcap * jnp.tanh(logits / c.final_logit_softcap)
         return (logits, kept) if self.separate else logits
@@ -134,8 +137,10 @@ class Decoder(nn.Module):
             else:
                 positions = jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
         positions = positions.astype(jnp.int32)
-        cos, sin = angles(self.config, positions)
-        return Context(cos, sin, positions, valid)
+        c, local = self.config, None
+        if c.local_rope is not None:
+            local = angles(c.local_rope, c.head_dim, positions)
+        return Context(*angles(c.rope, c.head_dim, positions), local, positions, valid)
 
 
 def separate_layers(params: Params) -> Params:

@@ -13,27 +13,8 @@ import jax.numpy as jnp
 
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.model.attention import KV, Attention, Context, linear
+from svdjax.model.norm import RMSNorm
 from svdjax.model.taps import Taps
-
-
-class RMSNorm(nn.Module):
-    """`x / sqrt(mean(x^2) + eps) * w`, or `* (1 + w)` in gemma; the norm itself in float32."""
-
-    config: ModelConfig
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise the last axis of x [..., D]; the result has the compute dtype."""
-        c = self.config
-        init = nn.initializers.zeros if c.norm_plus_one else nn.initializers.ones
-        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
-        scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape).astype(jnp.float32)
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + c.rms_norm_eps)
-        if c.norm_plus_one:
-            return (x * (1.0 + scale)).astype(self.dtype)
-        return x.astype(self.dtype) * scale.astype(self.dtype)
 
 
 class FeedForward(nn.Module):
@@ -76,21 +57,25 @@ class Block(nn.Module):
         self, x: jax.Array, window: Any, cache: KV | None, context: Context
     ) -> tuple[jax.Array, KV | None]:
         """Map x [B, T, D] to [B, T, D]; see `Attention` for the other arguments."""
-        parts = (self.config, self.dtype)
+        c, parts = self.config, (self.config, self.dtype)
 
-        def norm(name: str) -> RMSNorm:
-            return RMSNorm(*parts, name=name)
+        def entering(x: jax.Array, name: str) -> jax.Array:
+            return RMSNorm(*parts, name=name)(x) if c.pre_norms else x
+
+        def added(x: jax.Array, out: jax.Array, name: str) -> jax.Array:
+            if c.post_norms:
+                out = RMSNorm(*parts, name=name)(out)
+            if c.residual_scale is not None:
+                out = out * jnp.asarray(c.residual_scale, out.dtype)
+            return x + out
 
         attention = Attention(*parts, self.init_scale, self.taps, name="self_attn")
         feed_forward = FeedForward(*parts, self.init_scale, name="mlp")
-        out, kept = attention(norm("input_layernorm")(x), context, window, cache)
-        if self.config.post_norms:
-            x = x + norm("post_attention_layernorm")(out)
-            out = feed_forward(norm("pre_feedforward_layernorm")(x))
-            x = x + norm("post_feedforward_layernorm")(out)
-        else:
-            x = x + out
-            x = x + feed_forward(norm("post_attention_layernorm")(x))
+        out, kept = attention(entering(x, "input_layernorm"), context, window, cache)
+        x = added(x, out, "post_attention_layernorm")
+        # Hugging Face's name of the second norm depends on whether there is one after attention.
+        second = "pre_feedforward_layernorm" if c.post_norms else "post_attention_layernorm"
+        x = added(x, feed_forward(entering(x, second)), "post_feedforward_layernorm")
         if self.taps is not None:
             self.taps.hidden(self, x, context.valid)
         return x, kept if self.keep else None

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.checkpoint.config import ModelConfig, Rope
+from svdjax.checkpoint.config import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int, *, long: bool = False) -> np.ndarray:
@@ -43,23 +43,23 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, long: bool = False) -> np.
     return plain
 
 
-def angles(config: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+def angles(rope: Rope, head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines for every position.
 
     longrope takes its long factors for each sequence whose last position lies beyond the original
     context length, as transformers does for a single sequence.
 
     Args:
-        config: The model.
+        rope: Kind and fields of the embedding.
+        head_dim: `H`.
         positions: [B, T] int32.
 
     Returns:
         cos, sin: [B, T, A] float32, times the attention factor.
     """
-    rope = config.rope
-    turn = jnp.asarray(inverse_frequencies(rope, config.head_dim), jnp.float32)[None, None, :]
+    turn = jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)[None, None, :]
     if rope.kind == "longrope":
-        stretched = inverse_frequencies(rope, config.head_dim, long=True)
+        stretched = inverse_frequencies(rope, head_dim, long=True)
         last = jnp.max(positions, axis=1)[:, None, None]
         turn = jnp.where(
             last >= rope.original_max_position_embeddings,

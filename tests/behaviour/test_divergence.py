@@ -64,7 +64,7 @@ def check(found: Divergence, wanted: Divergence, loss: float, kl: float) -> None
     assert found.agreement == pytest.approx(wanted.agreement)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LAYOUTS)
 def test_agrees_with_float64_from_our_logits(family, tmp_path):
     (original, config), (edited, _) = map(load, make_pair(tmp_path, family))
     # Shorter than phi3's original context (longrope) together with longer ones, in one batch.

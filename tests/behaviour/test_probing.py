@@ -14,8 +14,9 @@ from svdjax.behaviour.probing import Probed, probe
 from svdjax.model import decoder_mesh, forward, place
 from tests.model.loading import load, write
 
-# Windows on some layers, soft-capping, fused projections and longrope: all that differs inside.
-FAMILIES = ("qwen2_windows", "gemma2", "phi3")
+# Windows on some layers, soft-capping, fused projections and longrope, norms of queries and keys,
+# two rotary embeddings: all that differs inside.
+FAMILIES = ("qwen2_windows", "gemma2", "phi3", "gemma3_text")
 
 
 def ours(params: Any, config: Any, prompts: list[list[int]], devices: int, **how: Any) -> Probed:

@@ -240,8 +240,8 @@ def logits(model: Any) -> np.ndarray:
 
 
 FAMILY_CASES = [
-    *((family, where, "all", None) for family in tiny.FAMILIES for where in ("top", "middle")),
-    *((family, "top", "mlp", [1, 3]) for family in tiny.FAMILIES),
+    *((family, where, "all", None) for family in tiny.LAYOUTS for where in ("top", "middle")),
+    *((family, "top", "mlp", [1, 3]) for family in tiny.LAYOUTS),
     ("qwen2", "bottom", "all", [0, 2, 3]),
     ("phi3", 4, "qkv_proj|gate_up", [2]),
     ("gemma2", "middle", "o_proj", None),
@@ -268,7 +268,7 @@ def test_peft_makes_the_original_of_both(
     assert error <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LAYOUTS)
 def test_bfloat16_originals_and_merging(tmp_path: pathlib.Path, family: str) -> None:
     original, base, adapter = split_on_disk(tmp_path, family, dtype="bfloat16")
     model = with_adapter(base, adapter)

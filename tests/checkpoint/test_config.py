@@ -48,6 +48,20 @@ def test_fields() -> None:
     assert phi.fused_qkv
     assert phi.rope.kind == "longrope"
     assert phi.rope.attention_factor == math.sqrt(1 + math.log(128 / 16) / math.log(16))
+    qwen3 = model_config(tiny.tiny_config("qwen3", attention_bias=True))
+    assert (qwen3.qk_norm, qwen3.windows) == ("head", (None,) * 4)
+    assert qwen3.attention_bias
+    assert qwen3.attention_out_bias
+    gemma = model_config(tiny.tiny_config("gemma3_text"))
+    assert gemma.windows == (6, 6, None, 6)
+    assert gemma.rope == Rope("linear", 1000.0, factor=8.0)
+    assert gemma.local_rope == Rope(theta=50.0)
+    olmo = model_config(tiny.tiny_config("olmo2", num_key_value_heads=None))
+    assert (olmo.num_kv_heads, olmo.qk_norm) == (4, "all")
+    assert (olmo.pre_norms, olmo.post_norms) == (False, True)
+    granite = model_config(tiny.tiny_config("granite"))
+    assert (granite.query_scale, granite.embedding_scale) == (0.4, 3.0)
+    assert (granite.residual_scale, granite.logit_scale) == (0.6, 1 / 1.5)
 
 
 def test_reading_leaves_the_given_dict_alone() -> None:
@@ -77,6 +91,27 @@ def test_attention_factor(given: dict[str, float], expected: float) -> None:
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, ("rope type 'yarn'",)),
         ("llama", {"rope_scaling": {"type": "linear"}}, ("not a valid llama config", "factor")),
         ("gemma2", {"use_bidirectional_attention": True}, ("use_bidirectional_attention",)),
+        ("gemma2", {"query_pre_attn_scalar": 0}, ("query_pre_attn_scalar is 0", "above 0")),
+        ("qwen3", {"layer_types": ["chunked_attention"] * 4}, ("'chunked_attention'",)),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 4}, ("sliding_window is None",)),
+        ("qwen3", {"layer_types": ["full_attention"]}, ("not a valid qwen3 config",)),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 0}, ("at least 1",)),
+        ("gemma3_text", {"sliding_window": None}, ("sliding_window is None",)),
+        ("gemma3_text", {"attn_logit_softcapping": 30.0}, ("attn_logit_softcapping is 30.0",)),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": 3, "sliding_attention": {}}},
+            ("gemma3_text config",),
+        ),
+        ("granite", {"residual_multiplier": math.inf}, ("residual_multiplier is inf", "finite")),
+        ("granite", {"embedding_multiplier": math.nan}, ("embedding_multiplier is nan",)),
+        ("granite", {"logits_scaling": 0}, ("logits_scaling is 0", "above 0")),
+        ("granite", {"attention_multiplier": "1"}, ("not a valid granite config",)),
+        (
+            "gemma3_text",
+            {"model_type": "gemma3", "text_config": tiny.tiny_config("gemma3_text")},
+            ("model_type is 'gemma3'", "its text_config is gemma3_text"),
+        ),
         (
             "phi3",
             {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},

@@ -123,7 +123,11 @@ def test_any_value_in_any_field_of_the_config(tmp_path, family):
     damaged = tmp_path / "damaged"
     shutil.copytree(base, damaged)
     raw = json.loads((base / "config.json").read_text())
-    for field in raw:
+    fields = list(raw)
+    if family not in tiny.LAYOUTS:  # what it shares with llama has been tried there
+        common = tiny.tiny_config("llama", style="v5")
+        fields = [name for name in raw if name not in common or name == "rope_parameters"]
+    for field in fields:
         for value in (None, 0, -1, 2.5, 10**30, "", "x", [], [1], {}, {"a": 1}, True):
             (damaged / "config.json").write_text(json.dumps(raw | {field: value}))
             text = said(base, damaged)

@@ -25,7 +25,7 @@ def projections(path, **options):
 
 
 @pytest.mark.parametrize("dtype", tiny.DTYPES)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LAYOUTS)
 def test_stack_is_layers_in_out(tmp_path, family, dtype):
     path = tiny.make_checkpoint(tmp_path / "c", family, dtype=dtype, shards=2)
     expected = tiny.random_tensors(tiny.tiny_config(family), dtype=dtype)

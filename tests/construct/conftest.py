@@ -18,6 +18,7 @@ POST: dict[str, dict[str, Any]] = {
     "mistral": {"dtype": "float16"},
     "gemma2": {"dtype": "bfloat16", "style": "v5"},
     "phi3": {"dtype": "float32"},
+    "gemma3_text": {"dtype": "bfloat16"},
 }
 BASE = {"qwen2": "float32", "llama": "bfloat16"}
 

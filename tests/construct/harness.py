@@ -128,11 +128,8 @@ def expected(
     before, after = tiny.read_tensors(base), tiny.read_tensors(post)
     for tensor, value in after.items():
         parts = tensor.split(".")
-        if (
-            len(parts) != 6
-            or parts[-1] != "weight"
-            or not chosen(parts[3], parts[4], int(parts[2]))
-        ):
+        # Norms of queries and keys lie as deep as the linear layers.
+        if len(parts) != 6 or value.ndim != 2 or not chosen(parts[3], parts[4], int(parts[2])):
             continue
         new = reference.constructed(
             name,
@@ -151,7 +148,7 @@ def means(base: pathlib.Path, post: pathlib.Path) -> dict[str, float]:
     before, after = tiny.read_tensors(base), tiny.read_tensors(post)
     for tensor, value in after.items():
         parts = tensor.split(".")
-        if len(parts) == 6 and parts[-1] == "weight":
+        if len(parts) == 6 and value.ndim == 2:
             ratios.setdefault(parts[4], []).append(top_ratios(before[tensor], value))
     return {name: float(np.mean(parts)) for name, parts in ratios.items()}
 

@@ -17,11 +17,11 @@ from svdjax.engine import ConstructOutcome
 from tests.construct import harness
 from tests.support import tiny
 
-# Every family, every equation, every kind of choice of modules and layers, at least once.
+# Every layout, every equation, every kind of choice of modules and layers, at least once.
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen2", "eq9", {"alpha": "auto_raw"}),
     ("llama", "eq9", {"alpha": "1.25", "layers": "0,2-"}),
-    ("gemma2", "eq14", {}),
+    ("gemma3_text", "eq14", {}),
     ("qwen2", "eq11", {"modules": "self_attn"}),
     ("llama", "eq16", {"modules": "mlp"}),
     ("mistral", "eq11", {"modules": r"\.(k|down)_proj$"}),

@@ -369,7 +369,7 @@ def test_sweep_is_checked_before_it_begins(factors: Any, options: Any, message: 
         layer_sweep(tree(), factors, **options)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.LAYOUTS)
 def test_every_family(family: str) -> None:
     config = model_config(tiny.tiny_config(family))
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from svdjax.errors import InputError
 from tests.spectral import reference
 from tests.support import tiny
 
-FAMILIES = ("qwen2", "llama", "mistral", "gemma2", "phi3")
+FAMILIES = ("qwen2", "llama", "mistral", "gemma3_text", "phi3")
 
 
 def load(path) -> Any:

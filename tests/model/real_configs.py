@@ -65,6 +65,23 @@ _PHI: dict[str, Any] = {
     "torch_dtype": "bfloat16",
     "vocab_size": 32064,
 }
+_GRANITE: dict[str, Any] = {
+    "model_type": "granite",
+    "attention_bias": False,
+    "attention_multiplier": 0.0078125,
+    "embedding_multiplier": 12.0,
+    "hidden_act": "silu",
+    "logits_scaling": 16.0,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "residual_multiplier": 0.22,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": None,
+    "rope_theta": 10000000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 49155,
+}
 
 
 def _sizes(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
@@ -144,4 +161,60 @@ REAL: dict[str, tuple[dict[str, Any], int]] = {
         },
         13_960_238_080,
     ),
+    # The heads are twice as wide as the model.
+    "Qwen3-0.6B": (
+        _QWEN
+        | _sizes(1024, 3072, 28, 16, 8)
+        | {
+            "model_type": "qwen3",
+            "attention_bias": False,
+            "head_dim": 128,
+            "max_position_embeddings": 40960,
+            "max_window_layers": 28,
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "vocab_size": 151936,
+        },
+        596_049_920,
+    ),
+    "OLMo-2-1124-7B": (
+        {
+            "model_type": "olmo2",
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 500000,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "vocab_size": 100352,
+            **_sizes(4096, 11008, 32, 32, 32),
+        },
+        7_298_617_344,
+    ),
+    "gemma-3-1b": (
+        {
+            "model_type": "gemma3_text",
+            "attention_bias": False,
+            "attn_logit_softcapping": None,
+            "cache_implementation": "hybrid",
+            "final_logit_softcapping": None,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "max_position_embeddings": 32768,
+            "query_pre_attn_scalar": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_local_base_freq": 10000,
+            "rope_scaling": None,
+            "rope_theta": 1000000,
+            "sliding_window": 512,
+            "sliding_window_pattern": 6,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 262144,
+            **_sizes(1152, 6912, 26, 4, 1),
+        },
+        999_885_952,
+    ),
+    "granite-3.1-8b": (_GRANITE | _sizes(4096, 12800, 40, 32, 8), 8_170_848_256),
 }

@@ -45,6 +45,16 @@ FIELDS: list[tuple[str, str, Any]] = [
     ("llama_linear", "mlp_bias", False),
     ("gemma2_uncapped", "attention_bias", False),
     ("qwen2_windows", "tie_word_embeddings", True),
+    ("qwen3", "qk_norm", ""),
+    ("olmo2", "qk_norm", ""),
+    ("olmo2", "post_norms", False),
+    ("gemma2", "pre_norms", False),
+    ("gemma3_text", "local_rope", None),
+    ("gemma3_text", "local_rope", Rope(theta=1000.0)),
+    ("granite", "query_scale", 0.25),
+    ("granite", "embedding_scale", None),
+    ("granite", "residual_scale", None),
+    ("granite", "logit_scale", None),
 ]
 ROPES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {"theta": 10_000.0}),
@@ -62,6 +72,7 @@ ROPES: list[tuple[str, dict[str, Any]]] = [
     ("phi3", {"attention_factor": 1.0}),
     ("phi3_short", {"short_factor": (1.5, 2.0, 3.0, 5.0, 7.0, 8.0)}),
     ("phi3_plain", {"partial_rotary_factor": 0.75}),
+    ("gemma3_text", {"factor": 1.0}),
 ]
 # Fields without a switch: they name the family or decide shapes, so that a wrong one cannot load.
 # The context length enters through the attention factor alone.
@@ -150,7 +161,9 @@ def test_order_within_fused_projections(
     assert moved(model, model.logits(params=params)) > MOVES
 
 
-@pytest.mark.parametrize("name", ["qwen2", "llama_linear", "gemma2_uncapped", "phi3"])
+@pytest.mark.parametrize(
+    "name", ["qwen2", "llama_linear", "gemma2_uncapped", "phi3", "qwen3", "olmo2"]
+)
 def test_every_parameter_matters(name: str, variant: Callable[[str], Loaded]) -> None:
     model = variant(name)
     for path, _ in jax.tree_util.tree_flatten_with_path(model.params)[0]:

@@ -18,6 +18,7 @@ from svdjax.model import forward
 from tests.model.loading import Loaded, load, write
 from tests.model.test_golden import TOLERANCE
 from tests.model.variants import VARIANTS
+from tests.support import tiny
 
 torch = pytest.importorskip("torch")
 
@@ -66,7 +67,7 @@ def test_logits_equal_those_of_transformers(name: str, style: str, tmp_path: pat
     assert np.abs(found - expected).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["qwen2_windows", "gemma2", "mistral"])
+@pytest.mark.parametrize("name", ["qwen2_windows", "gemma2", "mistral", "gemma3_text"])
 def test_left_padding_equals_that_of_transformers(
     name: str, variant: Callable[[str], Loaded]
 ) -> None:
@@ -89,7 +90,7 @@ def test_configs_saved_by_transformers_read_the_same(name: str, tmp_path: pathli
 
 
 def test_attention_is_far_from_uniform(variant: Callable[[str], Loaded]) -> None:
-    for name in ("qwen2", "llama", "mistral", "gemma2", "phi3"):
+    for name in tiny.FAMILIES:
         model = variant(name)
         ids = torch.from_numpy(model.tokens.astype(np.int64))
         with torch.no_grad():

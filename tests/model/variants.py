@@ -13,7 +13,7 @@ class Variant:
     """A tiny checkpoint and the tokens it is asked about.
 
     Attributes:
-        family: One of the five.
+        family: One of `tiny.FAMILIES`.
         overrides: Fields of config.json that differ from the family's tiny default.
         length: Tokens per sequence: beyond every window and original context length, unless the
             variant is about short sequences.
@@ -68,4 +68,8 @@ VARIANTS: dict[str, Variant] = {
         "phi3",
         {"rope_scaling": None, "sliding_window": None, "partial_rotary_factor": 1.0},
     ),
+    "qwen3": Variant("qwen3", {"use_sliding_window": True}),
+    "olmo2": Variant("olmo2"),
+    "gemma3_text": Variant("gemma3_text"),
+    "granite": Variant("granite"),
 }

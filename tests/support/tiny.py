@@ -21,7 +21,10 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-FAMILIES = ("qwen2", "llama", "mistral", "gemma2", "phi3")
+# These have linear layers, biases, ends and norms in every arrangement there is; the later ones add
+# nothing for tests that are about nothing else.
+LAYOUTS = ("qwen2", "llama", "mistral", "gemma2", "phi3")
+FAMILIES = (*LAYOUTS, "qwen3", "olmo2", "gemma3_text", "granite")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 _COMMON: dict[str, Any] = {
@@ -95,6 +98,48 @@ _SPECIFIC: dict[str, dict[str, Any]] = {
             "long_factor": [1.5, 2.0, 3.0, 5.0, 7.0, 8.0],
         },
     },
+    "qwen3": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "head_dim": 24,
+        "use_sliding_window": False,
+        "sliding_window": 8,
+        "max_window_layers": 2,
+    },
+    "olmo2": {
+        "architectures": ["Olmo2ForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    },
+    "gemma3_text": {
+        "architectures": ["Gemma3ForCausalLM"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+        "head_dim": 24,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": 6,
+        "sliding_window_pattern": 3,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "attention_bias": False,
+        "rope_theta": 1000.0,
+        "rope_local_base_freq": 50.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
+    "granite": {
+        "architectures": ["GraniteForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_multiplier": 0.4,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 1.5,
+    },
 }
 
 
@@ -127,13 +172,22 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     if "original_max_position_embeddings" in config and kind == "longrope":
         original = config["original_max_position_embeddings"]
         rope["original_max_position_embeddings"] = original
+    if "rope_local_base_freq" in config:
+        local = {"rope_theta": config.pop("rope_local_base_freq"), "rope_type": "default"}
+        rope = {"full_attention": rope, "sliding_attention": local}
     config["rope_parameters"] = rope
     config["dtype"] = config.pop("torch_dtype")
     layers = config["num_hidden_layers"]
     if config["model_type"] == "gemma2":
         kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
         config["layer_types"] = kinds
-    if config["model_type"] == "qwen2":
+    if "sliding_window_pattern" in config:
+        every = config.pop("sliding_window_pattern")
+        kinds = [
+            "sliding_attention" if i % every else "full_attention" for i in range(1, layers + 1)
+        ]
+        config["layer_types"] = kinds
+    if config["model_type"] in ("qwen2", "qwen3"):
         first = config["max_window_layers"] if config["use_sliding_window"] else layers
         kinds = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
         config["layer_types"] = kinds
@@ -163,9 +217,14 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if config.get("attention_bias") or family == "qwen2":
         names = set(attention) - ({"o_proj"} if family == "qwen2" else set())
         biased |= {f"self_attn.{name}" for name in names}
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    if family == "gemma2":
-        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    norms: dict[str, int] = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), D)
+    if family in ("gemma2", "gemma3_text"):
+        norms |= dict.fromkeys(("pre_feedforward_layernorm", "post_feedforward_layernorm"), D)
+    if family == "olmo2":
+        norms = dict.fromkeys(("post_attention_layernorm", "post_feedforward_layernorm"), D)
+        norms |= {"self_attn.q_norm": N * H, "self_attn.k_norm": K * H}
+    if family in ("qwen3", "gemma3_text"):
+        norms |= {"self_attn.q_norm": H, "self_attn.k_norm": H}
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         for module, weights in (("self_attn", attention), ("mlp", mlp)):
@@ -173,7 +232,7 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                 shapes[f"{prefix}{module}.{name}.weight"] = shape
                 if f"{module}.{name}" in biased:
                     shapes[f"{prefix}{module}.{name}.bias"] = shape[:1]
-        shapes |= {f"{prefix}{norm}.weight": (D,) for norm in norms}
+        shapes |= {f"{prefix}{norm}.weight": (size,) for norm, size in norms.items()}
     return shapes
 
 
@@ -192,7 +251,9 @@ def random_tensors(
     for name, shape in tensor_shapes(config).items():
         draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
         if name.endswith("norm.weight"):
-            value = draw.uniform(0.5, 1.5, shape) - (config["model_type"] == "gemma2")
+            # Queries and keys are made longer: attention would be near uniform otherwise.
+            value = draw.uniform(0.5, 1.5, shape) + 0.5 * ("self_attn" in name)
+            value = value - config["model_type"].startswith("gemma")
         elif name.endswith(".bias"):
             value = 0.5 * draw.standard_normal(shape)
         else:
