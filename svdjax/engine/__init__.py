@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from svdjax.engine.behaviour.evaluate_job import EvaluateJob
     from svdjax.engine.behaviour.probe import ProbeOutcome, run_probe
     from svdjax.engine.behaviour.probe_job import ProbeJob
+    from svdjax.engine.descent.fingerprint import FingerprintOutcome, run_fingerprint
+    from svdjax.engine.descent.fingerprint_job import FingerprintJob
     from svdjax.engine.editing.construct import (
         ConstructOutcome,
         construct_checkpoint,
@@ -35,6 +37,8 @@ __all__ = [
     "ConstructOutcome",
     "EvaluateJob",
     "EvaluateOutcome",
+    "FingerprintJob",
+    "FingerprintOutcome",
     "InitialiseJob",
     "ProbeJob",
     "ProbeOutcome",
@@ -45,6 +49,7 @@ __all__ = [
     "dry_run",
     "run_construct",
     "run_evaluate",
+    "run_fingerprint",
     "run_initialise",
     "run_probe",
     "run_sweep",
@@ -57,6 +62,8 @@ _HOMES = {
     "ConstructOutcome": "editing.construct",
     "EvaluateJob": "behaviour.evaluate_job",
     "EvaluateOutcome": "behaviour.evaluate",
+    "FingerprintJob": "descent.fingerprint_job",
+    "FingerprintOutcome": "descent.fingerprint",
     "InitialiseJob": "editing.initialise_job",
     "ProbeJob": "behaviour.probe_job",
     "ProbeOutcome": "behaviour.probe",
@@ -67,6 +74,7 @@ _HOMES = {
     "dry_run": "estimate",
     "run_construct": "editing.construct",
     "run_evaluate": "behaviour.evaluate",
+    "run_fingerprint": "descent.fingerprint",
     "run_initialise": "editing.initialise",
     "run_probe": "behaviour.probe",
     "run_sweep": "run",

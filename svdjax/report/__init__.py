@@ -10,16 +10,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svdjax.report.fingerprint import write_fingerprint
     from svdjax.report.index import write_index
     from svdjax.report.pair import write_pair
     from svdjax.report.paper_tables import paper_column, paper_keys
     from svdjax.report.probes import write_probes
 
-__all__ = ["paper_column", "paper_keys", "write_index", "write_pair", "write_probes"]
+__all__ = [
+    "paper_column",
+    "paper_keys",
+    "write_fingerprint",
+    "write_index",
+    "write_pair",
+    "write_probes",
+]
 
 _HOMES = {
     "paper_column": "paper_tables",
     "paper_keys": "paper_tables",
+    "write_fingerprint": "fingerprint",
     "write_index": "index",
     "write_pair": "pair",
     "write_probes": "probes",

@@ -1,0 +1,50 @@
+"""Does one model descend from the other? Alignment from the weights alone, then NF and its test.
+
+`canonical` shares scales out evenly, `compare_layers` undoes what is left of a disguise (orders of
+neurons and heads, phases, bases, a rotated residual stream) and measures; `decide` names it.
+"""
+
+from svdjax.descent.aligned import Factored, compare_layers
+from svdjax.descent.canonical import canonical
+from svdjax.descent.depth import match_depth
+from svdjax.descent.disguise import ROUGH, disguise
+from svdjax.descent.disguises import DISGUISES
+from svdjax.descent.layer import PROJECTIONS, Layer, read_layer
+from svdjax.descent.residual import Grams, from_grams, from_matches, nearest_rotation
+from svdjax.descent.statistic import (
+    Agreement,
+    Pooled,
+    agreement,
+    log10_p,
+    p_value,
+    polar_stack,
+    pool,
+)
+from svdjax.descent.verdict import ASSUMPTION, Thresholds, decide
+
+__all__ = [
+    "ASSUMPTION",
+    "DISGUISES",
+    "PROJECTIONS",
+    "ROUGH",
+    "Agreement",
+    "Factored",
+    "Grams",
+    "Layer",
+    "Pooled",
+    "Thresholds",
+    "agreement",
+    "canonical",
+    "compare_layers",
+    "decide",
+    "disguise",
+    "from_grams",
+    "from_matches",
+    "log10_p",
+    "match_depth",
+    "nearest_rotation",
+    "p_value",
+    "polar_stack",
+    "pool",
+    "read_layer",
+]

@@ -1,0 +1,127 @@
+"""One block of a decoder by the roles of its matrices, read from any family's checkpoint.
+
+Axes: `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig
+from svdjax.checkpoint.families import dimensions
+from svdjax.checkpoint.params import check_finite
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ATTENTION + FEED_FORWARD
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """The linear layers of a block in float64, kernels as [in, out], heads as axes of their own.
+
+    Attributes:
+        q: [D, K, G, H].
+        k: [D, K, H].
+        v: [D, K, H].
+        o: [K, G, H, D].
+        gate: [D, F].
+        up: [D, F].
+        down: [F, D].
+        planes: Head dimensions (j, j + planes) turn together under the rotary embedding.
+        qk_norm: What queries and keys are normalised over ("head", "all" or ""), as in
+            `ModelConfig`.
+    """
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    o: np.ndarray
+    gate: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    planes: int
+    qk_norm: str = ""
+
+    def matrices(self) -> dict[str, np.ndarray]:
+        """The same by projection, as matrices [in, out]."""
+        width, out = self.q.shape[0], self.o.shape[-1]
+        return {
+            "q_proj": self.q.reshape(width, -1),
+            "k_proj": self.k.reshape(width, -1),
+            "v_proj": self.v.reshape(width, -1),
+            "o_proj": self.o.reshape(-1, out),
+            "gate_proj": self.gate,
+            "up_proj": self.up,
+            "down_proj": self.down,
+        }
+
+    def like(self, matrices: Mapping[str, np.ndarray]) -> Layer:
+        """The given matrices [in, out] in the layout of this block's; those not given stay."""
+        fields = {
+            name.removesuffix("_proj"): w.reshape(getattr(self, name.removesuffix("_proj")).shape)
+            for name, w in matrices.items()
+        }
+        return dataclasses.replace(self, **fields)
+
+
+READERS = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
+"""What reads the residual stream, by module."""
+
+
+def norms_before(config: ModelConfig) -> dict[str, str]:
+    """The norm that each module's readers are fed by; none in families that normalise after."""
+    if not config.pre_norms:
+        return {}
+    second = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
+    return {"self_attn": "input_layernorm", "mlp": second}
+
+
+def rotary_planes(config: ModelConfig) -> int:
+    """How many pairs of head dimensions the rotary embedding turns."""
+    return int(config.head_dim * config.rope.partial_rotary_factor) // 2
+
+
+def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer:
+    """Read a block, with the norm scales folded into the matrices that follow them.
+
+    ``norm(x) * g @ W = norm(x) @ (diag(g) W)``: in this form scales of norm and matrix cannot be
+    traded any more, and a rotation of the residual stream is one of the matrices alone.
+
+    Raises:
+        InputError: A tensor holds NaN or Inf, or cannot be read.
+    """
+    parts: dict[str, np.ndarray] = {}
+    scales: dict[str, np.ndarray] = {}
+    for weight in FAMILIES[config.family].present(config):
+        if not weight.stacked or not weight.path.endswith(("/kernel", "/scale")):
+            continue
+        name = weight.name.format(layer=index)
+        tensor = checkpoint.read(name)
+        check_finite(checkpoint, name, tensor)
+        tensor = tensor.astype(np.float64)
+        if weight.path.endswith("/scale"):
+            scales[weight.projection] = tensor + config.norm_plus_one
+            continue
+        start, sizes = 0, dimensions(config)
+        for role, letter in weight.parts or ((weight.projection, weight.shape[0]),):
+            parts[role] = tensor[start : start + sizes[letter]].T
+            start += sizes[letter]
+    for module, norm in norms_before(config).items():
+        for role in READERS[module]:
+            parts[role] = scales[norm][:, None] * parts[role]
+    D, K, H = config.hidden_size, config.num_kv_heads, config.head_dim
+    return Layer(
+        q=parts["q_proj"].reshape(D, K, -1, H),
+        k=parts["k_proj"].reshape(D, K, H),
+        v=parts["v_proj"].reshape(D, K, H),
+        o=parts["o_proj"].reshape(K, -1, H, D),
+        gate=parts["gate_proj"],
+        up=parts["up_proj"],
+        down=np.ascontiguousarray(parts["down_proj"]),
+        planes=rotary_planes(config),
+        qk_norm=config.qk_norm,
+    )

@@ -1,0 +1,168 @@
+"""How much two matrices agree beyond chance: tr(I_orth), its null, and what it is pooled to.
+
+Axes: `L` layers (any stack), `I` in, `O` out, `R` = min(I, O).
+
+``tr(I_orth) = tr(Q1^T Q2) = <P_base, P_post>``, the inner product of the polar factors P = U V^T
+(docs/mathematics.md, 3), which is 1 per singular direction for equal matrices and 0 on average for
+unrelated ones, whatever the signs and the mixing of singular vectors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svdjax.spectral import get_factorisation, nf_unrelated, working_precision
+from svdjax.spectral.factors import numerical_rank
+from svdjax.spectral.kernels import over_layers, spread
+
+ROUTE = "gram_f64"
+
+
+class Polar(NamedTuple):
+    """Polar factors of a stack of matrices, on the numerical rank.
+
+    Attributes:
+      p: sum over the singular values above rounding of u_j v_j^T, [L, I, O], float64.
+      sigma: singular values, [L, R], descending.
+      rank: numerical ranks, [L], int32.
+    """
+
+    p: np.ndarray
+    sigma: np.ndarray
+    rank: np.ndarray
+
+
+def polar_stack(w: np.ndarray, mesh: jax.sharding.Mesh | None = None) -> Polar:
+    """Polar factors of matrices [L, I, O], each on one device of the mesh, in float64."""
+    route = get_factorisation(ROUTE)
+    with working_precision(route):
+        stack, spread_over = spread(np.asarray(w, np.float64), mesh)
+        found = _polar(stack, route=route, mesh=spread_over, layers=len(w))
+        return Polar(*(np.asarray(each) for each in found))
+
+
+@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
+def _polar(stack, *, route, mesh, layers):
+    def one(w: jax.Array) -> Any:
+        factors = route(w).factors
+        rank = numerical_rank(factors.s, (w.shape[0], w.shape[1]))
+        live = jnp.arange(factors.s.shape[0], dtype=jnp.int32) < rank
+        u = jnp.where(live[None, :], factors.u, 0)
+        p = jnp.matmul(u, factors.v.T, precision=jax.lax.Precision.HIGHEST)
+        return p, factors.s, rank
+
+    return over_layers(one, stack, mesh=mesh, layers=layers)
+
+
+class Agreement(NamedTuple):
+    """What two aligned matrices have in common.
+
+    Attributes:
+      trace: tr(I_orth) = <P_r, P_s>.
+      size: sqrt(k_r k_s) of the numerical ranks: the trace of equal matrices, r at full rank.
+      variance: of the trace when one polar factor is Haar-random: k_r k_s / (in out), r/R at full
+        rank.
+      nf: ||I_orth - I||_F / r; NaN where a matrix is rank-deficient.
+      shape: (in, out).
+    """
+
+    trace: float
+    size: float
+    variance: float
+    nf: float
+    shape: tuple[int, int]
+
+    @property
+    def nf_unrelated(self) -> float:
+        """Level of NF between unrelated matrices of this shape."""
+        return nf_unrelated(*self.shape)
+
+    @property
+    def effect(self) -> float:
+        """tr(I_orth) / r: 1 same, 0 unrelated on average."""
+        return self.trace / self.size if self.size else math.nan
+
+    @property
+    def z(self) -> float:
+        """tr(I_orth) / sqrt(r/R), N(0, 1) for unrelated matrices."""
+        return self.trace / math.sqrt(self.variance) if self.variance else math.nan
+
+
+def agreement(p: np.ndarray, q: np.ndarray, ranks: tuple[int, int]) -> Agreement:
+    """Compare two polar factors [I, O].
+
+    ||I_orth - I||_F^2 = ||P_q^T P_p||_F^2 - 2 tr + r for tall, P_p P_q^T for wide matrices.
+    """
+    rows, columns = p.shape
+    product = q.T @ p if rows >= columns else p @ q.T
+    trace, r = float(np.trace(product)), min(rows, columns)
+    nf = math.nan
+    if min(ranks) == r:
+        product[np.diag_indices(r)] -= 1
+        nf = float(np.linalg.norm(product)) / r
+    both = ranks[0] * ranks[1]
+    return Agreement(trace, math.sqrt(both), both / (rows * columns), nf, (rows, columns))
+
+
+class Pooled(NamedTuple):
+    """Many agreements as one.
+
+    Attributes:
+      effect: sum of tr over sum of r.
+      z: sum of tr over its standard deviation, or a bound on that (see `pool`).
+      count: how many matrices.
+    """
+
+    effect: float
+    z: float
+    count: int
+
+    @property
+    def log10_p(self) -> float:
+        """Decimal logarithm of the bound on the p-value; does not underflow."""
+        return log10_p(self.z)
+
+
+def pool(groups: Iterable[Iterable[Agreement]], *, halves: bool = False) -> Pooled:
+    """Pool matrices; NaN where there is nothing to pool.
+
+    ``z = sum tr / sqrt(sum r/R)`` for independent ones. Two matrices of which each was aligned by
+    means of the other are N(0, 1) one by one but not independent: <A, polar(B)> and <B, polar(A)>
+    grow together. Deviations are added up there instead of variances, which bounds that of the sum
+    whatever the correlation.
+
+    Args:
+      groups: independent of one another; inside, each aligned by means of the others.
+      halves: the groups fall into two halves of which each was aligned by means of the other: the
+        variance of the whole is then at most doubled.
+    """
+    found = [[one for one in group if one.size] for group in groups]
+    every = [one for group in found for one in group]
+    if not every:
+        return Pooled(math.nan, math.nan, 0)
+    trace = sum(one.trace for one in every)
+    variance = sum(sum(math.sqrt(one.variance) for one in group) ** 2 for group in found)
+    return Pooled(
+        trace / sum(one.size for one in every),
+        trace / math.sqrt(variance * (2 if halves else 1)),
+        len(every),
+    )
+
+
+def log10_p(z: float) -> float:
+    """log10 of the conservative ``p <= exp(-z^2 / 2)`` for z > 0, of 1 otherwise."""
+    if math.isnan(z):
+        return math.nan
+    return -0.5 * z * z / math.log(10) if z > 0 else 0.0
+
+
+def p_value(log10: float) -> float:
+    """The probability from its decimal logarithm; 0 where it underflows."""
+    return math.nan if math.isnan(log10) else 10.0 ** max(min(log10, 0.0), -400.0)

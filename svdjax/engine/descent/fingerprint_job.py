@@ -1,0 +1,73 @@
+"""What a fingerprint is asked to be: the flags, checked as far as they can be without jax."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from dataclasses import dataclass
+
+from svdjax.errors import InputError
+
+# Those of svdjax.descent.verdict.Thresholds, which is read with jax only.
+DERIVED, UNRELATED, P_VALUE = 0.7, 0.9, 1e-6
+
+
+@dataclass(frozen=True)
+class FingerprintJob:
+    """One suspect held against one reference.
+
+    The flags of ``python -m svdjax.fingerprint`` have the fields' names and explain them.
+
+    Raises:
+      InputError: the values are wrong; everything at once.
+    """
+
+    reference: str
+    suspect: str
+    out: str
+    derived: float = DERIVED
+    unrelated: float = UNRELATED
+    p_value: float = P_VALUE
+    devices: int = 0
+
+    def __post_init__(self) -> None:
+        given = ("reference", "suspect", "out")
+        found = [f"--{name} is not given" for name in given if not getattr(self, name)]
+        if self.out:
+            found += self._out_faults()
+        if not 0 < self.derived <= self.unrelated:
+            found.append(
+                f"--derived={self.derived:g} and --unrelated={self.unrelated:g}: expected "
+                "0 < derived <= unrelated, distances between 0 (same) and about 1 (unrelated)"
+            )
+        if not 0 < self.p_value < 1:
+            found.append(f"--p_value={self.p_value:g}: expected a probability between 0 and 1")
+        if self.devices < 0:
+            found.append(f"--devices={self.devices}: expected 0 or more")
+        if found:
+            raise InputError(" | ".join(found))
+
+    @property
+    def file(self) -> pathlib.Path:
+        """Where the verdict is written."""
+        return pathlib.Path(self.out).expanduser()
+
+    @property
+    def page(self) -> pathlib.Path:
+        """The report beside it."""
+        return self.file.with_suffix(".html")
+
+    def _out_faults(self) -> list[str]:
+        try:
+            file = self.file
+            is_directory = file.is_dir() or self.out.endswith(os.sep)
+        except (OSError, RuntimeError, ValueError) as error:
+            return [f"--out={self.out}: cannot be used ({error})"]
+        if is_directory:
+            return [f"--out={self.out}: is a directory; expected a file such as verdict.json"]
+        if file.suffix.lower() == ".html":
+            return [
+                f"--out={self.out}: the page will have this name; expected the name of the JSON "
+                "file, such as verdict.json"
+            ]
+        return []

@@ -1,0 +1,84 @@
+"""Every disguise defeats raw NF, and alignment sees through it; its parts one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from svdjax import reference
+from svdjax.descent import DISGUISES, Grams, canonical, from_grams, from_matches
+from svdjax.descent.depth import increasing
+from svdjax.descent.matching import rotated
+from tests.fingerprint.harness import DEFEATED, disguised, random_layer, raw_nf, verdict
+
+BASE, INSTRUCT, PRIME = (reference.path(name) for name in ("base", "instruct", "base_prime"))
+# What each disguise touches.
+TOUCHED = {
+    "neurons": ("gate_proj", "up_proj", "down_proj"),
+    "heads": ("q_proj", "o_proj"),
+    "groups": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "values": ("v_proj", "o_proj"),
+    "vo": ("v_proj", "o_proj"),
+    "planes": ("q_proj", "k_proj"),
+    "updown": ("up_proj", "down_proj"),
+    "norms": ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"),
+    "rotation": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, float]:
+    return raw_nf(BASE, INSTRUCT)
+
+
+@pytest.fixture(scope="module")
+def undisguised() -> float:
+    return verdict(BASE, INSTRUCT)["distance"]
+
+
+def test_every_disguise_is_tested():
+    assert TOUCHED.keys() == DISGUISES.keys()
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_a_disguise_defeats_raw_nf_and_is_survived(name, plain, undisguised, tmp_path):
+    suspect = disguised(INSTRUCT, tmp_path / name, name)
+    raw = raw_nf(BASE, suspect)
+    ratios = {each: raw[each] for each in TOUCHED[name]}
+    assert min(ratios.values()) > DEFEATED, ratios
+    assert max(plain.values()) < DEFEATED / 2
+    found = verdict(BASE, suspect)
+    assert found["verdict"] == "derived"
+    if name == "rotation":
+        # Fitted to embeddings that training moved too: it costs 0.01, less than noise of 1 %.
+        assert found["distance"] < undisguised + 0.02
+        assert found["alignment"]["residual"] == "embeddings"
+    else:
+        # Exactly undone: what is left is float32's rounding of the disguised weights.
+        assert found["distance"] == pytest.approx(undisguised, abs=1e-5)
+
+
+def test_gram_matrices_and_matches_find_a_rotation():
+    rng = np.random.default_rng(1)
+    turn = np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    pairs, grams = [], (Grams(24, 4), Grams(24, 4))
+    for number in range(4):
+        layer = canonical(random_layer(rng))
+        suspect = rotated(layer, turn)
+        pairs.append((layer, suspect))
+        grams[0].add(layer, number)
+        grams[1].add(suspect, number)
+    for half in (0, 1):
+        start = from_grams(grams[0].sums[half], grams[1].sums[half])
+        # Exact up to its sign, and to the tolerance at which the ascent stops (1e-3 of the gain).
+        assert abs(np.trace(turn @ start)) / 24 > 0.99
+        # The neurons then give it to rounding (their table of cosines is float32, the fit is not).
+        np.testing.assert_allclose(from_matches(pairs[half::2], start), turn.T, atol=1e-9)
+
+
+def test_layers_are_matched_in_order():
+    costs = np.array([[0.1, 5, 5], [0.0, 4, 5], [5, 0.1, 3], [5, 0.0, 5], [5, 5, 0.2]])
+    assert increasing(costs) == [1, 3, 4]
+    # The cheapest row of each column, were it not for the order.
+    assert increasing(np.array([[3.0, 0.0], [0.0, 3.0], [9.0, 1.0]])) == [1, 2]
+    assert increasing(np.zeros((3, 3))) == [0, 1, 2]

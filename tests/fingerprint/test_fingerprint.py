@@ -1,0 +1,252 @@
+"""`python -m svdjax.fingerprint`: real checkpoints and processes, what can be compared and how."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from svdjax import reference, report
+from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
+from svdjax.engine import FingerprintJob, run_fingerprint
+from svdjax.errors import InputError
+from svdjax.model import forward
+from tests.engine import harness as processes
+from tests.fingerprint.harness import disguised, verdict
+from tests.support import tiny
+
+BASE, INSTRUCT, PRIME = (reference.path(name) for name in ("base", "instruct", "base_prime"))
+
+
+def rewritten(source: pathlib.Path, target: pathlib.Path, change: Any) -> pathlib.Path:
+    """A copy whose tree and config.json went through `change`."""
+    with open_checkpoint(source) as checkpoint:
+        tree = load_params(checkpoint, model_config(checkpoint.path))
+        raw = dict(checkpoint.config)
+    change(tree, raw)
+    return save_checkpoint(target, tree, raw, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    """Fully disguised suspects, rounded and with noise too."""
+    root = tmp_path_factory.mktemp("disguised")
+    return {
+        "all": disguised(INSTRUCT, root / "all", "all"),
+        "rough": disguised(INSTRUCT, root / "rough", "all", "bf16", "noise"),
+        "apart": disguised(PRIME, root / "apart", "all"),
+    }
+
+
+@pytest.mark.parametrize("name", ["all", "rough"])
+def test_all_disguises_together_are_survived(name, everything):
+    found = verdict(BASE, everything[name])
+    assert found["verdict"] == "derived"
+    assert found["log10_p_value"] < -100
+    # 0.023 undisguised, 0.01 more for the rotation and another 0.01 for noise of 1 %.
+    assert found["distance"] < 0.06
+    moved = found["alignment"]
+    assert moved["residual"] == "embeddings"
+    assert moved["neurons_agree"] == moved["heads_agree"] == 1
+    assert moved["neurons_moved"] == 1
+
+
+@pytest.mark.parametrize("name", ["as it is", "all"])
+def test_what_was_trained_apart_is_unrelated_under_alignment_too(name, everything):
+    found = verdict(BASE, PRIME if name == "as it is" else everything["apart"])
+    assert found["verdict"] == "unrelated"
+    # 0.986: two models of like data share a direction or two, no more.
+    assert found["distance"] > 0.97
+    assert set(found["alignment"]["tried"]) == {"as it is", "embeddings", "weights"}
+
+
+def test_replaced_embeddings_leave_the_weights_to_find_the_rotation(everything, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def replace(tree: Any, raw: Any) -> None:
+        for path in (("embed_tokens", "embedding"), ("lm_head", "kernel")):
+            leaf = tree[path[0]][path[1]]
+            leaf[...] = leaf.std() * rng.standard_normal(leaf.shape)
+
+    found = verdict(BASE, rewritten(everything["all"], tmp_path / "replaced", replace))
+    assert found["verdict"] == "derived"
+    assert found["alignment"]["residual"] == "weights"
+    # Fitted to matrices of whole blocks, it is better than the embeddings' (0.032).
+    assert found["distance"] < 0.03
+
+
+def test_pruned_layers_and_other_tokens(everything, tmp_path):
+    def prune(tree: Any, raw: Any) -> None:
+        def kept(branch: Any) -> Any:
+            if isinstance(branch, dict):
+                return {name: kept(leaf) for name, leaf in branch.items()}
+            return branch[[0, 1, 3]]
+
+        tree["layers"] = kept(tree["layers"])
+        raw["num_hidden_layers"] = 3
+        # 40 tokens more, and no tokenizer: the rows that both have are the common ones.
+        extra = np.random.default_rng(1).standard_normal((40, raw["hidden_size"]))
+        tree["embed_tokens"]["embedding"] = np.vstack([tree["embed_tokens"]["embedding"], extra])
+        tree["lm_head"]["kernel"] = np.hstack([tree["lm_head"]["kernel"], extra.T])
+        raw["vocab_size"] += 40
+
+    found = verdict(BASE, rewritten(everything["all"], tmp_path / "pruned", prune))
+    assert found["verdict"] == "derived"
+    assert found["alignment"]["layers"] == [[0, 0], [1, 1], [3, 2]]
+    assert found["alignment"]["tokens"] == {"common": 896, "matched_by": "row"}
+    assert any("num_layers is 5 and 3" in note for note in found["notes"])
+
+
+def test_another_order_of_tokens_is_read_from_the_tokenizers(tmp_path):
+    suspect = disguised(INSTRUCT, tmp_path / "rotated", "rotation")
+    order = np.random.default_rng(2).permutation(896)
+
+    def reorder(tree: Any, raw: Any) -> None:
+        tree["embed_tokens"]["embedding"] = tree["embed_tokens"]["embedding"][order]
+        tree["lm_head"]["kernel"] = tree["lm_head"]["kernel"][:, order]
+
+    shuffled = rewritten(suspect, tmp_path / "shuffled", reorder)
+    fields = json.loads((INSTRUCT / "tokenizer.json").read_text())
+    place = np.argsort(order)
+    fields["model"]["vocab"] = {t: int(place[i]) for t, i in fields["model"]["vocab"].items()}
+    for token in fields["added_tokens"]:
+        token["id"] = int(place[token["id"]])
+    (shuffled / "tokenizer.json").write_text(json.dumps(fields))
+    found = verdict(BASE, shuffled)
+    assert found["verdict"] == "derived"
+    assert found["alignment"]["residual"] == "embeddings"
+    assert found["alignment"]["tokens"] == {"common": 896, "matched_by": "token"}
+
+
+@pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo2"])
+def test_families_of_other_layouts(family, tmp_path):
+    base = tiny.make_checkpoint(tmp_path / "base", family, seed=1)
+    post = tiny.perturb(base, tmp_path / "post", noise=0.05)
+    suspect = disguised(post, tmp_path / "suspect", "all")
+    with open_checkpoint(post) as one, open_checkpoint(suspect) as other:
+        sides = [(load_params(c, model_config(c.path)), model_config(c.path)) for c in (one, other)]
+    tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
+    logits = [np.asarray(forward(params, config, tokens)) for params, config in sides]
+    # float32 logits of rounded weights: up to 6e-6 was seen in any family.
+    assert np.abs(logits[0] - logits[1]).max() < 1e-4 * np.abs(logits[0]).max()
+    found = verdict(base, suspect)
+    assert found["verdict"] == "derived"
+    # Noise of 5 % turns a square random matrix by some per cent, condition numbers being large.
+    assert found["distance"] < 0.2
+    assert verdict(base, tiny.make_checkpoint(tmp_path / "apart", family, seed=2))["verdict"] == (
+        "unrelated"
+    )
+
+
+def test_what_has_another_width_inside_is_compared_as_far_as_it_goes(tmp_path):
+    base = tiny.make_checkpoint(tmp_path / "base", "llama", seed=1)
+    other = tiny.make_checkpoint(tmp_path / "other", "llama", seed=1, intermediate_size=80)
+    found = verdict(base, other)
+    assert set(found["projections"]) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert found["verdict"] == "derived"
+    assert any("feed-forward part is not compared" in note for note in found["notes"])
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    base = tiny.make_checkpoint(tmp_path / "base", "llama")
+    wide = tiny.make_checkpoint(tmp_path / "wide", "llama", hidden_size=96)
+    with pytest.raises(InputError, match="cannot be compared because hidden_size is 64 and 96"):
+        verdict(base, wide)
+    none = tiny.make_checkpoint(
+        tmp_path / "none", "llama", num_key_value_heads=4, intermediate_size=80
+    )
+    with pytest.raises(InputError, match="cannot be compared because num_kv_heads is 2 and 4"):
+        verdict(base, none)
+    config = json.loads((wide / "config.json").read_text()) | {"model_type": "gpt_oss"}
+    (wide / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="model_type is 'gpt_oss'") as caught:
+        verdict(base, wide)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
+    out = tmp_path / "new folder" / "verdict.of.mine"
+    outcome = run_fingerprint(FingerprintJob(str(BASE), str(INSTRUCT), str(out)), report)
+    assert {path.name for path in out.parent.iterdir()} == {"verdict.of.mine", "verdict.of.html"}
+    stored = json.loads(out.read_text())
+    assert stored["format_version"] == 1
+    assert stored["verdict"] == "derived"
+    assert {"distance", "p_value", "alignment", "projections"} <= stored.keys()
+    assert len(stored["projections"]["q_proj"]["by_layer"]) == 5
+    assert "independent" in stored["assumption"]
+    page = (out.parent / "verdict.of.html").read_text()
+    assert "Verdict: derived" in page
+    assert "http" not in page.split("</style>")[1].replace("arxiv", "")
+    assert outcome.text().splitlines()[1:] == [str(out), str(out.with_suffix(".html"))]
+    # A finished file is replaced.
+    run_fingerprint(FingerprintJob(str(BASE), str(BASE), str(out)), report)
+    assert json.loads(out.read_text())["distance"] == pytest.approx(0, abs=1e-9)
+
+
+def command(*flags: str, cache: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "svdjax.fingerprint", *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=processes.environment(cache),
+    )
+
+
+def test_the_command(tmp_path):
+    out = tmp_path / "verdict.json"
+    flags = (f"--reference={BASE}", f"--suspect={INSTRUCT}", f"--out={out}")
+    done = command(*flags, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("derived: ")
+    assert done.stdout.splitlines()[1:] == [str(out), str(out.with_suffix(".html"))]
+    assert json.loads(out.read_text())["verdict"] == "derived"
+
+
+def test_errors_are_one_line_with_status_2_and_leave_nothing(tmp_path):
+    wide = tiny.make_checkpoint(tmp_path / "wide", "qwen2", hidden_size=96)
+    out = tmp_path / "results" / "verdict.json"
+    with pytest.raises(InputError, match="no such directory"):
+        run_fingerprint(FingerprintJob(str(BASE), str(tmp_path / "nowhere"), str(out)))
+    done = command(f"--reference={BASE}", f"--suspect={wide}", f"--out={out}", cache=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be compared because hidden_size is 128 and 96" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"suspect": ""}, "--suspect is not given"),
+        ({"out": "."}, "is a directory"),
+        ({"out": "x.html"}, "expected the name of the JSON file"),
+        ({"derived": 0.95}, "0 < derived <= unrelated"),
+        ({"p_value": 0.0}, "--p_value=0"),
+        ({"devices": -1}, "--devices=-1"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_opened(changes, words):
+    given: dict[str, Any] = {"reference": "a", "suspect": "b", "out": "c.json"}
+    with pytest.raises(InputError, match=words):
+        FingerprintJob(**(given | changes))
+
+
+def test_help_and_flag_errors_do_without_jax():
+    code = (
+        "import runpy, sys; sys.argv = ['fingerprint', *sys.argv[1:]]\n"
+        "try: runpy.run_module('svdjax.fingerprint', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as stop: print('status', stop.code, 'jax' in sys.modules)"
+    )
+    given = ("--reference=a", "--suspect=b", "--out=c.json")
+    for flags, status in ((["--help"], 0), (["--nonsense"], 2), ([*given, "--derived=2"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.splitlines()[-1] == f"status {status} False", done.stderr
