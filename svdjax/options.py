@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from svdjax.errors import InputError
 
@@ -58,10 +58,50 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
     "stages": (
         ("spectra", "report"),
         "What to do: spectra, constructions (of every pair that names no constructed = False; "
-        "judged on the pair's held-out text where it names one), report.",
+        "judged on the pair's held-out text where it names one), probes and evaluation (of base, "
+        "post and, with constructions, all constructed models), report.",
     ),
+    "probes.prompts": (
+        "",
+        "Prompts of the probes stage: a .jsonl with prompt or question in every line, or text, a "
+        "prompt a line.",
+    ),
+    "probes.limit": (100, "Take the first prompts only, as many as the paper's; 0 takes all."),
+    "probes.samples": ("prompt", "Which CKA is reported: a sample is a prompt, or a position."),
+    "probes.debiased": (False, "Report the debiased CKA; the paper's is biased."),
+    "benchmarks.gsm8k": ("", "GSM8K for the evaluation stage: its file, folder or hf:org/name."),
+    "benchmarks.math500": ("", "MATH-500, likewise."),
+    "benchmarks.mmlu": ("", "MMLU, likewise; evaluation.split says which part."),
+    "benchmarks.gpqa": ("", "GPQA, likewise."),
+    "benchmarks.commonsenseqa": ("", "CommonsenseQA, likewise."),
+    "benchmarks.questions": ("", "Questions of your own, a .jsonl of question and answer."),
+    "evaluation.limit": (0, "Take the first questions of each benchmark only; 0 takes all."),
+    "evaluation.repeats": (
+        0,
+        "How often to ask each question; 0: three times as in the paper, or once if greedy.",
+    ),
+    "evaluation.temperature": (0.2, "0 takes the likeliest token."),
+    "evaluation.top_p": (0.95, "Draw from the likeliest tokens that make up this probability."),
+    "evaluation.max_new_tokens": (
+        1024,
+        "Most tokens of a response; fewer where the model's context ends before.",
+    ),
+    "evaluation.batch_size": (32, "Sequences decoded together."),
+    "evaluation.seed": (0, "Of the random draws, and of the order of the options in GPQA."),
+    "evaluation.split": ("dev", "Which part of MMLU: dev, test or val."),
+    "decoder.system": (
+        None,
+        "A system prompt for probes and evaluation in the place of the paper's; empty for none.",
+    ),
+    "decoder.prompt_format": (
+        "chat",
+        "chat: each model's chat template, for a base without one that of post. plain: system "
+        "prompt, question and an empty line.",
+    ),
+    "decoder.dtype": ("float32", "float32 or bfloat16, of weights and computation."),
+    "decoder.tensor_parallel": (1, "How many devices hold a model together."),
 }
-"""Every leaf but `name` and `pairs`: default value, and what it does."""
+"""Every leaf but `name` and `pairs`, those of sections with a dot: default value, what it does."""
 
 
 SIDES: Mapping[str, Any] = {"paper": "", "other": "", "text": "", "constructed": True}
@@ -80,12 +120,21 @@ def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]], **leaves: 
         whose ``constructed`` is not False, restores from ``other``, another post model, in eq. 12,
         and judges them on ``text``, a file of held-out text (svdjax/behaviour/texts.py says in
         which form).
-      **leaves: other defaults for leaves of `OPTIONS`.
+      **leaves: other defaults for leaves of `OPTIONS`; for those of a section, a mapping under its
+        name.
 
     Returns:
       A locked `ConfigDict` with `name`, `pairs` and every leaf of `OPTIONS`.
     """
-    config = ConfigDict({leaf: leaves.get(leaf, default) for leaf, (default, _) in OPTIONS.items()})
+    config = ConfigDict()
+    for leaf, (default, _) in OPTIONS.items():
+        section, _, key = leaf.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        home: Any = config[section] if section else config
+        value = (leaves.get(section, {}) if section else leaves).get(key, default)
+        # A leaf without a value needs a type, so that flags can set it.
+        home[key] = config_dict.placeholder(str) if value is None else value
     config.name = name
     config.pairs = ConfigDict()
     for pair, sides in pairs.items():
@@ -96,7 +145,9 @@ def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]], **leaves: 
     return config.lock()
 
 
-def parse_argument(argument: str | None, known: Iterable[str]) -> dict[str, str]:
+def parse_argument(
+    argument: str | None, known: Iterable[str] = (), words: Iterable[str] = ()
+) -> dict[str, str]:
     """Reads the part of ``--config=file.py:key=value,…`` after the colon.
 
     The text is split at commas that are followed by a known ``key=``, then at the first ``=``; so
@@ -105,16 +156,19 @@ def parse_argument(argument: str | None, known: Iterable[str]) -> dict[str, str]
     Args:
       argument: the text after the colon, or None when there is none.
       known: the keys this config understands.
+      words: arguments it understands by themselves, without a value.
 
     Returns:
-      The given keys with their values.
+      The given keys with their values, a word with "".
 
     Raises:
       InputError: an unknown key, a key without value, or a key given twice.
     """
-    known = tuple(known)
+    known, words = tuple(known), tuple(words)
     if not argument:
         return {}
+    if argument in words:
+        return {argument: ""}
     if known:
         keys = "|".join(re.escape(key) for key in known)
         pieces = re.split(rf",(?=(?:{keys})=)", argument)
@@ -124,7 +178,7 @@ def parse_argument(argument: str | None, known: Iterable[str]) -> dict[str, str]
     for piece in pieces:
         key, equals, value = piece.partition("=")
         if key not in known:
-            raise InputError(_unknown_key(key, known))
+            raise InputError(_unknown_key(key, known + words))
         if not equals or not value:
             raise InputError(f"config argument {key!r} has no value: write {key}=VALUE")
         if key in values:

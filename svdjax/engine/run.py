@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 import pathlib
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from svdjax.engine import devices, inputs
+from svdjax.engine.behaviour.results import EVALUATION, PROBES, EvaluationResults, ProbeResults
+from svdjax.engine.editing.making import FACTORS
 from svdjax.engine.editing.results import FILE as CONSTRUCTIONS
 from svdjax.engine.editing.results import ConstructionResults
 from svdjax.engine.groups import working_bytes
@@ -26,6 +29,12 @@ from svdjax.errors import InputError, Interrupted
 from svdjax.spectral import get_factorisation
 
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
+# Stages whose results are read pair by pair: what `SweepOutcome` calls them, and how.
+_RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
+    "constructions": ("constructions", ConstructionResults.load),
+    "probes": ("probes", ProbeResults.load),
+    "evaluation": ("evaluations", EvaluationResults.load),
+}
 
 
 class Report(Protocol):
@@ -38,6 +47,8 @@ class Report(Protocol):
         *,
         paper: Any = None,
         constructions: Any = None,
+        probes: Any = None,
+        evaluation: Any = None,
     ) -> pathlib.Path: ...
 
     def write_index(
@@ -45,6 +56,8 @@ class Report(Protocol):
         workdir: pathlib.Path,
         comparisons: Mapping[str, Comparison],
         constructions: Any = None,
+        evaluations: Any = None,
+        papers: Any = None,
     ) -> pathlib.Path: ...
 
 
@@ -60,6 +73,8 @@ class SweepOutcome:
       reused: groups taken from the journal of an earlier run.
       was_finished: there was nothing to do.
       constructions: the constructed models by pair, where there are any.
+      probes: what went on inside the models by pair, likewise.
+      evaluations: how they did on the benchmarks by pair, likewise.
     """
 
     workdir: pathlib.Path
@@ -69,6 +84,8 @@ class SweepOutcome:
     reused: int = 0
     was_finished: bool = False
     constructions: Mapping[str, ConstructionResults] = field(default_factory=dict)
+    probes: Mapping[str, ProbeResults] = field(default_factory=dict)
+    evaluations: Mapping[str, EvaluationResults] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for stdout, with the paths."""
@@ -88,6 +105,18 @@ class SweepOutcome:
             f"{self.workdir / name / CONSTRUCTIONS}"
             for name, one in self.constructions.items()
         ]
+        lines += [
+            f"  {name}: {len(one.titles)} models probed on {one.count} prompts; "
+            f"{self.workdir / name / PROBES}"
+            for name, one in self.probes.items()
+        ]
+        for name, one in self.evaluations.items():
+            post = ", ".join(
+                f"{benchmark} {score.accuracy_mean:.1f} ± {score.accuracy_std:.1f} %"
+                for benchmark, score in one.scores["post"].items()
+            )
+            where = self.workdir / name / EVALUATION
+            lines.append(f"  {name}: {len(one.scores)} models evaluated, post {post}; {where}")
         if self.report is not None:
             lines.append(f"report: {self.report}")
         return "\n".join(lines)
@@ -137,6 +166,7 @@ class _Sweep:
         self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
         self.state: dict[str, Any] = {}
         self.heldout: dict[str, Any] = {}
+        self.asking: Any = None
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
@@ -151,12 +181,18 @@ class _Sweep:
             from svdjax.engine.editing.heldout import read_heldout
 
             self.heldout = read_heldout(jobs, self.sweep.settings.text_limit)
+        if self.sweep.settings.runs_models:
+            from svdjax.engine.behaviour.asked import read_asking
+
+            self.asking = read_asking(jobs, self.sweep.settings)
         self.mesh = devices.layer_mesh(
             self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
         digests = inputs.digest_inputs(
             jobs, full=self.sweep.settings.full_hash, check=self.stop.check
         )
+        if self.asking is not None:
+            digests |= self.asking.digests()
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
             finished = self._finished()
@@ -206,29 +242,41 @@ class _Sweep:
 
     def _stages(self, jobs: list[inputs.PairJob]) -> SweepOutcome:
         done = run_spectra(jobs, self._handed("spectra"))
-        constructions = {}
-        if "constructions" in self.sweep.settings.stages:
-            constructions = self._construct(jobs, done.comparisons)
+        found: dict[str, Any] = {}
+        for name in self.sweep.settings.stages:
+            if name in _RESULTS:
+                found[_RESULTS[name][0]] = self._stage_after(name, jobs, done.comparisons)
+        shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
-            index = self._write_report(self.report, done.comparisons, constructions)
+            index = self._write_report(self.report, done.comparisons, found)
         self.state["finished"] = _now()
         self._save(status="done")
         return SweepOutcome(
-            self.place.path,
-            done.comparisons,
-            index,
-            done.computed,
-            done.reused,
-            constructions=constructions,
+            workdir=self.place.path,
+            comparisons=done.comparisons,
+            report=index,
+            computed=done.computed,
+            reused=done.reused,
+            **found,
         )
 
-    def _construct(
-        self, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
-    ) -> dict[str, ConstructionResults]:
-        from svdjax.engine.editing.variants import run_variants
+    def _stage_after(
+        self, name: str, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
+    ) -> dict[str, Any]:
+        """A stage that needs the spectra's results. Each loads the decoder with what it needs."""
+        stage = self._handed(name)
+        if name == "constructions":
+            from svdjax.engine.editing.variants import run_variants
 
-        return run_variants(jobs, comparisons, self.heldout, self._handed("constructions"))
+            return run_variants(jobs, comparisons, self.heldout, stage)
+        if name == "probes":
+            from svdjax.engine.behaviour.probes_stage import run_probes
+
+            return run_probes(jobs, comparisons, self.asking, stage)
+        from svdjax.engine.behaviour.evaluation_stage import run_evaluation
+
+        return run_evaluation(jobs, comparisons, self.asking, stage)
 
     def _handed(self, name: str) -> Stage:
         return Stage(
@@ -245,7 +293,7 @@ class _Sweep:
         self,
         report: Report,
         comparisons: dict[str, Comparison],
-        constructions: dict[str, ConstructionResults],
+        found: Mapping[str, Mapping[str, Any]],
     ) -> pathlib.Path:
         stage = self._stage("report")
         before, start = stage.get("seconds", 0.0), time.perf_counter()
@@ -261,14 +309,20 @@ class _Sweep:
                 comparisons[spec.name],
                 self.place.path / spec.name,
                 paper=spec.paper or None,
-                constructions=constructions.get(spec.name),
+                **{one: found.get(many, {}).get(spec.name) for one, (many, _) in _RESULTS.items()},
             )
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
             self._save()
         self.stop.check("before the index of the report")
         note("drawing the index")
-        index = report.write_index(self.place.path, comparisons, constructions)
+        index = report.write_index(
+            self.place.path,
+            comparisons,
+            found.get("constructions"),
+            found.get("evaluations"),
+            {spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
+        )
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index
 
@@ -276,8 +330,6 @@ class _Sweep:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
         names = [spec.name for spec in self.sweep.pairs]
         wanted = [self.place.path / name / file for name in names for file in _OUTPUTS]
-        built = [spec.name for spec in self.sweep.pairs if spec.constructed]
-        wanted += [self.place.path / name / CONSTRUCTIONS for name in built]
         index = None
         if "report" in self.state["stages"]:
             index = self.place.path / "report.html"
@@ -286,14 +338,25 @@ class _Sweep:
             return None
         try:
             comparisons = {name: Comparison.load(self.place.path / name) for name in names}
-            constructions = {
-                name: ConstructionResults.load(self.place.path / name) for name in built
+            found: Any = {
+                where: {name: load(self.place.path / name) for name in self._pairs_of(stage)}
+                for stage, (where, load) in _RESULTS.items()
+                if stage in self.sweep.settings.stages
             }
         except InputError:
             return None  # damaged like missing: it is made again
         return SweepOutcome(
-            self.place.path, comparisons, index, was_finished=True, constructions=constructions
+            workdir=self.place.path,
+            comparisons=comparisons,
+            report=index,
+            was_finished=True,
+            **found,
         )
+
+    def _pairs_of(self, stage: str) -> list[str]:
+        """The pairs of which a stage leaves results."""
+        every = stage != "constructions"
+        return [spec.name for spec in self.sweep.pairs if every or spec.constructed]
 
     def _stage(self, name: str) -> dict[str, Any]:
         return self.state.setdefault("stages", {}).setdefault(name, {"status": "pending"})

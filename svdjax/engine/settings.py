@@ -8,15 +8,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from svdjax.atomic import plain
 from svdjax.constructions.recipes import VARIANTS, Variant
+from svdjax.engine.behaviour.evaluate_job import Protocol
+from svdjax.engine.behaviour.model_options import ModelOptions, in_config
+from svdjax.engine.behaviour.probe_job import Probing
 from svdjax.errors import InputError
 from svdjax.options import SIDES
 
-STAGES = ("spectra", "constructions", "report")
+STAGES = ("spectra", "constructions", "probes", "evaluation", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
 _TAKEN = ("report.html", "sweep.json")
 
@@ -37,6 +40,10 @@ class Settings:
     factor_cache: str = ""
     factor_cache_bytes: int = 20 * 2**30
     stages: tuple[str, ...] = ("spectra", "report")
+    benchmarks: Mapping[str, str] = field(default_factory=dict)
+    probes: Probing = field(default_factory=Probing)
+    evaluation: Protocol = field(default_factory=Protocol)
+    decoder: ModelOptions = field(default_factory=ModelOptions)
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
@@ -62,7 +69,7 @@ class Settings:
                 f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
                 f"the order {', '.join(STAGES)}"
             )
-        return found + self._construction_problems()
+        return found + self._construction_problems() + self._behaviour_problems()
 
     def _construction_problems(self) -> list[str]:
         found = []
@@ -81,6 +88,31 @@ class Settings:
                 "the paper; leave one of the two out"
             )
         return found
+
+    def _behaviour_problems(self) -> list[str]:
+        found = []
+        if "probes" in self.stages:
+            found += in_config(self.probes.probing_faults(), "probes")
+            if not self.probes.prompts:
+                found.append(
+                    "config.probes.prompts is not given: name a file of prompts, or leave the "
+                    "probes stage out"
+                )
+        if "evaluation" in self.stages:
+            found += in_config(self.evaluation.protocol_faults(), "evaluation")
+            if not self.benchmarks:
+                found.append(
+                    "config.benchmarks: none is given; name the data of one, such as "
+                    "--config.benchmarks.gsm8k=FILE, or leave the evaluation stage out"
+                )
+        if self.runs_models:
+            found += in_config(self.decoder.model_faults(), "decoder")
+        return found
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether models are asked anything, and their prompts are wanted."""
+        return "probes" in self.stages or "evaluation" in self.stages
 
     @property
     def chosen_variants(self) -> tuple[Variant, ...]:
@@ -135,6 +167,10 @@ def read_config(config: Any) -> SweepConfig:
         if leaf in known:
             value = known[leaf]
             known[leaf] = (value,) if isinstance(value, str) else tuple(value)
+    sections = {"probes": Probing, "evaluation": Protocol, "decoder": ModelOptions}
+    known |= {name: kind(**(leaves.get(name) or {})) for name, kind in sections.items()}
+    data = leaves.get("benchmarks") or {}
+    known["benchmarks"] = {name: path for name, path in data.items() if path}
     settings = Settings(**known)
     problems = settings.problems()
     pairs = []

@@ -1,15 +1,21 @@
-"""What the sweep hands to each of its stages."""
+"""What the sweep hands to each of its stages, and how a stage goes from pair to pair."""
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.settings import Settings
+from svdjax.errors import InputError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -33,3 +39,38 @@ class Stage:
     entry: dict[str, Any]
     save: Callable[[], None]
     check: Callable[[str], None]
+
+    def pair_by_pair(
+        self,
+        jobs: Iterable[PairJob],
+        load: Callable[[pathlib.Path], Result],
+        make: Callable[[PairJob], Result],
+    ) -> dict[str, Result]:
+        """Does what the stage does to every pair; what an earlier run finished is only read.
+
+        Args:
+          jobs: the pairs.
+          load: reads the results from a pair's directory; raises `InputError` where they are
+            missing or damaged, and they are made again.
+          make: makes them, and leaves them in that directory.
+
+        Returns:
+          Results by pair, in the order of `jobs`.
+        """
+        before, start = self.entry.get("seconds", 0.0), time.perf_counter()
+        self.entry["status"] = "running"
+        entries = self.entry.setdefault("pairs", {})
+        results: dict[str, Result] = {}
+        for job in jobs:
+            name = job.spec.name
+            if entries.get(name, {}).get("status") == "done":
+                with contextlib.suppress(InputError):
+                    results[name] = load(self.workdir / name)
+                    continue
+            began = time.perf_counter()
+            results[name] = make(job)
+            entries[name] = {"status": "done", "seconds": time.perf_counter() - began}
+            self.entry["seconds"] = before + time.perf_counter() - start
+            self.save()
+        self.entry.update(status="done", seconds=before + time.perf_counter() - start)
+        return results

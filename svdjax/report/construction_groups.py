@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svdjax.constructions.recipes import RECIPES
+from svdjax.constructions.recipes import RECIPES, VARIANTS, Recipe
 from svdjax.report.numbers import listed
 
 if TYPE_CHECKING:
@@ -58,11 +58,20 @@ GROUPS = {
 
 def group_of(one: VariantResult) -> str:
     """The key in `GROUPS` of a constructed model."""
-    recipe = RECIPES.get(one.construction)
+    return _group(RECIPES.get(one.construction), one.signs)
+
+
+def group_of_name(name: str) -> str:
+    """The key in `GROUPS` of the variant of that name."""
+    variant = VARIANTS.get(name)
+    return _group(variant.recipe, variant.signs) if variant else "unknown"
+
+
+def _group(recipe: Recipe | None, signs: str) -> str:
     if recipe is None:
         return "unknown"
     if recipe.kind == "ablation":
-        return one.signs if one.signs in GROUPS else "unknown"
+        return signs if signs in GROUPS else "unknown"
     return "other" if recipe.partner == "other" else recipe.kind
 
 
@@ -77,11 +86,19 @@ def grouped(models: Iterable[VariantResult]) -> dict[str, list[VariantResult]]:
 def short(one: VariantResult) -> str:
     """Which of its group a model is: ``V in attention``, ``eq. 9``."""
     recipe = RECIPES.get(one.construction)
-    if recipe is None:
-        return one.title or one.name
-    where = _WHERE.get(one.modules, one.modules)
+    return _short(recipe, one.modules) if recipe else one.title or one.name
+
+
+def short_name(name: str) -> str:
+    """The same of the variant of that name."""
+    variant = VARIANTS.get(name)
+    return _short(variant.recipe, variant.modules) if variant else name
+
+
+def _short(recipe: Recipe, modules: str) -> str:
+    where = _WHERE.get(modules, modules)
     if recipe.kind == "replaced":
-        return f"eq. {recipe.number}" + ("" if one.modules == "all" else f" in {where}")
+        return f"eq. {recipe.number}" + ("" if modules == "all" else f" in {where}")
     return f"{recipe.changes} in {where}"
 
 

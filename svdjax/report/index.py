@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svdjax.report import figures_pairs, page, style
+from svdjax.report.behaviour import index_answers
 from svdjax.report.constructions import index_section
 from svdjax.report.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
 from svdjax.report.numbers import percent, span
@@ -21,6 +22,7 @@ from svdjax.report.views import matrix_views, pairs_view
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
+    from svdjax.engine.behaviour.results import EvaluationResults
     from svdjax.engine.editing.results import ConstructionResults
 
 
@@ -28,6 +30,8 @@ def write_index(
     workdir: str | os.PathLike[str],
     comparisons: Mapping[str, Comparison],
     constructions: Mapping[str, ConstructionResults] | None = None,
+    evaluations: Mapping[str, EvaluationResults] | None = None,
+    papers: Mapping[str, str] | None = None,
 ) -> pathlib.Path:
     """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
 
@@ -35,6 +39,8 @@ def write_index(
       workdir: the sweep's folder; every pair's report lies in ``<workdir>/<pair>/``.
       comparisons: results by pair name.
       constructions: results of constructed models by pair name, for those pairs that have them.
+      evaluations: how the models did on benchmarks, likewise.
+      papers: the column of the paper's tables by pair name, where the models are the paper's.
 
     Returns:
       The path of the page.
@@ -58,6 +64,7 @@ def write_index(
         notes=_notes(comparisons, pairs),
         figures=figures,
         constructions=index_section(constructions or {}, folder),
+        behaviour=index_answers(evaluations or {}, papers or {}, folder),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from svdjax.report import figures_fits, figures_svsm, figures_vectors, page, style
+from svdjax.report.behaviour import behaviour_section
 from svdjax.report.constructions import pair_section
 from svdjax.report.findings import (
     MOST_LINES,
@@ -24,6 +25,7 @@ from svdjax.report.views import pair_views
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
+    from svdjax.engine.behaviour.results import EvaluationResults, ProbeResults
     from svdjax.engine.editing.results import ConstructionResults
 
 
@@ -33,6 +35,8 @@ def write_pair(
     *,
     paper: str | None = None,
     constructions: ConstructionResults | None = None,
+    probes: ProbeResults | None = None,
+    evaluation: EvaluationResults | None = None,
 ) -> pathlib.Path:
     """Writes ``tables/*.csv|json``, ``figures/*.png`` and ``report.html`` of a pair.
 
@@ -42,10 +46,12 @@ def write_pair(
     Args:
       comparison: results of the pair.
       directory: the pair's folder in the workdir; made if it does not exist.
-      paper: the column of the paper's Tables 3 and 4 to print beside the measurement, such as
+      paper: the column of the paper's tables to print beside the measurement, such as
         ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. A key that the paper has no row
         for is said on the page.
       constructions: results of the pair's constructed models, for a section of their own.
+      probes: what went on inside the pair's models, for a section on what they do.
+      evaluation: how they did on benchmarks, likewise.
 
     Returns:
       The path of the page.
@@ -60,6 +66,7 @@ def write_pair(
     with style.drawing():
         figures = list(pair_figures(panels, folder / "figures")) if panels else []
     section = pair_section(constructions, folder) if constructions is not None else None
+    behaviour = behaviour_section(probes, evaluation, folder, paper)
     lines = projection_lines(comparison)
     coverage = comparison.coverage
     notes = [*coverage.get("notes", ()), *([left_undrawn] if left_undrawn else [])]
@@ -81,10 +88,14 @@ def write_pair(
         left_out=sorted(dict(coverage.get("left_out", {})).items()),
         reasons=coverage_counts(comparison),
         notes=notes,
-        files=[*tables, *(section.files if section else ())],
+        files=[
+            *tables,
+            *(name for part in (section, behaviour) if part for name in part.files),
+        ],
         tables=pair_views(tables, column.key if column else None),
         figures=figures,
         constructions=section,
+        behaviour=behaviour,
         index="../report.html",
     )
 

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import pathlib
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import tqdm
 
 from svdjax.atomic import remove_leftovers, write_json
-from svdjax.behaviour.benchmarks import Grader, Question, read_benchmark
-from svdjax.behaviour.chat import ChatModel, Prompt, question_prompts
-from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
+from svdjax.behaviour.benchmarks import Grader, read_benchmark
+from svdjax.behaviour.chat import ChatModel, question_prompts
+from svdjax.checkpoint import digest_of, input_digest, load_params, model_config, open_checkpoint
 from svdjax.engine import devices
+from svdjax.engine.behaviour.asking import Asking
 from svdjax.engine.behaviour.evaluate_job import EvaluateJob
 from svdjax.engine.behaviour.responses import (
     Journal,
-    Key,
     Response,
     statistics,
-    stream,
     write_responses,
 )
-from svdjax.engine.progress import duration, note
 from svdjax.engine.results import FORMAT_VERSION
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.model import Completion, Generator, Request, Sampling, decoder_mesh
+from svdjax.model import Generator, Sampling, decoder_mesh
 
 SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
 _JOURNAL = ".responses.jsonl"
-# Seconds between two looks at the progress where there is no bar, and between two writes.
-_EVERY, _KEEP = 10.0, 1.0
 # What the answers do not depend on, so that a run may go on with other values of it.
 _FREE = ("out", "model", "data", "batch_size", "devices", "tensor_parallel")
 
@@ -102,7 +94,7 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
             | {"repeats": job.rounds},
             "inputs": {
                 "model": input_digest(checkpoint),
-                "questions": _digest(questions),
+                "questions": digest_of([asdict(one) for one in questions]),
                 "stop_tokens": sorted(chat.stop_tokens),
             },
             "versions": devices.versions(),
@@ -129,8 +121,8 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
                     mesh=mesh,
                     dtype=jnp.dtype(job.dtype),
                 )
-                asking = _Asking(job, chat, questions, prompts, grader)
-                for some in asking.run(generator, missing, len(kept), stop):
+                asking = Asking(chat, questions, prompts, grader, job.max_new_tokens, job.benchmark)
+                for some in asking.run(generator, missing, len(kept), stop.check):
                     journal.append(some)
                     kept |= {one.key: one for one in some}
             seconds = time.perf_counter() - began
@@ -179,87 +171,3 @@ def _take(place: Workdir, state: dict[str, Any]) -> EvaluateOutcome | None:
         (place.path / _JOURNAL).unlink(missing_ok=True)
     place.write_state(state | {"status": "running"})
     return None
-
-
-def _digest(questions: Sequence[Question]) -> str:
-    text = json.dumps([asdict(one) for one in questions], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Asking:
-    """Asks, grades, and says how far it is."""
-
-    def __init__(
-        self,
-        job: EvaluateJob,
-        chat: ChatModel,
-        questions: Sequence[Question],
-        prompts: Sequence[Prompt],
-        grader: Grader,
-    ):
-        self.job, self.chat, self.grader = job, chat, grader
-        self.questions = {one.id: one for one in questions}
-        self.prompts = {one.id: prompt for one, prompt in zip(questions, prompts)}
-
-    def run(
-        self, generator: Generator, keys: Sequence[Key], before: int, stop: StopRequest
-    ) -> Iterator[list[Response]]:
-        """Yields graded responses, a few at a time, until all of `keys` are answered.
-
-        Raises:
-          Interrupted: a stop was requested; what was graded has been yielded.
-        """
-        requests = [self._request(key) for key in keys]
-        total, began, said, graded = before + len(keys), time.perf_counter(), 0.0, []
-        last, right = time.perf_counter(), 0
-        bar = tqdm.tqdm(
-            total=total,
-            initial=before,
-            desc=self.job.benchmark,
-            file=sys.stderr,
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        with bar:
-            for count, one in enumerate(generator.run(requests), 1):
-                graded.append(self._graded(keys[one.index], one))
-                right += graded[-1].correct
-                bar.set_postfix_str(f"{100 * right / count:.1f} % right", refresh=False)
-                bar.update()
-                now = time.perf_counter()
-                if now - last > _KEEP or stop.signum is not None:
-                    yield graded
-                    graded, last = [], now
-                stop.check(f"{before + count} of {total} answers kept")
-                if bar.disable and now - began - said > _EVERY:
-                    said = now - began
-                    left = duration(said / count * (len(keys) - count))
-                    note(
-                        f"{self.job.benchmark}: {before + count} of {total} answers, "
-                        f"{100 * right / count:.1f} % right, {left} left"
-                    )
-        yield graded
-
-    def _request(self, key: Key) -> Request:
-        tokens = self.prompts[key[0]].tokens
-        context = self.chat.config.max_position_embeddings
-        most = min(self.job.max_new_tokens, context - len(tokens))
-        return Request(tokens, most, stream(key))
-
-    def _graded(self, key: Key, one: Completion) -> Response:
-        question = self.questions[key[0]]
-        text = self.chat.decode(one.tokens)
-        verdict = self.grader.grade(question, text)
-        return Response(
-            id=question.id,
-            repeat=key[1],
-            group=question.group,
-            prompt=self.prompts[question.id].text,
-            response=text,
-            answer=question.answer,
-            extracted=verdict.extracted,
-            correct=verdict.correct,
-            reason=verdict.reason,
-            tokens=len(one.tokens),
-            stopped=one.stopped,
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,11 @@ class ModelOptions:
         return least_faults(self, {"devices": 0, "tensor_parallel": 1}) + choice_faults(
             self, {"prompt_format": PROMPT_FORMATS, "dtype": DTYPES}
         )
+
+
+def in_config(faults: Iterable[str], section: str) -> list[str]:
+    """Faults of flags as those of the leaves ``config.<section>`` of the same names."""
+    return [re.sub(r"--(?=[a-z])", f"config.{section}.", fault) for fault in faults]
 
 
 def missing_faults(job: Any, names: Iterable[str]) -> list[str]:

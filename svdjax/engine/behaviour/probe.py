@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 import pathlib
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from svdjax.atomic import remove_leftovers, write_npz
+from svdjax.atomic import read_npz, remove_leftovers
 from svdjax.behaviour.benchmarks.wording import SYSTEM
 from svdjax.behaviour.chat import ChatModel
-from svdjax.behaviour.cka import cka_from_grams, grams
-from svdjax.behaviour.probing import Probed, probe
 from svdjax.behaviour.prompts import Asked, read_prompts
 from svdjax.checkpoint import (
     Checkpoint,
     ModelConfig,
+    digest_of,
     input_digest,
     load_params,
     model_config,
@@ -32,16 +26,14 @@ from svdjax.checkpoint import (
 )
 from svdjax.engine import devices
 from svdjax.engine.behaviour.probe_job import ProbeJob, model_names
+from svdjax.engine.behaviour.probes import CKA, ENTROPY, Probes, probed
 from svdjax.engine.progress import note
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError
-from svdjax.model import decoder_mesh, place
+from svdjax.model import decoder_mesh
 
-ENTROPY, CKA, MAPS = "entropy.npz", "cka.npz", "maps.npz"
-# Maps take [blocks, tokens, tokens]; of longer prompts nobody sees the cells anyway.
-_MOST_MAPPED = 512
 _FREE = ("models", "prompts", "out", "devices", "tensor_parallel", "chosen")
 
 
@@ -129,25 +121,25 @@ def run_probe(
         if finished is not None:
             return finished
         shortest = min(len(prompt) for one in models for prompt in one.prompts)
-        entropy: dict[str, np.ndarray] = {}
-        cka: dict[str, np.ndarray] = {}
-        maps: dict[str, np.ndarray] = {}
-        first: dict[str, np.ndarray] = {}
+        probes = Probes(job.kind)
         for one in models:
-            found = _probed(job, one, mesh, shortest, stop)
-            entropy[f"{one.name}/last"] = found.entropy_last
-            entropy[f"{one.name}/mean"] = found.entropy_mean
-            if found.maps is not None:
-                maps[one.name] = found.maps
-            hidden = {"prompt": found.tokens, "position": found.positions}
-            mine = {k: grams(x) for k, x in hidden.items() if x.shape[1] > 1}
-            first = first or mine
-            cka |= _compared(job, one.name, first, mine, len(models[0].config.windows), found)
+            probes.add(
+                one.name,
+                probed(
+                    one.name,
+                    load_params(one.checkpoint, one.config, None),
+                    one.config,
+                    one.prompts,
+                    mesh=mesh,
+                    positions=shortest,
+                    maps=job.maps,
+                    dtype=job.dtype,
+                    check=stop.check,
+                ),
+            )
         (where.path / "figures").mkdir(exist_ok=True)
-        write_npz(where.path / ENTROPY, entropy)
-        write_npz(where.path / CKA, cka)
-        if maps:
-            write_npz(where.path / MAPS, maps)
+        probes.write(where.path)
+        entropy, cka = probes.entropy, probes.cka
         if figures is not None:
             note("drawing")
             figures.write_probes(
@@ -156,7 +148,7 @@ def run_probe(
                 blocks=job.chosen.choose if job.blocks else None,
                 entropy=entropy,
                 cka={one.name: cka[one.name] for one in models},
-                maps=maps,
+                maps=probes.maps,
             )
         where.write_state(state | {"status": "done"})
         return ProbeOutcome(where.path, entropy, cka)
@@ -183,12 +175,11 @@ def _open(job: ProbeJob, asked: tuple[Asked, ...], stack: contextlib.ExitStack) 
 
 
 def _state(job: ProbeJob, asked: tuple[Asked, ...], models: list[_Model]) -> dict[str, Any]:
-    texts = json.dumps([one.text for one in asked]).encode()
     return {
         "config": {k: v for k, v in asdict(job).items() if k not in _FREE},
         "inputs": {
             "models": {one.name: input_digest(one.checkpoint) for one in models},
-            "prompts": hashlib.sha256(texts).hexdigest(),
+            "prompts": digest_of([one.text for one in asked]),
         },
         "versions": devices.versions(),
         "sources": {one.name: source for one, source in zip(models, job.models)},
@@ -206,63 +197,7 @@ def _take(where: Workdir, state: dict[str, Any]) -> ProbeOutcome | None:
     if there.get("status") == "done" and there.get("versions") == state["versions"]:
         # Damaged like missing: it is made again.
         with contextlib.suppress(OSError, ValueError):
-            arrays = []
-            for name in (ENTROPY, CKA):
-                with np.load(where.path / name, allow_pickle=False) as stored:
-                    arrays.append({key: stored[key] for key in stored.files})
-            return ProbeOutcome(where.path, arrays[0], arrays[1], was_finished=True)
+            entropy, cka = (read_npz(where.path / name) for name in (ENTROPY, CKA))
+            return ProbeOutcome(where.path, entropy, cka, was_finished=True)
     where.write_state(state | {"status": "running"})
     return None
-
-
-def _probed(job: ProbeJob, one: _Model, mesh: Any, shortest: int, stop: StopRequest) -> Probed:
-    dtype = jnp.dtype(job.dtype)
-    params = place(load_params(one.checkpoint, one.config, None), mesh, dtype)
-    mapped = job.maps and len(one.prompts[0]) <= _MOST_MAPPED
-    if job.maps and not mapped:
-        note(f"{one.name}: no attention maps of a prompt longer than {_MOST_MAPPED} tokens")
-    bar = tqdm.tqdm(
-        total=len(one.prompts),
-        desc=f"probing {one.name}",
-        file=sys.stderr,
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
-
-        def done(count: int) -> None:
-            bar.update(count - bar.n)
-            stop.check(f"while {one.name} read the prompts")
-
-        found = probe(
-            params,
-            one.config,
-            one.prompts,
-            mesh=mesh,
-            positions=shortest,
-            maps=mapped,
-            dtype=dtype,
-            done=done,
-        )
-    note(f"probed {one.name}: {len(one.prompts)} prompt(s)")
-    return found
-
-
-def _compared(
-    job: ProbeJob,
-    name: str,
-    first: Mapping[str, np.ndarray],
-    mine: Mapping[str, np.ndarray],
-    blocks: int,
-    found: Probed,
-) -> dict[str, np.ndarray]:
-    """CKA of every kind, [blocks of the first model, blocks]; NaN where samples are too few."""
-    result = {}
-    for samples in ("prompt", "position"):
-        for suffix, debiased, least in (("", False, 2), ("_debiased", True, 4)):
-            values = np.full((blocks, len(found.tokens)), np.nan)
-            if samples in first and first[samples].shape[1] >= least:
-                values = cka_from_grams(first[samples], mine[samples], debiased=debiased)
-            result[f"{name}/{samples}{suffix}"] = values
-    chosen = f"{name}/{job.samples}{'_debiased' if job.debiased else ''}"
-    return {name: result[chosen]} | result

@@ -17,8 +17,27 @@ from svdjax.errors import InputError
 SAMPLES = ("prompt", "position")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """What is probed, by default as in the paper."""
+
+    prompts: str = ""
+    limit: int = 100
+    samples: str = "prompt"
+    debiased: bool = False
+
+    def probing_faults(self) -> list[str]:
+        """Everything that is wrong with it, one sentence each."""
+        return least_faults(self, {"limit": 0}) + choice_faults(self, {"samples": SAMPLES})
+
+    @property
+    def kind(self) -> str:
+        """Which CKA is reported, as cka.npz names it."""
+        return self.samples + ("_debiased" if self.debiased else "")
+
+
 @dataclass(frozen=True)
-class ProbeJob(ModelOptions):
+class ProbeJob(Probing, ModelOptions):
     """Some models on some prompts.
 
     The flags of ``python -m svdjax.probe`` have the fields' names and explain them.
@@ -28,11 +47,7 @@ class ProbeJob(ModelOptions):
     """
 
     models: tuple[str, ...]
-    prompts: str
     out: str
-    limit: int = 100
-    samples: str = "prompt"
-    debiased: bool = False
     blocks: str = ""
     maps: bool = True
     chosen: Layers = field(init=False)
@@ -42,8 +57,7 @@ class ProbeJob(ModelOptions):
         if not self.models or not all(self.models):
             found.append("--models: expected directories or hub ids, separated by commas")
         found += missing_faults(self, ("prompts", "out"))
-        found += least_faults(self, {"limit": 0})
-        found += choice_faults(self, {"samples": SAMPLES})
+        found += self.probing_faults()
         try:
             object.__setattr__(self, "chosen", Layers.parse(self.blocks))
         except InputError as error:

@@ -1,0 +1,146 @@
+"""Who is asked what in a sweep: everything read and turned into tokens before anything is computed.
+
+A pair's models are called ``base``, ``post`` and by the names of the variants; variants read and
+answer as post does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from svdjax.behaviour.benchmarks import Question, read_benchmark
+from svdjax.behaviour.benchmarks.wording import SYSTEM
+from svdjax.behaviour.chat import ChatModel, Prompt, question_prompts
+from svdjax.behaviour.prompts import Asked, read_prompts
+from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, model_config
+from svdjax.engine.inputs import PairJob
+from svdjax.engine.settings import Settings
+from svdjax.errors import InputError
+
+Questions = tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a checkpoint reads.
+
+    Attributes:
+      checkpoint: its weights, of which a variant replaces some.
+      config: of its decoder.
+      chat: its tokenizer and template.
+      questions: prompts by benchmark, in the order of the questions.
+      prompts: token ids of the prompts to probe with.
+      note: what is to be known of it; empty if nothing.
+    """
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    chat: ChatModel
+    questions: dict[str, list[Prompt]]
+    prompts: list[tuple[int, ...]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a sweep's models are asked.
+
+    Attributes:
+      questions: by benchmark; empty without an evaluation stage.
+      prompts: to probe with; empty without a probes stage.
+      readers: by pair, of base and of post.
+    """
+
+    questions: dict[str, Questions] = field(default_factory=dict)
+    prompts: tuple[Asked, ...] = ()
+    readers: dict[str, dict[str, Reader]] = field(default_factory=dict)
+
+    def digests(self) -> dict[str, Any]:
+        """Fingerprints by the leaf of the config that named the input."""
+        found: dict[str, Any] = {
+            f"benchmarks.{name}": {"count": len(some), "sha256": questions_digest(some)}
+            for name, some in self.questions.items()
+        }
+        if self.prompts:
+            texts = [one.text for one in self.prompts]
+            found["probes.prompts"] = {"count": len(texts), "sha256": digest_of(texts)}
+        return found
+
+
+def read_asking(jobs: Sequence[PairJob], settings: Settings) -> Asking:
+    """Reads benchmarks and prompts and makes every model's tokens of them.
+
+    Raises:
+      InputError: with every fault: a file, a tokenizer, or a model that the decoder cannot run.
+    """
+    faults: list[str] = []
+    questions: dict[str, Questions] = {}
+    prompts: tuple[Asked, ...] = ()
+    if "evaluation" in settings.stages:
+        how = settings.evaluation
+        for name, data in settings.benchmarks.items():
+            try:
+                questions[name] = read_benchmark(
+                    name, data, limit=how.limit, seed=how.seed, split=how.split
+                )
+            except InputError as error:
+                faults.append(f"config.benchmarks.{name}: {error}")
+    if "probes" in settings.stages:
+        try:
+            prompts = read_prompts(settings.probes.prompts, settings.probes.limit)
+        except InputError as error:
+            faults.append(f"config.probes.prompts: {error}")
+    readers: dict[str, dict[str, Reader]] = {}
+    asking = Asking(questions, prompts, readers)
+    known: dict[tuple[str, str], Reader] = {}
+    for job in [] if faults else jobs:
+        plan = job.plan
+        try:
+            post = _reader(asking, plan.post, plan.post, settings, known)
+            base = _reader(asking, plan.base, plan.post, settings, known)
+            readers[job.spec.name] = {"base": base, "post": post}
+        except InputError as error:
+            faults.append(f"pair {job.spec.name}: {error}")
+    if faults:
+        raise InputError(" | ".join(dict.fromkeys(faults)))
+    return asking
+
+
+def questions_digest(questions: Questions) -> str:
+    """Fingerprint of questions with their answers."""
+    return digest_of([asdict(one) for one in questions])
+
+
+def _reader(
+    asking: Asking,
+    checkpoint: Checkpoint,
+    post: Checkpoint,
+    settings: Settings,
+    known: dict[tuple[str, str], Reader],
+) -> Reader:
+    """How a checkpoint of a pair reads; a base without a chat template reads by that of post."""
+    how, config, note = settings.decoder, model_config(checkpoint.path), ""
+    try:
+        chat = ChatModel(checkpoint.path, config, how.prompt_format)
+    except InputError:
+        if checkpoint.path == post.path:
+            raise
+        chat = ChatModel(post.path, config, how.prompt_format)
+        note = "base has no tokenizer or chat template of its own and is asked with those of post"
+    key = (str(checkpoint.path), str(chat.directory))
+    if key not in known:
+        system = SYSTEM if how.system is None else how.system
+        known[key] = Reader(
+            checkpoint=checkpoint,
+            config=config,
+            chat=chat,
+            questions={
+                name: question_prompts(chat, some, system=how.system)
+                for name, some in asking.questions.items()
+            },
+            prompts=[chat.prompt(one.text, system, one.place).tokens for one in asking.prompts],
+            note=note,
+        )
+    return known[key]

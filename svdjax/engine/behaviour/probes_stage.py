@@ -1,0 +1,105 @@
+"""The probes stage: every model of every pair reads the same prompts.
+
+What a model showed is journaled by what determines it, so that a checkpoint which several pairs
+share reads once, and a sweep that was killed redoes the model in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from svdjax.atomic import read_npz, remove_leftovers, write_npz
+from svdjax.checkpoint import digest_of
+from svdjax.engine.behaviour.asked import Asking
+from svdjax.engine.behaviour.probes import Probes, Shown, probed
+from svdjax.engine.behaviour.results import ProbeResults
+from svdjax.engine.behaviour.subjects import Subject, subjects
+from svdjax.engine.editing.making import Maker, kept_builder
+from svdjax.engine.inputs import PairJob
+from svdjax.engine.progress import note
+from svdjax.engine.results import Comparison
+from svdjax.engine.stage import Stage
+from svdjax.model import decoder_mesh
+
+_JOURNAL = ".probes"
+# As in the paper's figs. 17 and 18: maps of every variant would fill the disk.
+_MAPPED = ("post", "base", "replaced", "restoration_V_SA", "ablation_V_SA")
+
+
+def run_probes(
+    jobs: Sequence[PairJob],
+    comparisons: Mapping[str, Comparison],
+    asking: Asking,
+    stage: Stage,
+) -> dict[str, ProbeResults]:
+    """Probes the models of every pair; CKA is that with post.
+
+    Args:
+      jobs: the validated pairs.
+      comparisons: their analyses, which constructed models need.
+      asking: the prompts.
+      stage: see there.
+
+    Returns:
+      The results by pair, in the order of `jobs`.
+    """
+    builder = kept_builder(stage)
+    decoder, how = stage.settings.decoder, stage.settings.probes
+    mesh = decoder_mesh(stage.settings.devices, decoder.tensor_parallel)
+    journal = stage.workdir / _JOURNAL
+    journal.mkdir(parents=True, exist_ok=True)
+    remove_leftovers([journal])
+
+    def shown(pair: str, one: Subject, count: str, positions: int) -> Shown:
+        mapped = one.name in _MAPPED
+        about = [one.weights, one.reader.prompts, positions, mapped, asdict(decoder)]
+        path = journal / f"{digest_of(about)}.npz"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            kept = Shown.from_arrays(read_npz(path))
+            note(f"probed {count} {pair} {one.name} already")
+            return kept
+        found = probed(
+            f"{count} {pair} {one.name}",
+            one.load(),
+            one.reader.config,
+            one.reader.prompts,
+            mesh=mesh,
+            positions=positions,
+            maps=mapped,
+            dtype=decoder.dtype,
+            check=stage.check,
+        )
+        write_npz(path, found.arrays())
+        return found
+
+    def make(job: PairJob) -> ProbeResults:
+        name = job.spec.name
+        models = subjects(Maker(job, comparisons[name], builder, stage), asking, stage)
+        readers = asking.readers[name].values()
+        positions = min(len(prompt) for reader in readers for prompt in reader.prompts)
+        probes = Probes(how.kind)
+        for number, one in enumerate(models, 1):
+            stage.check(f"probes of {name}: {number - 1} of {len(models)} done")
+            probes.add(one.name, shown(name, one, f"{number}/{len(models)}", positions))
+        notes = [reader.note for reader in readers if reader.note]
+        results = ProbeResults(
+            pair=name,
+            prompts=how.prompts,
+            count=len(asking.prompts),
+            positions=positions,
+            settings=asdict(how) | {k: v for k, v in asdict(decoder).items() if k != "devices"},
+            titles={one.name: one.title for one in models},
+            entropy=probes.entropy,
+            cka=probes.cka,
+            maps=probes.maps,
+            notes=list(dict.fromkeys(notes)),
+        )
+        results.save(stage.workdir / name)
+        return results
+
+    results = stage.pair_by_pair(jobs, ProbeResults.load, make)
+    shutil.rmtree(journal, ignore_errors=True)
+    return results

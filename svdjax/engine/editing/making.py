@@ -1,0 +1,153 @@
+"""Builds any constructed model of a pair, as often as stages need it, out of kept factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from svdjax.checkpoint import PairPlan, Projection, digest_of, load_params, model_config
+from svdjax.checkpoint.cache import ArrayCache
+from svdjax.constructions.recipes import Variant
+from svdjax.constructions.tree import replaced_leaves
+from svdjax.engine.editing.building import Builder, build_groups
+from svdjax.engine.groups import Group, plan_groups
+from svdjax.engine.inputs import PairJob
+from svdjax.engine.progress import note
+from svdjax.engine.results import Comparison
+from svdjax.engine.stage import Stage
+from svdjax.spectral import Built
+
+FACTORS = ".factors"
+_ROUTE = "svd_f64"
+
+
+def kept_builder(stage: Stage) -> Builder:
+    """What builds the variants of a sweep: factors are computed once, for all of its stages."""
+    directory = stage.settings.factor_cache or stage.workdir / FACTORS
+    cache = ArrayCache(directory, stage.settings.factor_cache_bytes, note=note)
+    return Builder(_ROUTE, stage.mesh, cache)
+
+
+class Maker:
+    """The constructed models of one pair.
+
+    Attributes:
+      job: the pair.
+      builder: how they are built, with the cache of the factors.
+    """
+
+    def __init__(self, job: PairJob, comparison: Comparison, builder: Builder, stage: Stage):
+        self.job, self.builder = job, builder
+        self._comparison, self._stage = comparison, stage
+        self._original: dict[str, Any] | None = None
+
+    def why_not(self, variant: Variant) -> str:
+        """Why a variant cannot be made; empty where it can."""
+        if self.job.plan.family == "unknown":
+            return "the architecture has no name table: attention and MLP cannot be told apart"
+        if variant.recipe.partner == "other" and self.job.other is None:
+            return "the config names no other post model of the same base"
+        if variant.recipe.scaled:
+            bad = [
+                name
+                for name, one in self._comparison.projections.items()
+                if not one.alpha_prime > 0
+            ]
+            if bad:
+                return f"alpha' is not defined or 0 for {', '.join(bad)}"
+        return ""
+
+    def possible(self) -> list[Variant]:
+        """The chosen variants that can be made, in their order."""
+        chosen = self._stage.settings.chosen_variants
+        return [variant for variant in chosen if not self.why_not(variant)]
+
+    def projections(self, variant: Variant) -> tuple[Projection, ...]:
+        """What a variant edits."""
+        return tuple(
+            one for one in self._plan(variant).projections if variant.modules in ("all", one.module)
+        )
+
+    def alphas(self, variant: Variant) -> dict[str, float]:
+        """alpha' by projection where it enters."""
+        if not variant.recipe.scaled:
+            return {}
+        return {one.name: self._alpha(one) for one in self.projections(variant)}
+
+    def groups(
+        self, variant: Variant, check: Callable[[], None]
+    ) -> Iterator[tuple[Group, Built, float]]:
+        """Yields groups of layers with their new matrices [L, I, O] and the seconds it took."""
+        whole, projections = self._plan(variant), self.projections(variant)
+        plan = replace(whole, projections=projections)
+        sigma = {}
+        if variant.recipe.values_only:
+            for one in projections:
+                values = self._comparison[one.name].metrics.sigma_base
+                sigma[one.name] = np.asarray(values, np.float64)
+        groups = plan_groups(
+            self.job.spec.name,
+            plan,
+            # Factors in float64 take eight times the bytes of the matrices in bf16.
+            group_bytes=max(1, self._stage.settings.group_bytes // 8),
+            devices=self.builder.mesh.size,
+        )
+        return build_groups(
+            groups,
+            plan,
+            self.builder,
+            variant.recipe,
+            sigma=sigma,
+            alphas=self.alphas(variant),
+            signs=variant.signs or "raw",
+            dtype=lambda tensor: plan.post.spec(tensor).dtype,
+            check=check,
+        )
+
+    def original(self) -> dict[str, Any]:
+        """The parameters of post in their storage dtype, read when they are first needed."""
+        if self._original is None:
+            post = self.job.plan.post
+            self._original = load_params(post, model_config(post.path), None)
+        return self._original
+
+    def params(self, variant: Variant, check: Callable[[], None]) -> dict[str, Any]:
+        """The parameters of a constructed model; leaves that it does not edit are `original`'s."""
+        leaves: dict[str, np.ndarray] = {}
+        for group, built, _ in self.groups(variant, check):
+            store(leaves, group, built)
+        return replaced_leaves(self.original(), leaves)
+
+    def key(self, variant: Variant) -> str:
+        """Digest of all that determines a variant's weights."""
+        settings, inputs = self._stage.settings, self._stage.identity["inputs"]
+        spec = self.job.spec
+        about = [
+            variant.name,
+            # By role: two pairs of the same three models differ in nothing else.
+            [inputs[spec.base], inputs[spec.post], inputs[spec.other] if spec.other else None],
+            self._stage.identity["versions"],
+            settings.factorisation,
+            settings.group_bytes,
+        ]
+        return digest_of(about)
+
+    def _plan(self, variant: Variant) -> PairPlan:
+        plan = self.job.other if variant.recipe.partner == "other" else self.job.plan
+        assert plan is not None
+        return plan
+
+    def _alpha(self, projection: Projection) -> float:
+        return self._comparison[projection.name].alpha_prime
+
+
+def store(leaves: dict[str, np.ndarray], group: Group, built: Built) -> None:
+    """Puts the layers of a group into the leaf that is to replace that of post."""
+    one = group.projection
+    path = f"layers/{one.module}/{one.name}/kernel"
+    if path not in leaves:
+        leaves[path] = np.empty((len(one.tensors), *one.shape), built.w.dtype)
+    leaves[path][group.start : group.stop] = built.w[: group.stop - group.start]
