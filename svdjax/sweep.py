@@ -3,9 +3,11 @@
 For every pair of a config, every linear layer of the base is compared with the same layer of the
 post-trained model: singular value scaling (SVSM, alpha), similarity of the singular vectors, NF
 beside the level of unrelated matrices, fits of eq. 8. The workdir then holds, for each pair,
-spectra.npz, summary.json, tables, figures and a self-contained report.html, with an index.
+spectra.npz, summary.json, tables, figures and a self-contained report.html, with an index. More
+stages make the paper's constructed models, look inside every model, and put benchmarks to them.
 
     The reference family that ships with svdjax, no network needed:
+      python -m svdjax.sweep --config=configs/reference.py:quick
       python -m svdjax.sweep --config=configs/reference.py
 
     Any two checkpoints, directories or hub ids (org/name[@revision]):

@@ -1,0 +1,106 @@
+"""Tables of answers: the paper's own values beside what was measured, where the models match."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from svdjax.engine.behaviour.results import EvaluationResults, Score
+from svdjax.report.answer_tables import all_answers_table, answers_table, matrix
+from svdjax.report.behaviour import behaviour_section, index_answers
+from svdjax.report.paper_answers import paper_scores
+from tests.report.pages import HOSTILE
+
+KEY = "Qwen2.5-Math-1.5B/instruct"
+SETTINGS = {
+    **{"temperature": 0.2, "top_p": 0.95, "max_new_tokens": 1024, "repeats": 3, "limit": 0},
+    **{"prompt_format": "chat", "dtype": "float32", "system": None, "split": "dev"},
+}
+NAMES = {
+    "original": "post",
+    "replaced": "replaced",
+    "restoration_sa": "restoration_V_SA",
+    "restoration_sa_in": "restoration_V_SA",
+    "restoration_sa_out": "restoration_U_SA",
+    "restoration_ffn_in": "restoration_V_FFN",
+    "restoration_ffn_out": "restoration_U_FFN",
+}
+
+
+def results(*benchmarks: str, split: str = "dev", note: str = "") -> EvaluationResults:
+    score = Score(10, 3, 50.0, 1.25, 100.5, 2.0, 90.0)
+    models = ("post", "base", "replaced", "restoration_V_SA")
+    return EvaluationResults(
+        pair="pair",
+        benchmarks=dict.fromkeys(benchmarks, "data"),
+        settings={**SETTINGS, "split": split},
+        scores={name: dict.fromkeys(benchmarks, score) for name in models},
+        titles={name: f"title of {name}" for name in models},
+        notes=[note] if note else [],
+    )
+
+
+def test_the_papers_values_are_those_of_its_tables(shared):
+    facts = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
+    count = 0
+    for table, measure in (
+        *((f"table{n}", "accuracy") for n in ("1_pass1_replaced", "5_pass1_replaced")),
+        *((f"table{n}_pass1_restoration", "accuracy") for n in "27"),
+        ("table6_tokens_replaced", "tokens"),
+        ("table8_tokens_restoration", "tokens"),
+    ):
+        for model, kinds in facts[table].items():
+            for kind, rows in kinds.items():
+                for row, cells in rows.items():
+                    for benchmark, value in (cells or {}).items():
+                        cell = (NAMES[row], benchmark.removesuffix("_dev"))
+                        mine = paper_scores(f"{model}/{kind}")[cell]
+                        assert getattr(mine, f"{measure}_mean") == value["mean"]
+                        assert getattr(mine, f"{measure}_std") == value["std"]
+                        count += 1
+    assert count > 400
+    assert paper_scores("another/model") == {}
+
+
+def test_they_stand_beside_only_where_models_and_questions_match():
+    table = answers_table(results("gsm8k", "questions"), KEY)
+    shown = matrix(table, "t", "c", "accuracy")
+    assert [head.label for head in shown.heads] == ["model", "gsm8k", "gsm8k, paper", "questions"]
+    cells = {row[0]: row[1:] for row in shown.rows}
+    spaces = str.maketrans("\u202f", " ")
+    assert cells["title of post"][1].translate(spaces) == "85.14 ± 0.14"
+    assert cells["title of post"][0].translate(spaces) == "50.00 ± 1.25"
+    assert cells["title of base"][1] == "–"
+    plain = matrix(answers_table(results("gsm8k"), None), "t", "c", "tokens")
+    assert [head.label for head in plain.heads] == ["model", "gsm8k"]
+
+
+@pytest.mark.parametrize(("split", "beside"), [("dev", 1), ("test", 0)])
+def test_the_paper_asks_the_dev_questions_of_mmlu(split, beside):
+    table = answers_table(results("mmlu", split=split), KEY)
+    assert len(matrix(table, "t", "c", "accuracy").heads) == 2 + beside
+
+
+def test_the_index_names_pairs_and_the_protocol(tmp_path):
+    evaluations = {"one": results("gsm8k"), "two": results("gsm8k")}
+    section = index_answers(evaluations, {"one": KEY}, tmp_path)
+    assert section is not None
+    titles = [view.title.partition(":")[0] for view in section.tables]
+    assert titles[:5] == ["Table 1", "Table 2", "Table 6", "Table 7", "Table 8"]
+    assert [row[:2] for row in section.tables[1].rows] == [
+        (pair, f"title of {model}")
+        for pair in evaluations
+        for model in ("post", "restoration_V_SA")
+    ]
+    assert ("protocol", "the paper's") in section.facts
+    assert len(all_answers_table(evaluations, {}).rows) == 8
+    assert index_answers({}, {}, tmp_path) is None
+
+
+def test_names_from_outside_are_text(tmp_path):
+    section = behaviour_section(None, results("gsm8k", note=HOSTILE), tmp_path, KEY)
+    assert section is not None
+    assert section.notes == [HOSTILE]
+    assert (tmp_path / "figures" / "answers.png").stat().st_size > 1000
+    assert (tmp_path / "tables" / "answers.csv").is_file()
