@@ -177,6 +177,8 @@ def parse_argument(
     values: dict[str, str] = {}
     for piece in pieces:
         key, equals, value = piece.partition("=")
+        if key in words:
+            raise InputError(f"config argument {key!r} takes no value: write {key} alone")
         if key not in known:
             raise InputError(_unknown_key(key, known + words))
         if not equals or not value:

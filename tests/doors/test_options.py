@@ -63,12 +63,26 @@ def test_bad_arguments_are_named(argument, words):
 
 def test_a_config_without_argument_refuses_one():
     with pytest.raises(InputError, match="takes no argument"):
+        parse_argument("quick=1", ())
+
+
+def test_a_word_is_an_argument_by_itself():
+    assert parse_argument("quick", words=("quick",)) == {"quick": ""}
+    config = load("reference").get_config("quick")
+    assert (config.name, config.evaluation.limit) == ("reference-quick", 30)
+    assert load("reference").get_config().evaluation.limit == 0
+    with pytest.raises(InputError, match="known: quick"):
+        load("reference").get_config("full")
+    with pytest.raises(InputError, match="takes no value"):
         load("reference").get_config("quick=1")
 
 
 def test_default_config_is_locked_and_complete():
     config = default_config("x", {"a": {"base": "b", "post": "p"}})
-    assert set(config) == set(OPTIONS) | {"name", "pairs"}
+    assert set(config) == {leaf.partition(".")[0] for leaf in OPTIONS} | {"name", "pairs"}
+    for leaf in OPTIONS:
+        section, _, key = leaf.rpartition(".")
+        assert key in (config[section] if section else config)
     assert config.to_dict()["pairs"]["a"] == {
         "base": "b",
         "post": "p",
