@@ -80,9 +80,10 @@ def test_a_word_is_an_argument_by_itself():
 def test_default_config_is_locked_and_complete():
     config = default_config("x", {"a": {"base": "b", "post": "p"}})
     assert set(config) == {leaf.partition(".")[0] for leaf in OPTIONS} | {"name", "pairs"}
+    leaves = config.to_dict()
     for leaf in OPTIONS:
         section, _, key = leaf.rpartition(".")
-        assert key in (config[section] if section else config)
+        assert key in (leaves[section] if section else leaves)
     assert config.to_dict()["pairs"]["a"] == {
         "base": "b",
         "post": "p",
