@@ -8,10 +8,10 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdjax.errors import InputError
+from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison, compare, construct_checkpoint
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Comparison", "InputError", "__version__", "compare", "construct_checkpoint"]
 
-_LAZY = dict.fromkeys(("Comparison", "compare", "construct_checkpoint"), "svdjax.engine")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'svdjax' has no attribute {name!r}")
+__getattr__ = attributes(
+    __name__, dict.fromkeys(("Comparison", "compare", "construct_checkpoint"), "engine")
+)

@@ -49,7 +49,7 @@ _DEVICES = flags.DEFINE_integer(
 
 def main() -> str:
     """Compares what the flags name; returns the summary for stdout."""
-    with StopRequest() as stop:
+    with StopRequest(resumes=False) as stop:
         job = FingerprintJob(
             reference=_REFERENCE.value or "",
             suspect=_SUSPECT.value or "",

@@ -51,7 +51,7 @@ _MAPS = flags.DEFINE_bool("maps", True, "Also keep and draw attention maps of th
 
 def main() -> str:
     """Probes what the flags ask for; returns the summary for stdout."""
-    with StopRequest() as stop:
+    with StopRequest(resumes=False) as stop:
         job = ProbeJob(
             models=tuple(_MODELS.value or ()),
             prompts=_PROMPTS.value or "",

@@ -5,8 +5,9 @@ Imported on first use: benchmarks are named and read before jax is loaded.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
     from svdjax.behaviour.divergence import Divergence, Divergences
@@ -23,8 +24,4 @@ _HOMES = {
     "tokenise": "texts",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"svdjax.behaviour.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'svdjax.behaviour' has no attribute {name!r}")
+__getattr__ = attributes(__name__, _HOMES)

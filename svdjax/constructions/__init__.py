@@ -7,10 +7,10 @@ the data is there before jax is.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdjax.constructions.recipes import RECIPES, VARIANTS, Recipe, Variant, get_recipe
+from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
     from svdjax.constructions.tree import alphas, construct
@@ -19,8 +19,4 @@ __all__ = ["RECIPES", "VARIANTS", "Recipe", "Variant", "alphas", "construct", "g
 
 _HOMES = {"alphas": "tree", "construct": "tree"}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"svdjax.constructions.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'svdjax.constructions' has no attribute {name!r}")
+__getattr__ = attributes(__name__, _HOMES)

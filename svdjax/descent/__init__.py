@@ -1,7 +1,7 @@
 """Does one model descend from the other? Alignment from the weights alone, then NF and its test.
 
 `canonical` shares scales out evenly, `compare_layers` undoes what is left of a disguise (orders of
-neurons and heads, phases, bases, a rotated residual stream) and measures; `decide` names it.
+neurons and heads, phases, bases, a rotated residual stream) and measures, `pool` adds up.
 """
 
 from svdjax.descent.aligned import Factored, compare_layers
@@ -20,10 +20,8 @@ from svdjax.descent.statistic import (
     polar_stack,
     pool,
 )
-from svdjax.descent.verdict import ASSUMPTION, Thresholds, decide
 
 __all__ = [
-    "ASSUMPTION",
     "DISGUISES",
     "PROJECTIONS",
     "ROUGH",
@@ -32,11 +30,9 @@ __all__ = [
     "Grams",
     "Layer",
     "Pooled",
-    "Thresholds",
     "agreement",
     "canonical",
     "compare_layers",
-    "decide",
     "disguise",
     "from_grams",
     "from_matches",

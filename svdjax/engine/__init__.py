@@ -7,8 +7,9 @@ constructed checkpoint. Imported on first use, so that `svdjax.engine.stop` is t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
     from svdjax.engine.behaviour.evaluate import EvaluateOutcome, run_evaluate
@@ -80,8 +81,4 @@ _HOMES = {
     "run_sweep": "run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"svdjax.engine.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'svdjax.engine' has no attribute {name!r}")
+__getattr__ = attributes(__name__, _HOMES)

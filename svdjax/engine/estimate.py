@@ -13,7 +13,7 @@ import numpy as np
 
 from svdjax.checkpoint import resolve
 from svdjax.engine import devices, inputs
-from svdjax.engine.behaviour.asked import Asking, read_asking
+from svdjax.engine.behaviour.material import Material, read_material
 from svdjax.engine.editing.heldout import read_heldout
 from svdjax.engine.groups import (
     Group,
@@ -52,7 +52,7 @@ def dry_run(config: Any) -> str:
         jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
         if any(spec.constructed and spec.text for spec in sweep.pairs):
             read_heldout(jobs, settings.text_limit)
-        asking = read_asking(jobs, settings) if settings.runs_models else None
+        material = read_material(jobs, settings) if settings.runs_models else None
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings.factorisation, settings.corner)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
@@ -97,8 +97,8 @@ def dry_run(config: Any) -> str:
     ]
     if any(job.spec.constructed for job in jobs):
         lines.append("constructions come on top: about as long again, and the decoder's time")
-    if asking is not None:
-        lines += _asked(asking, jobs, settings)
+    if material is not None:
+        lines += _asked(material, jobs, settings)
     return "\n".join(lines)
 
 
@@ -126,20 +126,20 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
     return text
 
 
-def _asked(asking: Asking, jobs: Sequence[inputs.PairJob], settings: Settings) -> list[str]:
+def _asked(material: Material, jobs: Sequence[inputs.PairJob], settings: Settings) -> list[str]:
     """What the stages that run models will ask of how many."""
     variants = len(settings.chosen_variants)
     built = sum(variants for job in jobs if job.spec.constructed)
     originals = {source for job in jobs for source in (job.spec.base, job.spec.post)}
     models = f"{len(originals)} models and at most {built} constructed ones"
     lines = []
-    if asking.prompts:
-        lines.append(f"probes: {models} read {len(asking.prompts)} prompts")
-    if asking.questions:
+    if material.prompts:
+        lines.append(f"probes: {models} read {len(material.prompts)} prompts")
+    if material.questions:
         how = settings.evaluation
-        asked = how.rounds * sum(map(len, asking.questions.values()))
+        asked = how.rounds * sum(map(len, material.questions.values()))
         lines.append(
-            f"evaluation: {models} give {asked} answers each ({', '.join(asking.questions)}), of "
+            f"evaluation: {models} give {asked} answers each ({', '.join(material.questions)}), of "
             f"up to {how.max_new_tokens} tokens"
         )
     return lines

@@ -166,7 +166,7 @@ class _Sweep:
         self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
         self.state: dict[str, Any] = {}
         self.heldout: dict[str, Any] = {}
-        self.asking: Any = None
+        self.material: Any = None
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
@@ -182,17 +182,17 @@ class _Sweep:
 
             self.heldout = read_heldout(jobs, self.sweep.settings.text_limit)
         if self.sweep.settings.runs_models:
-            from svdjax.engine.behaviour.asked import read_asking
+            from svdjax.engine.behaviour.material import read_material
 
-            self.asking = read_asking(jobs, self.sweep.settings)
+            self.material = read_material(jobs, self.sweep.settings)
         self.mesh = devices.layer_mesh(
             self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
         digests = inputs.digest_inputs(
             jobs, full=self.sweep.settings.full_hash, check=self.stop.check
         )
-        if self.asking is not None:
-            digests |= self.asking.digests()
+        if self.material is not None:
+            digests |= self.material.digests()
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
             finished = self._finished()
@@ -273,10 +273,10 @@ class _Sweep:
         if name == "probes":
             from svdjax.engine.behaviour.probes_stage import run_probes
 
-            return run_probes(jobs, comparisons, self.asking, stage)
+            return run_probes(jobs, comparisons, self.material, stage)
         from svdjax.engine.behaviour.evaluation_stage import run_evaluation
 
-        return run_evaluation(jobs, comparisons, self.asking, stage)
+        return run_evaluation(jobs, comparisons, self.material, stage)
 
     def _handed(self, name: str) -> Stage:
         return Stage(

@@ -14,8 +14,9 @@ from typing import Any
 from svdjax.atomic import plain
 from svdjax.constructions.recipes import VARIANTS, Variant
 from svdjax.engine.behaviour.evaluate_job import Protocol
-from svdjax.engine.behaviour.model_options import ModelOptions, in_config
+from svdjax.engine.behaviour.model_options import ModelOptions
 from svdjax.engine.behaviour.probe_job import Probing
+from svdjax.engine.faults import in_config
 from svdjax.errors import InputError
 from svdjax.options import SIDES
 

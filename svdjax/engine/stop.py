@@ -19,7 +19,9 @@ class StopRequest:
     before jax is loaded. Outside the main thread, where Python takes no signals, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resumes: bool = True) -> None:
+        """`resumes`: whether what is stopped goes on where it was, or starts over."""
+        self._after = "goes on from here" if resumes else "starts over"
         self.signum: int | None = None
         self._previous: dict[int, object] = {}
 
@@ -52,4 +54,4 @@ class StopRequest:
     def _message(self, done: str) -> str:
         name = signal.Signals(self.signum or signal.SIGTERM).name
         where = f" ({done})" if done else ""
-        return f"stopped by {name}{where}; the same command goes on from here"
+        return f"stopped by {name}{where}; the same command {self._after}"

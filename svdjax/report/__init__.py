@@ -6,8 +6,9 @@ need not load matplotlib to say so.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
     from svdjax.report.fingerprint import write_fingerprint
@@ -34,8 +35,4 @@ _HOMES = {
     "write_probes": "probes",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"svdjax.report.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'svdjax.report' has no attribute {name!r}")
+__getattr__ = attributes(__name__, _HOMES)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdjax.report.cells import Head, Row, TableView
 from svdjax.report.numbers import MISSING, decimal, plus_minus
@@ -20,6 +20,13 @@ ANSWERS = (
     *("accuracy_mean", "accuracy_std", "tokens_mean", "tokens_std", "stopped", "not_compared"),
     *("paper_accuracy_mean", "paper_accuracy_std", "paper_tokens_mean", "paper_tokens_std"),
 )
+MEASURES = {
+    "accuracy": "pass@1 in %, mean and, of several repeats, their standard deviation.",
+    "tokens": "Output tokens of an answer, likewise the mean of the repeats.",
+    "stopped": "Ended by themselves: % of the answers; the others were cut at the limit, or where "
+    "the context ends.",
+}
+_WORDS = {"accuracy": "pass@1", "tokens": "tokens", "stopped": "ended by themselves"}
 _PAPER = tuple(name for name in ANSWERS if name.startswith("paper_"))
 
 
@@ -93,49 +100,34 @@ def _rows(results: EvaluationResults, paper: str | None) -> Iterable[dict[str, A
 def matrix(
     table: Table,
     title: str,
-    caption: str,
-    measure: str,
+    measures: Sequence[str],
     models: Sequence[str] | None = None,
     *,
     folded: bool = False,
 ) -> TableView:
-    """One row per pair (if there are any) and model, one column per benchmark; the paper's beside.
+    """One row per pair (if there are any) and model, columns per benchmark; the paper's beside.
 
     Args:
       table: from `answers_table` or `all_answers_table`.
       title: of the view.
-      caption: likewise.
-      measure: ``accuracy``, ``tokens`` or ``stopped``.
+      measures: some of `MEASURES`; of several the headings say which.
       models: which; all if not given.
       folded: shown only when asked for.
     """
     chosen = [row for row in table.rows if models is None or row["model"] in models]
-    benchmarks = list(dict.fromkeys(row["benchmark"] for row in chosen))
-    paper = f"paper_{measure}_mean"
-    beside = [
-        name
-        for name in benchmarks
-        if any(
-            row["benchmark"] == name and math.isfinite(row.get(paper, math.nan)) for row in chosen
-        )
-    ]
-    heads, rows = [Head("model", text=True)], {}
-    pairs = "pair" in table.columns
-    if pairs:
-        heads.insert(0, Head("pair", text=True))
-    for name in benchmarks:
-        heads.append(Head(name))
-        if name in beside:
-            heads.append(Head(f"{name}, paper"))
+    columns = list(_columns(chosen, measures))
+    keys = ("pair", "title") if "pair" in table.columns else ("title",)
+    rows: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in chosen:
-        key = (*((row["pair"],) if pairs else ()), row["title"])
-        rows.setdefault(key, {})[row["benchmark"]] = row
+        rows.setdefault(tuple(row[key] for key in keys), {})[row["benchmark"]] = row
+    heads = [Head("pair", text=True), Head("model", text=True)][-len(keys) :]
     return TableView(
         title=title,
-        caption=caption,
-        heads=tuple(heads),
+        caption=" ".join(MEASURES[measure] for measure in measures),
+        heads=(*heads, *(Head(one.label) for one in columns)),
         rows=tuple(
-            (*key, *_cells(found, benchmarks, beside, measure)) for key, found in rows.items()
+            (*key, *(_cell(found.get(one.benchmark), one) for one in columns))
+            for key, found in rows.items()
         ),
         hidden=0,
         file=f"tables/{table.name}.csv",
@@ -143,17 +135,30 @@ def matrix(
     )
 
 
-def _cells(
-    found: Mapping[str, Row], benchmarks: Sequence[str], beside: Sequence[str], measure: str
-) -> Iterable[str]:
-    for name in benchmarks:
-        row = found.get(name)
-        yield _cell(row, measure) if row else MISSING
-        if name in beside:
-            yield _cell(row, f"paper_{measure}") if row else MISSING
+class _Column(NamedTuple):
+    label: str
+    benchmark: str
+    measure: str
+    paper: bool = False
 
 
-def _cell(row: Row, measure: str) -> str:
-    if measure == "stopped":
+def _columns(rows: Sequence[Row], measures: Sequence[str]) -> Iterator[_Column]:
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        mine = [row for row in rows if row["benchmark"] == benchmark]
+        for measure in measures:
+            label = benchmark if len(measures) == 1 else f"{benchmark}, {_WORDS[measure]}"
+            yield _Column(label, benchmark, measure)
+            if any(math.isfinite(row.get(f"paper_{measure}_mean", math.nan)) for row in mine):
+                yield _Column(f"{label}, paper", benchmark, measure, paper=True)
+
+
+def _cell(row: Row | None, column: _Column) -> str:
+    if row is None:
+        return MISSING
+    if column.measure == "stopped":
         return decimal(row["stopped"], 1)
-    return plus_minus(row[f"{measure}_mean"], row[f"{measure}_std"], 2)
+    key = f"paper_{column.measure}" if column.paper else column.measure
+    if row["repeats"] == 1 and not column.paper:
+        # One repeat has no deviation.
+        return decimal(row[f"{key}_mean"], 2)
+    return plus_minus(row[f"{key}_mean"], row[f"{key}_std"], 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import pathlib
 import struct
 from collections.abc import Mapping
@@ -57,8 +58,11 @@ def probability(log10: float) -> str:
         return "1"
     if log10 > -4:
         return f"{10**log10:.2g}"
-    whole = int(np.floor(log10))
-    return f"10^{whole}" if whole < -300 else f"{10 ** (log10 - whole):.1f}e{whole:d}"
+    if log10 <= -300:
+        # Rounded up, so that it bounds.
+        return f"10^{math.ceil(log10)}"
+    whole = math.floor(log10)
+    return f"{10 ** (log10 - whole):.1f}e{whole:d}"
 
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svdjax.report import figures_pairs, page, style
-from svdjax.report.behaviour import index_answers
+from svdjax.report.answers import index_answers
 from svdjax.report.constructions import index_section
 from svdjax.report.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
 from svdjax.report.numbers import percent, span

@@ -7,16 +7,31 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from svdjax.engine import ConstructJob, run_construct
+from svdjax.errors import InputError
 from tests.construct import harness
 from tests.engine.test_refusals import refused
 from tests.support import tiny
 
 EQ11 = ("--construction=eq11", "--modules=mlp")
+
+
+def refused_at_once(flags: list[str], *words: str) -> None:
+    """The same job without a process of its own: one line that has `words`."""
+    pairs = (flag.removeprefix("--").partition("=") for flag in flags)
+    given: dict[str, Any] = {name: value if equals else True for name, equals, value in pairs}
+    with pytest.raises(InputError) as caught:
+        run_construct(ConstructJob(**given))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
 
 
 def test_help_explains_and_is_quick():
@@ -138,7 +153,7 @@ def test_places(copies, env, tmp_path):
         (tmp_path, ["--overwrite"], ["lies on, in or around"]),
         (tmp_path / ("x" * 300), [], ["too long"]),
     ):
-        refused(harness.construct(env, *flags, *more, f"--out={out}"), *words)
+        refused_at_once([*flags, *more, f"--out={out}"], *words)
         assert harness.listing(tmp_path) == before, out
     done = harness.construct(env, *flags, "--overwrite", f"--out={tmp_path / 'other'}")
     assert done.status == 0, done.err
@@ -160,10 +175,10 @@ def test_alpha_files(copies, env, tmp_path):
         ('{"gate_proj": 1, "gate_proj": 2}', ["occurs twice"]),
     ):
         path.write_text(text)
-        done = harness.construct(
-            env, *flags, "--construction=eq9", f"--alpha={path}", f"--out={tmp_path / 'out'}"
-        )
-        refused(done, "alpha.json", *words)
+        more = ["--construction=eq9", f"--alpha={path}", f"--out={tmp_path / 'out'}"]
+        refused_at_once([*flags, *more], "alpha.json", *words)
+    # The last one as the command says it.
+    refused(harness.construct(env, *flags, *more), "alpha.json", *words)
     assert not (tmp_path / "out").exists()
 
 

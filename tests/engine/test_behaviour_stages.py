@@ -132,10 +132,11 @@ def test_pages_show_the_papers_tables(made, tmp_path):
     text = assert_self_contained(index).text
     for number in "12678":
         assert f"Table {number}: " in text
-    assert "shortened or changed" in text
+    assert "questions: 6 questions, each once" in text
+    assert "not the paper's, which is" in text
     page = assert_self_contained(tmp_path / "base-instruct" / "report.html")
     assert_links_lead_somewhere(tmp_path / "base-instruct" / "report.html")
-    for title in ("Answers, pass@1", "Inside the models", "CKA with the original"):
+    for title in ("questions, pass@1", "Inside the models", "CKA with the original"):
         assert title in page.text
 
 

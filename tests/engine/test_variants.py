@@ -14,6 +14,7 @@ from svdjax import reference
 from svdjax.behaviour import Divergences, read_texts, tokenise
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.constructions import VARIANTS
+from svdjax.engine import run_sweep
 from svdjax.engine.editing.results import ConstructionResults
 from svdjax.engine.settings import read_config
 from svdjax.errors import InputError
@@ -223,14 +224,15 @@ def test_bad_input_is_refused_before_anything_is_computed(pair_of, env, tmp_path
         ({"other": tmp_path / "gone"}, ["gone"]),
     ):
         before = sorted(tmp_path.rglob("*"))
-        done = harness.sweep(
-            env,
-            argument(base=base, post=post, **sides),
-            STAGES,
-            f"--workdir={tmp_path}/W",
-        )
-        refused(done, *words)
+        pair = {"base": str(base), "post": str(post)} | {k: str(v) for k, v in sides.items()}
+        config = default_config("x", {"pair": pair}, stages=("spectra", "constructions"))
+        with pytest.raises(InputError) as caught:
+            run_sweep(config, tmp_path / "W")
+        assert "\n" not in str(caught.value)
+        assert all(word in str(caught.value) for word in words)
         assert sorted(tmp_path.rglob("*")) == before
+    # The last one as the command says it.
+    refused(harness.sweep(env, argument(base=base, post=post, **sides), STAGES), *words)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,9 @@ import pytest
 
 from svdjax.descent import (
     Factored,
-    Thresholds,
     agreement,
     canonical,
     compare_layers,
-    decide,
     log10_p,
     nearest_rotation,
     p_value,
@@ -23,6 +21,7 @@ from svdjax.descent import (
 from svdjax.descent.layer import ATTENTION, FEED_FORWARD
 from svdjax.descent.neurons import assign
 from svdjax.engine.descent.fingerprint_job import FingerprintJob
+from svdjax.engine.descent.verdict import Thresholds, decide
 from tests.fingerprint.harness import random_layer, svd_trace
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from svdjax.engine.behaviour.results import EvaluationResults, Score
 from svdjax.report.answer_tables import all_answers_table, answers_table, matrix
-from svdjax.report.behaviour import behaviour_section, index_answers
+from svdjax.report.answers import index_answers
+from svdjax.report.behaviour import behaviour_section
 from svdjax.report.paper_answers import paper_scores
 from tests.report.pages import HOSTILE
 
@@ -65,21 +67,31 @@ def test_the_papers_values_are_those_of_its_tables(shared):
 
 def test_they_stand_beside_only_where_models_and_questions_match():
     table = answers_table(results("gsm8k", "questions"), KEY)
-    shown = matrix(table, "t", "c", "accuracy")
+    shown = matrix(table, "t", ["accuracy"])
     assert [head.label for head in shown.heads] == ["model", "gsm8k", "gsm8k, paper", "questions"]
     cells = {row[0]: row[1:] for row in shown.rows}
     spaces = str.maketrans("\u202f", " ")
     assert cells["title of post"][1].translate(spaces) == "85.14 ± 0.14"
     assert cells["title of post"][0].translate(spaces) == "50.00 ± 1.25"
     assert cells["title of base"][1] == "–"
-    plain = matrix(answers_table(results("gsm8k"), None), "t", "c", "tokens")
+    plain = matrix(answers_table(results("gsm8k"), None), "t", ["tokens"])
     assert [head.label for head in plain.heads] == ["model", "gsm8k"]
 
 
 @pytest.mark.parametrize(("split", "beside"), [("dev", 1), ("test", 0)])
 def test_the_paper_asks_the_dev_questions_of_mmlu(split, beside):
     table = answers_table(results("mmlu", split=split), KEY)
-    assert len(matrix(table, "t", "c", "accuracy").heads) == 2 + beside
+    assert len(matrix(table, "t", ["accuracy"]).heads) == 2 + beside
+
+
+def test_one_repeat_has_no_deviation():
+    one = results("gsm8k")
+    score = Score(10, 1, 50.0, 0.0, 100.5, 0.0, 90.0)
+    one = dataclasses.replace(one, scores={name: {"gsm8k": score} for name in one.scores})
+    shown = matrix(answers_table(one, None), "t", ["accuracy", "tokens", "stopped"])
+    labels = ["model", "gsm8k, pass@1", "gsm8k, tokens", "gsm8k, ended by themselves"]
+    assert [head.label for head in shown.heads] == labels
+    assert shown.rows[0] == ("title of post", "50.00", "100.50", "90.0")
 
 
 def test_the_index_names_pairs_and_the_protocol(tmp_path):

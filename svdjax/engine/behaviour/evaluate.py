@@ -9,18 +9,17 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax.numpy as jnp
-
 from svdjax.atomic import remove_leftovers, write_json
 from svdjax.behaviour.benchmarks import Grader, read_benchmark
 from svdjax.behaviour.chat import ChatModel, question_prompts
-from svdjax.checkpoint import digest_of, input_digest, load_params, model_config, open_checkpoint
+from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
 from svdjax.engine import devices
-from svdjax.engine.behaviour.asking import Asking
+from svdjax.engine.behaviour.asking import Asking, make_generator
 from svdjax.engine.behaviour.evaluate_job import EvaluateJob
 from svdjax.engine.behaviour.responses import (
     Journal,
     Response,
+    questions_digest,
     statistics,
     write_responses,
 )
@@ -28,7 +27,7 @@ from svdjax.engine.results import FORMAT_VERSION
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.model import Generator, Sampling, decoder_mesh
+from svdjax.model import decoder_mesh
 
 SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
 _JOURNAL = ".responses.jsonl"
@@ -94,7 +93,7 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
             | {"repeats": job.rounds},
             "inputs": {
                 "model": input_digest(checkpoint),
-                "questions": digest_of([asdict(one) for one in questions]),
+                "questions": questions_digest(questions),
                 "stop_tokens": sorted(chat.stop_tokens),
             },
             "versions": devices.versions(),
@@ -107,28 +106,19 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
                 return finished
             grader = stack.enter_context(Grader())
             journal = Journal(place.path / _JOURNAL)
-            kept = journal.read()
-            keys = [(one.id, r) for r in range(job.rounds) for one in questions]
-            missing = [key for key in keys if key not in kept]
             began = time.perf_counter()
-            if missing:
-                generator = Generator(
-                    load_params(checkpoint, config, None),
-                    config,
-                    batch_size=job.batch_size,
-                    stop_tokens=chat.stop_tokens,
-                    sampling=Sampling(job.temperature, job.top_p, job.seed),
-                    mesh=mesh,
-                    dtype=jnp.dtype(job.dtype),
-                )
-                asking = Asking(chat, questions, prompts, grader, job.max_new_tokens, job.benchmark)
-                for some in asking.run(generator, missing, len(kept), stop.check):
-                    journal.append(some)
-                    kept |= {one.key: one for one in some}
+            asking = Asking(chat, questions, prompts, grader, job, job.benchmark)
+            responses, new = asking.answers(
+                journal,
+                lambda: make_generator(
+                    load_params(checkpoint, config, None), chat, job, mesh=mesh, dtype=job.dtype
+                ),
+                stop.check,
+            )
             seconds = time.perf_counter() - began
-            summary = _write(job, place, state, [kept[key] for key in keys], seconds)
+            summary = _write(job, place, state, responses, seconds)
             journal.remove()
-            return EvaluateOutcome(place.path, summary, len(missing))
+            return EvaluateOutcome(place.path, summary, new)
 
 
 def _write(

@@ -6,12 +6,8 @@ import math
 from dataclasses import dataclass
 
 from svdjax.behaviour.benchmarks import BENCHMARKS, SPLITS
-from svdjax.engine.behaviour.model_options import (
-    ModelOptions,
-    choice_faults,
-    least_faults,
-    missing_faults,
-)
+from svdjax.engine.behaviour.model_options import ModelOptions
+from svdjax.engine.faults import choice_faults, least_faults, missing_faults
 from svdjax.errors import InputError
 
 

@@ -6,21 +6,24 @@ asked once, and a sweep that was killed loses none.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import jax.numpy as jnp
-
 from svdjax.atomic import remove_leftovers
 from svdjax.behaviour.benchmarks import Grader
 from svdjax.checkpoint import digest_of
-from svdjax.engine.behaviour import asking as answers
-from svdjax.engine.behaviour.asked import Asking, questions_digest
-from svdjax.engine.behaviour.responses import Journal, Key, Response, statistics, write_responses
+from svdjax.engine.behaviour.asking import Asking, make_generator
+from svdjax.engine.behaviour.material import Material
+from svdjax.engine.behaviour.responses import (
+    Journal,
+    questions_digest,
+    statistics,
+    write_responses,
+)
 from svdjax.engine.behaviour.results import EvaluationResults, Score, responses_path
 from svdjax.engine.behaviour.subjects import Subject, subjects
 from svdjax.engine.editing.making import Maker, kept_builder
@@ -28,7 +31,7 @@ from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
 from svdjax.engine.results import Comparison
 from svdjax.engine.stage import Stage
-from svdjax.model import Generator, Sampling, decoder_mesh
+from svdjax.model import Generator, decoder_mesh
 
 _JOURNAL = ".evaluation"
 # What the answers do not depend on, or what the questions' fingerprint says already.
@@ -38,7 +41,7 @@ _FREE = ("batch_size", "limit", "split")
 def run_evaluation(
     jobs: Sequence[PairJob],
     comparisons: Mapping[str, Comparison],
-    asking: Asking,
+    material: Material,
     stage: Stage,
 ) -> dict[str, EvaluationResults]:
     """Asks and grades the models of every pair.
@@ -46,7 +49,7 @@ def run_evaluation(
     Args:
       jobs: the validated pairs.
       comparisons: their analyses, which constructed models need.
-      asking: questions and prompts.
+      material: questions and prompts.
       stage: see there.
 
     Returns:
@@ -54,7 +57,7 @@ def run_evaluation(
     """
     builder = kept_builder(stage)
     with Grader() as grader:
-        asker = _Asker(asking, stage, grader)
+        asker = _Asker(material, stage, grader)
 
         def make(job: PairJob) -> EvaluationResults:
             return asker.pair(Maker(job, comparisons[job.spec.name], builder, stage))
@@ -67,8 +70,8 @@ def run_evaluation(
 class _Asker:
     """Asks the models of one pair after the other."""
 
-    def __init__(self, asking: Asking, stage: Stage, grader: Grader):
-        self.asking, self.stage, self.grader = asking, stage, grader
+    def __init__(self, material: Material, stage: Stage, grader: Grader):
+        self.material, self.stage, self.grader = material, stage, grader
         self.how, self.decoder = stage.settings.evaluation, stage.settings.decoder
         self.mesh = decoder_mesh(stage.settings.devices, self.decoder.tensor_parallel)
         self.journal = stage.workdir / _JOURNAL
@@ -76,7 +79,7 @@ class _Asker:
     def pair(self, maker: Maker) -> EvaluationResults:
         self.journal.mkdir(parents=True, exist_ok=True)
         name = maker.job.spec.name
-        asked = subjects(maker, self.asking, self.stage)
+        asked = subjects(maker, self.material, self.stage)
         scores: dict[str, dict[str, Score]] = {}
         times: list[float] = []
         for number, one in enumerate(asked, 1):
@@ -105,62 +108,33 @@ class _Asker:
     def _subject(self, pair: str, one: Subject) -> tuple[dict[str, Score], int]:
         """A model's scores by benchmark, and how many answers are new."""
         scores, new = {}, 0
-        with contextlib.ExitStack() as memory:
-            generator: list[Generator] = []
-            # Weights leave the devices before the next model's come.
-            memory.callback(generator.clear)
-            for benchmark in self.asking.questions:
-                found, count = self._answers(pair, one, benchmark, generator)
-                new += count
-                path = responses_path(self.stage.workdir / pair, benchmark, one.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                remove_leftovers([path.parent])
-                write_responses(path, found)
-                counted = statistics(found, self.how.rounds)
-                scores[benchmark] = Score(**{k: counted[k] for k in Score.__dataclass_fields__})
+
+        # Made when the first answer is missing; gone, and off the devices, with the last.
+        @functools.cache
+        def generator() -> Generator:
+            chat, decoder = one.reader.chat, self.decoder
+            return make_generator(one.load(), chat, self.how, mesh=self.mesh, dtype=decoder.dtype)
+
+        for benchmark, questions in self.material.questions.items():
+            prompts = one.reader.questions[benchmark]
+            label = f"{pair} {one.name} {benchmark}"
+            asking = Asking(one.reader.chat, questions, prompts, self.grader, self.how, label)
+            journal = Journal(self.journal / f"{self._key(one, benchmark)}.jsonl")
+            found, count = asking.answers(journal, generator, self.stage.check)
+            new += count
+            path = responses_path(self.stage.workdir / pair, benchmark, one.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers([path.parent])
+            write_responses(path, found)
+            counted = statistics(found, self.how.rounds)
+            scores[benchmark] = Score(**{k: counted[k] for k in Score.__dataclass_fields__})
         return scores, new
-
-    def _answers(
-        self, pair: str, one: Subject, benchmark: str, generator: list[Generator]
-    ) -> tuple[list[Response], int]:
-        questions = self.asking.questions[benchmark]
-        journal = Journal(self.journal / f"{self._key(one, benchmark)}.jsonl")
-        kept: dict[Key, Response] = journal.read()
-        keys = [(each.id, number) for number in range(self.how.rounds) for each in questions]
-        missing = [key for key in keys if key not in kept]
-        if missing:
-            if not generator:
-                generator.append(self._generator(one))
-            asks = answers.Asking(
-                one.reader.chat,
-                questions,
-                one.reader.questions[benchmark],
-                self.grader,
-                self.how.max_new_tokens,
-                f"{pair} {one.name} {benchmark}",
-            )
-            for some in asks.run(generator[0], missing, len(kept), self.stage.check):
-                journal.append(some)
-                kept |= {each.key: each for each in some}
-        return [kept[key] for key in keys], len(missing)
-
-    def _generator(self, one: Subject) -> Generator:
-        how = self.how
-        return Generator(
-            one.load(),
-            one.reader.config,
-            batch_size=how.batch_size,
-            stop_tokens=one.reader.chat.stop_tokens,
-            sampling=Sampling(how.temperature, how.top_p, how.seed),
-            mesh=self.mesh,
-            dtype=jnp.dtype(self.decoder.dtype),
-        )
 
     def _key(self, one: Subject, benchmark: str) -> str:
         """Digest of all that determines a model's answers to a benchmark."""
         about = [
             one.weights,
-            questions_digest(self.asking.questions[benchmark]),
+            questions_digest(self.material.questions[benchmark]),
             [prompt.tokens for prompt in one.reader.questions[benchmark]],
             sorted(one.reader.chat.stop_tokens),
             {k: v for k, v in self._settings().items() if k not in _FREE},

@@ -107,7 +107,7 @@ def run_probe(
       Interrupted: SIGTERM or SIGINT.
     """
     if stop is None:
-        with StopRequest() as own:
+        with StopRequest(resumes=False) as own:
             return run_probe(job, figures, stop=own)
     asked = read_prompts(job.prompts, job.limit)
     mesh = decoder_mesh(job.devices, job.tensor_parallel)

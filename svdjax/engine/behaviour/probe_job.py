@@ -6,12 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from svdjax.constructions.selection import Layers
-from svdjax.engine.behaviour.model_options import (
-    ModelOptions,
-    choice_faults,
-    least_faults,
-    missing_faults,
-)
+from svdjax.engine.behaviour.model_options import ModelOptions
+from svdjax.engine.faults import choice_faults, least_faults, missing_faults
 from svdjax.errors import InputError
 
 SAMPLES = ("prompt", "position")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from svdjax.atomic import read_npz, remove_leftovers, write_npz
 from svdjax.checkpoint import digest_of
-from svdjax.engine.behaviour.asked import Asking
+from svdjax.engine.behaviour.material import Material
 from svdjax.engine.behaviour.probes import Probes, Shown, probed
 from svdjax.engine.behaviour.results import ProbeResults
 from svdjax.engine.behaviour.subjects import Subject, subjects
@@ -32,7 +32,7 @@ _MAPPED = ("post", "base", "replaced", "restoration_V_SA", "ablation_V_SA")
 def run_probes(
     jobs: Sequence[PairJob],
     comparisons: Mapping[str, Comparison],
-    asking: Asking,
+    material: Material,
     stage: Stage,
 ) -> dict[str, ProbeResults]:
     """Probes the models of every pair; CKA is that with post.
@@ -40,7 +40,7 @@ def run_probes(
     Args:
       jobs: the validated pairs.
       comparisons: their analyses, which constructed models need.
-      asking: the prompts.
+      material: the prompts.
       stage: see there.
 
     Returns:
@@ -77,8 +77,8 @@ def run_probes(
 
     def make(job: PairJob) -> ProbeResults:
         name = job.spec.name
-        models = subjects(Maker(job, comparisons[name], builder, stage), asking, stage)
-        readers = asking.readers[name].values()
+        models = subjects(Maker(job, comparisons[name], builder, stage), material, stage)
+        readers = material.readers[name].values()
         positions = min(len(prompt) for reader in readers for prompt in reader.prompts)
         probes = Probes(how.kind)
         for number, one in enumerate(models, 1):
@@ -88,7 +88,7 @@ def run_probes(
         results = ProbeResults(
             pair=name,
             prompts=how.prompts,
-            count=len(asking.prompts),
+            count=len(material.prompts),
             positions=positions,
             settings=asdict(how) | {k: v for k, v in asdict(decoder).items() if k != "devices"},
             titles={one.name: one.title for one in models},

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from svdjax.atomic import write_atomically
+from svdjax.behaviour.benchmarks import Question
+from svdjax.checkpoint import digest_of
 
 Key = tuple[str, int]
 
@@ -55,6 +57,11 @@ class Response:
 def stream(key: Key) -> int:
     """The number of a response's random stream: the same however many others are asked for."""
     return zlib.crc32(f"{key[1]} {key[0]}".encode("utf-8", "surrogatepass"))
+
+
+def questions_digest(questions: Sequence[Question]) -> str:
+    """Fingerprint of questions with their answers."""
+    return digest_of([asdict(one) for one in questions])
 
 
 class Journal:

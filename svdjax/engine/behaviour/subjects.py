@@ -8,7 +8,7 @@ from typing import Any
 
 from svdjax.checkpoint import digest_of, load_params
 from svdjax.constructions.recipes import Variant
-from svdjax.engine.behaviour.asked import Asking, Reader
+from svdjax.engine.behaviour.material import Material, Reader
 from svdjax.engine.editing.making import Maker
 from svdjax.engine.stage import Stage
 
@@ -32,9 +32,9 @@ class Subject:
     load: Callable[[], Any]
 
 
-def subjects(maker: Maker, asking: Asking, stage: Stage) -> list[Subject]:
+def subjects(maker: Maker, material: Material, stage: Stage) -> list[Subject]:
     """The models of a pair, post first; constructed ones where the pair has any."""
-    spec, readers = maker.job.spec, asking.readers[maker.job.spec.name]
+    spec, readers = maker.job.spec, material.readers[maker.job.spec.name]
     inputs, versions = stage.identity["inputs"], stage.identity["versions"]
 
     def weights(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint import input_digest
-from svdjax.descent import ASSUMPTION, Agreement, Thresholds, log10_p, p_value, pool
+from svdjax.descent import Agreement, log10_p, p_value, pool
 from svdjax.engine import devices
 from svdjax.engine.descent.candidates import Blocks, Candidate
 from svdjax.engine.descent.sides import Pair, Tokens
+from svdjax.engine.descent.verdict import ASSUMPTION, Thresholds
 from svdjax.engine.results import FORMAT_VERSION
 
 
@@ -131,7 +133,7 @@ def sentence(result: Mapping[str, Any]) -> str:
         "undecided": "undecided: the evidence does not allow a verdict",
     }
     log10 = result["log10_p_value"]
-    p = f"{result['p_value']:.2g}" if log10 > -300 else f"1e{log10:.0f}"
+    p = f"{result['p_value']:.2g}" if log10 > -300 else f"1e{math.ceil(log10)}"
     return (
         f"{words[result['verdict']]} (distance {result['distance']:.4f}: 0 same, about 1 "
         f"unrelated; p {'<=' if log10 < 0 else '='} {p}; residual streams aligned by: "

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from svdjax.atomic import write_json
-from svdjax.descent import Thresholds, decide, log10_p, nearest_rotation
+from svdjax.descent import log10_p, nearest_rotation
 from svdjax.engine import devices
 from svdjax.engine.descent.candidates import (
     Blocks,
@@ -24,6 +24,7 @@ from svdjax.engine.descent.candidates import (
 from svdjax.engine.descent.evidence import Found, evidence, sentence
 from svdjax.engine.descent.fingerprint_job import FingerprintJob
 from svdjax.engine.descent.sides import Pair, Tokens, common_tokens, open_pair, token_product
+from svdjax.engine.descent.verdict import decide
 from svdjax.engine.progress import note
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.writing import writing_to
@@ -70,7 +71,7 @@ def run_fingerprint(
       Interrupted: SIGTERM or SIGINT; nothing is written then.
     """
     if stop is None:
-        with StopRequest() as own:
+        with StopRequest(resumes=False) as own:
             return run_fingerprint(job, pages, stop=own)
     result = fingerprint(job, check=stop.check)
     file, page = job.file, None
@@ -141,7 +142,6 @@ def _conclude(
         )
     # The largest of several was taken.
     log10 = min(0.0, log10_p(pooled.z) + float(np.log10(len(tried))))
-    thresholds = Thresholds(job.derived, job.unrelated, job.p_value)
-    verdict = decide(1 - pooled.effect, log10, thresholds)
-    found = Found(pair, blocks, tokens, tried, best, verdict, log10, thresholds, notes, seconds)
+    verdict = decide(1 - pooled.effect, log10, job.thresholds)
+    found = Found(pair, blocks, tokens, tried, best, verdict, log10, job.thresholds, notes, seconds)
     return evidence(found)

@@ -6,10 +6,9 @@ import os
 import pathlib
 from dataclasses import dataclass
 
+from svdjax.engine.descent.verdict import Thresholds
+from svdjax.engine.faults import least_faults, missing_faults
 from svdjax.errors import InputError
-
-# Those of svdjax.descent.verdict.Thresholds, which is read with jax only.
-DERIVED, UNRELATED, P_VALUE = 0.7, 0.9, 1e-6
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,13 @@ class FingerprintJob:
     reference: str
     suspect: str
     out: str
-    derived: float = DERIVED
-    unrelated: float = UNRELATED
-    p_value: float = P_VALUE
+    derived: float = Thresholds.derived
+    unrelated: float = Thresholds.unrelated
+    p_value: float = Thresholds.p_value
     devices: int = 0
 
     def __post_init__(self) -> None:
-        given = ("reference", "suspect", "out")
-        found = [f"--{name} is not given" for name in given if not getattr(self, name)]
+        found = missing_faults(self, ("reference", "suspect", "out"))
         if self.out:
             found += self._out_faults()
         if not 0 < self.derived <= self.unrelated:
@@ -42,10 +40,14 @@ class FingerprintJob:
             )
         if not 0 < self.p_value < 1:
             found.append(f"--p_value={self.p_value:g}: expected a probability between 0 and 1")
-        if self.devices < 0:
-            found.append(f"--devices={self.devices}: expected 0 or more")
+        found += least_faults(self, {"devices": 0})
         if found:
             raise InputError(" | ".join(found))
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Where the words of the verdict change."""
+        return Thresholds(self.derived, self.unrelated, self.p_value)
 
     @property
     def file(self) -> pathlib.Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from svdjax.constructions.alpha import AUTO, Alpha
 from svdjax.constructions.recipes import SIGNS, Recipe, get_recipe
 from svdjax.constructions.selection import Layers, Modules
+from svdjax.engine.faults import missing_faults
 from svdjax.errors import InputError
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -92,10 +93,7 @@ class ConstructJob:
         return found
 
     def _range_faults(self) -> list[str]:
-        found = []
-        for side in ("base", "post", "out"):
-            if not getattr(self, side):
-                found.append(f"--{side} is not given")
+        found = missing_faults(self, ("base", "post", "out"))
         if self.signs not in SIGNS:
             found.append(f"--signs={self.signs}: expected {' or '.join(SIGNS)}")
         if self.dtype and self.dtype not in DTYPES:

@@ -1,4 +1,4 @@
-"""Who is asked what in a sweep: everything read and turned into tokens before anything is computed.
+"""What a sweep's models read: questions and prompts, in tokens before anything is computed.
 
 A pair's models are called ``base``, ``post`` and by the names of the variants; variants read and
 answer as post does.
@@ -7,7 +7,7 @@ answer as post does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from svdjax.behaviour.benchmarks import Question, read_benchmark
@@ -15,6 +15,7 @@ from svdjax.behaviour.benchmarks.wording import SYSTEM
 from svdjax.behaviour.chat import ChatModel, Prompt, question_prompts
 from svdjax.behaviour.prompts import Asked, read_prompts
 from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, model_config
+from svdjax.engine.behaviour.responses import questions_digest
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.settings import Settings
 from svdjax.errors import InputError
@@ -44,8 +45,8 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What a sweep's models are asked.
+class Material:
+    """What a sweep's models read.
 
     Attributes:
       questions: by benchmark; empty without an evaluation stage.
@@ -69,7 +70,7 @@ class Asking:
         return found
 
 
-def read_asking(jobs: Sequence[PairJob], settings: Settings) -> Asking:
+def read_material(jobs: Sequence[PairJob], settings: Settings) -> Material:
     """Reads benchmarks and prompts and makes every model's tokens of them.
 
     Raises:
@@ -93,28 +94,23 @@ def read_asking(jobs: Sequence[PairJob], settings: Settings) -> Asking:
         except InputError as error:
             faults.append(f"config.probes.prompts: {error}")
     readers: dict[str, dict[str, Reader]] = {}
-    asking = Asking(questions, prompts, readers)
+    material = Material(questions, prompts, readers)
     known: dict[tuple[str, str], Reader] = {}
     for job in [] if faults else jobs:
         plan = job.plan
         try:
-            post = _reader(asking, plan.post, plan.post, settings, known)
-            base = _reader(asking, plan.base, plan.post, settings, known)
+            post = _reader(material, plan.post, plan.post, settings, known)
+            base = _reader(material, plan.base, plan.post, settings, known)
             readers[job.spec.name] = {"base": base, "post": post}
         except InputError as error:
             faults.append(f"pair {job.spec.name}: {error}")
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
-    return asking
-
-
-def questions_digest(questions: Questions) -> str:
-    """Fingerprint of questions with their answers."""
-    return digest_of([asdict(one) for one in questions])
+    return material
 
 
 def _reader(
-    asking: Asking,
+    material: Material,
     checkpoint: Checkpoint,
     post: Checkpoint,
     settings: Settings,
@@ -138,9 +134,9 @@ def _reader(
             chat=chat,
             questions={
                 name: question_prompts(chat, some, system=how.system)
-                for name, some in asking.questions.items()
+                for name, some in material.questions.items()
             },
-            prompts=[chat.prompt(one.text, system, one.place).tokens for one in asking.prompts],
+            prompts=[chat.prompt(one.text, system, one.place).tokens for one in material.prompts],
             note=note,
         )
     return known[key]
