@@ -18,11 +18,26 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 import pytest
 
+from tests.engine import harness
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of the commands: one compilation cache, and no torch.
+
+    The commands never need it, but transformers loads it where it is installed, which would be
+    half of what every process takes.
+    """
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    found = harness.environment(tmp_path_factory.getbasetemp() / "compiled")
+    return found | {"PYTHONPATH": f"{site}{os.pathsep}{found['PYTHONPATH']}"}
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any
 
 import pytest
 
-from tests.engine import harness
 from tests.support import tiny
 
 # Base and post are stored differently, so that no step can take one for the other.
@@ -21,19 +19,6 @@ POST: dict[str, dict[str, Any]] = {
     "gemma3_text": {"dtype": "bfloat16"},
 }
 BASE = {"qwen2": "float32", "llama": "bfloat16"}
-
-
-@pytest.fixture(scope="session")
-def env(tmp_path_factory) -> dict[str, str]:
-    """Environment of the commands, without torch.
-
-    The commands never need it, but transformers loads it where it is installed, which would be
-    half of what every process takes.
-    """
-    site = tmp_path_factory.mktemp("site")
-    (site / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    found = harness.environment(tmp_path_factory.mktemp("compiled"))
-    return found | {"PYTHONPATH": f"{site}{os.pathsep}{found['PYTHONPATH']}"}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the tests of the engine share: an environment with one compilation cache, tiny models."""
+"""What the tests of the engine share: tiny models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ import pathlib
 import pytest
 
 from tests.engine import harness
-
-
-@pytest.fixture(scope="session")
-def env(tmp_path_factory) -> dict[str, str]:
-    """Environment of the commands."""
-    return harness.environment(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def test_finished_does_nothing(done: EvaluateOutcome) -> None:
 
 
 def test_killed_and_continued(
-    done: EvaluateOutcome, tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+    done: EvaluateOutcome, tmp_path: pathlib.Path, env: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
     flags = [
@@ -93,7 +93,6 @@ def test_killed_and_continued(
         *("--temperature=1.5", "--top_p=1.0"),
     ]
     command = [sys.executable, "-m", "svdjax.evaluate", *flags]
-    env = harness.environment(tmp_path_factory.getbasetemp() / "compiled")
     process = subprocess.Popen(command, cwd=harness.ROOT, env=env, stderr=subprocess.PIPE)
     journal = out / ".responses.jsonl"
     deadline = time.monotonic() + 120
@@ -197,10 +196,7 @@ def test_flags_that_are_wrong() -> None:
     assert EvaluateJob("m", "gsm8k", "d", "o").rounds == 3
 
 
-def test_the_command_says_what_is_wrong(
-    tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    env = harness.environment(tmp_path_factory.getbasetemp() / "compiled")
+def test_the_command_says_what_is_wrong(tmp_path: pathlib.Path, env: dict[str, str]) -> None:
     base = [sys.executable, "-m", "svdjax.evaluate"]
     shown = subprocess.run([*base, "--help"], cwd=harness.ROOT, env=env, capture_output=True)
     assert shown.returncode == 0

@@ -16,7 +16,6 @@ from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_c
 from svdjax.engine import FingerprintJob, run_fingerprint
 from svdjax.errors import InputError
 from svdjax.model import forward
-from tests.engine import harness as processes
 from tests.fingerprint.harness import disguised, verdict
 from tests.support import tiny
 
@@ -188,32 +187,32 @@ def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     assert json.loads(out.read_text())["distance"] == pytest.approx(0, abs=1e-9)
 
 
-def command(*flags: str, cache: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def command(*flags: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "svdjax.fingerprint", *flags],
         capture_output=True,
         text=True,
         timeout=120,
-        env=processes.environment(cache),
+        env=env,
     )
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, env):
     out = tmp_path / "verdict.json"
     flags = (f"--reference={BASE}", f"--suspect={INSTRUCT}", f"--out={out}")
-    done = command(*flags, cache=tmp_path)
+    done = command(*flags, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("derived: ")
     assert done.stdout.splitlines()[1:] == [str(out), str(out.with_suffix(".html"))]
     assert json.loads(out.read_text())["verdict"] == "derived"
 
 
-def test_errors_are_one_line_with_status_2_and_leave_nothing(tmp_path):
+def test_errors_are_one_line_with_status_2_and_leave_nothing(tmp_path, env):
     wide = tiny.make_checkpoint(tmp_path / "wide", "qwen2", hidden_size=96)
     out = tmp_path / "results" / "verdict.json"
     with pytest.raises(InputError, match="no such directory"):
         run_fingerprint(FingerprintJob(str(BASE), str(tmp_path / "nowhere"), str(out)))
-    done = command(f"--reference={BASE}", f"--suspect={wide}", f"--out={out}", cache=tmp_path)
+    done = command(f"--reference={BASE}", f"--suspect={wide}", f"--out={out}", env=env)
     assert done.returncode == 2, done.stderr
     assert "cannot be compared because hidden_size is 128 and 96" in done.stderr
     assert len(done.stderr.splitlines()) == 1

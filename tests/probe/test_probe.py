@@ -148,8 +148,7 @@ def test_names_of_models() -> None:
     assert model_names(sources) == ["x", "x-2", "x-3", "y@v1", "x-2-2"]
 
 
-def test_the_command(tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    env = harness.environment(tmp_path_factory.getbasetemp() / "compiled")
+def test_the_command(tmp_path: pathlib.Path, env: dict[str, str]) -> None:
     command = [sys.executable, "-m", "svdjax.probe"]
     shown = subprocess.run([*command, "--help"], cwd=harness.ROOT, env=env, capture_output=True)
     assert shown.returncode == 0
