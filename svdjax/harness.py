@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         InputError: lm_eval cannot be imported, or svdjax cannot use what is asked.
     """
-    prepare_process()
+    prepare_process(torch=True)
     try:
         import lm_eval.__main__ as harness  # pyright: ignore[reportMissingImports]
     # Not only ImportError: it builds on libraries that fail in their own ways.

@@ -19,9 +19,17 @@ from svdjax.errors import InputError
 
 OPTIONS: Mapping[str, tuple[Any, str]] = {
     "factorisation": (
-        "svd_f64",
-        "How matrices are factorised: svd_f64 (double precision, the default) or svd_f32 "
-        "(single precision; its error estimate is stored with the results).",
+        "auto",
+        "How matrices are factorised, always with an error estimate. auto: by Gram matrices in "
+        "double precision, and where their estimate is above 1e-5 by SVDs in double precision. "
+        "svd_f64: by those alone, several times slower. svd_f32: by SVDs in single precision. "
+        "gram_f64: what auto takes.",
+    ),
+    "measure": (
+        "fits",
+        "vectors: singular values and vectors (SVSM, NF, similarity). fits: also how well eq. 8 "
+        "fits with pure scaling, with Q1 or Q2, and at best. all: every fit of eq. 8 and the "
+        "residual rotations of eq. 13, which take about twice as long in all.",
     ),
     "corner": (25, "Leading singular directions whose similarity matrices are kept and drawn."),
     "split_fused": (

@@ -8,14 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
 from svdjax.engine.groups import Group
+from svdjax.engine.halves import Halves
 from svdjax.engine.prefetch import prefetched
+from svdjax.engine.progress import note
 from svdjax.engine.results import ProjectionResult
+from svdjax.errors import InputError
 from svdjax.spectral import PairMetrics, analyse_stack, working_precision
 
 
@@ -34,7 +38,9 @@ def compute_groups(
     *,
     factorisation: str,
     corner: int,
+    measure: str,
     mesh: jax.sharding.Mesh,
+    halves: Halves | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Generator[Computed, None, None]:
     """Yields the groups in order, computed.
@@ -44,42 +50,122 @@ def compute_groups(
       plans: the plan of every pair that occurs in `groups`.
       factorisation: key of `svdjax.spectral.FACTORISATIONS`.
       corner: see `svdjax.spectral.pair_metrics`.
+      measure: likewise.
       mesh: the devices, axis ``layers``.
+      halves: what is kept of matrices that occur in several pairs.
       check: called between groups; may raise to stop.
 
     Raises:
-      InputError: a tensor holds NaN or Inf, or its file has become unreadable.
+      InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
+        each device is more than a device's memory.
     """
-    stream = prefetched(
-        groups, lambda group: _ship(group, plans[group.pair], factorisation, mesh), check
-    )
-    for group, (base, post) in stream:
+    work = _Work(factorisation, corner, measure, mesh, halves)
+    stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
+    for group, shipped in stream:
         start = time.perf_counter()
-        metrics = _analyse(base, post, factorisation, corner, mesh)
-        del base, post
+        metrics = work.analyse(group, shipped)
+        del shipped
         layers = group.stop - group.start
         kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
         yield Computed(group, kept, time.perf_counter() - start)
 
 
-def _analyse(
-    base: jax.Array, post: jax.Array, factorisation: str, corner: int, mesh: jax.sharding.Mesh
-) -> PairMetrics:
-    with working_precision(factorisation):
-        metrics = analyse_stack(base, post, factorisation=factorisation, corner=corner, mesh=mesh)
+@dataclass(frozen=True)
+class _Shipped:
+    """Both stacks [L, I, O] of a group in their storage dtype, and the keys of what is kept."""
+
+    base: Any
+    post: Any
+    keys: tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How groups are computed; the names are those of `compute_groups`."""
+
+    factorisation: str
+    corner: int
+    measure: str
+    mesh: jax.sharding.Mesh
+    halves: Halves | None
+
+    def ship(self, group: Group, plan: PairPlan) -> _Shipped:
+        """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
+        stacks, keys = [], []
+        for side in (plan.base, plan.post):
+            stack = padded_stack(side, group)
+            keys.append(self.halves.key(str(side.path), stack) if self.halves else None)
+            stacks.append(stack)
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("layers"))
+        # The setting is each thread's own.
+        with working_precision(self.factorisation):
+            try:
+                stacks = jax.block_until_ready(jax.device_put(stacks, sharding))
+            except jax.errors.JaxRuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+        return _Shipped(stacks[0], stacks[1], (keys[0], keys[1]))
+
+    def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
+        """The numbers of a group, on the host."""
+        known = None
+        with working_precision(self.factorisation):
+            if self.halves is not None and any(shipped.keys):
+                known = tuple(
+                    self.halves.of(stack, key, self.mesh)
+                    for stack, key in zip((shipped.base, shipped.post), shipped.keys)
+                )
+            stacks = (shipped.base, shipped.post, known)
+            return in_parts(self._run, stacks, self.mesh.size, group.label)
+
+    def _run(self, stacks: Any) -> PairMetrics:
+        base, post, known = stacks
+        metrics = analyse_stack(
+            base,
+            post,
+            factorisation=self.factorisation,
+            corner=self.corner,
+            measure=self.measure,
+            halves=known,
+            mesh=self.mesh,
+        )
         return jax.device_get(metrics)
 
 
-def _ship(
-    group: Group, plan: PairPlan, factorisation: str, mesh: jax.sharding.Mesh
-) -> tuple[jax.Array, jax.Array]:
-    """Both stacks [L, I, O] of a group on the devices, in their storage dtype."""
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
-    # The setting is each thread's own.
-    with working_precision(factorisation):
-        base = jax.device_put(padded_stack(plan.base, group), sharding)
-        post = jax.device_put(padded_stack(plan.post, group), sharding)
-        return base, post
+def in_parts(run: Callable[[Any], Any], stacks: Any, least: int, what: str) -> Any:
+    """Calls `run`; what the devices have no room for is halved along its layers and tried again.
+
+    Args:
+      run: takes a pytree of stacks, returns one of numpy arrays with the same leading axis.
+      stacks: what to call it with.
+      least: layers that are not divided any more, one for each device.
+      what: for the error.
+
+    Raises:
+      InputError: there is no room for `least` layers.
+    """
+    try:
+        return run(stacks)
+    except jax.errors.JaxRuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+    layers = jax.tree.leaves(stacks)[0].shape[0]
+    if layers <= least:
+        raise InputError(
+            f"{what}: one matrix pair needs more memory than a device has; use devices with more, "
+            "or --config.measure=vectors, which needs less"
+        )
+    cut = -(-layers // 2 // least) * least
+    note(f"{what}: no room for {layers} layers on the devices, going on with {cut}")
+    whole = jax.device_get(stacks)
+    first = jax.tree.map(lambda stack: stack[:cut], whole)
+    second = jax.tree.map(lambda stack: stack[cut:], whole)
+    parts = [in_parts(run, half, least, what) for half in (first, second)]
+    return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def padded_stack(checkpoint: Checkpoint, group: Group) -> np.ndarray:

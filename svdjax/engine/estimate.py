@@ -54,7 +54,7 @@ def dry_run(config: Any) -> str:
             read_heldout(jobs, settings.text_limit)
         material = read_material(jobs, settings) if settings.runs_models else None
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
-    rate = _rate(settings.factorisation, settings.corner)
+    rate = _rate(settings)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
     seconds, most_host, most_device, read = 0.0, 0, 0, 0
     for job in jobs:
@@ -176,7 +176,7 @@ def _offline() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-def _rate(factorisation: str, corner: int) -> float:
+def _rate(settings: Settings) -> float:
     """Measured floating point operations a second of one device, in units of `matrix_work`."""
     mesh = devices.layer_mesh(1)
     generator = np.random.default_rng(0)
@@ -184,12 +184,16 @@ def _rate(factorisation: str, corner: int) -> float:
     best = np.inf
     for _ in range(2):
         start = time.perf_counter()
-        with working_precision(factorisation):
-            jax.block_until_ready(
-                analyse_stack(
-                    pair[0], pair[1], factorisation=factorisation, corner=corner, mesh=mesh
-                )
+        with working_precision(settings.factorisation):
+            metrics = analyse_stack(
+                pair[0],
+                pair[1],
+                factorisation=settings.factorisation,
+                corner=settings.corner,
+                measure=settings.measure,
+                mesh=mesh,
             )
+            jax.block_until_ready(metrics)
         best = min(best, time.perf_counter() - start)
     return matrix_work((_PROBE, _PROBE)) / best
 

@@ -20,7 +20,8 @@ def compare(
     base: str | os.PathLike[str],
     post: str | os.PathLike[str],
     *,
-    factorisation: str = "svd_f64",
+    factorisation: str = "auto",
+    measure: str = "fits",
     corner: int = 25,
     split_fused: bool = False,
     devices: int = 0,
@@ -37,7 +38,8 @@ def compare(
     Args:
       base: directory of a Hugging Face checkpoint, or hub id (``org/name[@revision]``).
       post: likewise, the post-trained one.
-      factorisation: ``svd_f64`` or ``svd_f32``.
+      factorisation: ``auto``, ``svd_f64`` or ``svd_f32``; `svdjax.options.OPTIONS` explains them.
+      measure: ``vectors``, ``fits`` or ``all``, likewise.
       corner: leading singular directions whose similarity matrices are kept.
       split_fused: split fused projections (phi3) into their parts.
       devices: devices to spread the layers over, 0 for all.
@@ -52,6 +54,7 @@ def compare(
     """
     settings = Settings(
         factorisation=factorisation,
+        measure=measure,
         corner=corner,
         split_fused=split_fused,
         devices=devices,
@@ -69,7 +72,12 @@ def compare(
     pieces = []
     try:
         for piece in compute_groups(
-            groups, {spec.name: job.plan}, factorisation=factorisation, corner=corner, mesh=mesh
+            groups,
+            {spec.name: job.plan},
+            factorisation=factorisation,
+            corner=corner,
+            measure=measure,
+            mesh=mesh,
         ):
             shown.computed(piece.group, piece.seconds)
             pieces.append(piece)

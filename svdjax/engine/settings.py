@@ -20,6 +20,7 @@ from svdjax.engine.faults import in_config
 from svdjax.errors import InputError
 from svdjax.options import SIDES
 
+MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
 STAGES = ("spectra", "constructions", "probes", "evaluation", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
 _TAKEN = ("report.html", "sweep.json")
@@ -29,7 +30,8 @@ _TAKEN = ("report.html", "sweep.json")
 class Settings:
     """How to compute; the leaves are explained in `svdjax.options`."""
 
-    factorisation: str = "svd_f64"
+    factorisation: str = "auto"
+    measure: str = "fits"
     corner: int = 25
     split_fused: bool = False
     group_bytes: int = 256 * 2**20
@@ -55,6 +57,8 @@ class Settings:
             found.append(f"config.group_bytes={self.group_bytes}: expected a number of bytes")
         if self.devices < 0:
             found.append(f"config.devices={self.devices}: expected a count, or 0 for all")
+        if self.measure not in MEASURES:
+            found.append(f"config.measure={self.measure!r}: expected one of {', '.join(MEASURES)}")
         for leaf in ("text_limit", "factor_cache_bytes"):
             if getattr(self, leaf) < 0:
                 found.append(f"config.{leaf}={getattr(self, leaf)}: expected 0 or more")

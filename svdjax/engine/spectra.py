@@ -11,6 +11,7 @@ from typing import Any
 
 from svdjax.engine.compute import Computed, collect, compute_groups
 from svdjax.engine.groups import Group, plan_groups, total_work
+from svdjax.engine.halves import HALVES, kept_halves
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
@@ -64,7 +65,9 @@ def run_spectra(
             {job.spec.name: job.plan for job in open_jobs},
             factorisation=settings.factorisation,
             corner=settings.corner,
+            measure=settings.measure,
             mesh=stage.mesh,
+            halves=work.halves,
             check=lambda: stage.check(f"{progress.count} of {len(work.groups)} groups done"),
         )
         for job in open_jobs:
@@ -92,7 +95,8 @@ def run_spectra(
     finally:
         progress.close()
     # Also what a sweep killed between a pair's last files and their journal's end left.
-    shutil.rmtree(workdir / _JOURNAL, ignore_errors=True)
+    for folder in (_JOURNAL, HALVES):
+        shutil.rmtree(workdir / folder, ignore_errors=True)
     entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
     outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in jobs}
     return outcome
@@ -103,13 +107,16 @@ class _Work:
 
     def __init__(self, jobs: Sequence[PairJob], stage: Stage):
         settings, identity = stage.settings, stage.identity
+        self.halves = kept_halves(jobs, settings, stage.workdir)
+        # Halves in float64 take four times what square matrices in bf16 do.
+        budget = settings.group_bytes // (1 if self.halves is None else 4)
         self.by_pair: dict[str, list[Group]] = {}
         self.journals: dict[str, Journal] = {}
         self._pieces: dict[Group, Computed] = {}
         for job in jobs:
             name = job.spec.name
             self.by_pair[name] = plan_groups(
-                name, job.plan, group_bytes=settings.group_bytes, devices=stage.mesh.size
+                name, job.plan, group_bytes=budget, devices=stage.mesh.size
             )
             self.journals[name] = Journal(
                 stage.workdir / _JOURNAL / name,
@@ -119,6 +126,7 @@ class _Work:
                     "versions": identity["versions"],
                     "factorisation": settings.factorisation,
                     "corner": settings.corner,
+                    "measure": settings.measure,
                 },
             )
             for group in self.by_pair[name]:
@@ -170,6 +178,7 @@ def make_comparison(job: PairJob, settings: Settings, pieces: Sequence[Computed]
         options={
             "factorisation": settings.factorisation,
             "corner": settings.corner,
+            "measure": settings.measure,
             "split_fused": settings.split_fused,
         },
     )

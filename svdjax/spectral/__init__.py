@@ -19,17 +19,21 @@ from svdjax.spectral.kernels import (
     build_stack,
     construct_stack,
     factor_stack,
+    half_stack,
     values_stack,
 )
-from svdjax.spectral.pair import PairMetrics, pair_metrics
+from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
+from svdjax.spectral.relation import Half
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
 
 __all__ = [
     "FACTORISATIONS",
+    "MEASURES",
     "Built",
     "Factored",
     "Factorisation",
     "Factors",
+    "Half",
     "PairMetrics",
     "SvsmStatistics",
     "analyse_stack",
@@ -38,6 +42,7 @@ __all__ = [
     "construct_stack",
     "factor_stack",
     "get_factorisation",
+    "half_stack",
     "nf_unrelated",
     "pair_metrics",
     "statistics",

@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral import fits, metrics
 from svdjax.spectral.factors import (
+    PRECISION,
     Factorisation,
     Factors,
     get_factorisation,
     numerical_rank,
     singular_values,
 )
+from svdjax.spectral.relation import frobenius
 
 ARBITRARY = 0.1
 """An aligned sign is arbitrary where |Q1[j, j] + Q2[j, j]| is below this (at most 2)."""
@@ -75,8 +76,8 @@ def restoration_v(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     Returns:
       The matrix [I, O], and R x R one that has its singular values.
     """
-    q1 = jnp.einsum("ir,is->rs", partner.u, post.u, precision=metrics.PRECISION)
-    turned = jnp.matmul(partner.v, q1, precision=metrics.PRECISION)
+    q1 = jnp.einsum("ir,is->rs", partner.u, post.u, precision=PRECISION)
+    turned = jnp.matmul(partner.v, q1, precision=PRECISION)
     return _assemble(post.u, post.s, turned), q1 * post.s[None, :]
 
 
@@ -86,8 +87,8 @@ def restoration_u(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     Returns:
       The matrix [I, O], and R x R one that has its singular values.
     """
-    q2 = jnp.einsum("or,os->rs", partner.v, post.v, precision=metrics.PRECISION)
-    turned = jnp.matmul(partner.u, q2, precision=metrics.PRECISION)
+    q2 = jnp.einsum("or,os->rs", partner.v, post.v, precision=PRECISION)
+    turned = jnp.matmul(partner.u, q2, precision=PRECISION)
     return _assemble(turned, post.s, post.v), q2 * post.s[None, :]
 
 
@@ -160,9 +161,9 @@ def build(
         w=stored,
         sigma=sigma,
         sigma_post=post.s,
-        change=fits.frobenius(rounded - old),
-        norm_post=fits.frobenius(old),
-        norm=fits.frobenius(rounded),
+        change=frobenius(rounded - old),
+        norm_post=frobenius(old),
+        norm=frobenius(rounded),
         arbitrary=arbitrary,
         deficient=rank < min(shape),
     )
@@ -212,5 +213,5 @@ def construct_matrix(
 def _assemble(u: jax.Array, s: jax.Array, v: jax.Array) -> jax.Array:
     """U diag(s) V^T; the scale goes to the smaller of the two."""
     if u.shape[0] <= v.shape[0]:
-        return jnp.einsum("ir,or->io", u * s[None, :], v, precision=metrics.PRECISION)
-    return jnp.einsum("ir,or->io", u, v * s[None, :], precision=metrics.PRECISION)
+        return jnp.einsum("ir,or->io", u * s[None, :], v, precision=PRECISION)
+    return jnp.einsum("ir,or->io", u, v * s[None, :], precision=PRECISION)

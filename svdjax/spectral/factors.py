@@ -25,6 +25,9 @@ import numpy as np
 
 from svdjax.errors import InputError
 
+PRECISION = jax.lax.Precision.HIGHEST
+"""Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
+
 
 class Factors(NamedTuple):
     """A reduced singular value decomposition, s descending.
@@ -64,11 +67,15 @@ class Factorisation:
       name: what configs call it.
       dtype: name of the working dtype, ``float32`` or ``float64``.
       route: function of one tall matrix [I, O], I >= O, in the working dtype.
+      halves: whether a comparison of long matrices may do without their factors where that is
+        exact enough (see `svdjax.spectral.relation`); the route then takes, as second argument,
+        the singular vectors of the short side, if they are known.
     """
 
     name: str
     dtype: str
-    route: Callable[[jax.Array], Factored]
+    route: Callable[..., Factored]
+    halves: bool = False
 
     @property
     def eps(self) -> float:
@@ -89,12 +96,18 @@ class Factorisation:
             )
         return jax.lax.convert_element_type(w, self.dtype)
 
-    def __call__(self, w: jax.Array | np.ndarray) -> Factored:
-        """Factor one matrix [I, O] of any orientation and storage dtype."""
+    def __call__(self, w: jax.Array | np.ndarray, v: jax.Array | None = None) -> Factored:
+        """Factor one matrix [I, O] of any orientation and storage dtype.
+
+        Args:
+          w: the matrix.
+          v: the vectors of its short side [R, R], where the route has `halves` and they are known.
+        """
         w = self.upcast(w)
+        more = () if v is None else (v,)
         if w.shape[0] >= w.shape[1]:
-            return self.route(w)
-        (u, s, v), *errors = self.route(w.T)
+            return self.route(w, *more)
+        (u, s, v), *errors = self.route(w.T, *more)
         return Factored(Factors(v, s, u), *errors)
 
 
@@ -161,7 +174,7 @@ POLAR_TOLERANCE = 1e-7
 """
 
 
-def _gram(w: jax.Array) -> Factored:
+def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j||, u_j = W v_j / s_j, and U made orthonormal.
 
     Quicker than an SVD on a CPU. The u_j lose orthogonality like eps (s_1 / s_j)^2. With
@@ -170,17 +183,19 @@ def _gram(w: jax.Array) -> Factored:
     whatever the gaps between the s_j. Where ||E||^2 exceeds `POLAR_TOLERANCE`, which takes a
     condition number of 1e5 or so, the matrix is factorised by `_svd` instead.
     """
-    high = jax.lax.Precision.HIGHEST
     top = jnp.max(jnp.abs(w))
     unit = w / jnp.where(top > 0, top, 1)
-    _, v = jnp.linalg.eigh(jnp.matmul(unit.T, unit, precision=high), symmetrize_input=False)
-    images = jnp.matmul(unit, v, precision=high)
+    vectors = v
+    if vectors is None:
+        gram = jnp.matmul(unit.T, unit, precision=PRECISION)
+        vectors = jnp.linalg.eigh(gram, symmetrize_input=False)[1]
+    images = jnp.matmul(unit, vectors, precision=PRECISION)
     s = jnp.sqrt(jnp.sum(images**2, axis=0))
     order = jnp.argsort(s, descending=True)
-    s, v = s[order], v[:, order]
+    s, vectors = s[order], vectors[:, order]
     u = images[:, order] / jnp.where(s > 0, s, 1)[None, :]
     r = s.shape[0]
-    e = jnp.matmul(u.T, u, precision=high) - jnp.eye(r, dtype=w.dtype)
+    e = jnp.matmul(u.T, u, precision=PRECISION) - jnp.eye(r, dtype=w.dtype)
     loss = jnp.sqrt(jnp.sum(e**2))
 
     def fast(_: jax.Array) -> Factored:
@@ -189,7 +204,7 @@ def _gram(w: jax.Array) -> Factored:
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
         # By how much W^T W differs from V diag(s)^2 V^T, and each s_j relative to itself.
         spill = jnp.sqrt(jnp.sqrt(jnp.sum((e * s[:, None] * s[None, :]) ** 2)) * loss)
-        factors = Factors(u - jnp.matmul(u, f, precision=high), top * s, v)
+        factors = Factors(u - jnp.matmul(u, f, precision=PRECISION), top * s, vectors)
         return Factored(factors, top * (2 * backward * s[0] + spill), turn + loss**2, tilt)
 
     return jax.lax.cond(loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
@@ -199,24 +214,32 @@ FACTORISATIONS: Mapping[str, Factorisation] = MappingProxyType(
     {
         "svd_f64": Factorisation("svd_f64", "float64", _svd),
         "svd_f32": Factorisation("svd_f32", "float32", _svd),
-        "gram_f64": Factorisation("gram_f64", "float64", _gram),
+        "gram_f64": Factorisation("gram_f64", "float64", _gram, halves=True),
     }
 )
 
 
+AUTO = "gram_f64"
+"""What ``auto`` takes, for every shape and on every device. Whether a long matrix needs its
+factors, and whether any matrix needs an SVD, the kernel decides matrix by matrix from what it has
+measured of the conditioning, and says so in the results."""
+
+
 def get_factorisation(name: str | Factorisation) -> Factorisation:
-    """Look a factorisation up by name; one that is given as such is returned.
+    """Look a factorisation up by name, or ``auto``; one that is given as such is returned.
 
     Raises:
       InputError: there is none of that name.
     """
     if isinstance(name, Factorisation):
         return name
+    if name == "auto":
+        return FACTORISATIONS[AUTO]
     if name not in FACTORISATIONS:
         near = difflib.get_close_matches(str(name), FACTORISATIONS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"factorisation {name!r}: expected one of {', '.join(FACTORISATIONS)}{hint}"
+            f"factorisation {name!r}: expected one of auto, {', '.join(FACTORISATIONS)}{hint}"
         )
     return FACTORISATIONS[name]
 

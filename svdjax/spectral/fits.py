@@ -10,13 +10,13 @@ formed as differences of matrices, never of norms, so that a perfect fit reads 1
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.factors import Factors
-from svdjax.spectral.metrics import PRECISION, Rotations
+from svdjax.spectral.factors import PRECISION
+from svdjax.spectral.relation import Relation, frobenius, unit_norm
 
 
 class Fit(NamedTuple):
@@ -61,19 +61,6 @@ class Fits(NamedTuple):
     residual_asymmetry: jax.Array
 
 
-def frobenius(x: jax.Array) -> jax.Array:
-    """Frobenius norm that neither overflows nor underflows on its way, scalar."""
-    top = jnp.max(jnp.abs(x))
-    safe = jnp.where(top > 0, top, 1)
-    return safe * jnp.sqrt(jnp.sum((x / safe) ** 2))
-
-
-def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return x / ||x||_F and the norm; a zero stays zero."""
-    norm = frobenius(x)
-    return x / jnp.where(norm > 0, norm, 1), norm
-
-
 def small_delta_share(shape: tuple[int, int]) -> float:
     """Share of ||W_post - alpha W_base||^2 that eq. 8 explains of any small random change.
 
@@ -89,66 +76,85 @@ def polar(m: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.matmul(a, bt, precision=PRECISION), s[-1]
 
 
-def rotation_fits(base: Factors, post: Factors, q: Rotations, deficient: jax.Array) -> Fits:
+def no_fits(dtype: Any) -> Fits:
+    """Nothing was asked for: NaN throughout."""
+    nan = jnp.full((), jnp.nan, dtype)
+    none = Fit(nan, nan)
+    return Fits(none, none, none, none, none, nan, nan, nan, nan)
+
+
+def rotation_fits(
+    pair: Relation, shape: tuple[int, int], delta: jax.Array, deficient: jax.Array, *, every: bool
+) -> Fits:
     """Fit eq. 8.
 
     Args:
-      base: factors of W_base.
-      post: factors of W_post.
-      q: Q1 and Q2 of the two.
+      pair: the two matrices.
+      shape: (I, O).
+      delta: ||W_post - alpha W_base|| / ||W_post||, alpha by least squares.
       deficient: whether either is numerically rank-deficient, bool scalar.
+      every: also the fits that take a polar factor of their own, which is as dear as an SVD: the
+        common one with its residuals, and that of the side which is not square; else NaN.
     """
-    r = base.s.shape[0]
-    tall = base.u.shape[0] - base.v.shape[0]
-    s_base, norm_base = unit(base.s)
-    s_post, norm_post = unit(post.s)
+    q, r = pair.q, min(shape)
+    s_base, norm_base = unit_norm(pair.s_base)
+    s_post, norm_post = unit_norm(pair.s_post)
     inside = jnp.einsum("rs,s,ts->rt", q.q1, s_post, q.q2, precision=PRECISION)
-    outside = _outside(base, post, q, s_post)
+    turned = jnp.matmul(q.q2.T, q.q1, precision=PRECISION)
     scale = norm_post / jnp.where(norm_base > 0, norm_base, 1)
     none = jnp.minimum(norm_base, norm_post) == 0
+    arbitrary = none | deficient
+    unknown = jnp.full((), jnp.nan, s_post.dtype)
+    scaled = jnp.diag(jnp.sum(s_base * jnp.diagonal(inside)) * s_base)
+    # Of what scaling leaves, delta, only this much lies inside.
+    rest = jnp.sqrt(jnp.maximum(delta**2 - jnp.sum((inside - scaled) ** 2), 0))
+    outside = jnp.where(jnp.isnan(pair.outside), rest, pair.outside)
 
-    def fit(rotation: jax.Array | None, undefined: jax.Array) -> Fit:
-        turned = inside
-        if rotation is not None:
-            half = jnp.matmul(inside, rotation, precision=PRECISION)
-            turned = jnp.matmul(rotation.T, half, precision=PRECISION)
-        alpha = jnp.sum(s_base * jnp.diagonal(turned))
-        if rotation is vectors:
+    def fit(frame: jax.Array, undefined: jax.Array, skew: jax.Array | float = 0.0) -> Fit:
+        """From Q^T K Q, or its diagonal and the norm of the `skew` rest."""
+        diagonal = frame if frame.ndim == 1 else jnp.diagonal(frame)
+        alpha = jnp.sum(s_base * diagonal)
+        if frame.ndim == 1:
+            left = jnp.hypot(frobenius(frame - jnp.maximum(alpha, 0) * s_base), skew)
             alpha = jnp.maximum(alpha, 0)
-        error = jnp.hypot(frobenius(turned - jnp.diag(alpha * s_base)), outside)
+        else:
+            left = frobenius(frame - jnp.diag(alpha * s_base))
         return Fit(
-            jnp.where(undefined, jnp.nan, scale * alpha), jnp.where(undefined, jnp.nan, error)
+            jnp.where(undefined, jnp.nan, scale * alpha),
+            jnp.where(undefined, jnp.nan, jnp.hypot(left, outside)),
         )
 
-    _, ascending = jnp.linalg.eigh((inside + inside.T) / 2, symmetrize_input=False)
-    vectors = ascending[:, ::-1]
-    common, common_sigma_min = polar(q.q1 + q.q2)
-    arbitrary = none | deficient
+    def around(rotation: jax.Array) -> Fit:
+        first = jnp.matmul(inside, rotation, precision=PRECISION)
+        return fit(jnp.matmul(rotation.T, first, precision=PRECISION), arbitrary)
 
     def distance(x: jax.Array) -> jax.Array:
         return jnp.where(arbitrary, jnp.nan, frobenius(x) / r)
 
-    return Fits(
-        identity=fit(None, none),
-        q1=fit(polar(q.q1)[0] if tall > 0 else q.q1, arbitrary),
-        q2=fit(polar(q.q2)[0] if tall < 0 else q.q2, arbitrary),
-        common=fit(common, arbitrary),
-        optimal=fit(vectors, none),
-        common_sigma_min=jnp.where(arbitrary, jnp.nan, common_sigma_min),
+    # With K = Q1 S Q2^T and an orthogonal Q1: Q1^T K Q1 = S Q2^T Q1; likewise Q2.
+    q1, q2 = fit(s_post[:, None] * turned, arbitrary), fit(turned * s_post[None, :], arbitrary)
+    common, sigma_min, residuals = Fit(unknown, unknown), unknown, (unknown, unknown)
+    if shape[0] > shape[1]:
+        q1 = around(polar(q.q1)[0]) if every else common
+    elif shape[1] > shape[0]:
+        q2 = around(polar(q.q2)[0]) if every else common
+    if every:
+        rotation, least = polar(q.q1 + q.q2)
+        common, sigma_min = around(rotation), jnp.where(arbitrary, jnp.nan, least)
         # ||Q^T A - Q^T B|| = ||A - B||, so none of the products of eq. 13 has to be formed.
-        residual_q1=distance(q.q1 - common),
-        residual_q2=distance(q.q2 - common),
+        residuals = distance(q.q1 - rotation), distance(q.q2 - rotation)
+    # The best Q are the eigenvectors of the symmetric part, which leaves its eigenvalues on the
+    # diagonal; the skew part turns with them and stays.
+    values, _ = jnp.linalg.eigh((inside + inside.T) / 2, symmetrize_input=False)
+    skew = frobenius(inside - inside.T) / 2
+    return Fits(
+        identity=fit(inside, none),
+        q1=q1,
+        q2=q2,
+        common=common,
+        optimal=fit(values[::-1], none, skew),
+        common_sigma_min=sigma_min,
+        residual_q1=residuals[0],
+        residual_q2=residuals[1],
         residual_asymmetry=distance(q.q1 - q.q2),
     )
-
-
-def _outside(base: Factors, post: Factors, q: Rotations, s_post: jax.Array) -> jax.Array:
-    """Norm of what W_post / ||W_post|| has outside the subspaces of base; 0 if square."""
-    rows, columns = base.u.shape[0], base.v.shape[0]
-    if rows > columns:
-        rest = post.u - jnp.matmul(base.u, q.q1, precision=PRECISION)
-    elif columns > rows:
-        rest = post.v - jnp.matmul(base.v, q.q2, precision=PRECISION)
-    else:
-        return jnp.zeros((), s_post.dtype)
-    return frobenius(rest * s_post[None, :])

@@ -23,6 +23,7 @@ from svdjax.spectral.factors import (
     singular_values,
 )
 from svdjax.spectral.pair import PairMetrics, pair_metrics
+from svdjax.spectral.relation import Half, half, short_rows
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
@@ -99,6 +100,8 @@ def analyse_stack(
     *,
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
+    measure: str = "all",
+    halves: tuple[Half, Half] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
     """Compare two stacks of matrices, layer by layer.
@@ -112,6 +115,8 @@ def analyse_stack(
       post: W_post [L, I, O].
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
+      measure: one of `svdjax.spectral.pair.MEASURES`.
+      halves: of base and post as `half_stack` returned them, for a route that goes by them.
       mesh: has an axis ``layers`` over which `L` is divided, padded with zero matrices where it
         does not divide; None for one device.
 
@@ -125,16 +130,43 @@ def analyse_stack(
     """
     route = get_factorisation(factorisation)
     layers = _check(base, post)
-    stacks, mesh = spread((base, post), mesh)
-    return _analyse(stacks, route=route, corner=int(corner), mesh=mesh, layers=layers)
+    stacks, mesh = spread((base, post, halves), mesh)
+    return _analyse(
+        stacks, route=route, corner=int(corner), measure=measure, mesh=mesh, layers=layers
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("route", "corner", "mesh", "layers"))
-def _analyse(stacks, *, route, corner, mesh, layers):
-    def one(pair: tuple[jax.Array, jax.Array]) -> PairMetrics:
-        return pair_metrics(*pair, factorisation=route, corner=corner)
+@functools.partial(jax.jit, static_argnames=("route", "corner", "measure", "mesh", "layers"))
+def _analyse(stacks, *, route, corner, measure, mesh, layers):
+    def one(pair: Any) -> PairMetrics:
+        base, post, halves = pair
+        return pair_metrics(
+            base, post, factorisation=route, corner=corner, measure=measure, halves=halves
+        )
 
     return over_layers(one, stacks, mesh=mesh, layers=layers)
+
+
+def half_stack(
+    w: Array,
+    *,
+    factorisation: str | Factorisation = "gram_f64",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Half:
+    """What the Gram matrices of a stack [L, I, O] tell; every field has a leading `L`.
+
+    For `analyse_stack`, where a matrix occurs in several pairs. Padded like the stack it came
+    from. Arguments and errors are those of `analyse_stack`.
+    """
+    route = get_factorisation(factorisation)
+    _check(w)
+    stack, mesh = spread(w, mesh)
+    return _half(stack, route=route, mesh=mesh, layers=stack.shape[0])
+
+
+@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
+def _half(stack, *, route, mesh, layers):
+    return over_layers(lambda w: half(short_rows(route.upcast(w))), stack, mesh=mesh, layers=layers)
 
 
 def factor_stack(

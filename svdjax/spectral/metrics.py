@@ -11,30 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.factors import Factored, Factors
-
-PRECISION = jax.lax.Precision.HIGHEST
-"""Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
-
-
-class Rotations(NamedTuple):
-    """How the singular vectors of base turn into those of post, columns belonging to post.
-
-    Attributes:
-      q1: U_base^T U_post [R, R].
-      q2: V_base^T V_post [R, R].
-    """
-
-    q1: jax.Array
-    q2: jax.Array
-
-
-def rotations(base: Factors, post: Factors) -> Rotations:
-    """Return Q1 = U_base^T U_post and Q2 = V_base^T V_post. One of them is orthogonal."""
-    return Rotations(
-        jnp.einsum("ir,is->rs", base.u, post.u, precision=PRECISION),
-        jnp.einsum("or,os->rs", base.v, post.v, precision=PRECISION),
-    )
+from svdjax.spectral.factors import PRECISION
+from svdjax.spectral.relation import Relation, Rotations
 
 
 def scaling(base: jax.Array, post: jax.Array, rank_base: jax.Array) -> jax.Array:
@@ -72,7 +50,7 @@ class Frobenius(NamedTuple):
 
 
 def normalised_frobenius(
-    base: Factored, post: Factored, q: Rotations, rank_base: jax.Array, rank_post: jax.Array
+    pair: Relation, shape: tuple[int, int], rank_base: jax.Array, rank_post: jax.Array
 ) -> Frobenius:
     """Distance of I_orth = Q1^T Q2 from the identity.
 
@@ -80,13 +58,12 @@ def normalised_frobenius(
     cancellation where post is close to base.
 
     Args:
-      base: what is known of base.
-      post: what is known of post.
-      q: Q1 and Q2 of the two.
+      pair: the two matrices.
+      shape: (I, O).
       rank_base: numerical rank of base, int32 scalar.
       rank_post: numerical rank of post.
     """
-    r = q.q1.shape[0]
+    q, r = pair.q, min(shape)
     index = jnp.arange(r, dtype=jnp.int32)
     live = (index < rank_base)[:, None] & (index < rank_post)[None, :]
     distance = jnp.sqrt(jnp.sum(jnp.where(live, q.q1 - q.q2, 0) ** 2))
@@ -97,10 +74,10 @@ def normalised_frobenius(
     # ||Q1 - Q2|| is the distance of the polar factors as either sees the other: their turns enter
     # whole, a tilt only so far as the other matrix reaches outside, and otherwise squared.
     overlap = jnp.sum(jnp.where(live, q.q1**2 + q.q2**2, 0))
-    outside = base.factors.u.shape[0] + base.factors.v.shape[0] - 2 * jnp.minimum(*ranks)
+    outside = sum(shape) - 2 * jnp.minimum(*ranks)
     reach = jnp.where(outside > 0, jnp.maximum(2 * jnp.maximum(*ranks) - overlap, 0), 0)
-    tilt = base.tilt_error + post.tilt_error
-    error = base.turn_error + post.turn_error + tilt * jnp.sqrt(reach) + outside * tilt**2
+    tilt = pair.tilt_error
+    error = pair.turn_error + tilt * jnp.sqrt(reach) + outside * tilt**2
     nf_rank = distance / size
     return Frobenius(
         jnp.where(full, nf_rank, jnp.nan),

@@ -13,14 +13,19 @@ import numpy as np
 
 from svdjax.spectral import fits, metrics
 from svdjax.spectral.factors import Factorisation, get_factorisation, numerical_rank
+from svdjax.spectral.relation import Half, frobenius, related, unit_norm
+
+MEASURES = ("vectors", "fits", "all")
+"""What may be asked for, each with all before it: singular values and vectors; the fits of eq. 8
+that are cheap; every fit. What was not asked for is NaN."""
 
 
 class PairMetrics(NamedTuple):
     """What changed from W_base to W_post; after mapping every field has a leading `L`.
 
-    In the working dtype of the factorisation, the ranks int32. Vectors beyond a matrix's numerical
-    rank are arbitrary, and so is what trace, diag, sim_u, sim_v and i_orth show of them; all but
-    the trace also depend on mixing inside clusters of singular values, see the gaps.
+    In the working dtype of the factorisation, ranks and route int32. Vectors beyond a matrix's
+    numerical rank are arbitrary, and so is what trace, diag, sim_u, sim_v and i_orth show of them;
+    all but the trace also depend on mixing inside clusters of singular values, see the gaps.
 
     Attributes:
       sigma_base: singular values of W_base, descending, [R].
@@ -30,6 +35,7 @@ class PairMetrics(NamedTuple):
       nf_rank: the same on the common rank; equal to nf where both have full rank.
       nf_error: estimate of the absolute error of nf (of nf_rank where nf is NaN).
       sigma_error: estimate of the absolute error of any singular value of either matrix.
+      route: 1 where no long factors were formed, 0 where they were (`svdjax.spectral.relation`).
       rank_base: numerical rank, sigma > max(I, O) eps sigma_1.
       rank_post: the same of W_post.
       trace: trace of I_orth = Q1^T Q2 (eq. 7).
@@ -67,6 +73,7 @@ class PairMetrics(NamedTuple):
     nf_rank: jax.Array | np.ndarray
     nf_error: jax.Array | np.ndarray
     sigma_error: jax.Array | np.ndarray
+    route: jax.Array | np.ndarray
     rank_base: jax.Array | np.ndarray
     rank_post: jax.Array | np.ndarray
     trace: jax.Array | np.ndarray
@@ -103,6 +110,8 @@ def pair_metrics(
     *,
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
+    measure: str = "all",
+    halves: tuple[Half, Half] | None = None,
 ) -> PairMetrics:
     """Compare one pair of matrices.
 
@@ -111,6 +120,8 @@ def pair_metrics(
       post: W_post [I, O].
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
+      measure: one of `MEASURES`.
+      halves: of base and post, where `svdjax.spectral.relation.half` has made them.
 
     Returns:
       `PairMetrics` without the leading axis.
@@ -122,25 +133,30 @@ def pair_metrics(
     route = get_factorisation(factorisation)
     shape = (base.shape[0], base.shape[1])
     w_base, w_post = route.upcast(base), route.upcast(post)
-    of_base, of_post = route(w_base), route(w_post)
-    b, p = of_base.factors, of_post.factors
-    rank_base, rank_post = numerical_rank(b.s, shape), numerical_rank(p.s, shape)
-    q = metrics.rotations(b, p)
-    nf = metrics.normalised_frobenius(of_base, of_post, q, rank_base, rank_post)
-    corners = metrics.corners(q, corner)
-    fit = fits.rotation_fits(b, p, q, jnp.minimum(rank_base, rank_post) < min(shape))
-    unit_base, norm_base = fits.unit(w_base)
-    unit_post, norm_post = fits.unit(w_post)
+    pair = related(w_base, w_post, route, halves)
+    rank_base = numerical_rank(pair.s_base, shape)
+    rank_post = numerical_rank(pair.s_post, shape)
+    nf = metrics.normalised_frobenius(pair, shape, rank_base, rank_post)
+    corners = metrics.corners(pair.q, corner)
+    unit_base, norm_base = unit_norm(w_base)
+    unit_post, norm_post = unit_norm(w_post)
     cosine = jnp.sum(unit_base * unit_post)
     ratio = norm_post / jnp.where(norm_base > 0, norm_base, jnp.nan)
+    delta = frobenius(unit_post - cosine * unit_base)
+    deficient = jnp.minimum(rank_base, rank_post) < min(shape)
+    if measure == "vectors":
+        fit = fits.no_fits(norm_base.dtype)
+    else:
+        fit = fits.rotation_fits(pair, shape, delta, deficient, every=measure == "all")
     return PairMetrics(
-        sigma_base=b.s,
-        sigma_post=p.s,
-        svsm=metrics.scaling(b.s, p.s, rank_base),
+        sigma_base=pair.s_base,
+        sigma_post=pair.s_post,
+        svsm=metrics.scaling(pair.s_base, pair.s_post, rank_base),
         nf=nf.nf,
         nf_rank=nf.nf_rank,
         nf_error=nf.error,
-        sigma_error=jnp.maximum(of_base.sigma_error, of_post.sigma_error),
+        sigma_error=pair.sigma_error,
+        route=pair.route,
         rank_base=rank_base,
         rank_post=rank_post,
         trace=corners.trace,
@@ -148,11 +164,11 @@ def pair_metrics(
         sim_u=corners.sim_u,
         sim_v=corners.sim_v,
         i_orth=corners.i_orth,
-        gap_base=metrics.relative_gaps(b.s),
-        gap_post=metrics.relative_gaps(p.s),
+        gap_base=metrics.relative_gaps(pair.s_base),
+        gap_post=metrics.relative_gaps(pair.s_post),
         norm_base=norm_base,
         norm_post=norm_post,
-        norm_delta=norm_post * fits.frobenius(unit_post - cosine * unit_base),
+        norm_delta=norm_post * delta,
         alpha_ls=ratio * cosine,
         fit_identity_alpha=fit.identity.alpha,
         fit_identity_error=fit.identity.error,
@@ -165,7 +181,7 @@ def pair_metrics(
         fit_optimal_alpha=fit.optimal.alpha,
         fit_optimal_error=fit.optimal.error,
         common_sigma_min=fit.common_sigma_min,
-        small_delta_share=jnp.asarray(fits.small_delta_share(shape), b.s.dtype),
+        small_delta_share=jnp.asarray(fits.small_delta_share(shape), norm_base.dtype),
         residual_q1=fit.residual_q1,
         residual_q2=fit.residual_q2,
         residual_asymmetry=fit.residual_asymmetry,

@@ -13,7 +13,11 @@ from tests.spectral import matrices, reference
 from tests.spectral.run import CORNER, LAYERS, analyse
 
 KAPPAS = (1.5, 1e1, 1e2, 1e4)
-GRID = [(shape, np.float32, route) for shape in matrices.SHAPES for route in ("svd_f64", "svd_f32")]
+GRID = [
+    (shape, np.float32, route)
+    for shape in matrices.SHAPES
+    for route in ("svd_f64", "svd_f32", "gram_f64")
+]
 GRID += [((16, 40), ml_dtypes.bfloat16, "svd_f64"), ((40, 16), np.float16, "svd_f64")]
 GRID += [((24, 24), np.float64, "svd_f64"), ((24, 24), ml_dtypes.bfloat16, "svd_f32")]
 
@@ -29,15 +33,17 @@ def test_agrees_with_the_equations(shape, dtype, route):
         assert got.rank_base[layer] == got.rank_post[layer] == min(shape)
         for name, expected in want.items():
             value = getattr(got, name)[layer]
-            assert value.dtype == route.replace("svd_f", "float")
+            assert value.dtype == get_factorisation(route).dtype
             if name == "i_orth":  # the signs of pairs are the library's choice
                 value, expected = np.abs(value), np.abs(expected)
             # Vectors turn by eps s_1 / gap, polar factors by eps kappa; norms, sigmas and fits
             # follow the matrix itself. 120 covers the growth with the dimension and the norms.
             gap = np.minimum(want["gap_base"] * want["sigma_base"], want["gap_post"] * s).min()
+            # A Gram matrix has the square of the condition number.
             tolerance = (
                 120
                 * eps
+                * (kappa if route == "gram_f64" else 1)
                 * {
                     "svsm": kappa,
                     "nf": kappa,

@@ -1,0 +1,76 @@
+"""What a comparison needs of one matrix alone, computed once however many pairs it occurs in.
+
+Kept on disk by content: the key is the hash of the matrices as stored, so it does not matter which
+checkpoint they came from, nor whether they are base or post.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from svdjax.checkpoint.cache import ArrayCache, content_key
+from svdjax.engine import devices
+from svdjax.engine.inputs import PairJob
+from svdjax.engine.progress import note
+from svdjax.engine.settings import Settings
+from svdjax.spectral import Half, get_factorisation, half_stack
+
+HALVES = ".halves"
+
+
+class Halves:
+    """The kept halves of a sweep's matrices; see `svdjax.spectral.relation.Half`.
+
+    Attributes:
+      sources: paths of the checkpoints that are worth keeping them of.
+    """
+
+    def __init__(self, factorisation: str, cache: ArrayCache, sources: set[str]):
+        self.sources = sources
+        self._route = get_factorisation(factorisation)
+        self._cache = cache
+        self._about = ["half", self._route.name, devices.versions()]
+
+    def key(self, path: str, stack: np.ndarray) -> str | None:
+        """Names what is kept of a stack [L, I, O] as stored; None where nothing is.
+
+        Hashes the matrices, so it belongs into the reading thread.
+        """
+        return content_key({"w": stack}, self._about) if path in self.sources else None
+
+    def of(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Half:
+        """The halves of a stack, kept or computed; to be called within `working_precision`."""
+        layers, r = stack.shape[0], min(stack.shape[1:])
+        dtype = np.dtype(self._route.dtype)
+        if key is not None:
+            shapes = {"s": ((layers, r), dtype), "v": ((layers, r, r), dtype)}
+            found = self._cache.read(key, shapes)
+            if found is not None:
+                sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
+                return Half(*jax.device_put((found["s"], found["v"]), sharding))
+        made = half_stack(stack, factorisation=self._route, mesh=mesh)
+        if key is not None:
+            self._cache.write(key, jax.device_get(made)._asdict())
+        return made
+
+
+def kept_halves(
+    jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path
+) -> Halves | None:
+    """What is kept for a sweep; None where no checkpoint occurs twice, and none is to be kept.
+
+    A directory that the config names keeps everything, for other sweeps.
+    """
+    if not get_factorisation(settings.factorisation).halves:
+        return None
+    sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
+    wanted = {path for path in sides if settings.factor_cache or sides.count(path) > 1}
+    if not wanted or not settings.factor_cache_bytes:
+        return None
+    directory = settings.factor_cache or workdir / HALVES
+    cache = ArrayCache(directory, settings.factor_cache_bytes, note=note)
+    return Halves(settings.factorisation, cache, wanted)

@@ -1,0 +1,275 @@
+"""How two matrices lie to each other: their singular values, Q1 and Q2, and how sure they are.
+
+Axis legend: `I` in, `O` out, `R` = min(I, O), `M` = max(I, O).
+
+That is all a comparison needs, and no long factor [M, R] has to be formed for it. Seen with the
+short side as rows, ``W = V S U^T`` with V [R, R]: the Gram matrix ``G = W W^T = V S^2 V^T`` holds V
+and S, and ``C = W_base W_post^T`` all that the long sides know of each other:
+
+    Q_short = V_base^T V_post,    Q_long = S_base^-1 (V_base^T C V_post) S_post^-1.
+
+Three products with M in them (two of them symmetric: half the work) and two symmetric
+eigenproblems take the place of two SVDs, all in float64. What that costs is precision, like
+eps kappa^2 where an SVD has eps kappa. So it depends:
+
+- where M >= 2 R and the estimated error is within `TOLERANCE`, which holds to a condition number
+  of some 1e4 to 1e5: as above;
+- else by the factors of both: out of the same Gram matrices with the long factor formed and made
+  orthonormal (`gram_f64`: good to 1e6; for square matrices, whose smallest singular values are
+  small, no slower);
+- and where that says it is not good enough either, by an SVD.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from svdjax.spectral.factors import (
+    PRECISION,
+    Factored,
+    Factorisation,
+    Factors,
+    backward_error,
+)
+
+TOLERANCE = 1e-5
+"""Largest estimated error with which the Gram route is content: of NF as a part of the level of
+unrelated matrices, and of the smallest singular value as a part of itself. Rounding a checkpoint
+to bf16 changes either by more than a hundred times that."""
+
+SPREAD = 2.0
+
+FACTORS, GRAM = 0, 1
+
+
+class Rotations(NamedTuple):
+    """How the singular vectors of base turn into those of post, columns belonging to post.
+
+    Attributes:
+      q1: U_base^T U_post [R, R].
+      q2: V_base^T V_post [R, R].
+    """
+
+    q1: jax.Array
+    q2: jax.Array
+
+
+class Half(NamedTuple):
+    """What the Gram matrix of one matrix tells.
+
+    Attributes:
+      s: singular values [R], descending.
+      v: singular vectors of the short side [R, R].
+    """
+
+    s: jax.Array
+    v: jax.Array
+
+
+class Relation(NamedTuple):
+    """Two matrices as their comparison sees them.
+
+    Attributes:
+      s_base: singular values of W_base, descending, [R].
+      s_post: those of W_post.
+      q: Q1 and Q2 of the two, [R, R] each.
+      outside: share of ||W_post||_F that lies outside the subspaces of base, 0 if square; NaN where
+        no long factor was formed and only ||W_post - alpha W_base|| can tell.
+      sigma_error: estimate of the absolute error of any singular value.
+      turn_error: of the polar factors of both within their subspaces, Frobenius.
+      tilt_error: how far their subspaces lean towards any one direction outside.
+      route: `GRAM` or `FACTORS`, whichever was taken, int32.
+    """
+
+    s_base: jax.Array
+    s_post: jax.Array
+    q: Rotations
+    outside: jax.Array
+    sigma_error: jax.Array
+    turn_error: jax.Array
+    tilt_error: jax.Array
+    route: jax.Array
+
+
+def short_rows(w: jax.Array) -> jax.Array:
+    """The matrix with its short side as rows, [R, M], in memory as such."""
+    # The transpose is made once: a product that reads its operand across is twice as slow on CPU.
+    return w if w.shape[0] <= w.shape[1] else jax.lax.optimization_barrier(w.T)
+
+
+def half(rows: jax.Array) -> Half:
+    """Singular values and short-side vectors of W [R, M], R <= M, from ``W W^T``."""
+    top = jnp.max(jnp.abs(rows))
+    unit = rows / jnp.where(top > 0, top, 1)
+    values, vectors = jnp.linalg.eigh(_gram(unit), symmetrize_input=False)
+    return Half(top * jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors[:, ::-1])
+
+
+def _gram(rows: jax.Array) -> jax.Array:
+    """``W W^T``, the blocks above the diagonal only once."""
+    cut = rows.shape[0] // 2
+    product = functools.partial(jnp.matmul, precision=PRECISION)
+    if cut < 256:
+        return product(rows, rows.T)
+    upper, lower = rows[:cut], rows[cut:]
+    side = product(upper, lower.T)
+    return jnp.block(
+        [[product(upper, upper.T), side], [side.T, product(lower, lower.T)]],
+    )
+
+
+def related(
+    base: jax.Array,
+    post: jax.Array,
+    route: Factorisation,
+    halves: tuple[Half, Half] | None = None,
+) -> Relation:
+    """Relate two matrices [I, O] in the working dtype of `route`.
+
+    Args:
+      base: W_base.
+      post: W_post.
+      route: how; one with `halves` does as above.
+      halves: of base and post, where they are known already.
+    """
+    shape = base.shape[0], base.shape[1]
+    if not route.halves or max(shape) < 2 * min(shape):
+        known = (None, None) if halves is None else (halves[0].v, halves[1].v)
+        return by_factors(route(base, known[0]), route(post, known[1]))
+    rows = short_rows(base), short_rows(post)
+    of_base, of_post = halves or (half(rows[0]), half(rows[1]))
+    errors = gram_errors(of_base.s, shape), gram_errors(of_post.s, shape)
+
+    def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:
+        long, short = _turns(rows, of_base, of_post)
+        # The long side of a tall matrix is the input side, U.
+        q = Rotations(long, short) if shape[0] > shape[1] else Rotations(short, long)
+        nothing = _nothing(of_base.s)
+        return Relation(
+            s_base=of_base.s,
+            s_post=of_post.s,
+            q=q,
+            outside=nothing + jnp.nan,
+            sigma_error=jnp.maximum(errors[0].sigma, errors[1].sigma),
+            turn_error=errors[0].turn + errors[1].turn,
+            tilt_error=nothing,
+            route=jnp.asarray(GRAM, jnp.int32),
+        )
+
+    def with_factors(pair: tuple[jax.Array, jax.Array]) -> Relation:
+        return by_factors(route(pair[0], of_base.v), route(pair[1], of_post.v))
+
+    return jax.lax.cond(errors[0].good & errors[1].good, by_grams, with_factors, (base, post))
+
+
+def by_factors(base: Factored, post: Factored) -> Relation:
+    """Relate two matrices whose factors are known."""
+    b, p = base.factors, post.factors
+    q = rotations(b, p)
+    return Relation(
+        s_base=b.s,
+        s_post=p.s,
+        q=q,
+        outside=_outside(b, p, q),
+        sigma_error=jnp.maximum(base.sigma_error, post.sigma_error),
+        turn_error=base.turn_error + post.turn_error,
+        tilt_error=base.tilt_error + post.tilt_error,
+        route=jnp.asarray(FACTORS, jnp.int32),
+    )
+
+
+def _nothing(s: jax.Array) -> jax.Array:
+    """A zero that belongs to each device by itself, as s does: branches of a cond must agree."""
+    return jnp.where(s[0] >= 0, 0, s[0])
+
+
+def rotations(base: Factors, post: Factors) -> Rotations:
+    """Return Q1 = U_base^T U_post and Q2 = V_base^T V_post. One of them is orthogonal."""
+    return Rotations(
+        jnp.einsum("ir,is->rs", base.u, post.u, precision=PRECISION),
+        jnp.einsum("or,os->rs", base.v, post.v, precision=PRECISION),
+    )
+
+
+def _outside(base: Factors, post: Factors, q: Rotations) -> jax.Array:
+    """Share of ||W_post|| outside the subspaces of base; 0 if square."""
+    rows, columns = base.u.shape[0], base.v.shape[0]
+    if rows > columns:
+        rest = post.u - jnp.matmul(base.u, q.q1, precision=PRECISION)
+    elif columns > rows:
+        rest = post.v - jnp.matmul(base.v, q.q2, precision=PRECISION)
+    else:
+        return _nothing(post.s)
+    unit, _ = unit_norm(post.s)
+    return frobenius(rest * unit[None, :])
+
+
+def _turns(
+    rows: tuple[jax.Array, jax.Array], base: Half, post: Half
+) -> tuple[jax.Array, jax.Array]:
+    """Q_long and Q_short, [R, R] each."""
+    (unit_base, top_base), (unit_post, top_post) = _scaled(base.s), _scaled(post.s)
+    product = functools.partial(jnp.matmul, precision=PRECISION)
+    shared = product(rows[0] * top_base, (rows[1] * top_post).T)
+    long = product(product(base.v.T, shared), post.v)
+    long = long / unit_base[:, None] / unit_post[None, :]
+    return long, product(base.v.T, post.v)
+
+
+def _scaled(s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """s / s_1 and 1 / s_1; ones where all are zero."""
+    zero = s[0] == 0
+    factor = 1 / jnp.where(zero, 1, s[0])
+    return jnp.where(zero, 1, s * factor), factor
+
+
+class GramErrors(NamedTuple):
+    """What a Gram matrix loses.
+
+    Attributes:
+      sigma: absolute error of any singular value.
+      turn: Frobenius error of the polar factor.
+      good: whether both are within `TOLERANCE`; a zero matrix loses nothing.
+    """
+
+    sigma: jax.Array
+    turn: jax.Array
+    good: jax.Array
+
+
+def gram_errors(s: jax.Array, shape: tuple[int, int]) -> GramErrors:
+    """Estimate what ``W W^T`` loses, from the singular values [R] that it gave.
+
+    With ``G + E`` in the place of G, E of entries e, the polar factor changes by
+    ``E_ij / (s_j (s_i + s_j))`` in the singular frame, and s_j by ``E_jj / (2 s_j)`` (*derived*).
+    The entries are `SPREAD` times the average of what eigh may leave, ``(3 + sqrt(R)) eps s_1^2``
+    over R x R; measured, the estimate is at or above the true error.
+    """
+    r, eps = s.shape[0], float(jnp.finfo(s.dtype).eps)
+    unit, _ = _scaled(s)
+    zero, unit = s[0] == 0, jnp.maximum(unit, eps)
+    backward = backward_error(r, eps)
+    entry = SPREAD * backward / r**0.5
+    turn = jnp.sqrt(jnp.sum(1 / (unit[None, :] * (unit[:, None] + unit[None, :])) ** 2))
+    turn = entry * turn + backward * r**0.5
+    sigma = entry / (2 * unit[-1]) + 2 * backward
+    level = (r * (1 + r / max(shape))) ** 0.5
+    good = (sigma <= TOLERANCE * unit[-1]) & (turn <= TOLERANCE * level)
+    return GramErrors(jnp.where(zero, 0, s[0] * sigma), jnp.where(zero, 0, turn), zero | good)
+
+
+def frobenius(x: jax.Array) -> jax.Array:
+    """Frobenius norm that neither overflows nor underflows on its way, scalar."""
+    top = jnp.max(jnp.abs(x))
+    safe = jnp.where(top > 0, top, 1)
+    return safe * jnp.sqrt(jnp.sum((x / safe) ** 2))
+
+
+def unit_norm(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return x / ||x||_F and the norm; a zero stays zero."""
+    norm = frobenius(x)
+    return x / jnp.where(norm > 0, norm, 1), norm
