@@ -10,6 +10,8 @@ from typing import Any
 
 from svdjax.atomic import plain
 from svdjax.checkpoint.files import INDEX, SINGLE, one_line
+from svdjax.checkpoint.lora import CONFIG, WEIGHTS
+from svdjax.checkpoint.merged import MergedCheckpoint
 from svdjax.checkpoint.reader import Checkpoint, Shard
 from svdjax.errors import InputError
 
@@ -30,7 +32,7 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
     blocks: the whole file up to 64 MiB, above that the first, middle and last 4 KiB of each
     tensor's data. Training moves nearly every value, so that other weights are noticed; a change
     made elsewhere on purpose is found by the full hash only. config.json and the index are hashed
-    whole.
+    whole. Of a merged checkpoint: the files of the base and those of the adapter.
 
     Args:
         checkpoint: The checkpoint.
@@ -44,12 +46,17 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
         InputError: A file cannot be read.
     """
     digests: dict[str, Any] = {}
-    names = ["config.json", *([INDEX] if checkpoint.listing.name == INDEX else [])]
-    for name in names:
-        path = checkpoint.path / name
+    paths = [checkpoint.home / "config.json"]
+    if checkpoint.listing.name == INDEX:
+        paths.append(checkpoint.listing)
+    names = checkpoint.files
+    if isinstance(checkpoint, MergedCheckpoint):
+        paths.append(checkpoint.path / CONFIG)
+        names += (WEIGHTS,)
+    for path in paths:
         size, whole = hash_file(path)
-        digests[name] = {"size": size, "sha256": whole}
-    for name in checkpoint.files:
+        digests[path.name] = {"size": size, "sha256": whole}
+    for name in names:
         shard = checkpoint.header(name)
         digest = {
             "size": shard.size,
