@@ -391,6 +391,11 @@ def _layout(
     source: Checkpoint, dtype: np.dtype | None
 ) -> tuple[dict[str, _Place], dict[str, bytes]]:
     """Places of all tensors and the beginnings of all files, in the order of the source."""
+    if not source.files:
+        raise InputError(
+            f"{source.path}: a step written by Orbax has no layout of files to take over; save it "
+            "as a Hugging Face directory first (svdjax.checkpoint.save_checkpoint)"
+        )
     places: dict[str, _Place] = {}
     begins: dict[str, bytes] = {}
     for file in source.files:

@@ -1,4 +1,4 @@
-"""Opening whatever a user names: a model, or a LoRA adapter together with its base."""
+"""Opening whatever a user names: a model, a LoRA adapter together with its base, an Orbax step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from svdjax.checkpoint.lora import CONFIG, read_lora_config
 from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
+from svdjax.checkpoint.orbax_step import OrbaxCheckpoint, is_orbax
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.source import resolve
 from svdjax.errors import InputError
@@ -20,7 +21,8 @@ def open_checkpoint(
 
     Args:
         source: A directory or hub id, see `resolve`. A PEFT directory with a LoRA adapter opens as
-            the model that it makes of its base, see `MergedCheckpoint`.
+            the model that it makes of its base, see `MergedCheckpoint`; a step that Orbax wrote as
+            its parameters under the names that Hugging Face gives them, see `OrbaxCheckpoint`.
         base: Gives the base of an adapter, asked for only where there is one; that of a merged
             one is its own base. None: the base that adapter_config.json names, if that is a
             directory or in the hub's cache.
@@ -32,6 +34,8 @@ def open_checkpoint(
             base, or whose base is not known. One line, with what to do.
     """
     path = resolve(source)
+    if is_orbax(path):
+        return OrbaxCheckpoint(source, path)
     if not is_adapter(path):
         return Checkpoint(source, path)
     below = base()
