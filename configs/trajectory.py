@@ -12,13 +12,17 @@ config.json from DIR or the folder above.
 N points make 2N - 3 pairs, named by their steps (100-300). The index shows SVSM, NF and the norm of
 change over the steps, tables/trajectory.csv holds them. A run that has grown wants a new workdir.
 
-The run that made the reference family's instruct model, made again with its steps kept (two to
-three minutes on two cores), then looked at (four minutes):
+Tried on a short run from the reference family's base, its steps kept (one and a half
+minutes on two cores, and as much for the sweep):
 
-    python tools/train_reference.py --model=instruct --steps=600 --keep_steps=100 --graded=False \\
+    mkdir -p runs/family && cp -r svdjax/reference/base runs/family/
+    python tools/train_reference.py --model=instruct --steps=120 --keep_steps=40 --graded=False \\
         --out=runs/family --workdir=runs/training
-    python -m svdjax.sweep \\
+    python -m svdjax.sweep --workdir=runs/steps \\
         --config=configs/trajectory.py:steps=runs/training/instruct/checkpoints,base=runs/family/base
+
+Of the unrelated level, NF is 2.1 to 8.4 % after 40 steps (lowest and highest projection) and 3.7 to
+12.9 % after 120, with 0.7 to 2.2 % between the last two.
 """
 
 from svdjax.errors import InputError
