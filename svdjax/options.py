@@ -116,7 +116,13 @@ SIDES: Mapping[str, Any] = {"paper": "", "other": "", "text": "", "constructed":
 """What a pair may have beside base and post, and its default."""
 
 
-def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]], **leaves: Any) -> ConfigDict:
+def default_config(
+    name: str,
+    pairs: Mapping[str, Mapping[str, Any]],
+    *,
+    trajectory: Iterable[str] = (),
+    **leaves: Any,
+) -> ConfigDict:
     """Builds a locked sweep config.
 
     Args:
@@ -128,6 +134,8 @@ def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]], **leaves: 
         whose ``constructed`` is not False, restores from ``other``, another post model, in eq. 12,
         and judges them on ``text``, a file of held-out text (svdjax/behaviour/texts.py says in
         which form).
+      trajectory: labels of the points in order, where the pairs are those of a trajectory
+        (`svdjax.series`); the report then shows curves over them.
       **leaves: other defaults for leaves of `OPTIONS`; for those of a section, a mapping under its
         name.
 
@@ -150,6 +158,8 @@ def default_config(name: str, pairs: Mapping[str, Mapping[str, Any]], **leaves: 
             {"base": sides["base"], "post": sides["post"]}
             | {key: sides.get(key, default) for key, default in SIDES.items()}
         )
+    if trajectory := tuple(trajectory):
+        config.trajectory = trajectory
     return config.lock()
 
 

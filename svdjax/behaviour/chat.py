@@ -11,7 +11,7 @@ from typing import Any
 
 from svdjax.behaviour.benchmarks import Question
 from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
-from svdjax.checkpoint import ModelConfig
+from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.errors import InputError, printable
 
 _STOPS = ("config.json", "generation_config.json")
@@ -33,15 +33,21 @@ class ChatModel:
         config: Its configuration.
         prompt_format: "chat": the model's chat template; "plain": system prompt, question and an
             empty line, for models that have none.
+        home: The directory with config.json and generation_config.json, where it is another.
 
     Raises:
         InputError: There is no tokenizer, or no chat template where one is needed.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], config: ModelConfig, prompt_format: str = "chat"
+        self,
+        directory: str | os.PathLike[str],
+        config: ModelConfig,
+        prompt_format: str = "chat",
+        home: pathlib.Path | None = None,
     ):
         self.directory, self.config = pathlib.Path(directory), config
+        self._home = home or self.directory
         self.prompt_format = prompt_format
         with quiet_tokenizers():
             self._tokenizer = load_tokenizer(directory, "a prompt")
@@ -58,7 +64,7 @@ class ChatModel:
         found = {self._tokenizer.eos_token_id}
         for name in _STOPS:
             try:
-                value = json.loads((self.directory / name).read_text("utf-8")).get("eos_token_id")
+                value = json.loads((self._home / name).read_text("utf-8")).get("eos_token_id")
             except (OSError, ValueError, AttributeError):
                 continue
             found |= set(value) if isinstance(value, list) else {value}
@@ -127,6 +133,11 @@ class ChatModel:
             turns, tokenize=False, add_generation_prompt=True
         )
         return text
+
+
+def chat_model(checkpoint: Checkpoint, config: ModelConfig, prompt_format: str) -> ChatModel:
+    """The `ChatModel` of an opened checkpoint; raises as that does."""
+    return ChatModel(checkpoint.tokenizer, config, prompt_format, checkpoint.home)
 
 
 def question_prompts(

@@ -35,7 +35,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from svdjax.behaviour.chat import ChatModel
+from svdjax.behaviour.chat import chat_model
 from svdjax.behaviour.scoring import Scorer
 from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
@@ -112,11 +112,11 @@ class SvdjaxLM(TemplateLM):
         os.environ.setdefault("DISABLE_MULTIPROC", "1")
         self._mesh = decoder_mesh(int(devices), int(tensor_parallel))
         with open_checkpoint(str(pretrained)) as checkpoint:
-            self.config = model_config(checkpoint.path)
-            self.tokenizer: Any = _tokenizer(checkpoint.path, add_bos_token)
-            self._stops = ChatModel(checkpoint.path, self.config, "plain").stop_tokens
+            self.config = model_config(checkpoint.home)
+            self.tokenizer: Any = _tokenizer(checkpoint.tokenizer, add_bos_token)
+            self._stops = chat_model(checkpoint, self.config, "plain").stop_tokens
             self._host_params = load_params(checkpoint, self.config, None)
-            _warn_of_penalties(checkpoint.path)
+            _warn_of_penalties(checkpoint.home)
         context = self.config.max_position_embeddings
         self.max_length = _at_least_one("max_length", context if max_length is None else max_length)
         self._running: Scorer | Generator | None = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from svdjax.checkpoint.config import ModelConfig, Rope, model_config
 from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.families import FAMILIES, Family, Weight
+from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
+from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.params import load_params, param_shapes
 from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
-from svdjax.checkpoint.reader import Checkpoint, TensorSpec, open_checkpoint
+from svdjax.checkpoint.reader import Checkpoint, TensorSpec
 from svdjax.checkpoint.shards import Outgoing
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.stack import read_stack
@@ -17,6 +19,7 @@ __all__ = [
     "FAMILIES",
     "Checkpoint",
     "Family",
+    "MergedCheckpoint",
     "ModelConfig",
     "Outgoing",
     "PairPlan",
@@ -26,6 +29,7 @@ __all__ = [
     "Weight",
     "digest_of",
     "input_digest",
+    "is_adapter",
     "load_params",
     "model_config",
     "open_checkpoint",

@@ -10,6 +10,9 @@ from typing import Any
 
 from svdjax.atomic import plain
 from svdjax.checkpoint.files import INDEX, SINGLE, one_line
+from svdjax.checkpoint.lora import CONFIG, WEIGHTS
+from svdjax.checkpoint.merged import MergedCheckpoint
+from svdjax.checkpoint.orbax_step import OrbaxCheckpoint
 from svdjax.checkpoint.reader import Checkpoint, Shard
 from svdjax.errors import InputError
 
@@ -30,7 +33,8 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
     blocks: the whole file up to 64 MiB, above that the first, middle and last 4 KiB of each
     tensor's data. Training moves nearly every value, so that other weights are noticed; a change
     made elsewhere on purpose is found by the full hash only. config.json and the index are hashed
-    whole.
+    whole. Of a merged checkpoint: the files of the base and those of the adapter. Of an Orbax step
+    every file, above 64 MiB the first 4 KiB of each MiB.
 
     Args:
         checkpoint: The checkpoint.
@@ -38,18 +42,26 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
 
     Returns:
         {file name: {"size", "header_sha256", "sampled_sha256"[, "sha256"]}}, JSON-able;
-        {"size", "sha256"} for the JSON files.
+        {"size", "sha256"} for the JSON files, and {"size", "sampled_sha256"[, "sha256"]} for those
+        of Orbax.
 
     Raises:
         InputError: A file cannot be read.
     """
+    if isinstance(checkpoint, OrbaxCheckpoint):
+        return _orbax_digest(checkpoint, full)
     digests: dict[str, Any] = {}
-    names = ["config.json", *([INDEX] if checkpoint.listing.name == INDEX else [])]
-    for name in names:
-        path = checkpoint.path / name
+    paths = [checkpoint.home / "config.json"]
+    if checkpoint.listing.name == INDEX:
+        paths.append(checkpoint.listing)
+    names = checkpoint.files
+    if isinstance(checkpoint, MergedCheckpoint):
+        paths.append(checkpoint.path / CONFIG)
+        names += (WEIGHTS,)
+    for path in paths:
         size, whole = hash_file(path)
-        digests[name] = {"size": size, "sha256": whole}
-    for name in checkpoint.files:
+        digests[path.name] = {"size": size, "sha256": whole}
+    for name in names:
         shard = checkpoint.header(name)
         digest = {
             "size": shard.size,
@@ -60,6 +72,20 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
             digest["sha256"] = hash_file(shard.path)[1]
         digests[name] = digest
     assert SINGLE in digests or INDEX in digests
+    return digests
+
+
+def _orbax_digest(checkpoint: OrbaxCheckpoint, full: bool) -> dict[str, Any]:
+    size, whole = hash_file(checkpoint.settings)
+    digests: dict[str, Any] = {checkpoint.settings.name: {"size": size, "sha256": whole}}
+    for path in checkpoint.documents():
+        size = path.stat().st_size
+        blocks = [(at, min(at + BLOCK, size)) for at in range(0, size, 1 << 20)]
+        blocks = [(0, size)] if size <= WHOLE else blocks
+        digest = {"size": size, "sampled_sha256": _hash_blocks(path, blocks)}
+        if full:
+            digest["sha256"] = hash_file(path)[1]
+        digests[str(path.relative_to(checkpoint.path))] = digest
     return digests
 
 

@@ -147,8 +147,8 @@ def _no_weights(directory: pathlib.Path) -> str:
     pickles = [name for name in names if pathlib.PurePath(name).suffix in _PICKLES]
     if "adapter_model.safetensors" in names or "adapter_config.json" in names:
         return (
-            f"{directory}: holds a PEFT adapter, {wanted}; merge it into its base first "
-            "(merge_and_unload, save_pretrained)"
+            f"{directory}: holds a PEFT adapter, {wanted}: an adapter's base is to be a model by "
+            "itself; merge it first (merge_and_unload, save_pretrained)"
         )
     if pickles:
         return f"{directory / pickles[0]}: a pickle, which is never opened; {wanted}; {_CONVERT}"

@@ -42,7 +42,7 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
             faults.append(Fault(name, text))
             continue
         spec = checkpoint.spec(name)
-        where = f"in {checkpoint.path / spec.file}"
+        where = f"in {checkpoint.where(name)}"
         if spec.shape != shape:
             text = (
                 f"tensor {{name}} {where} has shape {spec.shape}, expected {shape} by config.json"
@@ -61,7 +61,7 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
             left_out[name] = "output head, tied to the embedding by config.json"
         else:
             text = (
-                f"tensor {{name}} {spec.shape} in {checkpoint.path / spec.file} is not part of a "
+                f"tensor {{name}} {spec.shape} in {checkpoint.where(name)} is not part of a "
                 f"{config.family} model with this config.json"
             )
             faults.append(Fault(name, text))

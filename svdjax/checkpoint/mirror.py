@@ -142,7 +142,7 @@ class Mirror:
                         continue
                     place = self._places[name]
                     stream.seek(place.span[0])
-                    if place.dtype == spec.dtype:
+                    if place.dtype == spec.dtype and self.source.stored(name):
                         self._copy_bytes(file, spec.offsets, stream)
                     else:
                         value = self.source.read(name)
@@ -268,7 +268,8 @@ class Mirror:
             if self._state.get("identity") != self._identity or not self._is_laid_out():
                 self._lay_out()
             # Early, for what cannot be copied is better known before the work.
-            copy_companions(self.source.path, self.data)
+            for home in dict.fromkeys((self.source.home, self.source.tokenizer)):
+                copy_companions(home, self.data)
             for file in self._begins:
                 self._streams[file] = (self.data / file).open("r+b")
             written = self._state["written"].items()
@@ -390,6 +391,11 @@ def _layout(
     source: Checkpoint, dtype: np.dtype | None
 ) -> tuple[dict[str, _Place], dict[str, bytes]]:
     """Places of all tensors and the beginnings of all files, in the order of the source."""
+    if not source.files:
+        raise InputError(
+            f"{source.path}: a step written by Orbax has no layout of files to take over; save it "
+            "as a Hugging Face directory first (svdjax.checkpoint.save_checkpoint)"
+        )
     places: dict[str, _Place] = {}
     begins: dict[str, bytes] = {}
     for file in source.files:

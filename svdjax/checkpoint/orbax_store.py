@@ -55,21 +55,7 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
     It is to be used in a thread of its own: Orbax runs and unsets event loops, and the caller's
     thread may have one (a notebook's has).
     """
-    # Orbax tells of every file, and of whatever we handle ourselves, through absl. The level of
-    # that log is the user's, so only what comes from Orbax is left out.
-    from absl.logging import get_absl_logger
-
-    log = get_absl_logger()
-    log.addFilter(_is_not_from_orbax)
-    try:
-        # Here, because it takes half a second, and jax is to be loaded as late as possible.
-        import jax
-        import orbax.checkpoint as ocp
-
-        # No barriers: other jax processes need not come this way at the same time.
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(), active_processes={jax.process_index()}
-        )
+    with quiet_orbax() as (ocp, alone):
         handler = ocp.PyTreeCheckpointHandler(
             use_ocdbt=False,  # It would write several small files more.
             use_compression=False,  # It saves 4 % of singular vectors and takes most of the time.
@@ -80,6 +66,31 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
         )
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             yield ocp, checkpointer
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[tuple[Any, Any]]:
+    """Orbax, and the options of a process that waits for no other; its log is held back.
+
+    Orbax tells of every file, and of whatever we handle ourselves, through absl. The level of that
+    log is the user's, so only what comes from Orbax is left out.
+    """
+    from absl.logging import get_absl_logger
+
+    log = get_absl_logger()
+    log.addFilter(_is_not_from_orbax)
+    try:
+        # Here, because it takes half a second, and jax is to be loaded as late as possible.
+        import jax
+        import orbax.checkpoint as ocp
+
+        # No barriers: other jax processes need not come this way at the same time.
+        yield (
+            ocp,
+            ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(), active_processes={jax.process_index()}
+            ),
+        )
     finally:
         log.removeFilter(_is_not_from_orbax)
 

@@ -75,7 +75,7 @@ def check_finite(checkpoint: Checkpoint, name: str, tensor: np.ndarray) -> None:
         return
     nans, infs = count_nonfinite(tensor)
     if nans or infs:
-        file = checkpoint.path / checkpoint.spec(name).file
+        file = checkpoint.where(name)
         raise InputError(
             f"{file}: tensor {name} holds {nans} NaN and {infs} Inf among {tensor.size} values; "
             "expected finite numbers"
@@ -87,7 +87,7 @@ def _check_tie(checkpoint: Checkpoint) -> None:
         checkpoint.read(name) for name in ("lm_head.weight", "model.embed_tokens.weight")
     )
     if not np.array_equal(head, embedding):
-        file = checkpoint.path / checkpoint.spec("lm_head.weight").file
+        file = checkpoint.where("lm_head.weight")
         raise InputError(
             f"{file}: lm_head.weight differs from model.embed_tokens.weight, though config.json "
             "ties them; set tie_word_embeddings to false or remove lm_head.weight"

@@ -157,8 +157,8 @@ def _differences(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelCon
         (field, *(getattr(configs[side], field) for side in ("base", "post"))) for field in _SAME
     ]
     return [
-        f"{field} is {first} in {sides['base'].path / 'config.json'} and {second} in "
-        f"{sides['post'].path / 'config.json'}"
+        f"{field} is {first} in {sides['base'].home / 'config.json'} and {second} in "
+        f"{sides['post'].home / 'config.json'}"
         for field, first, second in values
         if first != second
     ]

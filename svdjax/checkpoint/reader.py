@@ -91,15 +91,20 @@ class Checkpoint:
 
     Attributes:
         source: What the user named.
-        path: The directory.
+        path: The directory, which the user named.
         config: The content of config.json.
         names: All tensors of all shards, sorted.
         notes: What a reader of the results should know about the files.
     """
 
-    def __init__(self, source: str | os.PathLike[str]):
+    def __init__(self, source: str | os.PathLike[str], path: pathlib.Path | None = None):
+        """Open `source`, which `path` is the directory of where that is known already.
+
+        Raises:
+            InputError: As `svdjax.checkpoint.open_checkpoint`.
+        """
         self.source = os.fspath(source)
-        self.path = resolve(source)
+        self.path = resolve(source) if path is None else path
         config = self.path / "config.json"
         if not os.path.lexists(config):
             # Pickles and adapters are told apart before the missing file is complained about.
@@ -135,6 +140,16 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def home(self) -> pathlib.Path:
+        """The directory with config.json."""
+        return self.path
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        """The directory with the tokenizer, where there is one."""
+        return self.path
+
     def close(self) -> None:
         """Let go of the files; they are opened again when asked for."""
         with self._lock:
@@ -150,6 +165,14 @@ class Checkpoint:
             InputError: There is no such tensor, or its file is broken.
         """
         return self._shard(self._file(name)).specs[name]
+
+    def where(self, name: str) -> pathlib.Path:
+        """The file that a tensor's values come from, for messages."""
+        return self.path / self.spec(name).file
+
+    def stored(self, name: str) -> bool:
+        """Whether a tensor's bytes are those in its file (`spec`), and may be copied from there."""
+        return name in self._index
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """A tensor in its storage dtype and orientation, as a new array.
@@ -203,17 +226,3 @@ class Checkpoint:
             )
         if faults:
             raise InputError(files.listed(faults, 3))
-
-
-def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint without reading any weights.
-
-    Args:
-        source: A directory or hub id, see `resolve`.
-
-    Raises:
-        InputError: There is no such checkpoint, or it is not one that can be read: no or invalid
-            config.json, no safetensors (pickles are refused), a quantised one, an index that
-            names missing files or leads outside the directory. One line, with what to do.
-    """
-    return Checkpoint(source)

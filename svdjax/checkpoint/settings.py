@@ -35,7 +35,7 @@ def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
     Raises:
         InputError: config.json makes no sense as a model of its family.
     """
-    where = checkpoint.path / "config.json"
+    where = checkpoint.home / "config.json"
     for field, most in _LIMITS.items():
         value = checkpoint.config.get(field)
         whole = isinstance(value, int) and not isinstance(value, bool)

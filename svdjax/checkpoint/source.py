@@ -16,7 +16,7 @@ _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merge
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
+def resolve(source: str | os.PathLike[str], *, cached: bool = False) -> pathlib.Path:
     """Find the directory of a checkpoint.
 
     Args:
@@ -24,6 +24,7 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
             "org/name" or "org/name@revision", which is fetched into the hub's cache (safetensors,
             configuration and tokenizer only; offline what is in the cache). A directory goes
             before an id.
+        cached: Take an id from the hub's cache only; nothing is fetched.
 
     Raises:
         InputError: There is neither, or the hub cannot be reached.
@@ -43,16 +44,22 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
     hub = _HUB_ID.fullmatch(text)
     if hub is None or text.startswith((".", "~")):
         raise InputError(f"checkpoint {text}: no such directory{_candidates(path)}")
-    return _fetch(text, hub["repo"], hub["revision"], path)
+    return _fetch(text, hub["repo"], hub["revision"], path, cached)
 
 
-def _fetch(source: str, repo: str, revision: str | None, path: pathlib.Path) -> pathlib.Path:
+def _fetch(
+    source: str, repo: str, revision: str | None, path: pathlib.Path, cached: bool
+) -> pathlib.Path:
     import huggingface_hub  # slow to import: only for hub ids
 
     try:
         return pathlib.Path(
             huggingface_hub.snapshot_download(
-                repo, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+                repo,
+                revision=revision,
+                allow_patterns=_WANTED,
+                ignore_patterns=_UNWANTED,
+                local_files_only=cached,
             )
         )
     # Its HTTP client raises kinds that vary with versions; whatever it is, there is no checkpoint.

@@ -39,7 +39,7 @@ def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop:
     for layer, name in enumerate(names):
         tensor = checkpoint.read(name, projection.rows)
         if tensor.shape != shape:
-            file = checkpoint.path / specs[layer].file
+            file = checkpoint.where(name)
             raise InputError(
                 f"{file}: tensor {name} has shape {tensor.shape}, expected {shape} as planned"
             )

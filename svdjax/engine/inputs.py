@@ -9,6 +9,7 @@ from typing import Any
 
 from svdjax.checkpoint import (
     Checkpoint,
+    MergedCheckpoint,
     PairPlan,
     input_digest,
     open_checkpoint,
@@ -42,26 +43,64 @@ class PairJob:
 
 
 def open_pairs(
-    specs: Iterable[PairSpec], *, split_fused: bool, check: Callable[[], None] = lambda: None
+    specs: Iterable[PairSpec],
+    *,
+    split_fused: bool,
+    merge_base: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> list[PairJob]:
     """Opens all checkpoints (headers only) and plans all pairs.
+
+    A LoRA adapter as `post` or `other` is merged into the base of its pair. Where that base is an
+    adapter too (a step of the same training) the two share the model below: the base that another
+    pair gives one of them, else what the adapter itself names.
+
+    Args:
+      specs: the pairs.
+      split_fused: analyse the parts of fused projections.
+      merge_base: what adapters are merged into, where it is not the base of their pair.
+      check: called between checkpoints; may raise to stop.
 
     Raises:
       InputError: with every fault of every pair, in one line.
     """
+    specs = tuple(specs)
     opened: dict[str, Checkpoint | None] = {}
+    opening: set[str] = set()
     jobs: list[PairJob] = []
     faults: list[str] = []
 
     def get(source: str) -> Checkpoint | None:
         if source not in opened:
             check()
+            opening.add(source)
             try:
-                opened[source] = open_checkpoint(source)
+                opened[source] = open_checkpoint(source, lambda: below(source))
             except InputError as error:
                 faults.append(str(error))
                 opened[source] = None
         return opened[source]
+
+    def below(source: str) -> Checkpoint | None:
+        """What an adapter is merged into; None where no pair says so."""
+        bases = [merge_base] if merge_base else []
+        for spec in () if merge_base else specs:
+            if source in (spec.post, spec.other):
+                bases.append(spec.base)
+        found: dict[str, Checkpoint] = {}
+        for base in dict.fromkeys(bases):
+            # Two adapters may be compared both ways round.
+            one = None if base in opening and base not in opened else get(base)
+            if one is not None:
+                found[str(one.base.path if isinstance(one, MergedCheckpoint) else one.path)] = one
+            elif base in opened:
+                raise InputError(f"{source}: its base {base} cannot be used")
+        if len(found) > 1:
+            raise InputError(
+                f"{source}: a LoRA adapter that pairs give different bases, {' and '.join(found)}; "
+                "expected one in a sweep (make two sweeps, or merge it with PEFT first)"
+            )
+        return next(iter(found.values()), None)
 
     for spec in specs:
         base, post = get(spec.base), get(spec.post)

@@ -58,6 +58,7 @@ class Report(Protocol):
         constructions: Any = None,
         evaluations: Any = None,
         papers: Any = None,
+        trajectory: Any = (),
     ) -> pathlib.Path: ...
 
 
@@ -322,6 +323,7 @@ class _Sweep:
             found.get("constructions"),
             found.get("evaluations"),
             {spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
+            self.sweep.trajectory,
         )
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index

@@ -19,6 +19,7 @@ from svdjax.engine.behaviour.probe_job import Probing
 from svdjax.engine.faults import in_config
 from svdjax.errors import InputError
 from svdjax.options import SIDES
+from svdjax.series import trajectory_names
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
 STAGES = ("spectra", "constructions", "probes", "evaluation", "report")
@@ -148,12 +149,14 @@ class SweepConfig:
       pairs: what to compare, in this order.
       settings: how.
       resolved: every leaf, JSON-able, as sweep.json records it.
+      trajectory: labels of its points, where the pairs are those of one (`svdjax.series`).
     """
 
     name: str
     pairs: tuple[PairSpec, ...]
     settings: Settings
     resolved: dict[str, Any]
+    trajectory: tuple[str, ...] = ()
 
 
 def read_config(config: Any) -> SweepConfig:
@@ -187,10 +190,17 @@ def read_config(config: Any) -> SweepConfig:
             given |= {"other": "", "text": "", "constructed": False}
         pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), **given))
     if not pairs:
-        problems.append("config.pairs is empty: expected at least one pair")
+        problems.append(
+            "config.pairs is empty: expected at least one pair; configs/trajectory.py makes them "
+            "of steps=DIRECTORY after its colon"
+        )
     if problems:
         raise InputError(" | ".join(problems))
-    return SweepConfig(str(leaves["name"]), tuple(pairs), settings, plain(leaves))
+    trajectory = tuple(leaves.get("trajectory") or ())
+    # A ConfigDict sorts its keys as words, 100 before 20.
+    order = {name: place for place, name in enumerate(trajectory_names(trajectory))}
+    pairs.sort(key=lambda pair: order.get(pair.name, len(order)))
+    return SweepConfig(str(leaves["name"]), tuple(pairs), settings, plain(leaves), trajectory)
 
 
 def _pair_problems(name: str, sides: Mapping[str, Any]) -> list[str]:

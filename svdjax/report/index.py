@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,9 @@ from svdjax.report.numbers import percent, span
 from svdjax.report.page import Picture
 from svdjax.report.panels import MOST_PANELS, drawn
 from svdjax.report.tables import over, pairs_table
+from svdjax.report.trajectory import trajectory_section
 from svdjax.report.views import matrix_views, pairs_view
+from svdjax.series import from_start, pair_name
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison
@@ -32,6 +34,7 @@ def write_index(
     constructions: Mapping[str, ConstructionResults] | None = None,
     evaluations: Mapping[str, EvaluationResults] | None = None,
     papers: Mapping[str, str] | None = None,
+    trajectory: Sequence[str] = (),
 ) -> pathlib.Path:
     """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
 
@@ -41,6 +44,7 @@ def write_index(
       constructions: results of constructed models by pair name, for those pairs that have them.
       evaluations: how the models did on benchmarks, likewise.
       papers: the column of the paper's tables by pair name, where the models are the paper's.
+      trajectory: its points in order, where the pairs are those of one (`svdjax.series`).
 
     Returns:
       The path of the page.
@@ -49,7 +53,7 @@ def write_index(
     table = pairs_table(comparisons)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     table.write(folder / "tables")
-    chosen = dict(list(comparisons.items())[:MOST_PAIRS])
+    chosen = {name: comparisons[name] for name in _shown(comparisons, trajectory)}
     pairs = {name: drawn(one.projections)[0] for name, one in chosen.items()}
     pairs = {name: panels for name, panels in pairs.items() if panels}
     with style.drawing():
@@ -60,7 +64,8 @@ def write_index(
         "index.html",
         title=f"Sweep {folder.resolve().name}",
         pairs=[_entry(name, one) for name, one in comparisons.items()],
-        tables=[*matrix_views(table), view] if view.rows else [],
+        tables=[*([] if trajectory else matrix_views(table)), view] if view.rows else [],
+        trajectory=trajectory_section(comparisons, trajectory, folder) if trajectory else None,
         notes=_notes(comparisons, pairs),
         figures=figures,
         constructions=index_section(constructions or {}, folder),
@@ -83,10 +88,23 @@ def _entry(name: str, one: Comparison) -> dict[str, str]:
     return {"name": name, "base": one.base, "post": one.post, "line": line + ".", "link": link}
 
 
+def _shown(comparisons: Mapping[str, Comparison], trajectory: Sequence[str]) -> list[str]:
+    """Names of the pairs in the figures: of a trajectory those from its start, evenly chosen."""
+    if not trajectory:
+        return list(comparisons)[:MOST_PAIRS]
+    names = [pair_name(*pair) for pair in from_start(trajectory)]
+    picked = np.linspace(0, len(names) - 1, min(MOST_PAIRS, len(names))).round().astype(int)
+    return [names[number] for number in picked]
+
+
 def _notes(comparisons: Mapping[str, Comparison], pairs: Pairs) -> list[str]:
     notes = []
-    if len(comparisons) > MOST_PAIRS:
-        notes.append(f"The figures show the first {MOST_PAIRS} of {len(comparisons)} pairs.")
+    if len(comparisons) > len(pairs) > 0:
+        shown = list(pairs)
+        notes.append(
+            f"The figures of pairs show {len(pairs)} of {len(comparisons)}, {shown[0]} to "
+            f"{shown[-1]}."
+        )
     if len(pairs) > MOST_ROWS:
         notes.append(f"The heatmaps show the first {MOST_ROWS} of {len(comparisons)} pairs.")
     names = {panel.name for panels in pairs.values() for panel in panels}

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 
+import ml_dtypes
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from svdjax.checkpoint import model_config
+from svdjax.checkpoint import model_config, open_checkpoint, plan_pair
 from svdjax.errors import InputError
 from svdjax.reference.recipes import Recipe
 from svdjax.reference.training import Keeping, train
+from svdjax.series import find_steps
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 60
@@ -73,6 +76,18 @@ def test_keep_steps_keeps_a_series(undisturbed):
     kept = {f.name for f in (undisturbed / "work" / "base" / "checkpoints").iterdir()}
     assert {"20", "40", "60"} <= kept
     assert "10" not in kept
+
+
+def test_kept_steps_open_as_checkpoints(undisturbed):
+    steps = find_steps(undisturbed / "work" / "base" / "checkpoints")
+    assert list(steps) == ["20", "40", "60"]
+    last, written = (open_checkpoint(p) for p in (steps["60"], undisturbed / "out" / "base"))
+    assert last.names == written.names
+    for name in written.names:
+        rounded = last.read(name).astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(rounded, written.read(name))
+    plan = plan_pair(open_checkpoint(steps["20"]), last)
+    assert len(plan.projections) == 7
 
 
 def test_other_settings_are_refused_in_the_same_workdir(undisturbed):

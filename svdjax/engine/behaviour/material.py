@@ -12,7 +12,7 @@ from typing import Any
 
 from svdjax.behaviour.benchmarks import Question, read_benchmark
 from svdjax.behaviour.benchmarks.wording import SYSTEM
-from svdjax.behaviour.chat import ChatModel, Prompt, question_prompts
+from svdjax.behaviour.chat import ChatModel, Prompt, chat_model, question_prompts
 from svdjax.behaviour.prompts import Asked, read_prompts
 from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, model_config
 from svdjax.engine.behaviour.responses import questions_digest
@@ -117,13 +117,13 @@ def _reader(
     known: dict[tuple[str, str], Reader],
 ) -> Reader:
     """How a checkpoint of a pair reads; a base without a chat template reads by that of post."""
-    how, config, note = settings.decoder, model_config(checkpoint.path), ""
+    how, config, note = settings.decoder, model_config(checkpoint.home), ""
     try:
-        chat = ChatModel(checkpoint.path, config, how.prompt_format)
+        chat = chat_model(checkpoint, config, how.prompt_format)
     except InputError:
         if checkpoint.path == post.path:
             raise
-        chat = ChatModel(post.path, config, how.prompt_format)
+        chat = chat_model(post, config, how.prompt_format)
         note = "base has no tokenizer or chat template of its own and is asked with those of post"
     key = (str(checkpoint.path), str(chat.directory))
     if key not in known:

@@ -13,7 +13,7 @@ import numpy as np
 
 from svdjax.atomic import read_npz, remove_leftovers
 from svdjax.behaviour.benchmarks.wording import SYSTEM
-from svdjax.behaviour.chat import ChatModel
+from svdjax.behaviour.chat import chat_model
 from svdjax.behaviour.prompts import Asked, read_prompts
 from svdjax.checkpoint import (
     Checkpoint,
@@ -161,10 +161,10 @@ def _open(job: ProbeJob, asked: tuple[Asked, ...], stack: contextlib.ExitStack) 
     for source, name in zip(job.models, model_names(job.models)):
         try:
             checkpoint = stack.enter_context(open_checkpoint(source))
-            config = model_config(checkpoint.path)
+            config = model_config(checkpoint.home)
             if job.blocks:
                 job.chosen.choose(config.num_layers)
-            chat = ChatModel(checkpoint.path, config, job.prompt_format)
+            chat = chat_model(checkpoint, config, job.prompt_format)
             prompts = [chat.prompt(one.text, system, one.place).tokens for one in asked]
             models.append(_Model(name, checkpoint, config, prompts))
         except InputError as error:

@@ -164,7 +164,7 @@ class Tokens:
 def common_tokens(pair: Pair) -> Tokens:
     """Match tokens by their strings if both have a tokenizer.json, else by their rows."""
     sizes = pair.reference.config.vocab_size, pair.suspect.config.vocab_size
-    tables = [_vocabulary(side.checkpoint.path) for side in (pair.reference, pair.suspect)]
+    tables = [_vocabulary(side.checkpoint.tokenizer) for side in (pair.reference, pair.suspect)]
     if all(tables):
         one, other = tables
         both = sorted(

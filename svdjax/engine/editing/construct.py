@@ -97,7 +97,9 @@ class _Construct:
         # mistake worth hearing of.
         specs = [PairSpec("base", job.base, job.post)]
         specs += [PairSpec("other", job.other, job.post)] * bool(job.other)
-        self.pairs = inputs.open_pairs(specs, split_fused=False, check=stop.check)
+        self.pairs = inputs.open_pairs(
+            specs, split_fused=False, merge_base=job.base, check=stop.check
+        )
         whole = self.pairs[-1].plan
         # All layers of the chosen projections: alpha' is a mean over them all.
         self.whole = dataclasses.replace(

@@ -44,8 +44,8 @@ def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
         path = pathlib.Path(spec.text).expanduser()
         try:
             texts = read_texts(path, limit)
-            post = job.plan.post.path
-            rows = tokenise(texts, post, model_config(post), str(path))
+            post = job.plan.post
+            rows = tokenise(texts, post.tokenizer, model_config(post.home), str(path))
             found[spec.name] = Heldout(path, rows, len(texts), rows.targets)
         except InputError as error:
             faults.append(f"pair {spec.name}: {error}")

@@ -199,7 +199,7 @@ class _Initialise:
         save_adapter(
             mirror.data / "adapter",
             factors,
-            model_config(self.source.path),
+            model_config(self.source.home),
             layers=self.layers,
             base_model=str(mirror.target),
             overwrite=True,

@@ -111,7 +111,7 @@ class Maker:
         """The parameters of post in their storage dtype, read when they are first needed."""
         if self._original is None:
             post = self.job.plan.post
-            self._original = load_params(post, model_config(post.path), None)
+            self._original = load_params(post, model_config(post.home), None)
         return self._original
 
     def params(self, variant: Variant, check: Callable[[], None]) -> dict[str, Any]:

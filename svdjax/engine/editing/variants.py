@@ -205,7 +205,7 @@ class _Pair:
         """Post on the devices, put there when it is first needed."""
         assert self.heldout is not None
         if self._divergences is None:
-            config = model_config(self.job.plan.post.path)
+            config = model_config(self.job.plan.post.home)
             self._divergences = Divergences(
                 self.maker.original(), config, self.heldout.rows, mesh=self.stage.mesh
             )

@@ -1,0 +1,290 @@
+"""A LoRA adapter and its base as one checkpoint, merged tensor by tensor as they are read.
+
+Axis legend: `I` in, `O` out, `K` rank.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from svdjax.checkpoint import files
+from svdjax.checkpoint.families import FAMILIES
+from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
+from svdjax.checkpoint.matching import Fault, raise_faults
+from svdjax.checkpoint.reader import Checkpoint, Shard, TensorSpec
+from svdjax.errors import InputError
+
+_PREFIX = "base_model.model."
+_SIDES = (".lora_A.weight", ".lora_B.weight")
+# Rows that are merged at a time. The blocks lie at fixed places, so that a tensor has the same
+# values whichever of its rows are asked for: a product's last bit depends on its shape.
+_ROWS = 1024
+_ENDS = ("embed_tokens", "lm_head")
+_PICKLE = "adapter_model.bin"
+
+
+@dataclass(frozen=True)
+class _Product:
+    """The names of A [K, I] and B [O, K], and what their product is multiplied with."""
+
+    a: str
+    b: str
+    scaling: float
+    turned: bool = False
+
+
+class MergedCheckpoint(Checkpoint):
+    """What ``merge_and_unload`` and ``save_pretrained`` would write, without writing it.
+
+    Names, shapes, dtypes and files are those of the base. A changed matrix is W + scaling * (B A),
+    computed in float32 (float64 where W is), and rounded once, to the dtype of the base. That is
+    what PEFT does: it holds the factors in float32, adds the product to the weight in place, where
+    torch promotes the sum to the wider dtype and rounds it to that of the weight; saving rounds
+    nothing. Biases and modules of modules_to_save take the place of the base's, in its dtype.
+
+    Attributes:
+        base: The checkpoint below.
+        home: That of the base: where config.json lies.
+        changed: The tensors that are not the base's, sorted.
+    """
+
+    def __init__(self, source: str | os.PathLike[str], path: pathlib.Path, base: Checkpoint):
+        """Look at all headers of the adapter and match them with the base.
+
+        Args:
+            source: What the user named.
+            path: The adapter's directory.
+            base: What it is merged into; itself no merged one.
+
+        Raises:
+            InputError: The adapter is of a kind that is not merged here, is a pickle, or does not
+                fit the base: tensors that the base or the configuration does not know, that are
+                missing, or of other shapes.
+        """
+        self.source, self.path, self.base = os.fspath(source), path, base
+        self.lora = read_lora_config(path)
+        if not os.path.lexists(path / WEIGHTS):
+            raise InputError(_no_factors(path))
+        self._adapter = Shard(files.checked_path(path, WEIGHTS))
+        self.config, self.listing = base.config, base.listing
+        self.names, self.files = base.names, base.files
+        self._products: dict[str, _Product] = {}
+        self._replaced: dict[str, str] = {}
+        faults = self._match()
+        made = f" (made for {self.lora.base!r})" if self.lora.base else ""
+        raise_faults(f"adapter {path}{made} does not fit {base.path}", faults)
+        self.changed = tuple(sorted({*self._products, *self._replaced}))
+        self.notes = (*base.notes, *_about(self))
+
+    @property
+    def home(self) -> pathlib.Path:
+        return self.base.home
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        """The adapter's directory where it has a tokenizer, as trainers write it; else `home`."""
+        own = (self.path / "tokenizer_config.json").is_file()
+        return self.path if own else self.base.tokenizer
+
+    def close(self) -> None:
+        """Let go of the base's files; the adapter's stays open, it is small."""
+        self.base.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.base
+
+    def spec(self, name: str) -> TensorSpec:
+        return self.base.spec(name)
+
+    def where(self, name: str) -> pathlib.Path:
+        changed = name in self._products or name in self._replaced
+        return self._adapter.path if changed else self.base.where(name)
+
+    def stored(self, name: str) -> bool:
+        return name not in self._products and name not in self._replaced
+
+    def header(self, file: str) -> Shard:
+        """One of `files`, which are the base's, or the adapter's own."""
+        return self._adapter if file == WEIGHTS else self.base.header(file)
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        if name in self._replaced:
+            found = self._factor(self._replaced[name])
+            found = found if rows is None else found[rows[0] : rows[1]]
+            with np.errstate(over="ignore"):
+                return found.astype(self.spec(name).dtype)
+        if name not in self._products:
+            return self.base.read(name, rows)
+        return self._merge(name, self._products[name], rows)
+
+    def _merge(self, name: str, product: _Product, rows: tuple[int, int] | None) -> np.ndarray:
+        """Block by block of rows: beside the result there is one block in the wider dtype."""
+        spec = self.spec(name)
+        start, stop = (0, spec.shape[0]) if rows is None else rows
+        stop = min(stop, spec.shape[0])
+        wide = np.dtype(np.float64 if spec.dtype.itemsize == 8 else np.float32)
+        a, b = (self._factor(each).astype(np.float32) for each in (product.a, product.b))
+        if product.turned:
+            a, b = b.T, a.T
+        scaling = np.float32(product.scaling)
+        merged = np.empty((max(stop - start, 0), spec.shape[1]), spec.dtype)
+        # What overflows or is no number is counted by whoever asked, with the tensor's name.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for first in range(start - start % _ROWS, stop, _ROWS):
+                last = min(first + _ROWS, spec.shape[0])
+                block = self.base.read(name, (first, last)).astype(wide)
+                block += (b[first:last] @ a) * scaling
+                begin, end = max(first, start), min(last, stop)
+                merged[begin - start : end - start] = block[begin - first : end - first]
+        return merged
+
+    def _factor(self, name: str) -> np.ndarray:
+        try:
+            return self._adapter.handle.get_tensor(name)
+        except (OSError, ValueError) as error:
+            reason = files.one_line(error)
+            raise InputError(
+                f"{self._adapter.path}: tensor {name} cannot be read ({reason})"
+            ) from None
+
+    # --- what belongs to what --------------------------------------------------------------------
+
+    def _match(self) -> list[Fault]:
+        """Fill `_products` and `_replaced`; everything that does not fit."""
+        faults: list[Fault] = []
+        modules: set[str] = set()
+        for name, spec in self._adapter.specs.items():
+            side = next((each for each in _SIDES if name.endswith(each)), "")
+            if not name.startswith(_PREFIX):
+                fault = f"is not named {_PREFIX}..., as PEFT names the tensors of an adapter"
+            elif spec.dtype not in FLOATS:
+                fault = f"is {spec.dtype}, expected bf16, f16 or f32"
+            elif side:
+                modules.add(name.removeprefix(_PREFIX).removesuffix(side))
+                continue
+            else:
+                fault = self._match_whole(name, spec)
+            if fault:
+                faults.append(Fault(name, f"tensor {{name}} {fault}"))
+        for module in sorted(modules):
+            faults += self._match_product(module)
+        return faults + self._missing(modules)
+
+    def _match_whole(self, name: str, spec: TensorSpec) -> str:
+        """A tensor that takes the place of one of the base; what is wrong with it."""
+        target = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        module, _, leaf = target.rpartition(".")
+        trained = leaf == "bias" and self.lora.bias != "none"
+        if not (trained or self.lora.is_saved(module)):
+            return (
+                f"is used by nothing: it is no factor of LoRA, and {self.lora.where} names neither "
+                "trained biases nor modules_to_save that it belongs to"
+            )
+        if target not in self.base:
+            return "takes the place of a tensor that the base does not have"
+        if self.base.config.get("tie_word_embeddings") and module.endswith(_ENDS):
+            return (
+                "replaces the embedding or the output head, which the base ties together; merge "
+                "the adapter with PEFT and give the result"
+            )
+        shape = self.base.spec(target).shape
+        if spec.shape != shape:
+            return f"has shape {spec.shape}, expected {shape} of the base's {target}"
+        self._replaced[target] = name
+        return ""
+
+    def _match_product(self, module: str) -> list[Fault]:
+        names = [f"{_PREFIX}{module}{side}" for side in _SIDES]
+        found = [self._adapter.specs.get(name) for name in names]
+        for name, spec in zip(names, found):
+            if spec is None:
+                return [Fault(name, "tensor {name} is missing, the other factor is there")]
+        target = f"{module}.weight"
+        if target not in self.base:
+            return [Fault(names[0], "tensor {name} changes a layer that the base does not have")]
+        if self.lora.targets(module) is False:
+            text = f"tensor {{name}} is used by nothing: not in target_modules of {self.lora.where}"
+            return [Fault(names[0], text)]
+        spec, rank = self.base.spec(target), self.lora.rank_of(module)
+        # PEFT goes by the kind of the layer; those of the families we know are all nn.Linear.
+        known = self.base.config.get("model_type") in FAMILIES
+        turned = self.lora.fan_in_fan_out and not known
+        if len(spec.shape) != 2 or spec.dtype not in FLOATS:
+            text = f"tensor {{name}} changes a {spec.dtype} tensor of shape {spec.shape}"
+            return [Fault(names[0], f"{text}, expected a matrix of floats")]
+        rows, columns = spec.shape[::-1] if turned else spec.shape
+        faults = [
+            Fault(
+                name,
+                f"tensor {{name}} has shape {one.shape}, expected {shape}: rank {rank} by "
+                f"{self.lora.where}, and {spec.shape} in the base",
+            )
+            for name, one, shape in zip(names, found, ((rank, columns), (rows, rank)))
+            if one is not None and one.shape != shape
+        ]
+        if not faults:
+            scaling = self.lora.scaling(module)
+            self._products[target] = _Product(names[0], names[1], scaling, turned)
+        return faults
+
+    def _missing(self, modules: set[str]) -> list[Fault]:
+        """Linear layers that the configuration promises factors of, and the file has none."""
+        faults = []
+        for name in self.base.names:
+            module, _, leaf = name.rpartition(".")
+            if leaf != "weight" or module in modules or not self.lora.targets(module):
+                continue
+            if self.lora.is_saved(module) or len(self.base.spec(name).shape) != 2:
+                continue
+            if not module.endswith("embed_tokens"):
+                text = "tensor {name} is missing, though target_modules names its layer"
+                faults.append(Fault(f"{_PREFIX}{module}{_SIDES[0]}", text))
+        return faults
+
+
+def is_adapter(path: pathlib.Path) -> bool:
+    """Whether a directory holds an adapter, and no model of its own."""
+    model, adapter = (files.SINGLE, files.INDEX), (CONFIG, WEIGHTS)
+    return not _any(path, model) and _any(path, adapter)
+
+
+def _any(path: pathlib.Path, names: Iterable[str]) -> bool:
+    return any(os.path.lexists(path / name) for name in names)
+
+
+def _no_factors(path: pathlib.Path) -> str:
+    if os.path.lexists(path / _PICKLE):
+        return (
+            f"{path / _PICKLE}: a pickle, which is never opened; expected {WEIGHTS}; "
+            "load it with PEFT where its origin is trusted, and save_pretrained(...) writes it"
+        )
+    return f"{path}: holds {CONFIG}, but no {WEIGHTS}"
+
+
+def _about(merged: MergedCheckpoint) -> list[str]:
+    """What a reader of the results should know."""
+    base, named = merged.base, merged.lora.base
+    notes = [
+        f"{merged.path} is a LoRA adapter, merged into {base.path}: {len(merged._products)} "
+        f"matrices changed, {len(merged._replaced)} tensors replaced"
+    ]
+    if named and not _same_base(named, base):
+        notes.append(f"{merged.lora.where} names {named!r} as its base, not {base.source}")
+    return notes
+
+
+def _same_base(named: str, base: Checkpoint) -> bool:
+    """Whether a recorded base may be this one: the same place, or the same last name."""
+    try:
+        if pathlib.Path(named).resolve() == base.path.resolve():
+            return True
+    except (OSError, RuntimeError, ValueError):
+        return False
+    last = [text.rstrip("/").rpartition("/")[2].partition("@")[0] for text in (named, base.source)]
+    return last[0] == last[1]

@@ -1,0 +1,278 @@
+"""A step of a training run that Orbax wrote, read as if it were a Hugging Face checkpoint.
+
+Axis legend: `L` layers, `I` in, `O` out.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from svdjax.checkpoint import files
+from svdjax.checkpoint.config import model_config
+from svdjax.checkpoint.families import FAMILIES, Weight
+from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.orbax_store import quiet_orbax
+from svdjax.checkpoint.reader import Checkpoint, Shard, TensorSpec
+from svdjax.errors import InputError
+
+_TREE, _STEP = "_METADATA", "_CHECKPOINT_METADATA"
+# Where a run keeps config.json: in a step, beside the steps, or beside the folder that holds them,
+# where tools/train_reference.py has it inside its recipe.json.
+_CONFIGS = (("", "config.json"), ("..", "config.json"), ("../..", "config.json"))
+_RECIPE = ("../..", "recipe.json")
+# Leaves in memory, of all steps together: a sweep goes through a pair one projection after the
+# other, and reads ahead.
+_MOST_KEPT = 4
+_KEPT: collections.OrderedDict[tuple[object, str], np.ndarray] = collections.OrderedDict()
+_LOCK = threading.Lock()
+
+
+class OrbaxCheckpoint(Checkpoint):
+    """The parameters of a step, under the names that Hugging Face gives them.
+
+    The step holds a pytree in the layout of `svdjax.checkpoint.load_params` (kernels [L, I, O]), by
+    itself or as `params` beside an optimiser's state. A leaf, one projection of all layers, is read
+    whole and kept while others are not asked for: memory is that of a few leaves, not of the model,
+    however many steps are open.
+
+    Attributes:
+        folder: The directory of the pytree inside the step.
+        settings: The file that config was read from.
+    """
+
+    def __init__(self, source: str | os.PathLike[str], path: pathlib.Path):
+        """Read the tree's metadata and match it with the family.
+
+        Args:
+            source: What the user named.
+            path: The step's directory.
+
+        Raises:
+            InputError: There is no config.json to it, its family has no name table, or the tree is
+                not one of that family's parameters.
+        """
+        self.source, self.path = os.fspath(source), path
+        self.folder = self.listing = _tree_folder(path)
+        self.settings, self.config = _settings(path)
+        self.files: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = (f"{path} was written by Orbax",)
+        if self.config.get("model_type") not in FAMILIES:
+            raise InputError(
+                f"{self.settings}: model_type is {self.config.get('model_type')!r}; expected one "
+                f"of {', '.join(FAMILIES)}, whose parameters have known places in a pytree"
+            )
+        config = model_config(self.config)
+        self._root, self._leaves = _parameters(_leaves(self.folder), self.folder)
+        self._homes: dict[str, tuple[str, int | None, bool]] = {}
+        self._specs: dict[str, TensorSpec] = {}
+        weights = FAMILIES[config.family].present(config)
+        faults = [
+            fault for weight in weights if (fault := self._place(weight, weight.tensors(config)))
+        ]
+        known = {weight.path for weight in weights}
+        faults += [
+            f"leaf {leaf} is not part of a {config.family} model with this config.json"
+            for leaf in sorted(self._leaves.keys() - known)
+        ]
+        if faults:
+            raise InputError(f"{self.folder}: {files.listed(faults)} ({self.settings})")
+        self.names = tuple(sorted(self._specs))
+        self._mine = object()
+
+    def _place(self, weight: Weight, names: tuple[str, ...]) -> str:
+        """Where the tensors of a leaf are; what is wrong with it."""
+        if weight.path not in self._leaves:
+            return f"leaf {weight.path} is missing"
+        shape, dtype = self._leaves[weight.path]
+        if dtype not in FLOATS:
+            return f"leaf {weight.path} is {dtype}, expected bf16, f16 or f32"
+        if weight.stacked and (not shape or shape[0] != len(names)):
+            return f"leaf {weight.path} has shape {shape}, expected {len(names)} layers first"
+        stored = shape[1:] if weight.stacked else shape
+        stored = stored[::-1] if weight.transposed else stored
+        for layer, name in enumerate(names):
+            at = layer if weight.stacked else None
+            self._homes[name] = (weight.path, at, weight.transposed)
+            self._specs[name] = TensorSpec(stored, dtype, self.folder.name, (0, 0))
+        return ""
+
+    @property
+    def home(self) -> pathlib.Path:
+        return self.settings.parent
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        return self.settings.parent
+
+    def close(self) -> None:
+        """Let go of what is in memory."""
+        with _LOCK:
+            for key in [key for key in _KEPT if key[0] is self._mine]:
+                del _KEPT[key]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs
+
+    def spec(self, name: str) -> TensorSpec:
+        if name not in self._specs:
+            raise InputError(f"{self.listing}: has no tensor {name}")
+        return self._specs[name]
+
+    def where(self, name: str) -> pathlib.Path:
+        return self.folder
+
+    def stored(self, name: str) -> bool:
+        return False
+
+    def header(self, file: str) -> Shard:
+        raise InputError(f"{self.path}: a step written by Orbax has no safetensors file {file}")
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        self.spec(name)
+        leaf, layer, transposed = self._homes[name]
+        tensor = self._leaf(leaf)
+        tensor = tensor if layer is None else tensor[layer]
+        tensor = tensor.T if transposed else tensor
+        return np.array(tensor if rows is None else tensor[rows[0] : rows[1]], order="C")
+
+    def documents(self) -> list[pathlib.Path]:
+        """All files of the step, sorted."""
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
+
+    def _leaf(self, path: str) -> np.ndarray:
+        key = (self._mine, path)
+        with _LOCK:
+            if key not in _KEPT:
+                while len(_KEPT) >= _MOST_KEPT:
+                    _KEPT.popitem(last=False)
+                _KEPT[key] = self._restored(path)
+            _KEPT.move_to_end(key)
+            return _KEPT[key]
+
+    def _restored(self, path: str) -> np.ndarray:
+        keys = [*self._root, *path.split("/")]
+        shape, dtype = self._leaves[path]
+        try:
+            found = _in_thread(_restore, self.folder, keys)
+        # Orbax and TensorStore raise whatever they run into.
+        except Exception as error:
+            raise InputError(
+                f"{self.folder}: leaf {path} cannot be read ({files.one_line(error)[:300]})"
+            ) from None
+        if (found.shape, found.dtype) != (shape, dtype):
+            raise InputError(
+                f"{self.folder}: leaf {path} is {found.dtype} {found.shape}, expected {dtype} "
+                f"{shape} by {_TREE}"
+            )
+        return found
+
+
+def is_orbax(path: pathlib.Path) -> bool:
+    """Whether a directory is one that Orbax wrote a step to."""
+    inside = (path / "default" / _TREE, path / "params" / _TREE, path / _TREE, path / _STEP)
+    return any(os.path.lexists(each) for each in inside) and not any(
+        os.path.lexists(path / name) for name in (files.SINGLE, files.INDEX)
+    )
+
+
+def _tree_folder(path: pathlib.Path) -> pathlib.Path:
+    found = [each for each in (path / "params", path / "default", path) if (each / _TREE).is_file()]
+    if not found:
+        raise InputError(
+            f"{path}: Orbax wrote it, but there is no pytree in it; expected {_TREE} in default/, "
+            "params/ or the step itself"
+        )
+    return found[0]
+
+
+def _settings(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The model's config.json, and the file it is in."""
+    for up, name in (*_CONFIGS, _RECIPE):
+        directory = pathlib.Path(os.path.normpath(path.absolute() / up))
+        if os.path.lexists(directory / name):
+            file = files.checked_path(directory, name)
+            raw = files.read_json(file)
+            raw = raw.get("config") if (up, name) == _RECIPE else raw
+            if isinstance(raw, dict):
+                return file, raw
+    raise InputError(
+        f"{path}: a step written by Orbax says nothing of the model; put its config.json into "
+        f"{path.parent}"
+    )
+
+
+def _leaves(folder: pathlib.Path) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array of a tree, by its keys."""
+    try:
+        tree = _in_thread(_metadata, folder)
+    except Exception as error:
+        raise InputError(
+            f"{folder}: cannot be read as what Orbax writes ({files.one_line(error)[:300]})"
+        ) from None
+    return dict(_walk(tree, ()))
+
+
+def _walk(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _walk(value, (*keys, str(key)))
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            yield from _walk(value, (*keys, str(number)))
+    elif getattr(node, "shape", None) is not None and getattr(node, "dtype", None) is not None:
+        yield keys, (tuple(node.shape), np.dtype(node.dtype))
+
+
+def _parameters(
+    leaves: Mapping[tuple[str, ...], Any], folder: pathlib.Path
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The keys above the parameters, and the leaves below them by path."""
+    last = ("embed_tokens", "embedding")
+    roots = [keys[:-2] for keys in leaves if keys[-2:] == last]
+    # An optimiser's moments have the same names below, and something else above.
+    roots = [root for root in roots if not root or root[-1] == "params"]
+    if len(roots) != 1:
+        raise InputError(
+            f"{folder}: expected one pytree of parameters, by itself or under params, found "
+            f"{len(roots)} with {'/'.join(last)}"
+        )
+    (root,) = roots
+    size = len(root)
+    found = {"/".join(keys[size:]): form for keys, form in leaves.items() if keys[:size] == root}
+    return root, found
+
+
+def _in_thread(function: Any, *arguments: Any) -> Any:
+    """In a thread of its own, because Orbax runs and unsets event loops (see `orbax_store`)."""
+    with quiet_orbax() as (ocp, alone), ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, ocp, alone, *arguments).result()
+
+
+def _metadata(ocp: Any, alone: Any, folder: pathlib.Path) -> Any:
+    from etils import epath
+
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return handler.metadata(epath.Path(folder)).tree
+
+
+def _restore(ocp: Any, alone: Any, folder: pathlib.Path, keys: list[str]) -> np.ndarray:
+    from etils import epath
+
+    item: Any = 0
+    wanted: Any = ocp.RestoreArgs(restore_type=np.ndarray)
+    for key in reversed(keys):
+        item, wanted = {key: item}, {key: wanted}
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    how = ocp.args.PyTreeRestore(item=item, restore_args=wanted, partial_restore=True)
+    found = handler.restore(epath.Path(folder), args=how)
+    for key in keys:
+        found = found[key]
+    return found

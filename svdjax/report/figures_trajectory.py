@@ -1,0 +1,73 @@
+"""Curves over the steps of a training run: NF, change and scaling, from the start and by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from svdjax.report import style
+
+_ROWS = (("nf", "NF / NF unrelated"), ("change", "change / norm"), ("alpha", "σ later / σ earlier"))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn.
+
+    Attributes:
+      steps: of the later point of every pair.
+      kinds: titles of the columns.
+      lines: values by (quantity, kind) and projection, one for each of `steps`.
+    """
+
+    steps: Sequence[int]
+    kinds: Sequence[str]
+    lines: Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
+
+
+def curves(drawn: Curves) -> Figure:
+    """One row per quantity, one column for each point that steps are compared with."""
+    figure = Figure(figsize=(9.2, 7.4), layout="constrained")
+    axes = figure.subplots(len(_ROWS), len(drawn.kinds), squeeze=False, sharex=True)
+    for row, (key, words) in enumerate(_ROWS):
+        for column, kind in enumerate(drawn.kinds):
+            ax = axes[row][column]
+            _draw(ax, drawn.steps, drawn.lines[key, kind])
+            if key == "alpha":
+                ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
+            else:
+                ax.set_ylim(bottom=0)
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+            if key == "nf" and ax.get_ylim()[1] > 0.8:
+                ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
+            if row == 0:
+                ax.set_title(kind)
+            if column == 0:
+                ax.set_ylabel(words)
+        axes[-1][0].set_xlabel("step")
+    axes[-1][-1].set_xlabel("step")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(7, len(names)))
+    return figure
+
+
+def _draw(ax: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]]) -> None:
+    for number, (name, values) in enumerate(lines.items()):
+        marker = style.MARKERS[number % len(style.MARKERS)]
+        colour = style.COLOURS[number % len(style.COLOURS)]
+        size = 3.4 if len(steps) <= 40 else 0
+        ax.plot(
+            steps,
+            np.asarray(values, np.float64),
+            color=colour,
+            marker=marker,
+            markersize=size,
+            label=style.label(name),
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    ax.grid(axis="y")
