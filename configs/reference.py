@@ -22,6 +22,13 @@ PAIRS = (
     ("base", "reasoning"),
     ("instruct", "reasoning"),
 )
+TEMPERED = {
+    "quick": {
+        **{"factors": (0.7, 1.4), "projections": ("qk", "o_proj"), "most_layers": 3},
+        **{"texts": 6, "prompts": 8, "questions": 10},
+    },
+    "full": {"texts": 0, "prompts": 30, "questions": 50, "ask_layers": True},
+}
 OTHERS = {"instruct": "reasoning", "reasoning": "instruct"}
 
 
@@ -41,8 +48,9 @@ def get_config(argument=None):
     return default_config(
         "reference-quick" if quick else "reference",
         pairs,
-        stages=("spectra", "constructions", "probes", "evaluation", "report"),
+        stages=("spectra", "constructions", "probes", "evaluation", "temperature", "report"),
         benchmarks={"questions": questions},
         probes={"prompts": questions} | ({"limit": 30} if quick else {}),
         evaluation=asked,
+        temperature=TEMPERED["quick" if quick else "full"],
     )

@@ -45,9 +45,9 @@ class Divergences:
     """Measures any number of edited models against one original.
 
     Original and batches stay on the devices, and so do the original's predictions where those of
-    all batches together are no more than one batch may take. Rows are batched by length, so that few shapes are
-    compiled: lengths are rounded up to multiples of 32, from 512 on to an eighth of the next lower
-    power of two. Padding is masked: a row's numbers do not depend on the rows beside it.
+    all batches together take no more than one batch may. Rows are batched by length, so that few
+    shapes are compiled: lengths are rounded up to multiples of 32, from 512 on to an eighth of the
+    next lower power of two. Padding is masked: a row's numbers do not depend on the rows beside it.
 
     Parameters lie on the devices in float32, in which the decoder computes, whatever their dtype
     was; leaves that original and edited model share lie there once.
@@ -181,9 +181,7 @@ def _batches(
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def _predict(
-    params: Any, config: ModelConfig, tokens: jax.Array, lengths: jax.Array
-) -> jax.Array:
+def _predict(params: Any, config: ModelConfig, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
     """Log-probabilities of the next token at each position, [B, T, V] float32."""
     inputs = tokens[:, :-1]
     # Causal masks hide padding on the right by themselves, but longrope looks at the last position.
