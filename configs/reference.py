@@ -25,7 +25,7 @@ PAIRS = (
 TEMPERED = {
     "quick": {
         **{"factors": (0.7, 1.4), "projections": ("qk", "o_proj"), "most_layers": 3},
-        **{"texts": 6, "prompts": 8, "questions": 10},
+        **{"texts": 4, "prompts": 8, "questions": 5},
     },
     "full": {"texts": 0, "prompts": 30, "questions": 50, "ask_layers": True},
 }

@@ -221,12 +221,12 @@ def _figures(results: TemperatureResults, folder: pathlib.Path) -> Iterator[Pict
 
 _TITLE = "Scaled singular values, all layers together"
 _TABLE = (
-    "Scaling q and k by a factor α is attention at the temperature 1/α² (appendix G.1). KL from the "
-    "unscaled model; entropy in nats, mean over blocks and heads. Single layers are in the file."
+    "Scaling q and k by a factor α is attention at the temperature 1/α² (appendix G.1). KL from "
+    "the unscaled model; entropy in nats, mean over blocks and heads. Single layers are in the file."
 )
 _MAPS = (
-    "What changed from the unscaled model where one layer (row) is scaled by a factor (column): the "
-    "loss, and the attention entropy of the last position, mean over blocks and heads. White: "
+    "What changed from the unscaled model where one layer (row) is scaled by a factor (column): "
+    "the loss, and the attention entropy of the last position, mean over blocks and heads. White: "
     "nothing; one colour scale for all panels of a measure."
 )
 _CURVES = (

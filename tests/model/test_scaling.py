@@ -51,7 +51,7 @@ def test_scaled_is_the_checkpoint_with_multiplied_tensors(name, tmp_path):
 def test_entropy_of_scaled_queries_and_keys_is_that_of_a_temperature(name, tmp_path):
     config, params, _ = loaded(name, tmp_path)
     alpha, mesh = 0.8, decoder_mesh(1)
-    pair = dict.fromkeys(("q_proj", "k_proj"), np.full(4, alpha))
+    pair: dict[str, np.ndarray] = {name: np.full(4, alpha) for name in ("q_proj", "k_proj")}
     prompts = [row.tolist() for row in TOKENS]
     hot = dataclasses.replace(config, query_scale=config.query_scale * alpha**2)
     wanted = probe(params, hot, prompts, mesh=mesh).entropy_last

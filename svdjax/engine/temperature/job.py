@@ -118,8 +118,9 @@ def temperature(names: Sequence[str], factor: float) -> float:
 
 
 def _positive(value: object) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and value > 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
 
 
 def _tuple(value: object) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -121,7 +121,9 @@ class _Pair:
             reader=readers.get(name),
         )
 
-    def _points(self, target: Target, name: str, key: str, prepare: Any) -> dict[Point, Found]:
+    def _points(
+        self, target: Target, name: str, key: str, prepare: Callable[[], Measure]
+    ) -> dict[Point, Found]:
         """All points of one measure; those that the journal lacks are measured and kept there."""
         points = [
             point
@@ -138,7 +140,8 @@ class _Pair:
         began = said = time.perf_counter()
         for number, point in enumerate(missing, 1):
             self.stage.check(f"temperature of {label}: {number - 1} of {len(missing)} points done")
-            measure = measure or prepare()
+            if measure is None:
+                measure = prepare()
             made = measure(point, f"{label} {_said(point)}")
             write_json(paths[point], {"found": made})
             # As a restarted sweep would read it.
