@@ -10,7 +10,8 @@ The two post models stay far below the unrelated level of NF, `base_prime` lies 
 and `reasoning` all constructed models are made too, judged on held-out answers in the model's own
 format, probed on held-out questions, and asked them: by the paper's protocol all 450, three times,
 which takes more than half an hour on two cores (models that collapsed talk on up to the end of
-their context); quick asks 30 once, for at most 160 tokens, and takes three to four minutes.
+their context); the temperature grid of 145
+points a model takes some ten minutes more; quick asks 30 once, for at most 160 tokens, and takes three to four minutes.
 """
 
 from svdjax import reference
@@ -27,7 +28,7 @@ TEMPERED = {
         **{"factors": (0.7, 1.4), "projections": ("qk", "o_proj"), "most_layers": 3},
         **{"texts": 4, "prompts": 8, "questions": 5},
     },
-    "full": {"texts": 0, "prompts": 30, "questions": 50, "ask_layers": True},
+    "full": {"texts": 0, "prompts": 30, "questions": 50},
 }
 OTHERS = {"instruct": "reasoning", "reasoning": "instruct"}
 

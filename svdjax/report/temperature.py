@@ -13,7 +13,7 @@ from svdjax.engine.temperature.job import ALL, GROUPS, temperature
 from svdjax.report import figures_temperature, page, style
 from svdjax.report.cells import Spec, dec, plain, view
 from svdjax.report.constructions import Section
-from svdjax.report.numbers import decimal, significant
+from svdjax.report.numbers import decimal, ends, significant
 from svdjax.report.page import Picture
 from svdjax.report.tables import Table
 
@@ -149,11 +149,10 @@ def _findings(results: TemperatureResults) -> Iterator[str]:
             for name, array in accuracy:
                 if array is not None:
                     row = array[p, -1]
-                    best = int(np.nanargmax(row))
+                    others = np.delete(row, one)
                     parts.append(
-                        f"{name}: {decimal(row[one], 1)} % right unscaled, at most "
-                        f"{decimal(row[best], 1)} % (factor {results.factors[best]:g}), at least "
-                        f"{decimal(float(np.nanmin(row)), 1)} %"
+                        f"{name}: {decimal(row[one], 1)} % right unscaled, scaled "
+                        f"{ends(others.tolist(), lambda x: decimal(x, 1) + ' %')}"
                     )
             entropy = results.get(model, "entropy_last")
             if entropy is not None:
@@ -167,10 +166,13 @@ def _of_loss(
     """Of one projection: where all layers are scaled, and which single layer matters most."""
     row = np.where(np.isfinite(loss[-1]), loss[-1], np.inf)
     best = int(np.argmin(row))
-    least = "unscaled" if best == one else f"at factor {results.factors[best]:g}"
+    if best == one:
+        what = "no factor lowers the loss"
+    else:
+        what = f"the loss is least at factor {results.factors[best]:g} ({decimal(loss[-1, best])})"
     yield (
-        f"with all layers scaled the loss is least {least} ({decimal(loss[-1, best])}; unscaled "
-        f"{decimal(loss[-1, one])})"
+        f"with all layers scaled {what}; it is {decimal(loss[-1, one])} unscaled and at most "
+        f"{decimal(float(np.max(loss[-1])))}"
     )
     worst = np.max(np.where(np.isfinite(kl[:-1]), kl[:-1], np.inf), axis=1)
     if len(worst) > 1 and np.isfinite(worst).all():
@@ -222,7 +224,7 @@ def _figures(results: TemperatureResults, folder: pathlib.Path) -> Iterator[Pict
 _TITLE = "Scaled singular values, all layers together"
 _TABLE = (
     "Scaling q and k by a factor α is attention at the temperature 1/α² (appendix G.1). KL from "
-    "the unscaled model; entropy in nats, mean over blocks and heads. Single layers are in the file."
+    "the unscaled model; entropy in nats, mean over blocks and heads. Single layers: in the file."
 )
 _MAPS = (
     "What changed from the unscaled model where one layer (row) is scaled by a factor (column): "

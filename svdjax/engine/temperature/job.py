@@ -101,10 +101,10 @@ class Tempering:
           InputError: a number is not below `count`.
         """
         spans = self.spans()
-        found = () if spans is None else spans.choose(count)
+        found: tuple[int, ...] = () if spans is None else spans.choose(count)
         if self.most_layers and len(found) > self.most_layers:
             places = np.linspace(0, len(found) - 1, self.most_layers).round().astype(int)
-            found = tuple(found[place] for place in places)
+            found = tuple(found[int(place)] for place in places)
         return found
 
 
