@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from svdjax.constructions.selection import Layers
-from svdjax.engine.faults import choice_faults, least_faults
+from svdjax.engine.faults import least_faults
 from svdjax.errors import InputError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -77,7 +77,7 @@ class Tempering:
             self.spans()
         except InputError as error:
             found.append(f"--layers: {error}")
-        return found + choice_faults(self, {"ask_layers": (True, False)})
+        return found
 
     @property
     def grid(self) -> tuple[float, ...]:
