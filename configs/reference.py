@@ -10,7 +10,8 @@ The two post models stay far below the unrelated level of NF, `base_prime` lies 
 and `reasoning` all constructed models are made too, judged on held-out answers in the model's own
 format, probed on held-out questions, and asked them: by the paper's protocol all 450, three times,
 which takes more than half an hour on two cores (models that collapsed talk on up to the end of
-their context); quick asks 30 once, for at most 160 tokens, and takes three to four minutes.
+their context), and scaled layer by layer at 145 points a model, by estimate ten minutes more; quick
+asks 30 once, for at most 160 tokens, scales at 17 points, and takes about four minutes.
 """
 
 from svdjax import reference
@@ -22,6 +23,13 @@ PAIRS = (
     ("base", "reasoning"),
     ("instruct", "reasoning"),
 )
+TEMPERED = {
+    "quick": {
+        **{"factors": (0.7, 1.4), "projections": ("qk", "o_proj"), "most_layers": 3},
+        **{"texts": 4, "prompts": 8, "questions": 5},
+    },
+    "full": {"texts": 0, "prompts": 30, "questions": 50},
+}
 OTHERS = {"instruct": "reasoning", "reasoning": "instruct"}
 
 
@@ -41,8 +49,9 @@ def get_config(argument=None):
     return default_config(
         "reference-quick" if quick else "reference",
         pairs,
-        stages=("spectra", "constructions", "probes", "evaluation", "report"),
+        stages=("spectra", "constructions", "probes", "evaluation", "temperature", "report"),
         benchmarks={"questions": questions},
         probes={"prompts": questions} | ({"limit": 30} if quick else {}),
         evaluation=asked,
+        temperature=TEMPERED["quick" if quick else "full"],
     )

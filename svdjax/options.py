@@ -67,7 +67,8 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
         ("spectra", "report"),
         "What to do: spectra, constructions (of every pair that names no constructed = False; "
         "judged on the pair's held-out text where it names one), probes and evaluation (of base, "
-        "post and, with constructions, all constructed models), report.",
+        "post and, with constructions, all constructed models), temperature (scales singular "
+        "values layer by layer), report.",
     ),
     "probes.prompts": (
         "",
@@ -97,6 +98,39 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
     "evaluation.batch_size": (32, "Sequences decoded together."),
     "evaluation.seed": (0, "Of the random draws, and of the order of the options in GPQA."),
     "evaluation.split": ("dev", "Which part of MMLU: dev, test or val."),
+    "temperature.factors": (
+        (0.5, 0.7, 0.8, 0.9, 1.1, 1.2, 1.4, 2.0),
+        "What singular values are multiplied by in the temperature stage; q and k by a make "
+        "attention's temperature 1/a^2. 1, the model as it is, is always measured.",
+    ),
+    "temperature.projections": (
+        ("qk", "v_proj", "o_proj"),
+        "What is scaled together: a projection such as o_proj, qk (q_proj and k_proj), self_attn, "
+        "mlp, all.",
+    ),
+    "temperature.layers": (
+        "",
+        "Layers that are scaled one at a time, such as 0-3,20-; empty is each of them, none is "
+        "none. All layers together are scaled in any case.",
+    ),
+    "temperature.most_layers": (0, "At most this many of them, spread evenly; 0 takes all."),
+    "temperature.models": (("post",), "Whose singular values are scaled: post, base or both."),
+    "temperature.texts": (
+        32,
+        "Loss and KL are those of the first texts of the pair's held-out text; 0 takes all.",
+    ),
+    "temperature.prompts": (
+        16,
+        "Attention entropy is that on the first of probes.prompts; 0 takes all.",
+    ),
+    "temperature.questions": (
+        0,
+        "Ask the first questions of each of the benchmarks, greedily; 0 asks none.",
+    ),
+    "temperature.ask_layers": (
+        False,
+        "Ask also where one layer is scaled, not only where all are.",
+    ),
     "decoder.system": (
         None,
         "A system prompt for probes and evaluation in the place of the paper's; empty for none.",

@@ -44,9 +44,10 @@ class Divergence(NamedTuple):
 class Divergences:
     """Measures any number of edited models against one original.
 
-    Original and batches stay on the devices. Rows are batched by length, so that few shapes are
-    compiled: lengths are rounded up to multiples of 32, from 512 on to an eighth of the next lower
-    power of two. Padding is masked: a row's numbers do not depend on the rows beside it.
+    Original and batches stay on the devices, and so do the original's predictions where those of
+    all batches together take no more than one batch may. Rows are batched by length, so that few
+    shapes are compiled: lengths are rounded up to multiples of 32, from 512 on to an eighth of the
+    next lower power of two. Padding is masked: a row's numbers do not depend on the rows beside it.
 
     Parameters lie on the devices in float32, in which the decoder computes, whatever their dtype
     was; leaves that original and edited model share lie there once.
@@ -90,6 +91,9 @@ class Divergences:
             (jax.device_put(tokens, by_row), jax.device_put(lengths, by_row), counted)
             for tokens, lengths, counted in _batches(rows, config, self._mesh.size, batch_bytes)
         ]
+        cells = sum(counted.size for *_, counted in self._batches)
+        self._keeps = 4 * cells * config.vocab_size <= batch_bytes
+        self._kept: dict[int, jax.Array] = {}
 
     def measure(self, edited: Any) -> Divergence:
         """Compare an edited model with the original.
@@ -103,12 +107,23 @@ class Divergences:
         """
         params = jax.tree_util.tree_map_with_path(self._shared, edited, self._given, self._original)
         sums = np.zeros(4, np.float64)
-        for tokens, lengths, counted in self._batches:
-            found = np.asarray(_compare(self._original, params, self.config, tokens, lengths))
+        for number, (tokens, lengths, counted) in enumerate(self._batches):
+            p, q = self._predicted(number), _predict(params, self.config, tokens, lengths)
+            found = np.asarray(_compare(p, q, tokens))
             # Added up here in float64, whatever the devices work in.
             sums += found[:, counted].sum(axis=1, dtype=np.float64)
         loss, kl, agreement, original = (sums / self.tokens).tolist()
         return Divergence(loss, kl, 100 * agreement, original, self.tokens)
+
+    def _predicted(self, number: int) -> jax.Array:
+        """What the original predicts of a batch."""
+        if number in self._kept:
+            return self._kept[number]
+        tokens, lengths, _ = self._batches[number]
+        found = _predict(self._original, self.config, tokens, lengths)
+        if self._keeps:
+            self._kept[number] = found
+        return found
 
     def _shared(self, path: Any, leaf: Any, given: Any, kept: jax.Array) -> jax.Array:
         if leaf is given:
@@ -166,14 +181,24 @@ def _batches(
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def _compare(
-    original: Any, edited: Any, config: ModelConfig, tokens: jax.Array, lengths: jax.Array
-) -> jax.Array:
-    """Loss, KL, agreement and original loss of each position, [4, B, T] float32."""
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+def _predict(params: Any, config: ModelConfig, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Log-probabilities of the next token at each position, [B, T, V] float32."""
+    inputs = tokens[:, :-1]
     # Causal masks hide padding on the right by themselves, but longrope looks at the last position.
     valid = jnp.arange(inputs.shape[1], dtype=jnp.int32)[None, :] < lengths[:, None]
-    p, q = (log_probabilities(forward(each, config, inputs, valid)) for each in (original, edited))
+    return log_probabilities(forward(params, config, inputs, valid))
+
+
+@jax.jit
+def _compare(p: jax.Array, q: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Loss, KL, agreement and original loss of each position, [4, B, T] float32.
+
+    Args:
+        p: Log-probabilities of the original.
+        q: Those of the edited model.
+        tokens: [B, T + 1].
+    """
+    targets = tokens[:, 1:]
 
     def loss(log: jax.Array) -> jax.Array:
         return -jnp.take_along_axis(log, targets[..., None], axis=-1)[..., 0]

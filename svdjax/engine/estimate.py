@@ -26,6 +26,7 @@ from svdjax.engine.groups import (
 )
 from svdjax.engine.progress import duration
 from svdjax.engine.settings import PairSpec, Settings, read_config
+from svdjax.engine.temperature.plan import Plan, read_plans
 from svdjax.errors import InputError
 from svdjax.spectral import analyse_stack, get_factorisation, working_precision
 
@@ -50,9 +51,11 @@ def dry_run(config: Any) -> str:
     with _offline():
         _need_local(sweep.pairs)
         jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
-        if any(spec.constructed and spec.text for spec in sweep.pairs):
-            read_heldout(jobs, settings.text_limit)
+        heldout = read_heldout(jobs, settings.text_limit)
         material = read_material(jobs, settings) if settings.runs_models else None
+        plans = {}
+        if "temperature" in settings.stages:
+            plans = read_plans(jobs, settings, heldout, material)
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
@@ -99,6 +102,7 @@ def dry_run(config: Any) -> str:
         lines.append("constructions come on top: about as long again, and the decoder's time")
     if material is not None:
         lines += _asked(material, jobs, settings)
+    lines += [f"temperature: {name}, {_tempered(one, settings)}" for name, one in plans.items()]
     return "\n".join(lines)
 
 
@@ -126,6 +130,18 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
     return text
 
 
+def _tempered(plan: Plan, settings: Settings) -> str:
+    """What the temperature stage measures of a pair."""
+    how = settings.temperature
+    points = list(plan.grid.points())
+    asked = sum(map(len, plan.questions.values())) * sum(plan.asks(one, how) for one in points)
+    texts = 0 if plan.rows is None else len(plan.rows.tokens)
+    return (
+        f"{len(how.models)} model(s) at {len(points)} points: {texts} texts and {plan.prompts} "
+        f"prompts at each, {asked} answers in all"
+    )
+
+
 def _asked(material: Material, jobs: Sequence[inputs.PairJob], settings: Settings) -> list[str]:
     """What the stages that run models will ask of how many."""
     variants = len(settings.chosen_variants)
@@ -133,9 +149,9 @@ def _asked(material: Material, jobs: Sequence[inputs.PairJob], settings: Setting
     originals = {source for job in jobs for source in (job.spec.base, job.spec.post)}
     models = f"{len(originals)} models and at most {built} constructed ones"
     lines = []
-    if material.prompts:
+    if "probes" in settings.stages:
         lines.append(f"probes: {models} read {len(material.prompts)} prompts")
-    if material.questions:
+    if "evaluation" in settings.stages:
         how = settings.evaluation
         asked = how.rounds * sum(map(len, material.questions.values()))
         lines.append(

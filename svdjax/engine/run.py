@@ -23,6 +23,7 @@ from svdjax.engine.settings import SweepConfig, read_config
 from svdjax.engine.spectra import run_spectra
 from svdjax.engine.stage import Stage
 from svdjax.engine.stop import StopRequest
+from svdjax.engine.temperature.results import TEMPERATURE, TemperatureResults
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError, Interrupted
@@ -34,6 +35,7 @@ _RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
     "constructions": ("constructions", ConstructionResults.load),
     "probes": ("probes", ProbeResults.load),
     "evaluation": ("evaluations", EvaluationResults.load),
+    "temperature": ("temperatures", TemperatureResults.load),
 }
 
 
@@ -49,6 +51,7 @@ class Report(Protocol):
         constructions: Any = None,
         probes: Any = None,
         evaluation: Any = None,
+        temperature: Any = None,
     ) -> pathlib.Path: ...
 
     def write_index(
@@ -76,6 +79,7 @@ class SweepOutcome:
       constructions: the constructed models by pair, where there are any.
       probes: what went on inside the models by pair, likewise.
       evaluations: how they did on the benchmarks by pair, likewise.
+      temperatures: what scaled singular values did by pair, likewise.
     """
 
     workdir: pathlib.Path
@@ -87,6 +91,7 @@ class SweepOutcome:
     constructions: Mapping[str, ConstructionResults] = field(default_factory=dict)
     probes: Mapping[str, ProbeResults] = field(default_factory=dict)
     evaluations: Mapping[str, EvaluationResults] = field(default_factory=dict)
+    temperatures: Mapping[str, TemperatureResults] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for stdout, with the paths."""
@@ -118,6 +123,11 @@ class SweepOutcome:
             )
             where = self.workdir / name / EVALUATION
             lines.append(f"  {name}: {len(one.scores)} models evaluated, post {post}; {where}")
+        lines += [
+            f"  {name}: {', '.join(one.projections)} scaled by {len(one.factors) - 1} factors; "
+            f"{self.workdir / name / TEMPERATURE}"
+            for name, one in self.temperatures.items()
+        ]
         if self.report is not None:
             lines.append(f"report: {self.report}")
         return "\n".join(lines)
@@ -168,6 +178,7 @@ class _Sweep:
         self.state: dict[str, Any] = {}
         self.heldout: dict[str, Any] = {}
         self.material: Any = None
+        self.plans: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
@@ -177,7 +188,7 @@ class _Sweep:
             split_fused=self.sweep.settings.split_fused,
             check=self.stop.check,
         )
-        if any(spec.constructed for spec in self.sweep.pairs):
+        if any(spec.text for spec in self.sweep.pairs):
             # Loads the decoder and the tokenizers.
             from svdjax.engine.editing.heldout import read_heldout
 
@@ -186,6 +197,10 @@ class _Sweep:
             from svdjax.engine.behaviour.material import read_material
 
             self.material = read_material(jobs, self.sweep.settings)
+        if "temperature" in self.sweep.settings.stages:
+            from svdjax.engine.temperature.plan import read_plans
+
+            self.plans = read_plans(jobs, self.sweep.settings, self.heldout, self.material)
         self.mesh = devices.layer_mesh(
             self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
@@ -275,6 +290,10 @@ class _Sweep:
             from svdjax.engine.behaviour.probes_stage import run_probes
 
             return run_probes(jobs, comparisons, self.material, stage)
+        if name == "temperature":
+            from svdjax.engine.temperature.tempering import run_temperature
+
+            return run_temperature(jobs, self.plans, self.material, stage)
         from svdjax.engine.behaviour.evaluation_stage import run_evaluation
 
         return run_evaluation(jobs, comparisons, self.material, stage)

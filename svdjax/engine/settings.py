@@ -17,12 +17,13 @@ from svdjax.engine.behaviour.evaluate_job import Protocol
 from svdjax.engine.behaviour.model_options import ModelOptions
 from svdjax.engine.behaviour.probe_job import Probing
 from svdjax.engine.faults import in_config
+from svdjax.engine.temperature.job import Tempering
 from svdjax.errors import InputError
 from svdjax.options import SIDES
 from svdjax.series import trajectory_names
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
-STAGES = ("spectra", "constructions", "probes", "evaluation", "report")
+STAGES = ("spectra", "constructions", "probes", "evaluation", "temperature", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
 _TAKEN = ("report.html", "sweep.json")
 
@@ -47,6 +48,7 @@ class Settings:
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     probes: Probing = field(default_factory=Probing)
     evaluation: Protocol = field(default_factory=Protocol)
+    temperature: Tempering = field(default_factory=Tempering)
     decoder: ModelOptions = field(default_factory=ModelOptions)
 
     def problems(self) -> list[str]:
@@ -97,28 +99,42 @@ class Settings:
 
     def _behaviour_problems(self) -> list[str]:
         found = []
-        if "probes" in self.stages:
+        if self.reads_prompts:
             found += in_config(self.probes.probing_faults(), "probes")
             if not self.probes.prompts:
                 found.append(
                     "config.probes.prompts is not given: name a file of prompts, or leave the "
                     "probes stage out"
                 )
-        if "evaluation" in self.stages:
+        if self.reads_questions:
             found += in_config(self.evaluation.protocol_faults(), "evaluation")
             if not self.benchmarks:
                 found.append(
                     "config.benchmarks: none is given; name the data of one, such as "
                     "--config.benchmarks.gsm8k=FILE, or leave the evaluation stage out"
                 )
-        if self.runs_models:
+        if self.runs_models or "temperature" in self.stages:
             found += in_config(self.decoder.model_faults(), "decoder")
+        if "temperature" in self.stages:
+            found += in_config(self.temperature.tempering_faults(), "temperature")
         return found
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a stage lets models read prompts."""
+        tempered = "temperature" in self.stages and bool(self.probes.prompts)
+        return tempered or "probes" in self.stages
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether a stage asks models questions."""
+        asked = "temperature" in self.stages and self.temperature.questions != 0
+        return (asked and bool(self.benchmarks)) or "evaluation" in self.stages
 
     @property
     def runs_models(self) -> bool:
         """Whether models are asked anything, and their prompts are wanted."""
-        return "probes" in self.stages or "evaluation" in self.stages
+        return self.reads_prompts or self.reads_questions
 
     @property
     def chosen_variants(self) -> tuple[Variant, ...]:
@@ -177,6 +193,7 @@ def read_config(config: Any) -> SweepConfig:
             known[leaf] = (value,) if isinstance(value, str) else tuple(value)
     sections = {"probes": Probing, "evaluation": Protocol, "decoder": ModelOptions}
     known |= {name: kind(**(leaves.get(name) or {})) for name, kind in sections.items()}
+    known["temperature"] = Tempering.read(leaves.get("temperature") or {})
     data = leaves.get("benchmarks") or {}
     known["benchmarks"] = {name: path for name, path in data.items() if path}
     settings = Settings(**known)
@@ -185,9 +202,11 @@ def read_config(config: Any) -> SweepConfig:
     for name, sides in (leaves.get("pairs") or {}).items():
         problems += _pair_problems(name, sides)
         given = {key: sides[key] for key in SIDES if sides.get(key) is not None}
+        # What no stage looks at is not opened either.
         if "constructions" not in settings.stages:
-            # What only this stage looks at is then not opened either.
-            given |= {"other": "", "text": "", "constructed": False}
+            given |= {"other": "", "constructed": False}
+        if "temperature" not in settings.stages and not given.get("constructed", True):
+            given["text"] = ""
         pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), **given))
     if not pairs:
         problems.append(

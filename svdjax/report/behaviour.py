@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from svdjax.report.answers import answers_section
 from svdjax.report.constructions import Section
 from svdjax.report.insides import insides_section
+from svdjax.report.temperature import temperature_section
 
 if TYPE_CHECKING:
     from svdjax.engine.behaviour.results import EvaluationResults, ProbeResults
+    from svdjax.engine.temperature.results import TemperatureResults
 
 
 def behaviour_section(
@@ -19,6 +21,7 @@ def behaviour_section(
     evaluation: EvaluationResults | None,
     folder: pathlib.Path,
     paper: str | None,
+    temperature: TemperatureResults | None = None,
 ) -> Section | None:
     """Writes tables and figures of what a pair's models do; returns what its page shows.
 
@@ -27,12 +30,15 @@ def behaviour_section(
       evaluation: results of the evaluation stage, likewise.
       folder: the pair's.
       paper: as in `svdjax.report.write_pair`.
+      temperature: results of the temperature stage, likewise.
     """
     parts = []
     if evaluation is not None:
         parts.append(answers_section(evaluation, folder, paper))
     if probes is not None:
         parts.append(insides_section(probes, folder))
+    if temperature is not None:
+        parts.append(temperature_section(temperature, folder))
     if not parts:
         return None
     return Section(

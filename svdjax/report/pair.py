@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from svdjax.engine import Comparison
     from svdjax.engine.behaviour.results import EvaluationResults, ProbeResults
     from svdjax.engine.editing.results import ConstructionResults
+    from svdjax.engine.temperature.results import TemperatureResults
 
 
 def write_pair(
@@ -37,6 +38,7 @@ def write_pair(
     constructions: ConstructionResults | None = None,
     probes: ProbeResults | None = None,
     evaluation: EvaluationResults | None = None,
+    temperature: TemperatureResults | None = None,
 ) -> pathlib.Path:
     """Writes ``tables/*.csv|json``, ``figures/*.png`` and ``report.html`` of a pair.
 
@@ -52,6 +54,7 @@ def write_pair(
       constructions: results of the pair's constructed models, for a section of their own.
       probes: what went on inside the pair's models, for a section on what they do.
       evaluation: how they did on benchmarks, likewise.
+      temperature: what scaled singular values did to the pair's models, likewise.
 
     Returns:
       The path of the page.
@@ -66,7 +69,7 @@ def write_pair(
     with style.drawing():
         figures = list(pair_figures(panels, folder / "figures")) if panels else []
     section = pair_section(constructions, folder) if constructions is not None else None
-    behaviour = behaviour_section(probes, evaluation, folder, paper)
+    behaviour = behaviour_section(probes, evaluation, folder, paper, temperature)
     lines = projection_lines(comparison)
     coverage = comparison.coverage
     notes = [*coverage.get("notes", ()), *([left_undrawn] if left_undrawn else [])]

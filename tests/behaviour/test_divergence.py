@@ -200,17 +200,35 @@ def test_only_tokens_of_the_text_are_looked_up(loaded):
 
 
 def test_each_length_is_traced_once(pair, loaded):
-    compare: Any = divergence._compare
+    predict: Any = divergence._predict
     original, edited, config = loaded
     rows = random_rows((20, 25, 31, 50, 60, 61), seed=1)
-    before = traces(compare)
+    before = traces(predict)
     measured = Divergences(original, config, rows, batch_bytes=2 * 8 * 64 * 128)
     for tree in (original, edited, load(pair[1], None)[0]):
         measured.measure(tree)
     # Whatever the dtypes.
-    assert traces(compare) - before <= 2
+    assert traces(predict) - before <= 2
     Divergences(edited, config, rows, batch_bytes=2 * 8 * 64 * 128).measure(original)
-    assert traces(compare) - before <= 2
+    assert traces(predict) - before <= 2
+
+
+def test_what_the_original_predicts_is_kept_where_it_fits(loaded, rows):
+    original, edited, config = loaded
+    kept = Divergences(original, config, rows)
+    first = kept.measure(edited)
+    assert len(kept._kept) == len(kept._batches) == 2
+    assert kept.measure(edited) == first
+    # Two batches alike, which together would take more than one may.
+    lengths = (64, 64)
+    tight = Divergences(original, config, random_rows(lengths), batch_bytes=8 * 64 * 128)
+    assert len(tight._batches) == 2
+    tight.measure(edited)
+    # 4 * 2 * 64 * 128 bytes are just enough.
+    assert len(tight._kept) == 2
+    tighter = Divergences(original, config, random_rows(lengths), batch_bytes=8 * 64 * 128 - 1)
+    assert tighter.measure(edited) == tight.measure(edited)
+    assert not tighter._kept
 
 
 def test_production_types(loaded, found, rows):

@@ -49,8 +49,8 @@ class Material:
     """What a sweep's models read.
 
     Attributes:
-      questions: by benchmark; empty without an evaluation stage.
-      prompts: to probe with; empty without a probes stage.
+      questions: by benchmark; empty where no stage asks any.
+      prompts: to probe with; empty where no stage reads any.
       readers: by pair, of base and of post.
     """
 
@@ -79,18 +79,22 @@ def read_material(jobs: Sequence[PairJob], settings: Settings) -> Material:
     faults: list[str] = []
     questions: dict[str, Questions] = {}
     prompts: tuple[Asked, ...] = ()
-    if "evaluation" in settings.stages:
+    if settings.reads_questions:
         how = settings.evaluation
+        limit = how.limit if "evaluation" in settings.stages else settings.temperature.questions
         for name, data in settings.benchmarks.items():
             try:
                 questions[name] = read_benchmark(
-                    name, data, limit=how.limit, seed=how.seed, split=how.split
+                    name, data, limit=limit, seed=how.seed, split=how.split
                 )
             except InputError as error:
                 faults.append(f"config.benchmarks.{name}: {error}")
-    if "probes" in settings.stages:
+    if settings.reads_prompts:
+        limit = (
+            settings.probes.limit if "probes" in settings.stages else settings.temperature.prompts
+        )
         try:
-            prompts = read_prompts(settings.probes.prompts, settings.probes.limit)
+            prompts = read_prompts(settings.probes.prompts, limit)
         except InputError as error:
             faults.append(f"config.probes.prompts: {error}")
     readers: dict[str, dict[str, Reader]] = {}

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -84,7 +84,7 @@ class EvaluationResults:
         """
 
         def read(folder: pathlib.Path) -> EvaluationResults:
-            fields: dict[str, Any] = _stored(folder / EVALUATION, cls)
+            fields: dict[str, Any] = stored_fields(folder / EVALUATION, cls)
             for model, scores in fields["scores"].items():
                 for name in scores:
                     responses_path(folder, name, model).stat()
@@ -94,7 +94,7 @@ class EvaluationResults:
             }
             return cls(**{**fields, "scores": scores})
 
-        return _read(directory, EVALUATION, read)
+        return read_results(directory, EVALUATION, read)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ProbeResults:
         """
 
         def read(folder: pathlib.Path) -> ProbeResults:
-            fields = _stored(folder / PROBES, cls)
+            fields = stored_fields(folder / PROBES, cls, without=tuple(_ARRAYS))
             arrays = {}
             for name, file in _ARRAYS.items():
                 there = name != "maps" or (folder / file).exists()
@@ -174,7 +174,7 @@ class ProbeResults:
                 raise KeyError(", ".join(missing))
             return cls(**fields, **arrays)
 
-        return _read(directory, PROBES, read)
+        return read_results(directory, PROBES, read)
 
 
 _ARRAYS = {"entropy": ENTROPY, "cka": CKA, "maps": MAPS}
@@ -185,19 +185,29 @@ def responses_path(directory: pathlib.Path, benchmark: str, model: str) -> pathl
     return directory / RESPONSES / benchmark / f"{model}.jsonl"
 
 
-def _stored(path: pathlib.Path, kind: type) -> dict[str, Any]:
+def stored_fields(path: pathlib.Path, kind: type, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass, as its JSON file has them; `without` those that it has not.
+
+    Raises:
+      InputError: the file is of another format version.
+    """
     stored = json.loads(path.read_text(encoding="utf-8"))
     if stored["format_version"] != FORMAT_VERSION:
         raise InputError(
             f"{path} has format_version {stored['format_version']!r}, this svdjax reads "
             f"{FORMAT_VERSION}"
         )
-    return {name: stored[name] for name in kind.__dataclass_fields__ if name not in _ARRAYS}
+    return {name: stored[name] for name in kind.__dataclass_fields__ if name not in without}
 
 
-def _read(
+def read_results(
     directory: str | os.PathLike[str], file: str, read: Callable[[pathlib.Path], Read]
 ) -> Read:
+    """What `read` makes of a pair's directory; whatever is wrong with `file` is one error.
+
+    Raises:
+      InputError: it is missing, damaged, or of another format version.
+    """
     folder = pathlib.Path(directory)
     try:
         return read(folder)

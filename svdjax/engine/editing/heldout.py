@@ -30,7 +30,7 @@ class Heldout:
 
 
 def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
-    """Held-out text by pair, for those that are to be constructed and name one.
+    """Held-out text by pair, for those that name one which a stage looks at.
 
     Raises:
       InputError: with every fault of every pair: the file, the tokenizer, or a model that the
@@ -39,7 +39,7 @@ def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
     found, faults = {}, []
     for job in jobs:
         spec = job.spec
-        if not (spec.constructed and spec.text):
+        if not spec.text:
             continue
         path = pathlib.Path(spec.text).expanduser()
         try:

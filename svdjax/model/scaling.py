@@ -1,0 +1,112 @@
+"""Projections of a model multiplied by factors, layer by layer, where they lie on the devices.
+
+`W = U S V^T`, so `c W = U (c S) V^T`: all singular values are scaled, and nothing is factorised.
+Leaves keep shape and dtype, so that what was compiled for the model serves for every scaling of
+it. Parts of fused projections are columns of their kernels.
+
+Axes: `L` layers, `I` in, `O` out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svdjax.checkpoint import ModelConfig
+from svdjax.checkpoint.families import FAMILIES, dimensions
+
+Leaf = tuple[str, str, str]
+
+
+def scale_projections(
+    params: Any,
+    config: ModelConfig,
+    factors: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    biases: Collection[str] = (),
+) -> Any:
+    """Multiply projections by a factor for each layer.
+
+    Args:
+        params: The model, leaves on the devices; they are left as they are.
+        config: The model.
+        factors: Projection, by the name it has where nothing is fused (q_proj, ..., down_proj), to
+            its factors [L].
+        biases: Projections whose biases, where they have any, are multiplied too. Singular values
+            are those of the kernel alone; queries as a whole are scaled only with their bias.
+
+    Returns:
+        A tree like `params` that shares every leaf but the multiplied ones, which are formed in
+        float32 and rounded to the leaf's dtype.
+
+    Raises:
+        ValueError: A name is no projection, or there is another number of factors than layers.
+    """
+    tables: dict[Leaf, np.ndarray] = {}
+    left = dict(factors)
+    for module, owner, parts in _projections(config):
+        start = 0
+        for name, size in parts:
+            columns = slice(start, start := start + size)
+            if name not in factors:
+                continue
+            column = np.asarray(left.pop(name), np.float32)
+            if column.shape != (config.num_layers,):
+                raise ValueError(f"{name}: shape {column.shape}, there are {config.num_layers}")
+            width = sum(each for _, each in parts)
+            for kind in ("kernel", "bias") if name in biases else ("kernel",):
+                if kind in params["layers"][module][owner]:
+                    ones = np.ones((config.num_layers, width), np.float32)
+                    table = tables.setdefault((module, owner, kind), ones)
+                    table[:, columns] = column[:, None]
+    if left:
+        raise ValueError(f"{', '.join(left)}: no projection of {config.family}")
+    layers = dict(params["layers"])
+    for (module, owner, kind), table in tables.items():
+        mine = layers[module][owner]
+        scaled = _multiplied(mine[kind], table)
+        layers[module] = layers[module] | {owner: mine | {kind: scaled}}
+    return params | {"layers": layers}
+
+
+def without_effect(config: ModelConfig, names: Collection[str]) -> str:
+    """Why scaling these projections leaves the model as it is; empty where it does not.
+
+    An RMSNorm takes out the scale of what enters it, but for its epsilon, and a bias beside.
+    """
+    reasons = []
+    for name in names:
+        if name in ("q_proj", "k_proj") and config.qk_norm and not config.attention_bias:
+            reasons.append("queries and keys")
+        elif name in ("v_proj", "o_proj") and config.post_norms and not _biased(config, name):
+            reasons.append("what attention adds")
+        elif name in ("up_proj", "down_proj") and config.post_norms and not config.mlp_bias:
+            reasons.append("what the MLP adds")
+        else:
+            return ""
+    return " and ".join(dict.fromkeys(reasons))
+
+
+def _biased(config: ModelConfig, name: str) -> bool:
+    return config.attention_out_bias or (name == "v_proj" and config.attention_bias)
+
+
+def _projections(config: ModelConfig) -> Iterator[tuple[str, str, list[tuple[str, int]]]]:
+    """Module, projection, and its parts with their columns in the kernel."""
+    sizes = dimensions(config)
+    for weight in FAMILIES[config.family].present(config):
+        if weight.analysed:
+            own = ((weight.projection, weight.shape[0]),)
+            parts = [(name, sizes[letter]) for name, letter in weight.parts or own]
+            yield weight.module, weight.projection, parts
+
+
+@jax.jit
+def _multiplied(leaf: jax.Array, table: jax.Array) -> jax.Array:
+    """A kernel [L, I, O], or a bias [L, O], by the factors of its columns [L, O]."""
+    columns = table[:, None, :] if leaf.ndim == 3 else table
+    return (leaf.astype(jnp.float32) * columns).astype(leaf.dtype)
