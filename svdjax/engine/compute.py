@@ -51,7 +51,7 @@ def compute_groups(
       InputError: a tensor holds NaN or Inf, or its file has become unreadable.
     """
     stream = prefetched(
-        groups, lambda group: _ship(group, plans[group.pair], factorisation, mesh), check
+        groups, lambda group: ship_group(group, plans[group.pair], factorisation, mesh), check
     )
     for group, (base, post) in stream:
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def _analyse(
         return jax.device_get(metrics)
 
 
-def _ship(
+def ship_group(
     group: Group, plan: PairPlan, factorisation: str, mesh: jax.sharding.Mesh
 ) -> tuple[jax.Array, jax.Array]:
     """Both stacks [L, I, O] of a group on the devices, in their storage dtype."""

@@ -24,6 +24,7 @@ from svdjax.engine.groups import (
     total_work,
     working_bytes,
 )
+from svdjax.engine.nulls.stage import null_work
 from svdjax.engine.progress import duration
 from svdjax.engine.settings import PairSpec, Settings, read_config
 from svdjax.errors import InputError
@@ -95,6 +96,8 @@ def dry_run(config: Any) -> str:
         f"predicted time: {duration(seconds)} at {rate / 1e9:.1f} Gflop/s per device "
         f"({settings.factorisation}), and a few seconds to compile each shape",
     ]
+    if "nulls" in settings.stages:
+        lines.append(_nulls(jobs, settings, rate * mesh.size))
     if any(job.spec.constructed for job in jobs):
         lines.append("constructions come on top: about as long again, and the decoder's time")
     if material is not None:
@@ -124,6 +127,23 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
     if settings.save_variants:
         text += f"; saving them {_size(count * model)} of disk"
     return text
+
+
+def _nulls(jobs: Sequence[inputs.PairJob], settings: Settings, rate: float) -> str:
+    """What the nulls stage draws, and how long that takes on top."""
+    how = settings.nulls
+    shapes = [
+        (one.shape, min(how.layers or len(one.tensors), len(one.tensors)))
+        for job in jobs
+        for one in job.plan.projections
+    ]
+    matrices = sum(count for _, count in shapes) if how.draws else 0
+    work = sum(count * null_work(shape, how.draws) for shape, count in shapes)
+    took = duration(work / rate if how.draws else 0.0)
+    return (
+        f"nulls: at most {2 * how.draws * matrices} draws for {matrices} matrices come on top, "
+        f"predicted time {took}"
+    )
 
 
 def _asked(material: Material, jobs: Sequence[inputs.PairJob], settings: Settings) -> list[str]:
