@@ -34,7 +34,7 @@ def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
         chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0) if draws.size else []
         mean, std = _moments(draws[chosen]) if len(chosen) else (np.zeros(0), np.zeros(0))
         if len(chosen):
-            _band(ax, np.asarray(chosen, float), mean, std)
+            _bars(ax, np.asarray(chosen), mean, std)
         size = 3.2 if len(panel.layers) > 1 else 6
         ax.plot(formula, color=style.MUTED, linestyle=(0, (4, 3)), marker="_", linewidth=1)
         ax.plot(measured, color=style.BASE, marker="o", markersize=size)
@@ -86,11 +86,16 @@ def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return draws.mean(axis=1), draws.std(axis=1)
 
 
+def _bars(ax: Axes, layers: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+    """The band layer by layer: nothing is drawn where nothing was sampled."""
+    ax.bar(layers, 4 * std, bottom=mean - 2 * std, width=0.96, color=_BAND, alpha=0.6)
+    ax.hlines(mean, layers - 0.48, layers + 0.48, color=_LINE, linewidth=1)
+
+
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
     if len(x) > 1:
         ax.fill_between(x, mean - 2 * std, mean + 2 * std, color=_BAND, alpha=0.6, linewidth=0)
-        few = len(x) < 60
-        ax.plot(x, mean, color=_LINE, linewidth=1, marker="." if few else "", markersize=4)
+        ax.plot(x, mean, color=_LINE, linewidth=1)
     else:
         ax.errorbar(x, mean, yerr=2 * std, color=_LINE, marker="_", capsize=4)
 

@@ -180,7 +180,8 @@ _LAYER_COLUMNS: list[Spec] = [
 _NF = (
     "Blue: NF as measured. Band: random changes with the singular values of the real one, mean and "
     "two standard deviations, at the layers that were sampled. Dashed: what a Gaussian change of "
-    "the same norm gives by formula. Below the band, left and right singular vectors stayed together more than by chance."
+    "the same norm gives by formula. Below the band, left and right singular vectors stayed "
+    "together more than by chance."
 )
 _SVSM = (
     "One sampled layer of each projection, largest singular value on the left; the dashed upright "

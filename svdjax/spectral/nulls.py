@@ -154,4 +154,7 @@ def _root(t: np.ndarray, sigma: np.ndarray, s: float, excess: int) -> tuple[np.n
     q = np.exp(high)
     lost = loss(q)
     k = 1 - lost
-    return q, t**2 * lost * (1 + k) / k**2 + s**2 * excess / k
+    # Where q is close to t^2 k tells their difference; where it is not, k may be all rounding.
+    near = q < 2 * t**2
+    k = np.where(near, k, 1.0)
+    return q, np.where(near, t**2 * lost * (1 + k) / k**2 + s**2 * excess / k, q - t**2)
