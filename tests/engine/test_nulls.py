@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ LAYERS = 3
 def pair(tmp_path_factory):
     """Base and post: k_proj is only scaled, v_proj's first layer has rank 15 of 16."""
     root = tmp_path_factory.mktemp("square")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_key_value_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_key_value_heads": 4}
     base = tiny.make_checkpoint(
         root / "base", "llama", seed=3, dtype="bfloat16", num_hidden_layers=LAYERS, **sizes
     )

@@ -97,7 +97,7 @@ def test_changes_within_rounding_are_said(related):
     results = results_of(related)
     one = results.projections["q_proj"]
     small = one.arrays._replace(delta=np.array([1e-3, 0.02, 0.0]))
-    changed = results.projections | {"q_proj": dataclasses.replace(one, arrays=small)}
+    changed = dict(results.projections) | {"q_proj": dataclasses.replace(one, arrays=small)}
     notes = null_notes(dataclasses.replace(results, projections=changed))
     assert "In 1 of 21 matrices (q_proj) the change is no larger than what rounding" in notes[0]
     assert (

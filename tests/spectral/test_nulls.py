@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,8 +118,8 @@ def draw(sigma, alpha, values, shape, draws, seeds=None, mesh=None):
         )
 
 
-# What is folded and what is not, both with a change of rank two. Wide as tall; the coverage below is
-# of full rank, with a part that is not folded.
+# What is folded and what is not, both with a change of rank two; wide as tall. The coverage below
+# is of full rank, with a part that is not folded.
 CASES = ((6, 17), (6, 6))
 DRAWS = 300
 
@@ -157,7 +158,8 @@ def test_draws_have_the_law_of_whole_matrices(shape, kind):
     for name in ("nf", "alpha", "spread"):
         mine, theirs = getattr(found[kind], name)[0], wanted[kind][name]
         # Of 12 such tests with fixed seeds; a wrong law gives 1e-10 and less.
-        assert scipy.stats.ks_2samp(mine, theirs).pvalue > 1e-3, name
+        test: Any = scipy.stats.ks_2samp(mine, theirs)
+        assert test.pvalue > 1e-3, name
     ratios = wanted[kind]["svsm"]
     # Five standard errors of the difference of two means; the deviations have about 4 % each.
     room = 5 * ratios.std(axis=0) * np.sqrt(2 / len(ratios))
@@ -166,8 +168,11 @@ def test_draws_have_the_law_of_whole_matrices(shape, kind):
 
 
 def test_a_change_of_low_rank_turns_less_than_a_gaussian_one():
-    found, _ = case((6, 6))
-    assert found["spectrum"].nf.mean() < found["gaussian"].nf.mean()
+    # Far larger than the base, but of rank one: most directions stay what they were.
+    sigma, values = np.linspace(2, 0.7, 6)[None], 50 * np.eye(6)[:1]
+    found = draw(sigma, np.array([0.9]), values, (6, 6), DRAWS)
+    assert found["gaussian"].nf.mean() == pytest.approx(nf_unrelated(6, 6), rel=0.1)
+    assert found["spectrum"].nf.mean() < 0.7 * found["gaussian"].nf.mean()
 
 
 def test_draws_depend_on_seeds_alone():
@@ -201,7 +206,9 @@ def test_values_of_the_change():
 
 def test_refuses_to_draw_in_float32():
     with jax.enable_x64(False), pytest.raises(RuntimeError, match="64-bit types are off"):
-        draw_nulls(np.ones((1, 2)), np.ones(1), np.ones((1, 2)), [[0]], shape=(2, 2), draws=1)
+        draw_nulls(
+            np.ones((1, 2)), np.ones(1), np.ones((1, 2)), np.zeros((1, 1)), shape=(2, 2), draws=1
+        )
 
 
 def simulated(rng, shape, count):
@@ -222,8 +229,8 @@ def simulated(rng, shape, count):
 
 def test_five_percent_of_random_changes_are_significant_at_five_percent():
     rng, shape, pairs = np.random.default_rng(7), (12, 17), PAIRS
-    nf, *rest = simulated(rng, shape, 2 * pairs)
-    draws = draw(*rest, shape, 19)["spectrum"].nf
+    nf, sigma, alpha, values = simulated(rng, shape, 2 * pairs)
+    draws = draw(sigma, alpha, values, shape, 19)["spectrum"].nf
     single = [against(one, of) for one, of in zip(nf, draws)]
     both = [
         pooled(nf[i : i + 2], draws[i : i + 2], np.ones(2, bool)) for i in range(0, 2 * pairs, 2)
@@ -248,9 +255,10 @@ def test_a_common_rotation_is_told_from_chance():
     alpha = np.sum(base * post) / np.sum(base**2)
     values = reference.svd(post - alpha * base)[1]
     # As many as in the test above, so that nothing else is compiled.
-    draws = draw(
-        *(np.repeat(x[None], 2 * PAIRS, 0) for x in (sigma, np.array(alpha), values)), shape, 19
+    sigmas, many, alphas = (
+        np.repeat(np.asarray(one)[None], 2 * PAIRS, 0) for one in (sigma, values, alpha)
     )
+    draws = draw(sigmas, alphas, many, shape, 19)
     found = against(nf_of(base, post), draws["spectrum"].nf[0])
     assert found.p_low == 1 / 20
     assert found.z < -5
