@@ -49,9 +49,18 @@ def get_config(argument=None):
     return default_config(
         "reference-quick" if quick else "reference",
         pairs,
-        stages=("spectra", "constructions", "probes", "evaluation", "temperature", "report"),
+        stages=(
+            "spectra",
+            "nulls",
+            "constructions",
+            "probes",
+            "evaluation",
+            "temperature",
+            "report",
+        ),
         benchmarks={"questions": questions},
         probes={"prompts": questions} | ({"limit": 30} if quick else {}),
+        nulls={"layers": 2} if quick else {"draws": 99, "layers": 0},
         evaluation=asked,
         temperature=TEMPERED["quick" if quick else "full"],
     )

@@ -65,11 +65,22 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
     "factor_cache_bytes": (20 * 2**30, "Most bytes of disk that they may take."),
     "stages": (
         ("spectra", "report"),
-        "What to do: spectra, constructions (of every pair that names no constructed = False; "
-        "judged on the pair's held-out text where it names one), probes and evaluation (of base, "
-        "post and, with constructions, all constructed models), temperature (scales singular "
-        "values layer by layer), report.",
+        "What to do: spectra, nulls (what a random change of that size would show), constructions "
+        "(of every pair that names no constructed = False; judged on the pair's held-out text "
+        "where it names one), probes and evaluation (of base, post and, with constructions, all "
+        "constructed models), temperature (scales singular values layer by layer), report.",
     ),
+    "nulls.draws": (
+        19,
+        "Random changes drawn of each kind for a sampled matrix; 19 is the least that can give "
+        "p = 0.05. 0 draws none: analytic nulls only.",
+    ),
+    "nulls.layers": (
+        3,
+        "Most layers of each projection that are sampled, which bounds the cost: those where no "
+        "formula holds first, evenly spread. 0 samples all.",
+    ),
+    "nulls.seed": (0, "Of the draws."),
     "probes.prompts": (
         "",
         "Prompts of the probes stage: a .jsonl with prompt or question in every line, or text, a "

@@ -91,20 +91,14 @@ class _Work:
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        stacks, keys = [], []
-        for side in (plan.base, plan.post):
-            stack = padded_stack(side, group)
-            keys.append(self.halves.key(str(side.path), stack) if self.halves else None)
-            stacks.append(stack)
-        sharding = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("layers"))
-        # The setting is each thread's own.
-        with working_precision(self.factorisation):
-            try:
-                stacks = jax.block_until_ready(jax.device_put(stacks, sharding))
-            except jax.errors.JaxRuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-        return _Shipped(stacks[0], stacks[1], (keys[0], keys[1]))
+        sides = plan.base, plan.post
+        stacks = padded_stack(plan.base, group), padded_stack(plan.post, group)
+        keys = [
+            self.halves.key(str(side.path), stack) if self.halves else None
+            for side, stack in zip(sides, stacks)
+        ]
+        base, post = on_devices(stacks, self.factorisation, self.mesh)
+        return _Shipped(base, post, (keys[0], keys[1]))
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
@@ -166,6 +160,29 @@ def in_parts(run: Callable[[Any], Any], stacks: Any, least: int, what: str) -> A
 
 def _out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def ship_group(
+    group: Group, plan: PairPlan, factorisation: str, mesh: jax.sharding.Mesh
+) -> tuple[Any, Any]:
+    """Both stacks [L, I, O] of a group on the devices, in their storage dtype."""
+    stacks = padded_stack(plan.base, group), padded_stack(plan.post, group)
+    return on_devices(stacks, factorisation, mesh)
+
+
+def on_devices(
+    stacks: tuple[np.ndarray, np.ndarray], factorisation: str, mesh: jax.sharding.Mesh
+) -> tuple[Any, Any]:
+    """Stacks on the devices; as they are where the devices have no room for them."""
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
+    # The setting is each thread's own.
+    with working_precision(factorisation):
+        try:
+            return jax.block_until_ready(jax.device_put(stacks, sharding))
+        except jax.errors.JaxRuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            return stacks
 
 
 def padded_stack(checkpoint: Checkpoint, group: Group) -> np.ndarray:

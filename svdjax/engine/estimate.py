@@ -24,6 +24,7 @@ from svdjax.engine.groups import (
     total_work,
     working_bytes,
 )
+from svdjax.engine.nulls.stage import null_work
 from svdjax.engine.progress import duration
 from svdjax.engine.settings import PairSpec, Settings, read_config
 from svdjax.engine.temperature.plan import Plan, read_plans
@@ -98,6 +99,8 @@ def dry_run(config: Any) -> str:
         f"predicted time: {duration(seconds)} at {rate / 1e9:.1f} Gflop/s per device "
         f"({settings.factorisation}), and a few seconds to compile each shape",
     ]
+    if "nulls" in settings.stages:
+        lines.append(_nulls(jobs, settings, rate * mesh.size))
     if any(job.spec.constructed for job in jobs):
         lines.append("constructions come on top: about as long again, and the decoder's time")
     if material is not None:
@@ -139,6 +142,23 @@ def _tempered(plan: Plan, settings: Settings) -> str:
     return (
         f"{len(how.models)} model(s) at {len(points)} points: {texts} texts and {plan.prompts} "
         f"prompts at each, {asked} answers in all"
+    )
+
+
+def _nulls(jobs: Sequence[inputs.PairJob], settings: Settings, rate: float) -> str:
+    """What the nulls stage draws, and how long that takes on top."""
+    how = settings.nulls
+    shapes = [
+        (one.shape, min(how.layers or len(one.tensors), len(one.tensors)))
+        for job in jobs
+        for one in job.plan.projections
+    ]
+    matrices = sum(count for _, count in shapes) if how.draws else 0
+    work = sum(count * null_work(shape, how.draws) for shape, count in shapes)
+    took = duration(work / rate if how.draws else 0.0)
+    return (
+        f"nulls: at most {2 * how.draws * matrices} draws for {matrices} matrices come on top, "
+        f"predicted time {took}"
     )
 
 

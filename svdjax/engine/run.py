@@ -17,6 +17,8 @@ from svdjax.engine.editing.making import FACTORS
 from svdjax.engine.editing.results import FILE as CONSTRUCTIONS
 from svdjax.engine.editing.results import ConstructionResults
 from svdjax.engine.groups import working_bytes
+from svdjax.engine.nulls.results import SUMMARY as NULLS
+from svdjax.engine.nulls.results import NullResults
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
@@ -32,6 +34,7 @@ from svdjax.spectral import get_factorisation
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 # Stages whose results are read pair by pair: what `SweepOutcome` calls them, and how.
 _RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
+    "nulls": ("nulls", NullResults.load),
     "constructions": ("constructions", ConstructionResults.load),
     "probes": ("probes", ProbeResults.load),
     "evaluation": ("evaluations", EvaluationResults.load),
@@ -48,6 +51,7 @@ class Report(Protocol):
         directory: pathlib.Path,
         *,
         paper: Any = None,
+        nulls: Any = None,
         constructions: Any = None,
         probes: Any = None,
         evaluation: Any = None,
@@ -76,6 +80,7 @@ class SweepOutcome:
       computed: groups computed by this run.
       reused: groups taken from the journal of an earlier run.
       was_finished: there was nothing to do.
+      nulls: what random changes of the same size would show, by pair, where it was asked for.
       constructions: the constructed models by pair, where there are any.
       probes: what went on inside the models by pair, likewise.
       evaluations: how they did on the benchmarks by pair, likewise.
@@ -88,6 +93,7 @@ class SweepOutcome:
     computed: int = 0
     reused: int = 0
     was_finished: bool = False
+    nulls: Mapping[str, NullResults] = field(default_factory=dict)
     constructions: Mapping[str, ConstructionResults] = field(default_factory=dict)
     probes: Mapping[str, ProbeResults] = field(default_factory=dict)
     evaluations: Mapping[str, EvaluationResults] = field(default_factory=dict)
@@ -106,6 +112,11 @@ class SweepOutcome:
                 else "no NF"
             )
             lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
+        lines += [
+            f"  {name}: {one.cost['draws']} null draws for {one.cost['matrices']} matrices; "
+            f"{self.workdir / name / NULLS}"
+            for name, one in self.nulls.items()
+        ]
         lines += [
             f"  {name}: {len(one.variants)} constructed models; "
             f"{self.workdir / name / CONSTRUCTIONS}"
@@ -280,8 +291,12 @@ class _Sweep:
     def _stage_after(
         self, name: str, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
     ) -> dict[str, Any]:
-        """A stage that needs the spectra's results. Each loads the decoder with what it needs."""
+        """A stage that needs the spectra's results. Most load the decoder with what they need."""
         stage = self._handed(name)
+        if name == "nulls":
+            from svdjax.engine.nulls.stage import run_nulls
+
+            return run_nulls(jobs, comparisons, stage)
         if name == "constructions":
             from svdjax.engine.editing.variants import run_variants
 

@@ -17,13 +17,14 @@ from svdjax.engine.behaviour.evaluate_job import Protocol
 from svdjax.engine.behaviour.model_options import ModelOptions
 from svdjax.engine.behaviour.probe_job import Probing
 from svdjax.engine.faults import in_config
+from svdjax.engine.nulls.options import Nulls
 from svdjax.engine.temperature.job import Tempering
 from svdjax.errors import InputError
 from svdjax.options import SIDES
 from svdjax.series import trajectory_names
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
-STAGES = ("spectra", "constructions", "probes", "evaluation", "temperature", "report")
+STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
 _TAKEN = ("report.html", "sweep.json")
 
@@ -45,6 +46,7 @@ class Settings:
     factor_cache: str = ""
     factor_cache_bytes: int = 20 * 2**30
     stages: tuple[str, ...] = ("spectra", "report")
+    nulls: Nulls = field(default_factory=Nulls)
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     probes: Probing = field(default_factory=Probing)
     evaluation: Protocol = field(default_factory=Protocol)
@@ -77,6 +79,8 @@ class Settings:
                 f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
                 f"the order {', '.join(STAGES)}"
             )
+        if "nulls" in self.stages:
+            found += in_config(self.nulls.null_faults(), "nulls")
         return found + self._construction_problems() + self._behaviour_problems()
 
     def _construction_problems(self) -> list[str]:
@@ -191,7 +195,12 @@ def read_config(config: Any) -> SweepConfig:
         if leaf in known:
             value = known[leaf]
             known[leaf] = (value,) if isinstance(value, str) else tuple(value)
-    sections = {"probes": Probing, "evaluation": Protocol, "decoder": ModelOptions}
+    sections = {
+        "nulls": Nulls,
+        "probes": Probing,
+        "evaluation": Protocol,
+        "decoder": ModelOptions,
+    }
     known |= {name: kind(**(leaves.get(name) or {})) for name, kind in sections.items()}
     known["temperature"] = Tempering.read(leaves.get("temperature") or {})
     data = leaves.get("benchmarks") or {}

@@ -18,6 +18,11 @@ def decimal(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}"
 
 
+def one_decimal(value: float) -> str:
+    """A number of standard deviations: one decimal, however small; a dash for NaN."""
+    return f"{value:.1f}" if math.isfinite(value) else MISSING
+
+
 def significant(value: float | None, digits: int = 3) -> str:
     """Significant digits; a dash for NaN."""
     if value is None or not math.isfinite(value):

@@ -17,6 +17,7 @@ from svdjax.report.findings import (
     lead,
     projection_lines,
 )
+from svdjax.report.nulls import nulls_section
 from svdjax.report.page import Picture
 from svdjax.report.panels import Panel, drawn
 from svdjax.report.paper_tables import paper_column
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from svdjax.engine import Comparison
     from svdjax.engine.behaviour.results import EvaluationResults, ProbeResults
     from svdjax.engine.editing.results import ConstructionResults
+    from svdjax.engine.nulls.results import NullResults
     from svdjax.engine.temperature.results import TemperatureResults
 
 
@@ -35,6 +37,7 @@ def write_pair(
     directory: str | os.PathLike[str],
     *,
     paper: str | None = None,
+    nulls: NullResults | None = None,
     constructions: ConstructionResults | None = None,
     probes: ProbeResults | None = None,
     evaluation: EvaluationResults | None = None,
@@ -51,6 +54,7 @@ def write_pair(
       paper: the column of the paper's tables to print beside the measurement, such as
         ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. A key that the paper has no row
         for is said on the page.
+      nulls: what random changes of the same size would show, for a section of its own.
       constructions: results of the pair's constructed models, for a section of their own.
       probes: what went on inside the pair's models, for a section on what they do.
       evaluation: how they did on benchmarks, likewise.
@@ -68,6 +72,7 @@ def write_pair(
     panels, left_undrawn = drawn(comparison.projections)
     with style.drawing():
         figures = list(pair_figures(panels, folder / "figures")) if panels else []
+    chance = nulls_section(nulls, panels, folder) if nulls is not None else None
     section = pair_section(constructions, folder) if constructions is not None else None
     behaviour = behaviour_section(probes, evaluation, folder, paper, temperature)
     lines = projection_lines(comparison)
@@ -93,10 +98,11 @@ def write_pair(
         notes=notes,
         files=[
             *tables,
-            *(name for part in (section, behaviour) if part for name in part.files),
+            *(name for part in (chance, section, behaviour) if part for name in part.files),
         ],
         tables=pair_views(tables, column.key if column else None),
         figures=figures,
+        nulls=chance,
         constructions=section,
         behaviour=behaviour,
         index="../report.html",

@@ -1,0 +1,200 @@
+"""Sampled null models: what random changes of the same size do to NF and to singular values.
+
+Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O), `D` draws.
+
+Nothing depends on the singular vectors of the base, since those of the change are Haar-random: W is
+taken as [diag(sigma); 0], tall. Of the rows of a Gaussian matrix beyond the first R only their
+triangular factor matters, R x R, which is had without a factorisation (Bartlett: chi on the
+diagonal, normal above). So what is factorised is 2R x R at most, however long the matrix.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svdjax.spectral.factors import get_factorisation, numerical_rank, singular_values
+from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.metrics import scaling
+from svdjax.spectral.statistics import top_count
+
+ROUTE = "gram_f64"
+KINDS = ("spectrum", "gaussian")
+Array = jax.Array | np.ndarray
+
+
+class NullDraws(NamedTuple):
+    """What one kind of null gave; with a leading `L` after mapping.
+
+    Attributes:
+      nf: NF of every draw, [D].
+      alpha: mean scaling of its top 90 % of singular values (eq. 4), [D].
+      spread: population standard deviation of the same, [D].
+      svsm_mean: mean over the draws of the scaling of each singular value, [R].
+      svsm_std: standard deviation over the draws, [R].
+    """
+
+    nf: jax.Array | np.ndarray
+    alpha: jax.Array | np.ndarray
+    spread: jax.Array | np.ndarray
+    svsm_mean: jax.Array | np.ndarray
+    svsm_std: jax.Array | np.ndarray
+
+
+def delta_values(
+    base: Array, post: Array, alpha: Array, *, mesh: jax.sharding.Mesh | None = None
+) -> jax.Array:
+    """Singular values of Delta = W_post - alpha W_base in float64, without vectors, [L, R].
+
+    Args:
+      base: W_base [L, I, O] as stored, any floating dtype.
+      post: W_post [L, I, O].
+      alpha: scale of each layer, [L].
+      mesh: as in `svdjax.spectral.analyse_stack`.
+
+    Raises:
+      RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
+    """
+    layers = base.shape[0]
+    stacks, mesh = spread((base, post, np.asarray(alpha, np.float64)), mesh)
+    return _delta(stacks, mesh=mesh, layers=layers)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "layers"))
+def _delta(stacks, *, mesh, layers):
+    upcast = get_factorisation(ROUTE).upcast
+
+    def one(parts):
+        base, post, alpha = parts
+        return singular_values(upcast(post) - alpha * upcast(base))
+
+    return over_layers(one, stacks, mesh=mesh, layers=layers)
+
+
+def draw_nulls(
+    sigma_base: Array,
+    alpha: Array,
+    sigma_delta: Array,
+    seeds: Array,
+    *,
+    shape: tuple[int, int],
+    draws: int,
+    mesh: jax.sharding.Mesh | None = None,
+) -> dict[str, NullDraws]:
+    """Draws alpha W_base + Delta for two kinds of random Delta and measures each against W_base.
+
+    ``spectrum``: Delta has the singular values of the real one, and Haar-random singular vectors.
+    ``gaussian``: its entries are normal, its Frobenius norm is that of the real one. Both are made
+    of one normal matrix a draw. What is drawn depends on a layer's seeds and the number of the
+    draw, on nothing else.
+
+    Args:
+      sigma_base: singular values of W_base, descending, [L, R].
+      alpha: scale of each layer, [L], of either sign.
+      sigma_delta: singular values of the real Delta, [L, R].
+      seeds: of each layer, unsigned 32-bit integers, [L, any].
+      shape: (in, out).
+      draws: how many of each kind, `D`.
+      mesh: as in `svdjax.spectral.analyse_stack`.
+
+    Returns:
+      `NullDraws` by kind.
+
+    Raises:
+      RuntimeError: 64-bit types are off.
+    """
+    layers = sigma_base.shape[0]
+    stacks = tuple(np.asarray(x, np.float64) for x in (sigma_base, alpha, sigma_delta))
+    stacks, mesh = spread((*stacks, np.asarray(seeds, np.uint32)), mesh)
+    size = (max(shape), min(shape))
+    return _draw(stacks, size=size, draws=draws, mesh=mesh, layers=layers)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "draws", "mesh", "layers"))
+def _draw(stacks, *, size, draws, mesh, layers):
+    # Refuses to compute in float32 without saying so.
+    stacks = (*map(get_factorisation(ROUTE).upcast, stacks[:3]), stacks[3])
+
+    def one(parts):
+        sigma, alpha, sigma_delta, seeds = parts
+        key = jax.random.key(0)
+        for seed in seeds:
+            key = jax.random.fold_in(key, seed)
+
+        def draw(number):
+            # One call for all of a draw, and one matrix for both kinds: compiling takes longest.
+            normal = jax.random.normal(
+                jax.random.fold_in(key, number), (sum(size), size[1]), jnp.float64
+            )
+            first = folded(normal[: size[0]])
+            norm = jnp.sqrt(jnp.sum(sigma_delta**2) / jnp.sum(first**2))
+            turned = with_values(first, sigma_delta, normal[size[0] :])
+            # Not vmap, as in `over_layers`; both kinds are one trace.
+            deltas = jnp.stack([turned, norm * first])
+            return jax.lax.map(lambda delta: _measure(sigma, alpha, delta, size[0]), deltas)
+
+        nf, ratios = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))
+        top = ratios[..., : top_count(size[1])]
+        live = ~jnp.isnan(top)
+        count = jnp.maximum(jnp.sum(live, axis=-1, dtype=top.dtype), 1)
+        mean = jnp.sum(jnp.where(live, top, 0), axis=-1) / count
+        off = jnp.where(live, top - mean[..., None], 0)
+        spread_of = jnp.sqrt(jnp.sum(off**2, axis=-1) / count)
+        return {
+            kind: NullDraws(
+                nf=nf[:, i],
+                alpha=mean[:, i],
+                spread=spread_of[:, i],
+                svsm_mean=jnp.mean(ratios[:, i], axis=0),
+                svsm_std=jnp.std(ratios[:, i], axis=0),
+            )
+            for i, kind in enumerate(KINDS)
+        }
+
+    return over_layers(one, stacks, mesh=mesh, layers=layers)
+
+
+def folded(normal: jax.Array) -> jax.Array:
+    """A standard normal [long, short] with its rows from `short` on reduced to their R factor.
+
+    In law: the R factor of a normal matrix of n rows has independent entries, normal above the
+    diagonal, and on it, in row i, the root of a chi square of n - i degrees of freedom, here made
+    of the entries on and below the diagonal.
+
+    Returns:
+      [min(long, 2 short), short]; where the rest has no more than `short` rows it stays as it is.
+    """
+    short = normal.shape[1]
+    rest = normal[short:]
+    if rest.shape[0] <= short:
+        return normal
+    chi = jnp.sqrt(jnp.sum(jnp.tril(rest) ** 2, axis=0))
+    return jnp.concatenate([normal[:short], jnp.triu(rest[:short], 1) + jnp.diag(chi)])
+
+
+def with_values(left: jax.Array, values: jax.Array, right: jax.Array) -> jax.Array:
+    """U diag(values) V^T with Haar-random U and V, the orthonormal factors of normal matrices.
+
+    That of a folded one is the orthonormal factor of the whole, its rows reduced likewise.
+    """
+    high = jax.lax.Precision.HIGHEST
+    return jnp.matmul(_haar(left) * values[None, :], _haar(right).T, precision=high)
+
+
+def _haar(g: jax.Array) -> jax.Array:
+    q, r = jnp.linalg.qr(g)
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
+
+
+def _measure(sigma, alpha, delta, long):
+    """NF and SVSM of [diag(alpha sigma); 0] + Delta against [diag(sigma); 0]."""
+    r = sigma.shape[0]
+    w = delta.at[:r].add(jnp.diag(alpha * sigma))
+    u, s, v = get_factorisation(ROUTE)(w).factors
+    polar = jnp.matmul(u[:r], v.T, precision=jax.lax.Precision.HIGHEST)
+    nf = jnp.sqrt(jnp.sum((polar - jnp.eye(r, dtype=w.dtype)) ** 2)) / r
+    return nf, scaling(sigma, s, numerical_rank(sigma, (long, r)))
