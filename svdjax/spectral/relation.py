@@ -41,7 +41,8 @@ TOLERANCE = 1e-5
 unrelated matrices, and of the smallest singular value as a part of itself. Rounding a checkpoint
 to bf16 changes either by more than a hundred times that."""
 
-SPREAD = 2.0
+SPREAD = 8.0
+"""How far single entries of a Gram matrix may be off beyond the average one."""
 
 FACTORS, GRAM = 0, 1
 
@@ -96,9 +97,12 @@ class Relation(NamedTuple):
 
 
 def short_rows(w: jax.Array) -> jax.Array:
-    """The matrix with its short side as rows, [R, M], in memory as such."""
+    """The matrix with its short side as rows, [R, M], in memory as such; its transpose if square.
+
+    So the rows are what `Factorisation` calls the short side, V of the tall orientation.
+    """
     # The transpose is made once: a product that reads its operand across is twice as slow on CPU.
-    return w if w.shape[0] <= w.shape[1] else jax.lax.optimization_barrier(w.T)
+    return w if w.shape[0] < w.shape[1] else jax.lax.optimization_barrier(w.T)
 
 
 def half(rows: jax.Array) -> Half:
