@@ -58,6 +58,7 @@ def get_config(argument=None):
             "temperature",
             "report",
         ),
+        measure="all",
         benchmarks={"questions": questions},
         probes={"prompts": questions} | ({"limit": 30} if quick else {}),
         nulls={"layers": 2} if quick else {"draws": 99, "layers": 0},

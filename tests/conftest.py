@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -24,19 +26,39 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+PROGRAMS = {
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+    # With a bound jax locks the directory; without one, two writers may meet.
+    "jax_compilation_cache_max_size": 4 * 2**30,
+}
+_FOLDER = "SVDJAX_TEST_PROGRAMS"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What one process has compiled, none of this run compiles again."""
+    if not hasattr(config, "workerinput"):
+        # The workers inherit it.
+        os.environ[_FOLDER] = tempfile.mkdtemp(prefix="svdjax-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ[_FOLDER], ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", os.environ[_FOLDER])
+    for name, value in PROGRAMS.items():
+        jax.config.update(name, value)
+
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of the commands: one compilation cache, and no torch.
+    """Environment of the commands: the tests' compiled programs, and no torch.
 
     The commands never need it, but transformers loads it where it is installed, which would be
     half of what every process takes.
     """
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    found = harness.environment(tmp_path_factory.getbasetemp() / "compiled")
+    found = harness.environment() | {name.upper(): str(value) for name, value in PROGRAMS.items()}
+    found["JAX_COMPILATION_CACHE_DIR"] = os.environ[_FOLDER]
     return found | {"PYTHONPATH": f"{site}{os.pathsep}{found['PYTHONPATH']}"}
 
 

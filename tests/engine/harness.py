@@ -46,13 +46,11 @@ def tiny_pair(root: pathlib.Path, family: str) -> tuple[pathlib.Path, pathlib.Pa
     return base, tiny.perturb(base, root / "post", seed=12)
 
 
-def environment(cache: pathlib.Path, devices: int = 1) -> dict[str, str]:
-    """One compilation cache for all processes of a session: compiling is not what is tested."""
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of commands, whatever the tests' own settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     return kept | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "Agg",
