@@ -34,6 +34,19 @@ PROGRAMS = {
 _FOLDER = "SVDJAX_TEST_PROGRAMS"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --slow."""
+    parser.addoption("--slow", action="store_true", help="also run the slowest tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips the slowest tests, visibly, unless they are asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What one process has compiled, none of this run compiles again."""
     if not hasattr(config, "workerinput"):

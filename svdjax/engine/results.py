@@ -30,6 +30,7 @@ from svdjax.spectral import PairMetrics, statistics
 
 FORMAT_VERSION = 1
 SPECTRA = ("sigma_base", "sigma_post", "svsm", "nf", "nf_rank")
+UNCERTAIN = 1e-5
 FITS = ("identity", "q1", "q2", "common", "optimal")
 _FILES = ("summary.json", "spectra.npz", "vectors.npz")
 
@@ -109,6 +110,15 @@ class ProjectionResult:
         ranks = np.minimum(np.asarray(self.metrics.rank_base), np.asarray(self.metrics.rank_post))
         return ranks < full
 
+    @property
+    def uncertain(self) -> np.ndarray:
+        """Layers whose NF may be off by more than 1e-5 of the unrelated level, bool [L].
+
+        The tolerance up to which Gram matrices are used (`svdjax.spectral.relation`); beyond it no
+        route in double precision was good enough, or single precision was asked for.
+        """
+        return np.asarray(self.metrics.nf_error) > UNCERTAIN * self.nf_unrelated
+
     def summary(self) -> dict[str, Any]:
         """The projection's entry in summary.json; errors are as in `Comparison.summary`."""
         m = self.metrics
@@ -135,6 +145,7 @@ class ProjectionResult:
             "sigma_error_max": _over(np.max, _ratio(m.sigma_error, sigma_1)),
             "svsm_error_max": _over(np.max, self._svsm_error()),
             "nf_error_max": _over(np.max, m.nf_error),
+            "uncertain_layers": int(self.uncertain.sum()),
             "delta_mean": _over(np.mean, _ratio(m.norm_delta, norm_post)),
             "small_delta_share": _over(np.mean, m.small_delta_share),
             "fits": {

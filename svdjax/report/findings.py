@@ -297,9 +297,15 @@ def _precision(results: Sequence[ProjectionResult]) -> str:
         ),
         key=_or_zero,
     )
+    uncertain = sum(int(one.uncertain.sum()) for one in results)
+    more = (
+        f" In {uncertain} matrices NF may be off by more than 1e-5 of the unrelated level."
+        if uncertain
+        else ""
+    )
     return (
         f"Precision: the factorisation's own estimated error is at most {significant(nf, 2)} in "
-        f"NF and {significant(sigma, 2)} of the largest singular value in σ."
+        f"NF and {significant(sigma, 2)} of the largest singular value in σ.{more}"
     )
 
 

@@ -53,7 +53,7 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
             "Relative error of W_post ≈ (U_base Q)(α Σ_base)(V_base Q)ᵀ for each choice of Q, mean "
             "and range over the layers. Explained: share of the squared error of pure scaling that "
             "the rotation takes away. Chance: the share it would take away of any small random "
-            "change.",
+            "change. –: not asked for (config.measure), or not defined.",
             _FITS,
             folded=True,
         ),

@@ -10,7 +10,7 @@ formed as differences of matrices, never of norms, so that a perfect fit reads 1
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,11 +76,16 @@ def polar(m: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.matmul(a, bt, precision=PRECISION), s[-1]
 
 
-def no_fits(dtype: Any) -> Fits:
-    """Nothing was asked for: NaN throughout."""
-    nan = jnp.full((), jnp.nan, dtype)
+def scaling_alone(alpha: jax.Array, delta: jax.Array) -> Fits:
+    """The fit with Q = I, which takes no vectors; no others were asked for, they are NaN.
+
+    Args:
+      alpha: of least squares.
+      delta: ||W_post - alpha W_base|| / ||W_post||.
+    """
+    nan = jnp.full((), jnp.nan, alpha.dtype)
     none = Fit(nan, nan)
-    return Fits(none, none, none, none, none, nan, nan, nan, nan)
+    return Fits(Fit(alpha, delta), none, none, none, none, nan, nan, nan, nan)
 
 
 def rotation_fits(

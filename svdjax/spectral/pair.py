@@ -16,8 +16,8 @@ from svdjax.spectral.factors import Factorisation, get_factorisation, numerical_
 from svdjax.spectral.relation import Half, frobenius, related, unit_norm
 
 MEASURES = ("vectors", "fits", "all")
-"""What may be asked for, each with all before it: singular values and vectors; the fits of eq. 8
-that are cheap; every fit. What was not asked for is NaN."""
+"""What may be asked for, each with all before it: singular values and vectors, and pure scaling of
+the fits of eq. 8; those fits that are cheap; every fit. What was not asked for is NaN."""
 
 
 class PairMetrics(NamedTuple):
@@ -145,7 +145,10 @@ def pair_metrics(
     delta = frobenius(unit_post - cosine * unit_base)
     deficient = jnp.minimum(rank_base, rank_post) < min(shape)
     if measure == "vectors":
-        fit = fits.no_fits(norm_base.dtype)
+        none = jnp.minimum(norm_base, norm_post) == 0
+        fit = fits.scaling_alone(
+            jnp.where(none, jnp.nan, ratio * cosine), jnp.where(none, jnp.nan, delta)
+        )
     else:
         fit = fits.rotation_fits(pair, shape, delta, deficient, every=measure == "all")
     return PairMetrics(

@@ -38,6 +38,7 @@ def same(out, wanted) -> None:
     assert harness.listing(out) == wanted
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_is_completed_by_the_same_command(job, env, tmp_path):
     flags, wanted, _, seconds = job
     chance = random.Random(int(os.environ.get("SVDJAX_TEST_SEED", "7")))

@@ -85,6 +85,7 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait(timeout=seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_at_any_moment(job, env, tmp_path):
     arguments, wanted, groups, seconds = job

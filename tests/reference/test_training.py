@@ -53,6 +53,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):
     process = _start(tmp_path, "--save_every=10", "--keep_steps=20")
     checkpoints = tmp_path / "work" / "base" / "checkpoints"

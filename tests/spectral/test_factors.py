@@ -85,6 +85,6 @@ assert jnp.ones(1).dtype == np.float32
 
 
 def test_unknown_factorisation_names_the_known_ones():
-    with pytest.raises(InputError, match="expected one of svd_f64, svd_f32"):
+    with pytest.raises(InputError, match="expected one of auto, svd_f64, svd_f32"):
         get_factorisation("qr")
     assert get_factorisation(FACTORISATIONS["svd_f32"]).name == "svd_f32"
