@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
 
+from svdjax.atomic import remove_leftovers
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.settings import Settings
 from svdjax.errors import InputError
@@ -39,6 +41,19 @@ class Stage:
     entry: dict[str, Any]
     save: Callable[[], None]
     check: Callable[[str], None]
+
+    @contextlib.contextmanager
+    def journal(self, name: str) -> Iterator[pathlib.Path]:
+        """A directory of the workdir for what is kept until the stage is done.
+
+        It stays where the stage is interrupted: the next run goes on from it. Temporary files that
+        a killed run left in it are removed.
+        """
+        directory = self.workdir / name
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers([directory])
+        yield directory
+        shutil.rmtree(directory, ignore_errors=True)
 
     def pair_by_pair(
         self,

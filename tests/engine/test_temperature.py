@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from svdjax.report import write_pair
 from tests.behaviour.expected import expected
 from tests.report import synthetic
 from tests.report.pages import assert_self_contained
+from tests.support.adapters import make_adapter
 
 FACTORS = (0.7, 1.4)
 
@@ -84,6 +86,27 @@ def test_loss_and_kl_are_those_of_multiplied_weights_in_float64(made):
     unscaled = results.values["post/loss"][:, :, 1]
     assert (unscaled == unscaled[0, 0]).all()
     assert not results.values["post/kl"][:, :, 1].any()
+
+
+def test_an_adapter_is_scaled_like_the_model_it_makes(tmp_path):
+    base = reference.path("base")
+    adapter = make_adapter(tmp_path / "adapter", base, scale=0.1)
+    how: Any = config(temperature={"layers": "0", "projections": ("o_proj",), "texts": 1})
+    how.pairs.pair.base, how.pairs.pair.post = str(base), str(adapter)
+    how.probes.prompts = how.benchmarks.questions = ""
+    run_sweep(how, tmp_path / "W")
+    found = TemperatureResults.load(tmp_path / "W" / "pair").values["post/loss"]
+    model, path = model_config(base), reference.text_path("instruct")
+    rows = tokenise(read_texts(path, 1), base, model, str(path))
+    with open_checkpoint(adapter, lambda: open_checkpoint(base)) as checkpoint:
+        params = load_params(checkpoint, model)
+    edited = scaled(params, 1.4, modules="o_proj", layers=[0])
+
+    def logits(tree):
+        return lambda tokens: np.asarray(forward(tree, model, tokens))
+
+    wanted = expected(logits(params), logits(edited), rows)
+    assert found[0, 0, 2] == pytest.approx(wanted.loss, rel=1e-5)  # as above
 
 
 def test_what_is_left_says_what_it_is(made):

@@ -7,7 +7,7 @@ asked once, and a sweep that was killed loses none.
 from __future__ import annotations
 
 import functools
-import shutil
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -56,28 +56,25 @@ def run_evaluation(
       The results by pair, in the order of `jobs`.
     """
     builder = kept_builder(stage)
-    with Grader() as grader:
-        asker = _Asker(material, stage, grader)
+    with Grader() as grader, stage.journal(_JOURNAL) as journal:
+        asker = _Asker(material, stage, grader, journal)
 
         def make(job: PairJob) -> EvaluationResults:
             return asker.pair(Maker(job, comparisons[job.spec.name], builder, stage))
 
-        results = stage.pair_by_pair(jobs, EvaluationResults.load, make)
-    shutil.rmtree(stage.workdir / _JOURNAL, ignore_errors=True)
-    return results
+        return stage.pair_by_pair(jobs, EvaluationResults.load, make)
 
 
 class _Asker:
     """Asks the models of one pair after the other."""
 
-    def __init__(self, material: Material, stage: Stage, grader: Grader):
+    def __init__(self, material: Material, stage: Stage, grader: Grader, journal: pathlib.Path):
         self.material, self.stage, self.grader = material, stage, grader
         self.how, self.decoder = stage.settings.evaluation, stage.settings.decoder
         self.mesh = decoder_mesh(stage.settings.devices, self.decoder.tensor_parallel)
-        self.journal = stage.workdir / _JOURNAL
+        self.journal = journal
 
     def pair(self, maker: Maker) -> EvaluationResults:
-        self.journal.mkdir(parents=True, exist_ok=True)
         name = maker.job.spec.name
         asked = subjects(maker, self.material, self.stage)
         scores: dict[str, dict[str, Score]] = {}

@@ -7,11 +7,10 @@ share reads once, and a sweep that was killed redoes the model in flight.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from svdjax.atomic import read_npz, remove_leftovers, write_npz
+from svdjax.atomic import read_npz, write_npz
 from svdjax.checkpoint import digest_of
 from svdjax.engine.behaviour.material import Material
 from svdjax.engine.behaviour.probes import Probes, Shown, probed
@@ -49,57 +48,53 @@ def run_probes(
     builder = kept_builder(stage)
     decoder, how = stage.settings.decoder, stage.settings.probes
     mesh = decoder_mesh(stage.settings.devices, decoder.tensor_parallel)
-    journal = stage.workdir / _JOURNAL
-    journal.mkdir(parents=True, exist_ok=True)
-    remove_leftovers([journal])
+    with stage.journal(_JOURNAL) as journal:
 
-    def shown(pair: str, one: Subject, count: str, positions: int) -> Shown:
-        mapped = one.name in _MAPPED
-        about = [one.weights, one.reader.prompts, positions, mapped, asdict(decoder)]
-        path = journal / f"{digest_of(about)}.npz"
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            kept = Shown.from_arrays(read_npz(path))
-            note(f"probed {count} {pair} {one.name} already")
-            return kept
-        found = probed(
-            f"{count} {pair} {one.name}",
-            one.load(),
-            one.reader.config,
-            one.reader.prompts,
-            mesh=mesh,
-            positions=positions,
-            maps=mapped,
-            dtype=decoder.dtype,
-            check=stage.check,
-        )
-        write_npz(path, found.arrays())
-        return found
+        def shown(pair: str, one: Subject, count: str, positions: int) -> Shown:
+            mapped = one.name in _MAPPED
+            about = [one.weights, one.reader.prompts, positions, mapped, asdict(decoder)]
+            path = journal / f"{digest_of(about)}.npz"
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                kept = Shown.from_arrays(read_npz(path))
+                note(f"probed {count} {pair} {one.name} already")
+                return kept
+            found = probed(
+                f"{count} {pair} {one.name}",
+                one.load(),
+                one.reader.config,
+                one.reader.prompts,
+                mesh=mesh,
+                positions=positions,
+                maps=mapped,
+                dtype=decoder.dtype,
+                check=stage.check,
+            )
+            write_npz(path, found.arrays())
+            return found
 
-    def make(job: PairJob) -> ProbeResults:
-        name = job.spec.name
-        models = subjects(Maker(job, comparisons[name], builder, stage), material, stage)
-        readers = material.readers[name].values()
-        positions = min(len(prompt) for reader in readers for prompt in reader.prompts)
-        probes = Probes(how.kind)
-        for number, one in enumerate(models, 1):
-            stage.check(f"probes of {name}: {number - 1} of {len(models)} done")
-            probes.add(one.name, shown(name, one, f"{number}/{len(models)}", positions))
-        notes = [reader.note for reader in readers if reader.note]
-        results = ProbeResults(
-            pair=name,
-            prompts=how.prompts,
-            count=len(material.prompts),
-            positions=positions,
-            settings=asdict(how) | {k: v for k, v in asdict(decoder).items() if k != "devices"},
-            titles={one.name: one.title for one in models},
-            entropy=probes.entropy,
-            cka=probes.cka,
-            maps=probes.maps,
-            notes=list(dict.fromkeys(notes)),
-        )
-        results.save(stage.workdir / name)
-        return results
+        def make(job: PairJob) -> ProbeResults:
+            name = job.spec.name
+            models = subjects(Maker(job, comparisons[name], builder, stage), material, stage)
+            readers = material.readers[name].values()
+            positions = min(len(prompt) for reader in readers for prompt in reader.prompts)
+            probes = Probes(how.kind)
+            for number, one in enumerate(models, 1):
+                stage.check(f"probes of {name}: {number - 1} of {len(models)} done")
+                probes.add(one.name, shown(name, one, f"{number}/{len(models)}", positions))
+            notes = [reader.note for reader in readers if reader.note]
+            results = ProbeResults(
+                pair=name,
+                prompts=how.prompts,
+                count=len(material.prompts),
+                positions=positions,
+                settings=asdict(how) | {k: v for k, v in asdict(decoder).items() if k != "devices"},
+                titles={one.name: one.title for one in models},
+                entropy=probes.entropy,
+                cka=probes.cka,
+                maps=probes.maps,
+                notes=list(dict.fromkeys(notes)),
+            )
+            results.save(stage.workdir / name)
+            return results
 
-    results = stage.pair_by_pair(jobs, ProbeResults.load, make)
-    shutil.rmtree(journal, ignore_errors=True)
-    return results
+        return stage.pair_by_pair(jobs, ProbeResults.load, make)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass
 import jax
 import numpy as np
 
-from svdjax.atomic import read_npz, remove_leftovers, write_npz
+from svdjax.atomic import read_npz, write_npz
 from svdjax.checkpoint import PairPlan, digest_of
 from svdjax.engine.compute import ship_group
 from svdjax.engine.groups import Group, plan_groups
@@ -52,18 +51,14 @@ def run_nulls(
     Returns:
       The results by pair, in the order of `jobs`.
     """
-    journal = stage.workdir / _JOURNAL
-    journal.mkdir(parents=True, exist_ok=True)
-    remove_leftovers([journal])
+    with stage.journal(_JOURNAL) as journal:
 
-    def make(job: PairJob) -> NullResults:
-        results = _Pair(job, comparisons[job.spec.name], stage, journal).results()
-        results.save(stage.workdir / job.spec.name)
-        return results
+        def make(job: PairJob) -> NullResults:
+            results = _Pair(job, comparisons[job.spec.name], stage, journal).results()
+            results.save(stage.workdir / job.spec.name)
+            return results
 
-    found = stage.pair_by_pair(jobs, NullResults.load, make)
-    shutil.rmtree(journal, ignore_errors=True)
-    return found
+        return stage.pair_by_pair(jobs, NullResults.load, make)
 
 
 def null_work(shape: tuple[int, int], draws: int) -> float:

@@ -110,7 +110,7 @@ def _plan(
     job: PairJob, settings: Settings, heldout: Heldout | None, material: Material | None
 ) -> Plan:
     how = settings.temperature
-    config = model_config(job.plan.post.path)
+    config = model_config(job.plan.post.home)
     try:
         layers = how.chosen(config.num_layers)
     except InputError as error:

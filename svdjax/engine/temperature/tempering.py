@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from svdjax.atomic import plain, remove_leftovers, write_json
+from svdjax.atomic import plain, write_json
 from svdjax.behaviour.benchmarks import Grader
 from svdjax.checkpoint import digest_of, model_config
 from svdjax.engine.behaviour.material import Material
@@ -51,10 +50,8 @@ def run_temperature(
     Returns:
       The results by pair, in the order of `jobs`.
     """
-    journal = stage.workdir / _JOURNAL
-    journal.mkdir(parents=True, exist_ok=True)
-    remove_leftovers([journal])
     with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(stage.journal(_JOURNAL))
         graders: list[Grader] = []
 
         def grader() -> Grader:
@@ -68,9 +65,7 @@ def run_temperature(
             results.save(stage.workdir / job.spec.name)
             return results
 
-        results = stage.pair_by_pair(jobs, TemperatureResults.load, make)
-    shutil.rmtree(journal, ignore_errors=True)
-    return results
+        return stage.pair_by_pair(jobs, TemperatureResults.load, make)
 
 
 class _Pair:
@@ -116,7 +111,7 @@ class _Pair:
         return Target(
             name=name,
             checkpoint=checkpoint,
-            config=model_config(checkpoint.path),
+            config=model_config(checkpoint.home),
             weights=digest_of([identity["inputs"][source], identity["versions"]]),
             reader=readers.get(name),
         )
