@@ -22,7 +22,7 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
         "auto",
         "How matrices are factorised, always with an error estimate. auto: by Gram matrices in "
         "double precision, and where their estimate is above 1e-5 by SVDs in double precision. "
-        "svd_f64: by those alone, several times slower. svd_f32: by SVDs in single precision. "
+        "svd_f64: by those alone, about half as fast. svd_f32: by SVDs in single precision. "
         "gram_f64: what auto takes.",
     ),
     "measure": (
