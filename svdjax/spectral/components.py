@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.errors import InputError
-from svdjax.spectral.factors import PRECISION, Factorisation, get_factorisation
+from svdjax.spectral.factors import Factorisation, get_factorisation
 from svdjax.spectral.kernels import Array, over_layers, spread
+from svdjax.spectral.products import PRECISION
 
 PLACES = ("top", "middle", "bottom")
 

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral.factors import (
-    PRECISION,
     Factorisation,
     Factors,
     get_factorisation,
     numerical_rank,
     singular_values,
 )
+from svdjax.spectral.products import PRECISION
 from svdjax.spectral.relation import frobenius
 
 ARBITRARY = 0.1

@@ -24,9 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
-
-PRECISION = jax.lax.Precision.HIGHEST
-"""Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
+from svdjax.spectral.products import gram, matmul
 
 
 class Factors(NamedTuple):
@@ -174,6 +172,66 @@ POLAR_TOLERANCE = 1e-7
 """
 
 
+class _Images(NamedTuple):
+    """W V for orthonormal V, its columns all but orthogonal, the longest first.
+
+    Attributes:
+      wv: W V [I, R].
+      v: V [R, R].
+      s: lengths of the columns [R], descending.
+      e: (W V / s)^T (W V / s) - I [R, R].
+      loss: ||e||_F.
+    """
+
+    wv: jax.Array
+    v: jax.Array
+    s: jax.Array
+    e: jax.Array
+    loss: jax.Array
+
+    @property
+    def u(self) -> jax.Array:
+        """The columns at unit length; those of length 0 stay 0."""
+        return self.wv / jnp.where(self.s > 0, self.s, 1)[None, :]
+
+
+def _images(wv: jax.Array, v: jax.Array) -> _Images:
+    s = jnp.sqrt(jnp.sum(wv**2, axis=0))
+    order = jnp.argsort(s, descending=True)
+    found = _Images(wv[:, order], v[:, order], s[order], v, s[0])
+    e = gram(jax.lax.optimization_barrier(found.u.T)) - jnp.eye(len(s), dtype=s.dtype)
+    return found._replace(e=e, loss=jnp.sqrt(jnp.sum(e**2)))
+
+
+def _again(first: _Images) -> _Images:
+    """Turns the lower half of V once more, by the Gram matrix of its images alone.
+
+    What W^T W loses is measured by its largest singular value; so the small ones are told apart
+    by a matrix in which they are large. The loss falls from eps (s_1 / s_r)^2 to about
+    eps s_1^2 / (s_cut s_r).
+    """
+    cut = len(first.s) // 2
+    low = first.wv[:, cut:] / jnp.where(first.s[cut] > 0, first.s[cut], 1)
+    turn = jnp.linalg.eigh(gram(jax.lax.optimization_barrier(low.T)), symmetrize_input=False)[1]
+    wv, v = (
+        jnp.concatenate([x[:, :cut], matmul(x[:, cut:], turn)], axis=1) for x in (first.wv, first.v)
+    )
+    return _images(wv, v)
+
+
+def _spill(s: jax.Array, e: jax.Array) -> jax.Array:
+    """How far the lengths s [R] are from the singular values of W, at most, from E [R, R].
+
+    The squares of those are the eigenvalues of S (I + E) S, whose entries beside the diagonal move
+    them in second order, ``sum_i (s_i E_ij s_j)^2 / |s_i^2 - s_j^2|``; entries larger than the gap
+    by themselves.
+    """
+    beside = jnp.abs(s[:, None] * e * s[None, :])
+    gaps = jnp.abs((s[:, None] - s[None, :]) * (s[:, None] + s[None, :]))
+    moved = jnp.where(beside < gaps, beside**2 / jnp.where(gaps > 0, gaps, 1), beside)
+    return jnp.max(jnp.sum(moved, axis=0) / jnp.where(s > 0, 2 * s, 1))
+
+
 def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j||, u_j = W v_j / s_j, and U made orthonormal.
 
@@ -181,33 +239,29 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     E = U^T U - I the polar factor of W = U diag(s) V^T is U (I - F) V^T but for terms in E^2,
     ``F_ij = s_i E_ij / (s_i + s_j)`` (*derived*: the Sylvester equation of (S (I + E) S)^(1/2)),
     whatever the gaps between the s_j. Where ||E||^2 exceeds `POLAR_TOLERANCE`, which takes a
-    condition number of 1e5 or so, the matrix is factorised by `_svd` instead.
+    condition number of 1e5 or so, the small singular values are worked out again among themselves
+    (`_again`); where that is not enough either, beyond 1e8 or so, the matrix is factorised by
+    `_svd` instead.
     """
     top = jnp.max(jnp.abs(w))
     unit = w / jnp.where(top > 0, top, 1)
     vectors = v
     if vectors is None:
-        gram = jnp.matmul(unit.T, unit, precision=PRECISION)
-        vectors = jnp.linalg.eigh(gram, symmetrize_input=False)[1]
-    images = jnp.matmul(unit, vectors, precision=PRECISION)
-    s = jnp.sqrt(jnp.sum(images**2, axis=0))
-    order = jnp.argsort(s, descending=True)
-    s, vectors = s[order], vectors[:, order]
-    u = images[:, order] / jnp.where(s > 0, s, 1)[None, :]
-    r = s.shape[0]
-    e = jnp.matmul(u.T, u, precision=PRECISION) - jnp.eye(r, dtype=w.dtype)
-    loss = jnp.sqrt(jnp.sum(e**2))
+        product = gram(jax.lax.optimization_barrier(unit.T))
+        vectors = jnp.linalg.eigh(product, symmetrize_input=False)[1]
+    images = _images(matmul(unit, vectors), vectors)
+    images = jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, lambda same: same, _again, images)
 
     def fast(_: jax.Array) -> Factored:
+        s, e, u = images.s, images.e, images.u
         f = e * s[:, None] / (s[:, None] + s[None, :])
-        backward = backward_error(r, float(jnp.finfo(w.dtype).eps))
+        backward = backward_error(len(s), float(jnp.finfo(w.dtype).eps))
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
-        # By how much W^T W differs from V diag(s)^2 V^T, and each s_j relative to itself.
-        spill = jnp.sqrt(jnp.sqrt(jnp.sum((e * s[:, None] * s[None, :]) ** 2)) * loss)
-        factors = Factors(u - jnp.matmul(u, f, precision=PRECISION), top * s, vectors)
-        return Factored(factors, top * (2 * backward * s[0] + spill), turn + loss**2, tilt)
+        factors = Factors(u - matmul(u, f), top * s, images.v)
+        sigma = top * (2 * backward * s[0] + _spill(s, e))
+        return Factored(factors, sigma, turn + images.loss**2, tilt)
 
-    return jax.lax.cond(loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
+    return jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
 
 
 FACTORISATIONS: Mapping[str, Factorisation] = MappingProxyType(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.factors import PRECISION
+from svdjax.spectral.products import PRECISION
 from svdjax.spectral.relation import Relation, frobenius, unit_norm
 
 

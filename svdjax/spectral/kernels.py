@@ -23,7 +23,7 @@ from svdjax.spectral.factors import (
     singular_values,
 )
 from svdjax.spectral.pair import PairMetrics, pair_metrics
-from svdjax.spectral.relation import Half, half, short_rows
+from svdjax.spectral.relation import Half, half
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
@@ -166,7 +166,7 @@ def half_stack(
 
 @functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
 def _half(stack, *, route, mesh, layers):
-    return over_layers(lambda w: half(short_rows(route.upcast(w))), stack, mesh=mesh, layers=layers)
+    return over_layers(lambda w: half(w, route.dtype), stack, mesh=mesh, layers=layers)
 
 
 def factor_stack(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.factors import PRECISION
+from svdjax.spectral.products import PRECISION
 from svdjax.spectral.relation import Relation, Rotations
 
 

@@ -133,7 +133,7 @@ def pair_metrics(
     route = get_factorisation(factorisation)
     shape = (base.shape[0], base.shape[1])
     w_base, w_post = route.upcast(base), route.upcast(post)
-    pair = related(w_base, w_post, route, halves)
+    pair = related(jnp.asarray(base), jnp.asarray(post), route, halves)
     rank_base = numerical_rank(pair.s_base, shape)
     rank_post = numerical_rank(pair.s_post, shape)
     nf = metrics.normalised_frobenius(pair, shape, rank_base, rank_post)

@@ -15,26 +15,20 @@ eps kappa^2 where an SVD has eps kappa. So it depends:
 - where M >= 2 R and the estimated error is within `TOLERANCE`, which holds to a condition number
   of some 1e4 to 1e5: as above;
 - else by the factors of both: out of the same Gram matrices with the long factor formed and made
-  orthonormal (`gram_f64`: good to 1e6; for square matrices, whose smallest singular values are
-  small, no slower);
+  orthonormal (`gram_f64`: as good as an SVD to 1e8);
 - and where that says it is not good enough either, by an SVD.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.factors import (
-    PRECISION,
-    Factored,
-    Factorisation,
-    Factors,
-    backward_error,
-)
+from svdjax.spectral import products
+from svdjax.spectral.factors import Factored, Factorisation, Factors, backward_error
+from svdjax.spectral.products import PRECISION, matmul
 
 TOLERANCE = 1e-5
 """Largest estimated error with which the Gram route is content: of NF as a part of the level of
@@ -96,34 +90,14 @@ class Relation(NamedTuple):
     route: jax.Array
 
 
-def short_rows(w: jax.Array) -> jax.Array:
-    """The matrix with its short side as rows, [R, M], in memory as such; its transpose if square.
-
-    So the rows are what `Factorisation` calls the short side, V of the tall orientation.
-    """
-    # The transpose is made once: a product that reads its operand across is twice as slow on CPU.
-    return w if w.shape[0] < w.shape[1] else jax.lax.optimization_barrier(w.T)
+def half(w: jax.Array, dtype: str = "float64") -> Half:
+    """Singular values and short-side vectors of W [I, O], as stored, from ``W W^T``."""
+    return _half(products.gram_of(w, dtype), products.scale(w, dtype))
 
 
-def half(rows: jax.Array) -> Half:
-    """Singular values and short-side vectors of W [R, M], R <= M, from ``W W^T``."""
-    top = jnp.max(jnp.abs(rows))
-    unit = rows / jnp.where(top > 0, top, 1)
-    values, vectors = jnp.linalg.eigh(_gram(unit), symmetrize_input=False)
-    return Half(top * jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors[:, ::-1])
-
-
-def _gram(rows: jax.Array) -> jax.Array:
-    """``W W^T``, the blocks above the diagonal only once."""
-    cut = rows.shape[0] // 2
-    product = functools.partial(jnp.matmul, precision=PRECISION)
-    if cut < 256:
-        return product(rows, rows.T)
-    upper, lower = rows[:cut], rows[cut:]
-    side = product(upper, lower.T)
-    return jnp.block(
-        [[product(upper, upper.T), side], [side.T, product(lower, lower.T)]],
-    )
+def _half(gram: jax.Array, scale: jax.Array) -> Half:
+    values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+    return Half(jnp.sqrt(jnp.maximum(values[::-1], 0)) / scale, vectors[:, ::-1])
 
 
 def related(
@@ -132,11 +106,11 @@ def related(
     route: Factorisation,
     halves: tuple[Half, Half] | None = None,
 ) -> Relation:
-    """Relate two matrices [I, O] in the working dtype of `route`.
+    """Relate two matrices [I, O].
 
     Args:
-      base: W_base.
-      post: W_post.
+      base: W_base, as stored.
+      post: W_post, as stored.
       route: how; one with `halves` does as above.
       halves: of base and post, where they are known already.
     """
@@ -144,12 +118,19 @@ def related(
     if not route.halves or max(shape) < 2 * min(shape):
         known = (None, None) if halves is None else (halves[0].v, halves[1].v)
         return by_factors(route(base, known[0]), route(post, known[1]))
-    rows = short_rows(base), short_rows(post)
-    of_base, of_post = halves or (half(rows[0]), half(rows[1]))
+    scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
+    if halves is None:
+        *grams, cross = products.all_of(base, post, route.dtype)
+        of_base, of_post = (_half(gram, by) for gram, by in zip(grams, scales))
+    else:
+        cross, (of_base, of_post) = products.cross_of(base, post, route.dtype), halves
     errors = gram_errors(of_base.s, shape), gram_errors(of_post.s, shape)
 
     def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:
-        long, short = _turns(rows, of_base, of_post)
+        lengths = _lengths(of_base.s * scales[0]), _lengths(of_post.s * scales[1])
+        turned = matmul(matmul(of_base.v.T, cross), of_post.v)
+        long = turned / lengths[0][:, None] / lengths[1][None, :]
+        short = matmul(of_base.v.T, of_post.v)
         # The long side of a tall matrix is the input side, U.
         q = Rotations(long, short) if shape[0] > shape[1] else Rotations(short, long)
         nothing = _nothing(of_base.s)
@@ -203,32 +184,18 @@ def _outside(base: Factors, post: Factors, q: Rotations) -> jax.Array:
     """Share of ||W_post|| outside the subspaces of base; 0 if square."""
     rows, columns = base.u.shape[0], base.v.shape[0]
     if rows > columns:
-        rest = post.u - jnp.matmul(base.u, q.q1, precision=PRECISION)
+        rest = post.u - matmul(base.u, q.q1)
     elif columns > rows:
-        rest = post.v - jnp.matmul(base.v, q.q2, precision=PRECISION)
+        rest = post.v - matmul(base.v, q.q2)
     else:
         return _nothing(post.s)
     unit, _ = unit_norm(post.s)
     return frobenius(rest * unit[None, :])
 
 
-def _turns(
-    rows: tuple[jax.Array, jax.Array], base: Half, post: Half
-) -> tuple[jax.Array, jax.Array]:
-    """Q_long and Q_short, [R, R] each."""
-    (unit_base, top_base), (unit_post, top_post) = _scaled(base.s), _scaled(post.s)
-    product = functools.partial(jnp.matmul, precision=PRECISION)
-    shared = product(rows[0] * top_base, (rows[1] * top_post).T)
-    long = product(product(base.v.T, shared), post.v)
-    long = long / unit_base[:, None] / unit_post[None, :]
-    return long, product(base.v.T, post.v)
-
-
-def _scaled(s: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """s / s_1 and 1 / s_1; ones where all are zero."""
-    zero = s[0] == 0
-    factor = 1 / jnp.where(zero, 1, s[0])
-    return jnp.where(zero, 1, s * factor), factor
+def _lengths(s: jax.Array) -> jax.Array:
+    """s, or ones where all are zero, [R]."""
+    return jnp.where(s[0] == 0, 1, s)
 
 
 class GramErrors(NamedTuple):
@@ -254,8 +221,8 @@ def gram_errors(s: jax.Array, shape: tuple[int, int]) -> GramErrors:
     over R x R; measured, the estimate is at or above the true error.
     """
     r, eps = s.shape[0], float(jnp.finfo(s.dtype).eps)
-    unit, _ = _scaled(s)
-    zero, unit = s[0] == 0, jnp.maximum(unit, eps)
+    zero = s[0] == 0
+    unit = jnp.maximum(jnp.where(zero, 1, s / jnp.where(zero, 1, s[0])), eps)
     backward = backward_error(r, eps)
     entry = SPREAD * backward / r**0.5
     turn = jnp.sqrt(jnp.sum(1 / (unit[None, :] * (unit[:, None] + unit[None, :])) ** 2))

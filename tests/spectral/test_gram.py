@@ -59,6 +59,25 @@ def test_ill_conditioned_and_deficient_matrices_go_to_the_svd():
             np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("spectrum", ["decay", "one small"])
+@pytest.mark.parametrize("kappa", [1e6, 1e7, 1e8])
+def test_small_singular_values_are_worked_out_among_themselves(kappa, spectrum):
+    rng = np.random.default_rng(5)
+    r = 60
+    u, v = matrices.orthonormal(rng, r, r), matrices.orthonormal(rng, r, r)
+    s = np.geomspace(1, 1 / kappa, r) if spectrum == "decay" else np.r_[np.ones(r - 1), 1 / kappa]
+    w = matrices.assemble(u, s, v)
+    found, svd = factored(w), factored(w, "svd_f64")
+    assert not np.array_equal(found.factors.u, svd.factors.u)  # it was not handed to the SVD
+    assert np.abs(found.factors.s - s).max() <= found.sigma_error <= 1e-2 / kappa
+    # Assembling w costs as much as factorising it: eps kappa in single directions.
+    error = np.linalg.norm(found.factors.u @ found.factors.v.T - u @ v.T)
+    assert error <= 2 * found.turn_error
+    eps = np.finfo(np.float64).eps
+    for vectors in (found.factors.u, found.factors.v):
+        assert np.abs(vectors.T @ vectors - np.eye(r)).max() <= POLAR_TOLERANCE + 100 * eps
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e150])
 def test_scale_does_not_matter(scale):
     w = np.random.default_rng(3).standard_normal((12, 7))

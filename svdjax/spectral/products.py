@@ -1,0 +1,88 @@
+"""Products of long matrices in float64, without a float64 copy of the matrix.
+
+Axis legend: `I` in, `O` out, `R` = min(I, O), `M` = max(I, O).
+
+A matrix is read along its long side in slices, each brought to the working dtype as it is needed:
+what is held beside the stored matrix are [R, R] sums and a slice.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Products = Callable[..., tuple[jax.Array, ...]]
+
+PRECISION = jax.lax.Precision.HIGHEST
+"""Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
+
+SLICE_BYTES = 2**25
+"""Of a slice in the working dtype. Smaller ones add the sums up more often."""
+
+_LEAST = 192
+"""Rows below which a symmetric product is not divided: on CPU smaller ones are slower whole."""
+
+matmul = functools.partial(jnp.matmul, precision=PRECISION)
+
+
+def gram(rows: jax.Array) -> jax.Array:
+    """``W W^T`` of W [R, M], each block off the diagonal once: towards half of the work."""
+    cut = rows.shape[0] // 2
+    if cut < _LEAST:
+        return matmul(rows, rows.T)
+    upper, lower = rows[:cut], rows[cut:]
+    side = matmul(upper, lower.T)
+    return jnp.block([[gram(upper), side], [side.T, gram(lower)]])
+
+
+def scale(w: jax.Array, dtype: str) -> jax.Array:
+    """1 / max |w|, so that no product of ``scale * w`` overflows or underflows; 1 for zeros."""
+    top = jnp.max(jnp.abs(w)).astype(dtype)
+    return 1 / jnp.where(top > 0, top, 1)
+
+
+def gram_of(w: jax.Array, dtype: str) -> jax.Array:
+    """``W W^T`` of ``scale(w) * w`` [I, O] seen with its short side as rows, [R, R]."""
+    return _sums(lambda rows: (gram(rows),), (w,), dtype)[0]
+
+
+def cross_of(base: jax.Array, post: jax.Array, dtype: str) -> jax.Array:
+    """``W_base W_post^T`` likewise, [R, R]."""
+    return _sums(lambda b, p: (matmul(b, p.T),), (base, post), dtype)[0]
+
+
+def all_of(base: jax.Array, post: jax.Array, dtype: str) -> tuple[jax.Array, ...]:
+    """Both Gram matrices and the cross product, out of one reading of each matrix."""
+    return _sums(lambda b, p: (gram(b), gram(p), matmul(b, p.T)), (base, post), dtype)
+
+
+def _sums(products: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[jax.Array, ...]:
+    """Sums of `products` over slices of the matrices, given as rows [R, slice]."""
+    scales = [scale(w, dtype) for w in matrices]
+    axis = int(matrices[0].shape[0] < matrices[0].shape[1])
+    count = math.ceil(matrices[0].size * np.dtype(dtype).itemsize / SLICE_BYTES)
+    size = math.ceil(matrices[0].shape[axis] / count)
+
+    def of(start: jax.Array | int, matrices: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        parts = []
+        for w, by in zip(matrices, scales):
+            part = jax.lax.dynamic_slice_in_dim(w, start, size, axis).astype(dtype) * by
+            # Turned once, here: a product that reads its operand across is twice as slow on CPU.
+            parts.append(jax.lax.optimization_barrier(part if axis else part.T))
+        return products(*parts)
+
+    missing = size * count - matrices[0].shape[axis]
+    if missing:
+        padding = [(0, missing if side == axis else 0) for side in range(2)]
+        matrices = [jnp.pad(w, padding) for w in matrices]
+    first = of(0, matrices)
+    if count == 1:
+        return first
+    return jax.lax.fori_loop(
+        1, count, lambda i, sums: jax.tree.map(jnp.add, sums, of(i * size, matrices)), first
+    )

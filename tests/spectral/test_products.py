@@ -1,0 +1,50 @@
+"""Sums over slices of a long matrix are its products."""
+
+from __future__ import annotations
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from svdjax.spectral import products, working_precision
+
+SHAPES = [(700, 30), (30, 700), (701, 7), (24, 24), (1, 9), (900, 500)]
+
+
+def short_rows(w):
+    w = w.astype(np.float64) / np.abs(w.astype(np.float64)).max()
+    return w if w.shape[0] < w.shape[1] else w.T
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("bytes_", [2**13, 2**25])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_of_slices_add_up(shape, bytes_, dtype, monkeypatch):
+    monkeypatch.setattr(products, "SLICE_BYTES", bytes_)
+    rng = np.random.default_rng(0)
+    base, post = ((7 * rng.standard_normal(shape)).astype(dtype) for _ in range(2))
+    rows = short_rows(base), short_rows(post)
+    wanted = rows[0] @ rows[0].T, rows[1] @ rows[1].T, rows[0] @ rows[1].T
+    with working_precision("gram_f64"):
+        found = jax.jit(lambda b, p: products.all_of(b, p, "float64"))(base, post)
+        single = jax.jit(lambda b: products.gram_of(b, "float64"))(base)
+        cross = jax.jit(lambda b, p: products.cross_of(b, p, "float64"))(base, post)
+    # Sums of up to 900 terms of size 1, in another order.
+    for mine, theirs in zip((*found, single, cross), (*wanted, wanted[0], wanted[2])):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(single, single.T)
+
+
+def test_zeros_stay_zeros():
+    with working_precision("gram_f64"):
+        assert not np.any(products.gram_of(jax.numpy.zeros((9, 4)), "float64"))
+        assert products.scale(jax.numpy.zeros((9, 4)), "float64") == 1
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e160])
+def test_size_does_not_matter(size):
+    w = np.random.default_rng(1).standard_normal((40, 6))
+    with working_precision("gram_f64"):
+        one, other = (products.gram_of(jax.numpy.asarray(x), "float64") for x in (w, size * w))
+    np.testing.assert_allclose(one, other, rtol=1e-12)
