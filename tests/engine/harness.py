@@ -46,12 +46,19 @@ def tiny_pair(root: pathlib.Path, family: str) -> tuple[pathlib.Path, pathlib.Pa
     return base, tiny.perturb(base, root / "post", seed=12)
 
 
+def flags(devices: int) -> str:
+    """XLA_FLAGS of commands: quick to compile."""
+    return (
+        f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true"
+    )
+
+
 def environment(devices: int = 1) -> dict[str, str]:
     """Of commands, whatever the tests' own settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     return kept | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags(devices),
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "Agg",
         "PYTHONPATH": str(ROOT),

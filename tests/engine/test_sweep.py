@@ -25,15 +25,30 @@ PLACES = {
 }
 
 
+@pytest.fixture(scope="module")
+def swept(pair_of, env, tmp_path_factory):
+    """Sweeps (once) the pair of a family; the report is drawn of one of them only."""
+    made = {}
+
+    def sweep(family):
+        if family not in made:
+            base, post = pair_of(family)
+            workdir = tmp_path_factory.mktemp(family) / "W"
+            argument = f"--config=configs/pair.py:base={base},post={post}"
+            # Figures take most of a tiny sweep's time.
+            stages = ["--config.stages=('spectra',)"] * (family != "qwen2")
+            done = harness.sweep(env, argument, f"--workdir={workdir}", *stages)
+            assert done.status == 0, done.err
+            made[family] = workdir, done
+        return made[family]
+
+    return sweep
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_spectra_agree_with_the_equations(family, pair_of, env, tmp_path):
+def test_spectra_agree_with_the_equations(family, pair_of, swept):
     base, post = pair_of(family)
-    workdir = tmp_path / "W"
-    argument = f"--config=configs/pair.py:base={base},post={post}"
-    # Figures take most of a tiny sweep's time: once is enough here.
-    stages = ["--config.stages=('spectra',)"] * (family != "qwen2")
-    done = harness.sweep(env, argument, f"--workdir={workdir}", *stages)
-    assert done.status == 0, done.err
+    workdir, done = swept(family)
     assert (str(workdir / "report.html") in done.out) == (family == "qwen2")
     assert (workdir / "pair" / "report.html").is_file() == (family == "qwen2")
     assert len(done.out.splitlines()) < 10
@@ -78,13 +93,10 @@ def _compare_layer(arrays, name, layer, wanted):
         np.testing.assert_allclose(found, corner, atol=1e-7)
 
 
-def test_sweep_json_says_how_it_was_made(pair_of, env, tmp_path):
-    base, post = pair_of("llama")
-    done = harness.sweep(
-        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
-    )
-    assert done.status == 0, done.err
-    record = json.loads((tmp_path / "W" / "sweep.json").read_text())
+def test_sweep_json_says_how_it_was_made(pair_of, swept):
+    base, post = pair_of("qwen2")
+    workdir, _ = swept("qwen2")
+    record = json.loads((workdir / "sweep.json").read_text())
     assert record["format_version"] == 1
     assert record["status"] == "done"
     assert record["config"]["pairs"]["pair"]["base"] == str(base)
@@ -95,38 +107,32 @@ def test_sweep_json_says_how_it_was_made(pair_of, env, tmp_path):
     for stage in ("validate", "spectra", "report"):
         assert record["stages"][stage]["status"] == "done"
         assert record["stages"][stage]["seconds"] >= 0
-    coverage = json.loads((tmp_path / "W" / "pair" / "summary.json").read_text())["coverage"]
+    coverage = json.loads((workdir / "pair" / "summary.json").read_text())["coverage"]
     assert set(coverage) >= {"analysed", "left_out"}
 
 
-def test_two_devices_give_what_one_gives(pair_of, env, tmp_path):
+def test_two_devices_give_what_one_gives(pair_of, swept, env, tmp_path):
     base, post = pair_of("qwen2")
-    argument = f"--config=configs/pair.py:base={base},post={post}"
-    options = ["--config.stages=('spectra',)"]
-    two = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    for name, world in (("one", env), ("two", two)):
-        done = harness.sweep(world, argument, f"--workdir={tmp_path / name}", *options)
-        assert done.status == 0, done.err
+    done = harness.sweep(
+        env | {"XLA_FLAGS": harness.flags(2)},
+        f"--config=configs/pair.py:base={base},post={post}",
+        f"--workdir={tmp_path}/two",
+        "--config.stages=('spectra',)",
+    )
+    assert done.status == 0, done.err
     devices = json.loads((tmp_path / "two" / "sweep.json").read_text())["devices"]
     assert len(devices) == 2
-    one, both = harness.spectra(tmp_path / "one"), harness.spectra(tmp_path / "two")
+    one, both = harness.spectra(swept("qwen2")[0]), harness.spectra(tmp_path / "two")
     assert set(one) == set(both)
     for key, value in one.items():
         # Another loop length lets XLA fuse otherwise: rounding, nothing more.
         np.testing.assert_allclose(both[key], value, rtol=1e-9, atol=1e-11, err_msg=key)
 
 
-def test_compare_in_memory_is_the_sweep(pair_of, env, tmp_path):
+def test_compare_in_memory_is_the_sweep(pair_of, swept):
     base, post = pair_of("mistral")
-    done = harness.sweep(
-        env,
-        f"--config=configs/pair.py:base={base},post={post}",
-        f"--workdir={tmp_path}/W",
-        "--config.stages=('spectra',)",
-    )
-    assert done.status == 0, done.err
     result = svdjax.compare(base, post, devices=1)
-    stored = svdjax.Comparison.load(tmp_path / "W" / "pair")
+    stored = svdjax.Comparison.load(swept("mistral")[0] / "pair")
     assert list(result.projections) == list(stored.projections)
     assert result.summary()["coverage"] == stored.summary()["coverage"]
     for name, projection in result.projections.items():
