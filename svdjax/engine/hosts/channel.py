@@ -36,7 +36,7 @@ class Link:
             return False
         return True
 
-    def receive(self, seconds: float = SILENCE) -> dict[str, Any] | None:
+    def receive(self, seconds: float) -> dict[str, Any] | None:
         """Returns the next message, or None where the other side has closed.
 
         Raises:
@@ -66,6 +66,11 @@ class Link:
         """Says that nothing more comes; what was sent still arrives."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
+
+    def release(self) -> None:
+        """Closes it in both directions."""
+        self.close()
+        self._socket.close()
 
     def _wait(self, deadline: float) -> None:
         readable, _, _ = select.select(

@@ -172,7 +172,7 @@ class Hosts:
     def _listen(self, peer: int, link: Link) -> None:
         """Hears one other process until it says goodbye, or is gone without."""
         try:
-            while (message := link.receive()) is not None:
+            while (message := link.receive(SILENCE)) is not None:
                 if message["kind"] == "bye":
                     break
                 self._take(peer, message)
@@ -181,6 +181,8 @@ class Hosts:
             reason = f"nothing heard of it for {SILENCE:.0f} s"
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
+        finally:
+            link.release()
         with self._changed:
             self._gone.add(peer)
             self._changed.notify_all()

@@ -65,7 +65,8 @@ class _Host:
                     except TimeoutError:
                         continue
                     stranger = Link(connection)
-                    self._admit(stranger)
+                    if not self._admit(stranger):
+                        stranger.release()
                     stranger = None
             except BaseException as error:
                 told = {"kind": "fail", "status": 2, "line": f"process 0: {error}"}
@@ -75,19 +76,20 @@ class _Host:
                     told = {"kind": "fail", "status": 3, "line": f"process 0 has ended: {error}"}
                 for link in [*self.links.values(), *([stranger] if stranger else [])]:
                     link.send(told)
-                    link.close()
+                    link.release()
                 raise
         for link in self.links.values():
             link.send({"kind": "welcome"})
         return Hosts(self.stop, 0, request.count, self.links, self.names)
 
-    def _admit(self, link: Link) -> None:
+    def _admit(self, link: Link) -> bool:
+        """Takes in who belongs to the sweep; False for whoever else has come."""
         try:
             hello = link.receive(_HELLO)
         except (OSError, ValueError):
-            return  # a port scanner, or whoever
+            return False
         if hello is None or hello["kind"] != "hello" or hello.get("format") != _FORMAT:
-            return
+            return False
         index, host = int(hello["index"]), printable(str(hello["host"]), 80)
         if hello["count"] != self.request.count:
             raise InputError(
@@ -107,6 +109,7 @@ class _Host:
                 "(there is what process 0 has)"
             )
         self.links[index], self.names[index] = link, host
+        return True
 
     def _missing(self) -> str:
         missing = [str(i) for i in range(1, self.request.count) if i not in self.links]
@@ -144,9 +147,10 @@ def _join(request: HostsRequest, about: Mapping[str, Any], stop: StopRequest) ->
     )
     try:
         return _welcomed(request, link, stop, deadline)
-    except Interrupted as error:
-        link.send({"kind": "stop", "index": request.index, "signum": error.status - 128})
-        link.close()
+    except BaseException as error:
+        if isinstance(error, Interrupted):
+            link.send({"kind": "stop", "index": request.index, "signum": error.status - 128})
+        link.release()
         raise
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,6 @@ def requested(
     count: int | None = None,
     index: int | None = None,
     patience: float = PATIENCE,
-    environment: Mapping[str, str] = os.environ,
 ) -> HostsRequest | None:
     """Returns what flags and environment ask for; None where this process is alone.
 
@@ -58,7 +56,6 @@ def requested(
       count: number of processes.
       index: of this process.
       patience: see `HostsRequest`.
-      environment: the environment variables.
 
     Raises:
       InputError: what is given does not fit together, or is not enough.
@@ -69,12 +66,12 @@ def requested(
         return None
     flags = {"coordinator": coordinator, "count": count, "index": index}
     given = [name for name, value in flags.items() if value is not None]
-    if len(given) < 3 and _started(environment):
-        where = _detected(environment, coordinator)
+    if len(given) < 3 and _started():
+        where = _detected(coordinator)
         coordinator = coordinator or where["coordinator"]
         count = where["count"] if count is None else count
         index = where["index"] if index is None else index
-        gpus = _gpus(environment)
+        gpus = _gpus()
     elif not given:
         return None
     else:
@@ -106,21 +103,19 @@ def _address(coordinator: str) -> tuple[str, int]:
     return match[1], port
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
-    value = environment.get(name, "")
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else 0
 
 
-def _started(environment: Mapping[str, str]) -> bool:
+def _started() -> bool:
     """Whether a launcher has started several processes; says so without loading jax."""
-    steps = _number(environment, "SLURM_STEP_NUM_TASKS")
-    slurm = "SLURM_STEP_NODELIST" in environment and steps != 1
-    return (slurm and _number(environment, "SLURM_NTASKS") > 1) or _number(
-        environment, "OMPI_COMM_WORLD_SIZE"
-    ) > 1
+    slurm = "SLURM_STEP_NODELIST" in os.environ and _number("SLURM_STEP_NUM_TASKS") != 1
+    count = _number("SLURM_NTASKS") if slurm else 0
+    return max(count, _number("OMPI_COMM_WORLD_SIZE")) > 1
 
 
-def _detected(environment: Mapping[str, str], coordinator: str | None) -> dict[str, Any]:
+def _detected(coordinator: str | None) -> dict[str, Any]:
     """Coordinator, count and index as jax finds them."""
     # What initialize() asks; jax has no public name for it.
     from jax._src.clusters import ClusterEnv
@@ -136,10 +131,10 @@ def _detected(environment: Mapping[str, str], coordinator: str | None) -> dict[s
             "--hosts_coordinator, --hosts_count and --hosts_index, or --hosts_count=1"
         ) from error
     found: dict[str, Any] = dict(zip(("coordinator", "count", "index"), names))
-    if found["count"] is None and "OMPI_COMM_WORLD_RANK" in environment:
+    if found["count"] is None and "OMPI_COMM_WORLD_RANK" in os.environ:
         # Open MPI 5 no longer has the variable by which jax knows it.
-        found["count"] = _number(environment, "OMPI_COMM_WORLD_SIZE")
-        found["index"] = _number(environment, "OMPI_COMM_WORLD_RANK")
+        found["count"] = _number("OMPI_COMM_WORLD_SIZE")
+        found["index"] = _number("OMPI_COMM_WORLD_RANK")
     if found["coordinator"] is None:
         raise InputError(
             f"the launcher has started {found['count'] or 'several'} processes, and jax cannot "
@@ -148,23 +143,23 @@ def _detected(environment: Mapping[str, str], coordinator: str | None) -> dict[s
     return found
 
 
-def _gpus(environment: Mapping[str, str]) -> str:
+def _gpus() -> str:
     """Divides the GPUs of a machine among the processes that were started on it.
 
     Two processes cannot both have the memory of one. A launcher that binds GPUs to processes lets
     each see its own only; then there are fewer than processes, and nothing is left to divide.
     """
-    if "SLURM_LOCALID" in environment and "SLURM_STEP_TASKS_PER_NODE" in environment:
-        local = _number(environment, "SLURM_LOCALID")
-        by_node = _expanded(environment["SLURM_STEP_TASKS_PER_NODE"])
-        node = _number(environment, "SLURM_NODEID")
+    if "SLURM_LOCALID" in os.environ and "SLURM_STEP_TASKS_PER_NODE" in os.environ:
+        local = _number("SLURM_LOCALID")
+        by_node = _expanded(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        node = _number("SLURM_NODEID")
         count = by_node[node] if node < len(by_node) else 1
     else:
-        local = _number(environment, "OMPI_COMM_WORLD_LOCAL_RANK")
-        count = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
+        local = _number("OMPI_COMM_WORLD_LOCAL_RANK")
+        count = _number("OMPI_COMM_WORLD_LOCAL_SIZE")
     if count <= 1:
         return ""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return str(local)
     total = len([device for device in visible.split(",") if device.strip()])
