@@ -25,6 +25,7 @@ def job(pair_of, env, tmp_path_factory):
     arguments = [
         f"--config=configs/pair.py:base={base},post={post}",
         "--config.group_bytes=1",
+        "--config.measure=vectors",
         "--config.stages=('spectra',)",
     ]
     workdir = tmp_path_factory.mktemp("alone") / "W"
