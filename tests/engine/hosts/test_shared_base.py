@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from svdjax.engine import run_sweep
 from svdjax.engine.hosts import HostsRequest
 from svdjax.errors import InputError
 from svdjax.options import default_config
 from tests.engine import harness
+from tests.engine.hosts.models import family, save, tensors
 
 PAIRS = ("one", "two")
 
 
 @pytest.fixture
 def models(tmp_path):
-    """A base and two posts of no known architecture: four layers of two shapes."""
-    rng = np.random.default_rng(0)
-    shapes = {"up.weight": (48, 16), "down.weight": (16, 16)}
-    base = {
-        f"layers.{layer}.{name}": rng.standard_normal(shape)
-        for layer in range(4)
-        for name, shape in shapes.items()
-    }
-    for side in ("base", *PAIRS):
-        (tmp_path / side).mkdir()
-        moved = {
-            name: value + (side != "base") * 0.01 * rng.standard_normal(value.shape)
-            for name, value in base.items()
-        }
-        stored = {name: value.astype(np.float32) for name, value in moved.items()}
-        save_file(stored, tmp_path / side / "model.safetensors", {"format": "pt"})
-        (tmp_path / side / "config.json").write_text(json.dumps({"model_type": "novel"}))
-    return tmp_path
+    """A base and two posts."""
+    return family(tmp_path, PAIRS, layers=4, width=16)
 
 
 def config(models):
@@ -81,18 +64,15 @@ def test_a_shared_base(models, tmp_path):
             np.testing.assert_array_equal(found[key], value, err_msg=key)
     assert harness.leftovers(tmp_path / "two") == []
     assert not (tmp_path / "two" / ".halves").exists()
+    first, second = together(models, tmp_path / "two")
+    assert first.was_finished
+    assert second.was_finished
 
 
 def test_nan_in_the_share_of_one_is_refused_before_anything_is_written(models, tmp_path):
-    file = models / "two" / "model.safetensors"
-    rng = np.random.default_rng(1)
-    bad = {
-        f"layers.{layer}.{name}": rng.standard_normal(shape).astype(np.float32)
-        for layer in range(4)
-        for name, shape in (("up.weight", (48, 16)), ("down.weight", (16, 16)))
-    }
+    bad = tensors(layers=4, width=16)
     bad["layers.3.up.weight"][0, 0] = np.nan
-    save_file(bad, file, {"format": "pt"})
+    save(models / "two", bad)
     for error in together(models, tmp_path / "W"):
         assert isinstance(error, InputError), error
         assert "layers.3.up.weight" in str(error)
