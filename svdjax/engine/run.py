@@ -176,7 +176,8 @@ def run_sweep(
       report: module with `write_pair` and `write_index`; None leaves that stage out.
       stop: the caller's entered `StopRequest`; without one, a sweep enters its own.
       hosts: the other processes of this sweep, all called with the same config and a workdir
-        that they share; to be called before jax has looked for its devices.
+        that they share; to be called before jax has looked for its devices. When one of them
+        dies and the group in flight takes long, this process is ended with status 3.
 
     Raises:
       InputError: config, checkpoints or workdir cannot be used.

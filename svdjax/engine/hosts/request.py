@@ -117,15 +117,15 @@ def _started() -> bool:
 
 def _detected(coordinator: str | None) -> dict[str, Any]:
     """Coordinator, count and index as jax finds them."""
-    # What initialize() asks; jax has no public name for it.
-    from jax._src.clusters import ClusterEnv
-
     names: tuple[Any, ...] = ()
     try:
+        # What jax.distributed.initialize() asks; jax has no public name for it.
+        from jax._src.clusters import ClusterEnv
+
         names = ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, None, None, [0], None, 60
         )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError, ImportError, AttributeError, TypeError) as error:
         raise InputError(
             f"jax cannot tell where the launcher has put process 0 ({error}): give "
             "--hosts_coordinator, --hosts_count and --hosts_index, or --hosts_count=1"
