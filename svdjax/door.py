@@ -6,6 +6,7 @@ status     meaning
 0          done; also for ``--help``
 1          a fault of svdjax: a traceback follows
 2          the input cannot be used: one line on stderr says why
+3          another process of the same run died; the same command goes on
 130, 143   stopped on request (SIGINT, SIGTERM); the same command goes on
 =========  ==============================================================
 """
@@ -26,7 +27,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from svdjax.errors import InputError, Interrupted
+from svdjax.errors import HostLost, InputError, Interrupted
 from svdjax.options import OPTIONS
 
 
@@ -41,7 +42,7 @@ def run(main: Callable[[], str | None]) -> NoReturn:
         app.run(lambda _: _call(main), flags_parser=_parse)
     except InputError as error:
         _leave(f"{command}: {error}", 2)
-    except Interrupted as stop:
+    except (Interrupted, HostLost) as stop:
         _leave(f"{command}: {stop}", stop.status)
     except KeyboardInterrupt:
         _leave(f"{command}: interrupted; the same command goes on from here", 128 + signal.SIGINT)

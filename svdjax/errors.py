@@ -30,6 +30,21 @@ class Interrupted(BaseException):
         self.status = 128 + signum
 
 
+class HostLost(BaseException):
+    """Another process of the same run died, so that this one cannot finish it; a restart can.
+
+    No `Exception`, for the same reason as `Interrupted`.
+
+    Attributes:
+      status: exit status, 3.
+    """
+
+    status = 3
+
+    def __init__(self, message: str):
+        super().__init__(printable(" ".join(message.split())))
+
+
 def printable(text: str, most: int | None = None) -> str:
     """Text that is safe in a log line: control characters escaped, the middle left out if long.
 

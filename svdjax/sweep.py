@@ -22,7 +22,17 @@ stages make the paper's constructed models, look inside every model, and put ben
 A sweep that was killed goes on when the same command is given again, and a finished one does
 nothing. SIGTERM and Ctrl-C end it after the group of layers in flight. A workdir that another
 config or other input files made is refused. Exit status: 0 done, 2 the input cannot be used (one
-line on stderr says why), 130 or 143 stopped on request, 1 a fault of svdjax.
+line on stderr says why), 3 another process of the sweep died, 130 or 143 stopped on request, 1 a
+fault of svdjax.
+
+    Several processes share the factorisations, with a workdir that all of them see:
+      srun python -m svdjax.sweep --config=configs/pair.py:base=DIR,post=DIR --workdir=DIR
+    or, without SLURM or Open MPI, the same command for K = 0 and 1, on one machine or two:
+      python -m svdjax.sweep --config=... --workdir=DIR \\
+          --hosts_coordinator=HOST:PORT --hosts_count=2 --hosts_index=K
+
+HOST is where process 0 runs, PORT a free one there. When a process dies, all others end with status
+3 within half a minute; the same commands, of fewer or more processes too, go on from there.
 """
 
 from __future__ import annotations
@@ -33,6 +43,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from svdjax import door
+from svdjax.engine.hosts.request import PATIENCE, requested
 from svdjax.engine.process import prepare_process
 from svdjax.engine.settings import read_config
 from svdjax.engine.stop import StopRequest
@@ -45,6 +56,18 @@ _WORKDIR = flags.DEFINE_string(
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print shapes, memory and predicted time, write nothing."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "hosts_coordinator",
+    None,
+    "HOST:PORT where process 0 of several is reached; SLURM and Open MPI tell by themselves.",
+)
+_COUNT = flags.DEFINE_integer(
+    "hosts_count", None, "How many processes there are; 1: alone, whatever the launcher says."
+)
+_INDEX = flags.DEFINE_integer("hosts_index", None, "Which of them this one is, from 0.")
+_PATIENCE = flags.DEFINE_float(
+    "hosts_patience", PATIENCE, "Seconds that processes wait for each other at the start."
 )
 
 
@@ -59,12 +82,13 @@ def main() -> str:
     with StopRequest() as stop:
         config = read_config(_CONFIG.value)
         prepare_process()
+        hosts = requested(_COORDINATOR.value, _COUNT.value, _INDEX.value, _PATIENCE.value)
         # jax is loaded from here on, after all that flags and config alone can be wrong about.
         from svdjax import report
         from svdjax.engine import run_sweep
 
         workdir = _WORKDIR.value or pathlib.Path("runs") / config.name
-        return run_sweep(config, workdir, report, stop=stop).summary()
+        return run_sweep(config, workdir, report, stop=stop, hosts=hosts).summary()
 
 
 if __name__ == "__main__":

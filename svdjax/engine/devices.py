@@ -15,7 +15,7 @@ from svdjax.errors import InputError
 
 
 def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
-    """Returns a mesh with the one axis ``layers`` over `count` devices.
+    """Returns a mesh with the one axis ``layers`` over `count` devices of this process.
 
     Args:
       count: how many; 0 for all, but of CPU devices, which share the machine's memory, only as
@@ -25,7 +25,7 @@ def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
     Raises:
       InputError: there are fewer devices than that.
     """
-    devices = jax.devices()
+    devices = jax.local_devices()
     if count > len(devices):
         raise InputError(
             f"config.devices={count}: jax sees {len(devices)} device(s) "

@@ -65,12 +65,22 @@ def kept_halves(
 
     A directory that the config names keeps everything, for other sweeps.
     """
-    if not get_factorisation(settings.factorisation).halves:
-        return None
-    sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
-    wanted = {path for path in sides if settings.factor_cache or sides.count(path) > 1}
-    if not wanted or not settings.factor_cache_bytes:
+    wanted = _wanted(jobs, settings)
+    if not wanted:
         return None
     directory = settings.factor_cache or workdir / HALVES
     cache = ArrayCache(directory, settings.factor_cache_bytes, note=note)
     return Halves(settings.factorisation, cache, wanted)
+
+
+def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:
+    """Bytes of a group as stored: less beside halves, in float64 four times square bf16 ones."""
+    return settings.group_bytes // (4 if _wanted(jobs, settings) else 1)
+
+
+def _wanted(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
+    """Paths of the checkpoints that are worth keeping halves of."""
+    if not get_factorisation(settings.factorisation).halves or not settings.factor_cache_bytes:
+        return set()
+    sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
+    return {path for path in sides if settings.factor_cache or sides.count(path) > 1}

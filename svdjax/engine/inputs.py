@@ -17,6 +17,7 @@ from svdjax.checkpoint import (
     read_stack,
 )
 from svdjax.checkpoint.digest import hash_file
+from svdjax.engine.groups import Group
 from svdjax.engine.settings import PairSpec
 from svdjax.errors import InputError
 
@@ -139,6 +140,7 @@ def digest_inputs(
 def check_values(
     jobs: Sequence[PairJob],
     *,
+    among: Sequence[Group] | None = None,
     check: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -149,17 +151,27 @@ def check_values(
 
     Args:
       jobs: the pairs; a checkpoint that occurs in several is read once.
+      among: look at the matrices of these groups only; other processes look at the rest.
       check: called between tensors; may raise to stop.
       progress: called with the number of layers looked at, and their total.
 
     Raises:
       InputError: naming every file and tensor with such values.
     """
+    mine = None
+    if among is not None:
+        mine = {
+            (group.pair, group.projection.name, layer)
+            for group in among
+            for layer in range(group.start, group.stop)
+        }
     wanted = {}
     for job in jobs:
         for checkpoint in job.sources.values():
             for projection in job.plan.projections:
                 for layer in range(len(projection.tensors)):
+                    if mine is not None and (job.spec.name, projection.name, layer) not in mine:
+                        continue
                     key = (str(checkpoint.path), projection.tensors[layer], projection.rows)
                     wanted[key] = (checkpoint, projection, layer)
     faults: list[str] = []

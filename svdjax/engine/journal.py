@@ -26,18 +26,20 @@ _KEY = "journal_key"
 class Journal:
     """The journal of one pair, a directory of npz files."""
 
-    def __init__(self, directory: pathlib.Path, identity: Any):
+    def __init__(self, directory: pathlib.Path, identity: Any, *, clean: bool = True):
         """Opens (and makes) the journal.
 
         Args:
           directory: where the files lie.
           identity: JSON-able; input digests, factorisation, corner, versions: whatever, beside
             the group itself, determines the numbers.
+          clean: remove what killed writers left; not while others may be writing.
         """
         self.directory = directory
         self.identity = plain(identity)
         directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers([directory])
+        if clean:
+            remove_leftovers([directory])
 
     def key(self, group: Group) -> str:
         """Digest of the identity and the group."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 import os
 import pathlib
 import shutil
@@ -11,26 +13,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import jax
+
+from svdjax.atomic import plain
 from svdjax.engine import devices, inputs
 from svdjax.engine.behaviour.results import EVALUATION, PROBES, EvaluationResults, ProbeResults
 from svdjax.engine.editing.making import FACTORS
 from svdjax.engine.editing.results import FILE as CONSTRUCTIONS
 from svdjax.engine.editing.results import ConstructionResults
-from svdjax.engine.groups import working_bytes
+from svdjax.engine.groups import Group, working_bytes
+from svdjax.engine.halves import group_budget
+from svdjax.engine.hosts import Hosts, HostsRequest, meet
 from svdjax.engine.nulls.results import SUMMARY as NULLS
 from svdjax.engine.nulls.results import NullResults
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
-from svdjax.engine.spectra import run_spectra
+from svdjax.engine.shares import shares
+from svdjax.engine.spectra import plan_spectra, run_share, run_spectra
 from svdjax.engine.stage import Stage
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.temperature.results import TEMPERATURE, TemperatureResults
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.errors import InputError, Interrupted
+from svdjax.errors import HostLost, InputError, Interrupted
 from svdjax.spectral import get_factorisation
 
+_PATIENCE = 60.0  # seconds in which process 0's record has to appear (NFS keeps listings)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 # Stages whose results are read pair by pair: what `SweepOutcome` calls them, and how.
 _RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
@@ -85,6 +94,7 @@ class SweepOutcome:
       probes: what went on inside the models by pair, likewise.
       evaluations: how they did on the benchmarks by pair, likewise.
       temperatures: what scaled singular values did by pair, likewise.
+      process: which of several processes says this; only process 0 has the results.
     """
 
     workdir: pathlib.Path
@@ -98,9 +108,12 @@ class SweepOutcome:
     probes: Mapping[str, ProbeResults] = field(default_factory=dict)
     evaluations: Mapping[str, EvaluationResults] = field(default_factory=dict)
     temperatures: Mapping[str, TemperatureResults] = field(default_factory=dict)
+    process: int = 0
 
     def summary(self) -> str:
-        """A few lines for stdout, with the paths."""
+        """A few lines for stdout, with the paths; empty of a process that is not the first."""
+        if self.process:
+            return ""
         head = "nothing to do: already finished" if self.was_finished else "done"
         lines = [f"{head}: {len(self.comparisons)} pair(s) in {self.workdir}"]
         for name, comparison in self.comparisons.items():
@@ -150,6 +163,7 @@ def run_sweep(
     report: Report | None = None,
     *,
     stop: StopRequest | None = None,
+    hosts: HostsRequest | None = None,
 ) -> SweepOutcome:
     """Runs (or continues, or recognises as finished) the sweep of `config` in `workdir`.
 
@@ -161,20 +175,33 @@ def run_sweep(
       workdir: made if it does not exist.
       report: module with `write_pair` and `write_index`; None leaves that stage out.
       stop: the caller's entered `StopRequest`; without one, a sweep enters its own.
+      hosts: the other processes of this sweep, all called with the same config and a workdir
+        that they share; to be called before jax has looked for its devices. When one of them
+        dies and the group in flight takes long, this process is ended with status 3.
 
     Raises:
       InputError: config, checkpoints or workdir cannot be used.
       Interrupted: SIGTERM or SIGINT; the group in flight was finished and journaled.
+      HostLost: another process of the sweep has died.
     """
     if stop is None:
         with StopRequest() as own:
-            return run_sweep(config, workdir, report, stop=own)
+            return run_sweep(config, workdir, report, stop=own, hosts=hosts)
     sweep = read_config(config)
     get_factorisation(sweep.settings.factorisation)
     place = Workdir(workdir)
+    about = {
+        "config": sweep.resolved,
+        "workdir": str(place.path.absolute()),
+        "versions": devices.versions(),
+    }
+    if hosts is not None and hosts.gpus:
+        jax.config.update("jax_cuda_visible_devices", hosts.gpus)
+        jax.config.update("jax_rocm_visible_devices", hosts.gpus)
     try:
-        with writing_to(place.path):
-            return _Sweep(sweep, place, report, stop).run()
+        with meet(hosts, plain(about), stop) as party, writing_to(place.path):
+            one = _Sweep(sweep, place, report, party)
+            return one.run() if party.first else one.follow()
     finally:
         place.close()
 
@@ -182,10 +209,8 @@ def run_sweep(
 class _Sweep:
     """The steps of a sweep, with what they share."""
 
-    def __init__(
-        self, sweep: SweepConfig, place: Workdir, report: Report | None, stop: StopRequest
-    ):
-        self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
+    def __init__(self, sweep: SweepConfig, place: Workdir, report: Report | None, hosts: Hosts):
+        self.sweep, self.place, self.report, self.hosts = sweep, place, report, hosts
         self.state: dict[str, Any] = {}
         self.heldout: dict[str, Any] = {}
         self.material: Any = None
@@ -197,7 +222,7 @@ class _Sweep:
         jobs = inputs.open_pairs(
             self.sweep.pairs,
             split_fused=self.sweep.settings.split_fused,
-            check=self.stop.check,
+            check=self.hosts.check,
         )
         if any(spec.text for spec in self.sweep.pairs):
             # Loads the decoder and the tokenizers.
@@ -216,7 +241,7 @@ class _Sweep:
             self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
         digests = inputs.digest_inputs(
-            jobs, full=self.sweep.settings.full_hash, check=self.stop.check
+            jobs, full=self.sweep.settings.full_hash, check=self.hosts.check
         )
         if self.material is not None:
             digests |= self.material.digests()
@@ -224,19 +249,100 @@ class _Sweep:
         if self.state.get("status") == "done":
             finished = self._finished()
             if finished is not None:
+                self.hosts.exchange("start", {"devices": [], "finished": True})
+                self.hosts.end()
                 return finished
         start = time.perf_counter()
-        if self._stage("validate").get("status") != "done":
-            inputs.check_values(jobs, check=self.stop.check)
+        validated = self._stage("validate").get("status") == "done"
+        machines = self.hosts.exchange(
+            "start",
+            {
+                "devices": devices.describe(self.mesh),
+                "finished": False,
+                "validated": validated,
+                "inputs": plain(digests),
+            },
+        )
+        self._refuse_uneven([machine["devices"] for machine in machines])
+        self.devices = _all_devices([machine["devices"] for machine in machines])
+        if not validated:
+            inputs.check_values(jobs, among=self._share(jobs), check=self.hosts.check)
+        self.hosts.exchange("validated")
         if not self.place.existed:
             self._take()
             self._refuse_inputs(digests)
         self._begin(digests, time.perf_counter() - start)
+        self.hosts.exchange("begun", self._stamp())
         try:
-            return self._stages(jobs)
-        except Interrupted:
+            done = self._stages(jobs)
+        except (Interrupted, HostLost):
             self._save(status="stopped")
             raise
+        self.hosts.end()
+        return done
+
+    def follow(self) -> SweepOutcome:
+        """What a process does that is not the first: its share of the spectra."""
+        settings = self.sweep.settings
+        jobs = inputs.open_pairs(
+            self.sweep.pairs, split_fused=settings.split_fused, check=self.hosts.check
+        )
+        self.mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
+        told = self.hosts.exchange("start", {"devices": devices.describe(self.mesh)})[0]
+        computed = 0
+        if not told["finished"]:
+            if not told["validated"]:
+                inputs.check_values(jobs, among=self._share(jobs), check=self.hosts.check)
+            self.hosts.exchange("validated")
+            self._find_workdir(self.hosts.exchange("begun")[0])
+            self.state = {"inputs": told["inputs"], "versions": devices.versions()}
+            computed = run_share(jobs, self._handed("spectra"))
+        self.hosts.end()
+        return SweepOutcome(
+            workdir=self.place.path,
+            comparisons={},
+            report=None,
+            computed=computed,
+            was_finished=told["finished"],
+            process=self.hosts.index,
+        )
+
+    def _share(self, jobs: list[inputs.PairJob]) -> list[Group] | None:
+        """The groups whose matrices this process looks at; None for everything."""
+        if self.hosts.count == 1:
+            return None
+        settings = self.sweep.settings
+        groups = plan_spectra(jobs, settings, self.mesh.size)
+        together = group_budget(jobs, settings) != settings.group_bytes
+        return shares(groups, self.hosts.count, together=together)[self.hosts.index]
+
+    def _refuse_uneven(self, machines: list[list[str]]) -> None:
+        """Groups are cut for a number of devices, and all processes have to cut alike."""
+        for process, found in enumerate(machines):
+            if len(found) != len(machines[0]):
+                raise InputError(
+                    f"process {process} has {len(found)} device(s), process 0 has "
+                    f"{len(machines[0])}: expected as many for each; give --config.devices="
+                    f"{min(map(len, machines))}"
+                )
+
+    def _stamp(self) -> str:
+        return hashlib.sha256(self.place.record.read_bytes()).hexdigest()
+
+    def _find_workdir(self, stamp: str) -> None:
+        """Makes sure that the workdir here is the one that process 0 has."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                if self._stamp() == stamp:
+                    return
+            self.hosts.check("while looking for the workdir of process 0")
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{self.place.path} is not the directory that process 0 writes to: give a "
+                    "--workdir on a file system that all machines share"
+                )
+            time.sleep(0.2)
 
     def _take(self) -> None:
         """Locks the workdir and refuses one that another config made."""
@@ -259,7 +365,7 @@ class _Sweep:
             "name": self.sweep.name,
             "config": self.sweep.resolved,
             "versions": versions,
-            "devices": devices.describe(self.mesh),
+            "devices": self.devices,
             "inputs": digests,
         }
         validate = self._stage("validate")
@@ -320,8 +426,9 @@ class _Sweep:
             identity={"inputs": self.state["inputs"], "versions": self.state["versions"]},
             mesh=self.mesh,
             entry=self._stage(name),
-            save=self._save,
-            check=self.stop.check,
+            save=self._save if self.hosts.first else lambda: None,
+            check=self.hosts.check,
+            hosts=self.hosts,
         )
 
     def _write_report(
@@ -334,7 +441,7 @@ class _Sweep:
         before, start = stage.get("seconds", 0.0), time.perf_counter()
         pairs = stage.setdefault("pairs", {})
         for number, spec in enumerate(self.sweep.pairs, 1):
-            self.stop.check("while writing the report")
+            self.hosts.check("while writing the report")
             page = self.place.path / spec.name / "report.html"
             if pairs.get(spec.name, {}).get("status") == "done" and page.is_file():
                 continue
@@ -349,7 +456,7 @@ class _Sweep:
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
             self._save()
-        self.stop.check("before the index of the report")
+        self.hosts.check("before the index of the report")
         note("drawing the index")
         index = report.write_index(
             self.place.path,
@@ -405,3 +512,10 @@ class _Sweep:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _all_devices(machines: list[list[str]]) -> list[str]:
+    """The devices in words, and whose they are where there are several processes."""
+    if len(machines) == 1:
+        return machines[0]
+    return [f"process {k}: {one}" for k, found in enumerate(machines) for one in found]

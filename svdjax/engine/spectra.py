@@ -5,22 +5,24 @@ from __future__ import annotations
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from svdjax.engine.compute import Computed, collect, compute_groups
 from svdjax.engine.groups import Group, plan_groups, total_work
-from svdjax.engine.halves import HALVES, kept_halves
+from svdjax.engine.halves import HALVES, group_budget, kept_halves
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import Settings
+from svdjax.engine.shares import shares
 from svdjax.engine.stage import Stage
 from svdjax.errors import InputError
 
 _JOURNAL = ".journal"
+_PATIENCE = 60.0  # seconds in which files of other machines have to appear (NFS keeps listings)
 
 
 @dataclass
@@ -38,6 +40,9 @@ def run_spectra(
 ) -> SpectraOutcome:
     """Computes what is missing and writes the files of every pair.
 
+    Where there are several processes, this is what process 0 does: it says what is missing,
+    computes its share, and takes that of the others (`run_share`) from the journal.
+
     Args:
       jobs: the validated pairs.
       stage: see there.
@@ -54,30 +59,36 @@ def run_spectra(
     open_jobs = [job for job in jobs if job.spec.name not in finished]
     entry["status"] = "running"
     work = _Work(open_jobs, stage)
+    known = {group: number for number, group in enumerate(work.groups)}
+    stage.hosts.exchange(
+        "spectra",
+        {
+            "pairs": [job.spec.name for job in open_jobs],
+            "missing": [known[group] for group in work.missing],
+        },
+    )
+    mine, others = work.share(stage.hosts.index), work.others(stage.hosts.index)
     progress = Progress(len(work.groups), total_work(work.groups))
     try:
         _announce(work, len(finished), progress)
         for group in work.reused:
             progress.reused(group)
-        outcome.reused = len(work.reused)
-        stream = compute_groups(
-            work.missing,
-            {job.spec.name: job.plan for job in open_jobs},
-            factorisation=settings.factorisation,
-            corner=settings.corner,
-            measure=settings.measure,
-            mesh=stage.mesh,
-            halves=work.halves,
-            check=lambda: stage.check(f"{progress.count} of {len(work.groups)} groups done"),
-        )
+        outcome.reused, outcome.computed = len(work.reused), len(work.missing)
+        stream = work.compute(mine, progress)
+        if others:
+            # A pair needs groups of every process.
+            for _ in mine:
+                next(stream)
+            progress.log("waiting for the groups of the other processes")
+            stage.hosts.exchange("computed")
+            for group in others:
+                work.fetch(group)
+                progress.reused(group)
         for job in open_jobs:
             name, began = job.spec.name, time.perf_counter()
             missing = sum(group.pair == name for group in work.missing)
-            for _ in range(missing):
-                piece = next(stream)
-                work.keep(piece)
-                progress.computed(piece.group, piece.seconds)
-                outcome.computed += 1
+            for _ in range(0 if others else missing):
+                next(stream)
             comparison = make_comparison(job, settings, work.pieces(name))
             comparison.save(workdir / name)
             finished[name] = comparison
@@ -102,22 +113,56 @@ def run_spectra(
     return outcome
 
 
+def run_share(jobs: Sequence[PairJob], stage: Stage) -> int:
+    """What the other processes do: compute a share of what process 0 misses, into the journal.
+
+    Args:
+      jobs: the validated pairs.
+      stage: see there.
+
+    Returns:
+      How many groups that were.
+    """
+    told = stage.hosts.exchange("spectra")[0]
+    work = _Work([job for job in jobs if job.spec.name in told["pairs"]], stage, told["missing"])
+    mine = work.share(stage.hosts.index)
+    progress = Progress(len(mine), total_work(mine))
+    try:
+        for _ in work.compute(mine, progress):
+            pass
+    finally:
+        progress.close()
+    if work.others(0):
+        stage.hosts.exchange("computed")
+    return len(mine)
+
+
+def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> list[Group]:
+    """All groups of all pairs."""
+    budget = group_budget(jobs, settings)
+    return [
+        group
+        for job in jobs
+        for group in plan_groups(job.spec.name, job.plan, group_bytes=budget, devices=devices)
+    ]
+
+
 class _Work:
     """The groups of the open pairs, and which of them the journal already holds."""
 
-    def __init__(self, jobs: Sequence[PairJob], stage: Stage):
+    def __init__(self, jobs: Sequence[PairJob], stage: Stage, missing: Sequence[int] | None = None):
+        """`missing`: numbers of the groups that process 0 found missing; None to look."""
         settings, identity = stage.settings, stage.identity
+        self.stage, self.jobs = stage, jobs
         self.halves = kept_halves(jobs, settings, stage.workdir)
-        # Halves in float64 take four times what square matrices in bf16 do.
-        budget = settings.group_bytes // (1 if self.halves is None else 4)
-        self.by_pair: dict[str, list[Group]] = {}
+        self.groups = plan_spectra(jobs, settings, stage.mesh.size)
+        self.by_pair: dict[str, list[Group]] = {job.spec.name: [] for job in jobs}
+        for group in self.groups:
+            self.by_pair[group.pair].append(group)
         self.journals: dict[str, Journal] = {}
         self._pieces: dict[Group, Computed] = {}
         for job in jobs:
             name = job.spec.name
-            self.by_pair[name] = plan_groups(
-                name, job.plan, group_bytes=budget, devices=stage.mesh.size
-            )
             self.journals[name] = Journal(
                 stage.workdir / _JOURNAL / name,
                 {
@@ -128,19 +173,72 @@ class _Work:
                     "corner": settings.corner,
                     "measure": settings.measure,
                 },
+                clean=stage.hosts.first,
             )
-            for group in self.by_pair[name]:
-                metrics = self.journals[name].read(group)
-                if metrics is not None:
-                    self._pieces[group] = Computed(group, metrics, 0.0)
-        self.groups = [group for groups in self.by_pair.values() for group in groups]
+        if missing is not None:
+            self.missing = [self.groups[number] for number in missing]
+        else:
+            self.missing = [group for group in self.groups if not self._read(group)]
         self.reused = [group for group in self.groups if group in self._pieces]
-        self.missing = [group for group in self.groups if group not in self._pieces]
+        hosts = stage.hosts
+        self._shares = shares(self.missing, hosts.count, together=self.halves is not None)
+
+    def share(self, process: int) -> list[Group]:
+        """What a process has to compute."""
+        return self._shares[process]
+
+    def others(self, process: int) -> list[Group]:
+        """What the others have to."""
+        return [g for k, groups in enumerate(self._shares) for g in groups if k != process]
+
+    def compute(
+        self, groups: Sequence[Group], progress: Progress
+    ) -> Generator[Computed, None, None]:
+        """Yields the groups in order, computed, journaled and told."""
+        settings, stage = self.stage.settings, self.stage
+        stream = compute_groups(
+            groups,
+            {job.spec.name: job.plan for job in self.jobs},
+            factorisation=settings.factorisation,
+            corner=settings.corner,
+            measure=settings.measure,
+            mesh=stage.mesh,
+            halves=self.halves,
+            check=lambda: stage.check(f"{progress.count} of {progress.groups} groups done"),
+        )
+        for piece in stream:
+            self.keep(piece)
+            progress.computed(piece.group, piece.seconds)
+            yield piece
+
+    def fetch(self, group: Group) -> None:
+        """Takes a group from the journal that another process has computed.
+
+        Raises:
+          InputError: it does not appear there.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while not self._read(group):
+            self.stage.check("while waiting for files of other processes")
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{group.pair} {group.label}: another process has computed it, and it is not "
+                    f"in {self.journals[group.pair].directory}: give a workdir on a file system "
+                    "that all machines share"
+                )
+            time.sleep(0.2)
+
+    def _read(self, group: Group) -> bool:
+        metrics = self.journals[group.pair].read(group)
+        if metrics is not None:
+            self._pieces[group] = Computed(group, metrics, 0.0)
+        return metrics is not None
 
     def keep(self, piece: Computed) -> None:
         """Journals a computed group."""
         self.journals[piece.group.pair].write(piece.group, piece.metrics)
-        self._pieces[piece.group] = piece
+        if self.stage.hosts.first:
+            self._pieces[piece.group] = piece
 
     def pieces(self, pair: str) -> list[Computed]:
         """All groups of a pair in the plan's order; they are given up here."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 
 from svdjax.atomic import remove_leftovers
+from svdjax.engine.hosts import Hosts
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.settings import Settings
 from svdjax.errors import InputError
@@ -31,7 +32,8 @@ class Stage:
       mesh: the devices.
       entry: this stage's entry in sweep.json, kept up to date.
       save: writes sweep.json.
-      check: raises if a stop was requested.
+      check: raises if a stop was requested, here or at another process.
+      hosts: the processes of the sweep.
     """
 
     workdir: pathlib.Path
@@ -41,6 +43,7 @@ class Stage:
     entry: dict[str, Any]
     save: Callable[[], None]
     check: Callable[[str], None]
+    hosts: Hosts
 
     @contextlib.contextmanager
     def journal(self, name: str) -> Iterator[pathlib.Path]:

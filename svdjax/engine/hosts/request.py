@@ -1,0 +1,174 @@
+"""Which processes a sweep is to have: by flags, or as SLURM or Open MPI started them."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from svdjax.errors import InputError
+
+PATIENCE = 300.0
+"""Seconds for which processes wait for each other at the start."""
+
+
+@dataclass(frozen=True)
+class HostsRequest:
+    """What one process knows about all of them.
+
+    Attributes:
+      host: of process 0, as the others reach it.
+      port: on which process 0 listens.
+      count: how many processes there are, at least 2.
+      index: which of them this one is.
+      patience: seconds to wait for the others.
+      gpus: which of its machine's GPUs this process takes, as CUDA counts those it may see; empty
+        for all of them.
+    """
+
+    host: str
+    port: int
+    count: int
+    index: int
+    patience: float = PATIENCE
+    gpus: str = ""
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def requested(
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    patience: float = PATIENCE,
+) -> HostsRequest | None:
+    """Returns what flags and environment ask for; None where this process is alone.
+
+    What the flags leave open is taken from SLURM or Open MPI, as jax finds it there. A `count` of 1
+    makes a process alone wherever it was started.
+
+    Args:
+      coordinator: ``HOST:PORT`` of process 0.
+      count: number of processes.
+      index: of this process.
+      patience: see `HostsRequest`.
+
+    Raises:
+      InputError: what is given does not fit together, or is not enough.
+    """
+    if patience <= 0:
+        raise InputError(f"--hosts_patience={patience:g}: expected more than 0 seconds")
+    if count == 1 and index in (None, 0):
+        return None
+    flags = {"coordinator": coordinator, "count": count, "index": index}
+    given = [name for name, value in flags.items() if value is not None]
+    if len(given) < 3 and _started():
+        where = _detected(coordinator)
+        coordinator = coordinator or where["coordinator"]
+        count = where["count"] if count is None else count
+        index = where["index"] if index is None else index
+        gpus = _gpus()
+    elif not given:
+        return None
+    else:
+        gpus = ""
+    if coordinator is None or count is None or index is None:
+        missing = [f"--hosts_{name}" for name in flags if name not in given]
+        raise InputError(
+            f"{' and '.join(missing)} missing: several processes need --hosts_coordinator=HOST:PORT"
+            ", --hosts_count=N and --hosts_index=0 to N-1, or SLURM or Open MPI to start them"
+        )
+    if count < 1:
+        raise InputError(f"--hosts_count={count}: expected 1 or more")
+    if not 0 <= index < count:
+        raise InputError(
+            f"--hosts_index={index}: expected 0 to {count - 1} (--hosts_count={count})"
+        )
+    host, port = _address(coordinator)
+    return HostsRequest(host, port, count, index, patience, gpus)
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    match = re.fullmatch(r"\[?([^\[\]\s]+?)\]?:(\d{1,5})", coordinator)
+    port = int(match[2]) if match else 0
+    if match is None or not 0 < port < 65536:
+        raise InputError(
+            f"--hosts_coordinator={coordinator}: expected HOST:PORT of process 0, with a free port "
+            "from 1 to 65535"
+        )
+    return match[1], port
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else 0
+
+
+def _started() -> bool:
+    """Whether a launcher has started several processes; says so without loading jax."""
+    slurm = "SLURM_STEP_NODELIST" in os.environ and _number("SLURM_STEP_NUM_TASKS") != 1
+    count = _number("SLURM_NTASKS") if slurm else 0
+    return max(count, _number("OMPI_COMM_WORLD_SIZE")) > 1
+
+
+def _detected(coordinator: str | None) -> dict[str, Any]:
+    """Coordinator, count and index as jax finds them."""
+    names: tuple[Any, ...] = ()
+    try:
+        # What jax.distributed.initialize() asks; jax has no public name for it.
+        from jax._src.clusters import ClusterEnv
+
+        names = ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, None, None, [0], None, 60
+        )
+    except (RuntimeError, ValueError, LookupError, ImportError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"jax cannot tell where the launcher has put process 0 ({error}): give "
+            "--hosts_coordinator, --hosts_count and --hosts_index, or --hosts_count=1"
+        ) from error
+    found: dict[str, Any] = dict(zip(("coordinator", "count", "index"), names))
+    if found["count"] is None and "OMPI_COMM_WORLD_RANK" in os.environ:
+        # Open MPI 5 no longer has the variable by which jax knows it.
+        found["count"] = _number("OMPI_COMM_WORLD_SIZE")
+        found["index"] = _number("OMPI_COMM_WORLD_RANK")
+    if found["coordinator"] is None:
+        raise InputError(
+            f"the launcher has started {found['count'] or 'several'} processes, and jax cannot "
+            "tell where process 0 is: give --hosts_coordinator=HOST:PORT, or --hosts_count=1"
+        )
+    return found
+
+
+def _gpus() -> str:
+    """Divides the GPUs of a machine among the processes that were started on it.
+
+    Two processes cannot both have the memory of one. A launcher that binds GPUs to processes lets
+    each see its own only; then there are fewer than processes, and nothing is left to divide.
+    """
+    if "SLURM_LOCALID" in os.environ and "SLURM_STEP_TASKS_PER_NODE" in os.environ:
+        local = _number("SLURM_LOCALID")
+        by_node = _expanded(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        node = _number("SLURM_NODEID")
+        count = by_node[node] if node < len(by_node) else 1
+    else:
+        local = _number("OMPI_COMM_WORLD_LOCAL_RANK")
+        count = _number("OMPI_COMM_WORLD_LOCAL_SIZE")
+    if count <= 1:
+        return ""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return str(local)
+    total = len([device for device in visible.split(",") if device.strip()])
+    return ",".join(str(device) for device in range(local, total, count)) if total >= count else ""
+
+
+def _expanded(text: str) -> list[int]:
+    """SLURM's ``2(x3),1`` as [2, 2, 2, 1]."""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        counts += [int(count)] * int(times or 1)
+    return counts
