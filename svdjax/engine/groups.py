@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from svdjax.checkpoint import PairPlan, Projection
+from svdjax.engine.scale import pair_cost
 from svdjax.errors import printable
 
 
@@ -84,14 +85,8 @@ def layer_bytes(plan: PairPlan, projection: Projection) -> int:
 
 
 def matrix_work(shape: tuple[int, int]) -> float:
-    """Floating point operations of one matrix of a pair, roughly.
-
-    Two SVDs with vectors of the tall orientation (6 R r^2 + 20 r^3 each: Golub and Van Loan,
-    Matrix Computations, fig. 8.6.1), the products Q1 and Q2 and the fits of eq. 8, which are
-    r x r eigenproblems and products.
-    """
-    r, R = min(shape), max(shape)
-    return 2 * (6 * R * r**2 + 20 * r**3) + 4 * R * r**2 + 100 * r**3
+    """Floating point operations of one matrix of a pair, roughly; see `svdjax.engine.scale`."""
+    return pair_cost(shape).operations
 
 
 def working_bytes(plans: Iterable[PairPlan]) -> int:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ import numpy as np
 from svdjax.spectral.products import SLICE_BYTES
 
 START_SECONDS = 3.0
-"""Of a sweep before its first matrix is read, and after its last: Python, jax, the files' headers."""
+"""Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""
 
 _SYMMETRIC = 0.6
 """Of the operations of a product, where its blocks above the diagonal are computed once."""
@@ -63,15 +64,18 @@ def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> C
     if long >= 2 * r:
         products = (posts + 1) * _SYMMETRIC * whole + posts * (whole + 3 * square)
         eigen = {r: posts + 1.0}
-        # Two Gram matrices, the cross product and the sums of all three; vectors, Q1 and Q2; what
-        # the eigenproblem works in; a slice of either matrix, before and after it is turned.
-        working = 8 * 20 * r**2 + 4 * min(8 * r * long, SLICE_BYTES)
     else:
         # Gram matrix, images, loss, the lower half again, its loss, the correction.
         factors = 2 * posts * ((3 * _SYMMETRIC + 2) * whole + _SYMMETRIC * whole / 4 + square)
         products = factors + posts * (whole + square)
         eigen = {r: posts + 1.0, r // 2: 2.0 * posts}
-        working = 8 * 20 * r * long
+    # As XLA counts the buffers of the compiled program, with those of the factors that a long
+    # matrix may have to take, and of slices where it is read in several.
+    if long >= 2 * r:
+        working = 8 * (6 * r * long + 21 * r**2)
+        working += 15 * SLICE_BYTES * (8 * r * long > SLICE_BYTES)
+    else:
+        working = 8 * 17 * r * long
     stored = (posts + 1) * itemsize * r * long
     return Cost(products, eigen, stored, working)
 
@@ -222,7 +226,7 @@ def measure_rates(sizes: Sequence[int] = _EIGEN_SIZES, product: int = 2048) -> R
     return Rates(devices[0].device_kind, rate, eigen, transfer=transfer)
 
 
-def _together(function, value: np.ndarray, devices: Sequence[jax.Device], turns: int = 3) -> float:
+def _together(function, value: np.ndarray, devices: Sequence[Any], turns: int = 3) -> float:
     """Seconds of a call while every device does the same; the best of some turns."""
     values = [jax.device_put(value, device) for device in devices]
 
