@@ -197,7 +197,7 @@ def _findings(table: Table, labels: Sequence[str]) -> list[tuple[str, str]]:
             lines.append(
                 (
                     "half way",
-                    f"{by} is the first to be half as far from {start} as {end} is, {_OVER_ALL}.",
+                    f"Step {by} is the first half as far from {start} as {end} is, {_OVER_ALL}.",
                 )
             )
         each = _mean_change(table, "previous")
