@@ -58,19 +58,18 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
 
 
 def temperature_line(results: TemperatureResults) -> str:
-    """What an index says of a pair: by which factor the first model's loss is least."""
-    model = results.models[0]
-    loss, one = results.get(model, "loss"), results.factors.index(1.0)
-    if loss is None:
+    """What an index says of a pair: what scaling all layers does to the first model's loss."""
+    model, one = results.models[0], results.factors.index(1.0)
+    loss, kl = results.get(model, "loss"), results.get(model, "kl")
+    if loss is None or kl is None:
         return (
             f"{', '.join(results.projections)} of {' and '.join(results.models)} were scaled; no "
             "loss was measured."
         )
-    parts = [
-        f"{projection}: {_least(results, loss[p], one)}"
+    return " ".join(
+        f"{projection} of {model}: {next(iter(_of_loss(results, loss[p], kl[p], one)))}."
         for p, projection in enumerate(results.projections)
-    ]
-    return f"All layers of {model} scaled: {'; '.join(parts)}."
+    )
 
 
 def temperature_table(results: TemperatureResults) -> Table:
@@ -180,9 +179,15 @@ def _of_loss(
     results: TemperatureResults, loss: np.ndarray, kl: np.ndarray, one: int
 ) -> Iterator[str]:
     """Of one projection: where all layers are scaled, and which single layer matters most."""
+    row = np.where(np.isfinite(loss[-1]), loss[-1], np.inf)
+    best = int(np.argmin(row))
+    if best == one:
+        what = "no factor lowers the loss"
+    else:
+        what = f"the loss is least at factor {results.factors[best]:g} ({decimal(loss[-1, best])})"
     yield (
-        f"with all layers scaled {_least(results, loss, one)}; it is {decimal(loss[-1, one])} "
-        f"unscaled and at most {decimal(float(np.max(loss[-1])))}"
+        f"with all layers scaled {what}; it is {decimal(loss[-1, one])} unscaled and at most "
+        f"{decimal(float(np.max(loss[-1])))}"
     )
     worst = np.max(np.where(np.isfinite(kl[:-1]), kl[:-1], np.inf), axis=1)
     if len(worst) > 1 and np.isfinite(worst).all():
@@ -192,14 +197,6 @@ def _of_loss(
             f"{significant(worst[most])}) and {results.layers[least_layer]} the least (up to "
             f"{significant(worst[least_layer])})"
         )
-
-
-def _least(results: TemperatureResults, loss: np.ndarray, one: int) -> str:
-    """Of one projection: the factor of all layers with the least loss."""
-    best = int(np.argmin(np.where(np.isfinite(loss[-1]), loss[-1], np.inf)))
-    if best == one:
-        return "no factor lowers the loss"
-    return f"the loss is least at factor {results.factors[best]:g} ({decimal(loss[-1, best])})"
 
 
 def _of_entropy(

@@ -28,10 +28,11 @@ def results_of(**values: np.ndarray) -> TemperatureResults:
 def test_a_line_for_every_pair(tmp_path):
     # The single layer would say the opposite: the line is of all layers.
     loss = np.array([[[1.0, 3.0, 3.0], [3.0, 2.0, 2.5]], [[3.0, 1.0, 3.0], [3.0, 2.0, 1.5]]])
-    found = results_of(loss=loss)
+    found = results_of(loss=loss, kl=0 * loss)
     assert temperature_line(found) == (
-        "All layers of post scaled: qk: no factor lowers the loss; o_proj: the loss is least at "
-        "factor 1.5 (1.5000)."
+        "qk of post: with all layers scaled no factor lowers the loss; it is 2.0000 unscaled and "
+        "at most 3.0000. o_proj of post: with all layers scaled the loss is least at factor 1.5 "
+        "(1.5000); it is 2.0000 unscaled and at most 3.0000."
     )
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "report.html").write_text('<h2 id="behaviour"></h2>')
