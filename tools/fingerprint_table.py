@@ -220,7 +220,7 @@ def _markdown(rows: list[Row], summary: dict[str, Any]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     lines += [
         f"| {r.reference} | {r.suspect} | {r.disguise or 'none'} | {r.distance:.4f} "
-        f"| 1e{r.log10_p:.0f} | {r.verdict} | {r.seconds:.1f} |"
+        f"| 1e{round(r.log10_p)} | {r.verdict} | {r.seconds:.1f} |"
         for r in rows
     ]
     lines += [

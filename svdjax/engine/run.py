@@ -49,6 +49,8 @@ _RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
     "evaluation": ("evaluations", EvaluationResults.load),
     "temperature": ("temperatures", TemperatureResults.load),
 }
+# Of these the index speaks; what goes on inside the models is told pair by pair only.
+_ON_INDEX = ("nulls", "constructions", "evaluations", "temperatures")
 
 
 class Report(Protocol):
@@ -71,10 +73,13 @@ class Report(Protocol):
         self,
         workdir: pathlib.Path,
         comparisons: Mapping[str, Comparison],
-        constructions: Any = None,
-        evaluations: Any = None,
+        *,
         papers: Any = None,
         trajectory: Any = (),
+        nulls: Any = None,
+        constructions: Any = None,
+        evaluations: Any = None,
+        temperatures: Any = None,
     ) -> pathlib.Path: ...
 
 
@@ -461,10 +466,9 @@ class _Sweep:
         index = report.write_index(
             self.place.path,
             comparisons,
-            found.get("constructions"),
-            found.get("evaluations"),
-            {spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
-            self.sweep.trajectory,
+            papers={spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
+            trajectory=self.sweep.trajectory,
+            **{many: found.get(many) for many in _ON_INDEX},
         )
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index

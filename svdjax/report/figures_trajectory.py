@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from svdjax.report import style
 
@@ -40,9 +40,10 @@ def curves(drawn: Curves) -> Figure:
             _draw(ax, drawn.steps, drawn.lines[key, kind])
             if key == "alpha":
                 ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
+                ax.ticklabel_format(axis="y", useOffset=False)
             else:
                 ax.set_ylim(bottom=0)
-                ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+                ax.yaxis.set_major_formatter(style.percentages())
             if key == "nf" and ax.get_ylim()[1] > 0.8:
                 ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
             if row == 0:
@@ -52,7 +53,7 @@ def curves(drawn: Curves) -> Figure:
         axes[-1][0].set_xlabel("step")
     axes[-1][-1].set_xlabel("step")
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(7, len(names)))
+    figure.legend(handles, names, loc="outside lower center", ncols=style.columns(names))
     return figure
 
 
@@ -70,4 +71,6 @@ def _draw(ax: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]]) 
             label=style.label(name),
         )
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    # Not 1e6 at the end of the axis: steps are counted.
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     ax.grid(axis="y")

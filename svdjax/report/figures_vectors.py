@@ -59,7 +59,7 @@ def nf(panels: Sequence[Panel]) -> Figure:
         ax.grid(axis="y")
     relative.set_ylim(top=max(1.3, 1.15 * np.nanmax([1.0, *np.concatenate(shares)])))
     handles, names = absolute.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=7 if len(panels) <= 7 else 4)
+    figure.legend(handles, names, loc="outside lower center", ncols=style.columns(names))
     return figure
 
 

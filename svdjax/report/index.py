@@ -14,10 +14,12 @@ from svdjax.report import figures_pairs, page, style
 from svdjax.report.answers import index_answers
 from svdjax.report.constructions import index_section
 from svdjax.report.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
+from svdjax.report.nulls import index_nulls
 from svdjax.report.numbers import percent, span
 from svdjax.report.page import Picture
 from svdjax.report.panels import MOST_PANELS, drawn
 from svdjax.report.tables import over, pairs_table
+from svdjax.report.temperature import temperature_line
 from svdjax.report.trajectory import trajectory_section
 from svdjax.report.views import matrix_views, pairs_view
 from svdjax.series import from_start, pair_name
@@ -26,25 +28,33 @@ if TYPE_CHECKING:
     from svdjax.engine import Comparison
     from svdjax.engine.behaviour.results import EvaluationResults
     from svdjax.engine.editing.results import ConstructionResults
+    from svdjax.engine.nulls.results import NullResults
+    from svdjax.engine.temperature.results import TemperatureResults
 
 
 def write_index(
     workdir: str | os.PathLike[str],
     comparisons: Mapping[str, Comparison],
-    constructions: Mapping[str, ConstructionResults] | None = None,
-    evaluations: Mapping[str, EvaluationResults] | None = None,
+    *,
     papers: Mapping[str, str] | None = None,
     trajectory: Sequence[str] = (),
+    nulls: Mapping[str, NullResults] | None = None,
+    constructions: Mapping[str, ConstructionResults] | None = None,
+    evaluations: Mapping[str, EvaluationResults] | None = None,
+    temperatures: Mapping[str, TemperatureResults] | None = None,
 ) -> pathlib.Path:
     """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
 
     Args:
       workdir: the sweep's folder; every pair's report lies in ``<workdir>/<pair>/``.
       comparisons: results by pair name.
-      constructions: results of constructed models by pair name, for those pairs that have them.
-      evaluations: how the models did on benchmarks, likewise.
       papers: the column of the paper's tables by pair name, where the models are the paper's.
       trajectory: its points in order, where the pairs are those of one (`svdjax.series`).
+      nulls: what random changes of the same size would show, by pair name, for those pairs that
+        have it.
+      constructions: results of constructed models, likewise.
+      evaluations: how the models did on benchmarks, likewise.
+      temperatures: what scaled singular values did to the models, likewise.
 
     Returns:
       The path of the page.
@@ -68,8 +78,11 @@ def write_index(
         trajectory=trajectory_section(comparisons, trajectory, folder) if trajectory else None,
         notes=_notes(comparisons, pairs),
         figures=figures,
+        nulls=index_nulls(nulls or {}, folder),
         constructions=index_section(constructions or {}, folder),
         behaviour=index_answers(evaluations or {}, papers or {}, folder),
+        temperature=[(name, temperature_line(one)) for name, one in (temperatures or {}).items()],
+        pages={name: _link(name) for name in comparisons},
     )
 
 
@@ -84,8 +97,12 @@ def _entry(name: str, one: Comparison) -> dict[str, str]:
     if np.isfinite(factors).any():
         low, high = over(np.min, factors), over(np.max, factors)
         line += f"; mean scaling factors {span(f'{low:.3f}', f'{high:.3f}')}"
-    link = f"{urllib.parse.quote(name, safe='', errors='surrogatepass')}/report.html"
-    return {"name": name, "base": one.base, "post": one.post, "line": line + ".", "link": link}
+    return {"name": name, "base": one.base, "post": one.post, "line": line + "."}
+
+
+def _link(name: str) -> str:
+    """The page of a pair, seen from the index."""
+    return f"{urllib.parse.quote(name, safe='', errors='surrogatepass')}/report.html"
 
 
 def _shown(comparisons: Mapping[str, Comparison], trajectory: Sequence[str]) -> list[str]:

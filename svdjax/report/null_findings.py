@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from svdjax.engine.nulls.verdicts import Against
 
 MOST_LINES = 24
+JUDGED = ("below", "within", "above")
+"""Verdicts that say something."""
 _VERDICTS = {
     "below": "the observed consistency exceeds what an equally large random change would show",
     "within": "the observed consistency does not exceed what an equally large random change would "
@@ -26,28 +28,53 @@ _VERDICTS = {
 
 def null_lead(results: NullResults) -> str:
     """The result in two sentences."""
-    every = list(results.projections.values())
-    verdicts = {one.name: one.verdict for one in every}
-    judged = [one for one in every if one.verdict in ("below", "within", "above")]
+    judged = _judged(results)
     if not judged:
-        ratios = [over(np.mean, one.nf_over_null) for one in every]
-        if not np.isfinite(ratios).any():
-            return "No matrix has both an NF and a null to hold it against."
-        return (
-            f"NF is {ends(ratios, percent)} (mean of a projection) of what an equally large random "
-            "change would give; too little was drawn to say whether that is more than chance."
-        )
-    below = [name for name, word in verdicts.items() if word == "below"]
-    above = [name for name, word in verdicts.items() if word == "above"]
+        return _unjudged(results)
+    below, above = (_with(judged, word) for word in ("below", "above"))
     head = (
         f"In {len(below)} of {len(judged)} projections left and right singular vectors stayed "
         "together more than under an equally large random change (each at level 0.05)"
     )
-    ratios = ends([one.pooled("nf").ratio for one in judged], percent)
-    tail = f"; NF is {ratios} of what such changes give."
+    tail = f"; NF is {_ratios(judged)} of what such changes give."
     if above:
         tail += f" Less than by chance they stayed together in {listed(above)}."
     return head + tail + _even(judged)
+
+
+def null_line(results: NullResults) -> str:
+    """What an index says of a pair."""
+    judged = _judged(results)
+    if not judged:
+        return _unjudged(results)
+    below, above = (_with(judged, word) for word in ("below", "above"))
+    more = f", in {listed(above)} above" if above else ""
+    return (
+        f"In {len(below)} of {len(judged)} projections NF lies below what equally large random "
+        f"changes give (each at level 0.05){more}; it is {_ratios(judged)} of that."
+    )
+
+
+def _judged(results: NullResults) -> list[ProjectionNulls]:
+    return [one for one in results.projections.values() if one.verdict in JUDGED]
+
+
+def _with(judged: Sequence[ProjectionNulls], word: str) -> list[str]:
+    return [one.name for one in judged if one.verdict == word]
+
+
+def _ratios(judged: Sequence[ProjectionNulls]) -> str:
+    return ends([one.pooled("nf").ratio for one in judged], percent)
+
+
+def _unjudged(results: NullResults) -> str:
+    ratios = [over(np.mean, one.nf_over_null) for one in results.projections.values()]
+    if not np.isfinite(ratios).any():
+        return "No matrix has both an NF and a null to hold it against."
+    return (
+        f"NF is {ends(ratios, percent)} (mean of a projection) of what an equally large random "
+        "change would give; too little was drawn to say whether that is more than chance."
+    )
 
 
 def _even(judged: Sequence[ProjectionNulls]) -> str:

@@ -12,11 +12,19 @@ import numpy as np
 from svdjax.report import figures_nulls, page, style
 from svdjax.report.cells import Spec, dec, plain, share, sig, view
 from svdjax.report.constructions import Section
-from svdjax.report.null_findings import null_facts, null_findings, null_lead, null_notes
-from svdjax.report.numbers import one_decimal
+from svdjax.report.null_findings import (
+    JUDGED,
+    null_facts,
+    null_findings,
+    null_lead,
+    null_line,
+    null_notes,
+)
+from svdjax.report.numbers import one_decimal, percent
 from svdjax.report.page import Picture
 from svdjax.report.panels import Panel
 from svdjax.report.tables import Table, over
+from svdjax.report.views import fits_matrix, pairs_matrix
 
 if TYPE_CHECKING:
     from svdjax.engine.nulls.results import NullResults, ProjectionNulls
@@ -61,6 +69,30 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
         figures=figures,
         files=[table.name for table in tables],
     )
+
+
+def index_nulls(nulls: Mapping[str, NullResults], folder: pathlib.Path) -> Section | None:
+    """The same for the index, a line for every pair; None where no pair has nulls.
+
+    Args:
+      nulls: results of the nulls stage, by pair.
+      folder: the sweep's.
+    """
+    if not nulls:
+        return None
+    rows = tuple(
+        {"pair": pair, **_row(one)}
+        for pair, results in nulls.items()
+        for one in results.projections.values()
+    )
+    table = Table("nulls", ("pair", *_PROJECTION), rows)
+    table.write(folder / "tables")
+    if fits_matrix(table):
+        views = [pairs_matrix(table, "NF / null", _MATRIX, _judged)]
+    else:
+        views = [view(table, "NF against its null", _CAPTION, _INDEX_COLUMNS, folded=True)]
+    lines = [(pair, null_line(results)) for pair, results in nulls.items()]
+    return Section(_LEAD, lines, [], [], views if rows else [], [], [table.name])
 
 
 def null_tables(results: NullResults) -> tuple[Table, Table]:
@@ -132,6 +164,13 @@ def _figures(
         yield page.place(figure, folder, name, title, caption, f"{title}, for {names}.")
 
 
+def _judged(row: Mapping[str, Any]) -> str:
+    """NF over its null, with the verdict where there is one."""
+    drawn = math.isfinite(row["nf_ratio"])
+    text = percent(row["nf_ratio" if drawn else "nf_over_null"])
+    return f"{text} {row['verdict']}" if row["verdict"] in JUDGED else text
+
+
 def _plus_minus(mean: str, std: str):
     """Mean and standard deviation in three and two significant digits."""
     first, second = sig(mean), sig(std, 2)
@@ -160,6 +199,17 @@ _COLUMNS: list[Spec] = [
     ("spread", dec("spread")),
     ("its null ", _plus_minus("spread_spectrum_mean", "spread_spectrum_std")),
 ]
+_INDEX_COLUMNS: list[Spec] = [("pair", plain("pair")), *_COLUMNS]
+_LEAD = (
+    "Held against α W_base with a random change added that has the singular values of the real "
+    "one, and so its size. Below that, left and right singular vectors stayed together more than "
+    "the smallness of the change explains."
+)
+_MATRIX = (
+    "Mean NF of the sampled layers as a share of what random changes of the same singular values "
+    "give, and whether it lies below, within or above their draws at level 0.05. Without such a "
+    "word: by formula, or with too few draws to tell."
+)
 _LAYERS = (
     "Source: what NF is held against in this layer: draws (sampled), a formula that holds there "
     "(first_order, all_orders), or none. The file has more columns."

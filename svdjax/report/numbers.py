@@ -31,7 +31,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def percent(ratio: float | None) -> str:
-    """A ratio as a percentage with two or three significant digits: 0.1134 is ``11.3 %``.
+    """A ratio as a percentage with two or three significant digits: 0.53 is ``53.0 %``.
 
     What is rounding of float64 reads 0.
     """
@@ -43,7 +43,7 @@ def percent(ratio: float | None) -> str:
     elif abs(value) < 0.01:
         text = f"{value:.0e}"
     elif abs(value) < 1000:
-        text = f"{value:.{3 if abs(value) >= 10 else 2}g}"
+        text = f"{value:#.{3 if abs(value) >= 10 else 2}g}".rstrip(".")
     else:
         text = f"{value:.0f}"
     return f"{text}{_NARROW}%"

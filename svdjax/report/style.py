@@ -82,6 +82,12 @@ def label(text: str, most: int = 34) -> str:
     return shown.replace("$", r"\$")
 
 
+def columns(names: Sequence[str], most: int = 7) -> int:
+    """How many entries of a legend fit side by side under a figure of the page's width."""
+    # 130 letters do; a marker and its distances take 7.
+    return max(1, min(most, len(names), 130 // (max(map(len, names), default=0) + 7)))
+
+
 def grid(
     count: int, *, width: float = 2.9, height: float = 2.3, columns: int = 4, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:

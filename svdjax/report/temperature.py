@@ -57,6 +57,21 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
     )
 
 
+def temperature_line(results: TemperatureResults) -> str:
+    """What an index says of a pair: what scaling all layers does to the first model's loss."""
+    model, one = results.models[0], results.factors.index(1.0)
+    loss, kl = results.get(model, "loss"), results.get(model, "kl")
+    if loss is None or kl is None:
+        return (
+            f"{', '.join(results.projections)} of {' and '.join(results.models)} were scaled; no "
+            "loss was measured."
+        )
+    return " ".join(
+        f"{projection} of {model}: {next(iter(_of_loss(results, loss[p], kl[p], one)))}."
+        for p, projection in enumerate(results.projections)
+    )
+
+
 def temperature_table(results: TemperatureResults) -> Table:
     """Returns a row per model, projection, layer and factor; NaN where it was not measured.
 

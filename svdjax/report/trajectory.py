@@ -194,14 +194,21 @@ def _findings(table: Table, labels: Sequence[str]) -> list[tuple[str, str]]:
         moved = _mean_change(table, "start")
         if moved and (half := moved[end] / 2) > 0:
             by = next(label for label in labels[1:] if moved[label] >= half)
-            text = "the first with half of the last step's change, in the mean of the projections"
-            lines.append(("half way", f"Step {by}: {text}."))
+            lines.append(
+                (
+                    "half way",
+                    f"Step {by} is the first half as far from {start} as {end} is, {_OVER_ALL}.",
+                )
+            )
         each = _mean_change(table, "previous")
         if each:
             top = max(each, key=lambda label: each[label])
             before = labels[labels.index(top) - 1]
             lines.append(
-                ("largest step", f"{before} → {top}: a change by {percent(each[top])}, likewise.")
+                (
+                    "largest step",
+                    f"{before} → {top}: a change by {percent(each[top])}, {_OVER_ALL}.",
+                )
             )
     return lines
 
@@ -239,6 +246,7 @@ _SPECS = [
     ("change", share("change_mean")),
     ("scaling factor", dec("alpha_mean")),
 ]
+_OVER_ALL = "in the mean of the projections"
 _TITLE = "Over the steps"
 _ROWS = "Means over the layers; change is ‖later − earlier‖ / ‖earlier‖."
 _LEAD = (

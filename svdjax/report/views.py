@@ -82,38 +82,48 @@ def pairs_view(table: Table) -> TableView:
 
 def matrix_views(table: Table) -> list[TableView]:
     """One row per pair, one column per projection: NF / unrelated, and the scaling factor."""
-    names = list(dict.fromkeys(row["projection"] for row in table.rows))
-    if not 0 < len(names) <= MOST_COLUMNS:
+    if not fits_matrix(table):
         return []
-    cells = {(row["pair"], row["projection"]): row for row in table.rows}
-    pairs = list(dict.fromkeys(row["pair"] for row in table.rows))
-    heads = (Head("pair", text=True), *(Head(name) for name in names))
-
-    def matrix(title: str, caption: str, show: Callable[[Row], str]) -> TableView:
-        rows = (
-            (
-                pair,
-                *(show(cells[pair, name]) if (pair, name) in cells else MISSING for name in names),
-            )
-            for pair in pairs
-        )
-        return TableView(title, caption, heads, tuple(rows), 0, "tables/pairs.csv", False)
-
     return [
-        matrix(
+        pairs_matrix(
+            table,
             "NF / unrelated",
             "Mean NF of a projection's layers as a share of the level of unrelated matrices of its "
             "shape: 0 where left and right singular vectors turned alike, about 100 % between "
             "unrelated models.",
             share("nf_over_unrelated"),
         ),
-        matrix(
+        pairs_matrix(
+            table,
             "Scaling factor",
             "Mean and standard deviation of σ post / σ base over all layers and the top 90 % of "
             "the singular values.",
             pm("alpha_mean", "alpha_std", 3),
         ),
     ]
+
+
+def fits_matrix(table: Table) -> bool:
+    """Whether `pairs_matrix` has anything to show, in a width that can be read."""
+    return 0 < len({row["projection"] for row in table.rows}) <= MOST_COLUMNS
+
+
+def pairs_matrix(table: Table, title: str, caption: str, show: Callable[[Row], str]) -> TableView:
+    """One row per pair, one column per projection; a dash where a pair lacks the projection.
+
+    Args:
+      table: with columns ``pair`` and ``projection``.
+      title: of the view.
+      caption: likewise.
+      show: what a cell says of its row.
+    """
+    names = list(dict.fromkeys(row["projection"] for row in table.rows))
+    cells: dict[str, dict[str, str]] = {}
+    for row in table.rows:
+        cells.setdefault(row["pair"], {})[row["projection"]] = show(row)
+    heads = (Head("pair", text=True), *(Head(name) for name in names))
+    rows = tuple((pair, *(one.get(name, MISSING) for name in names)) for pair, one in cells.items())
+    return TableView(title, caption, heads, rows, 0, f"tables/{table.name}.csv", False)
 
 
 def _shape(row: Row) -> str:

@@ -128,7 +128,7 @@ def test_pages_show_the_papers_tables(made, tmp_path):
             probes=ProbeResults.load(workdir / pair) if pair == pairs[0] else None,
             evaluation=answered[pair],
         )
-    index = write_index(tmp_path, comparisons, None, answered)
+    index = write_index(tmp_path, comparisons, evaluations=answered)
     text = assert_self_contained(index).text
     for number in "12678":
         assert f"Table {number}: " in text

@@ -38,10 +38,9 @@ class Report:
         self,
         workdir: pathlib.Path,
         comparisons: Any,
-        constructions: Any = None,
-        evaluations: Any = None,
-        papers: Any = None,
+        *,
         trajectory: Any = (),
+        **_: Any,
     ) -> pathlib.Path:
         self.trajectory = trajectory
         return workdir / "report.html"

@@ -47,11 +47,12 @@ def assert_self_contained(path: pathlib.Path) -> Page:
 
 
 def assert_links_lead_somewhere(path: pathlib.Path) -> None:
-    """Every link is an anchor of the page or a file beside it."""
-    page = Page(path)
-    anchors = {attributes.get("id") for _, attributes in page.tags}
-    for tag, attributes in page.tags:
+    """Every link is an anchor of the page or a file beside it, its anchor too."""
+    for tag, attributes in Page(path).tags:
         href = attributes.get("href")
         if tag == "a" and href:
-            known = href[1:] in anchors if href[0] == "#" else (path.parent / href).is_file()
-            assert known, href
+            name, _, anchor = href.partition("#")
+            target = path.parent / name if name else path
+            assert target.is_file(), href
+            if anchor:
+                assert anchor in {found.get("id") for _, found in Page(target).tags}, href

@@ -124,7 +124,7 @@ def test_restoration_is_held_against_its_size():
     # KL per squared change: 0.004 / 0.09² = 0.5 against 6 / 1.2² = 4.2 and 4 / 0.5² = 16.
     more = line(synthetic.results(), "Is restoration")
     assert "every restoration is below it" in more
-    assert f"at 50{NARROW}% of what" in more
+    assert f"at 50.0{NARROW}% of what" in more
     assert "0.49" in more
     # 0.04 / 0.09² = 4.9: no better than raw ablation for its size, though it is near the original.
     made = synthetic.results(restoration=(0.09, 0.04))

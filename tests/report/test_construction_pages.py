@@ -60,7 +60,7 @@ def workdir(made, tmp_path_factory):
     comparisons = {name: synthetic.comparison([], pair=name) for name in (*made, "base-other")}
     for name, one in comparisons.items():
         write_pair(one, folder / name, constructions=made.get(name))
-    write_index(folder, comparisons, made)
+    write_index(folder, comparisons, constructions=made)
     return folder
 
 
@@ -208,13 +208,14 @@ def test_an_index_of_many_pairs_is_bounded_and_says_so(tmp_path):
     views = index_views(constructions_table(many))
     assert len(names) > MOST_COLUMNS
     assert [view.title for view in views] == ["All constructed models"]
-    page = Page(write_index(tmp_path, {}, many))
+    page = Page(write_index(tmp_path, {}, constructions=many))
     assert f"The figure shows the first {MOST_PAIRS} of {len(names)} pairs." in page.text
 
 
 def test_one_pair_with_constructions_has_no_figure_across_pairs(tmp_path):
     comparison = synthetic.comparison([], pair="a")
-    page = Page(write_index(tmp_path, {"a": comparison}, {"a": synthetic_constructions.results()}))
+    made = {"a": synthetic_constructions.results()}
+    page = Page(write_index(tmp_path, {"a": comparison}, constructions=made))
     assert "KL of the constructed models" in page.text
     assert not list(tmp_path.glob("figures/*"))
 
@@ -227,9 +228,13 @@ def test_nothing_made_still_has_a_page(tmp_path):
     page = Page(write_pair(comparison, tmp_path / "pair", constructions=none))
     assert "No model was constructed" in page.text
     assert "Not made: replaced" in page.text
-    assert "No model was constructed" in Page(write_index(tmp_path, {}, {"pair": none})).text
+    index = write_index(tmp_path, {}, constructions={"pair": none})
+    assert "No model was constructed" in Page(index).text
     assert not list(tmp_path.glob("**/*.png"))
-    assert "Constructions" not in Page(write_index(tmp_path, {"pair": comparison}, {})).text
+    assert (
+        "Constructions"
+        not in Page(write_index(tmp_path, {"pair": comparison}, constructions={})).text
+    )
 
 
 def test_hostile_names_are_text(tmp_path):
@@ -254,7 +259,8 @@ def test_hostile_names_are_text(tmp_path):
     )
     comparison = synthetic.comparison([], pair=HOSTILE)
     path = write_pair(comparison, tmp_path / "pair", constructions=made)
-    index = write_index(tmp_path, {HOSTILE: comparison}, {HOSTILE: made, "other": made})
+    both = {HOSTILE: made, "other": made}
+    index = write_index(tmp_path, {HOSTILE: comparison}, constructions=both)
     for page in (assert_self_contained(path), assert_self_contained(index)):
         assert page.text.count("<script>alert('x')</script>\"&{{ 7 * 7 }}") > 3
     assert {p.parent for p in tmp_path.glob("**/*.png")} == {

@@ -10,10 +10,17 @@ import pytest
 
 from svdjax.engine.nulls.choosing import analytic_nulls
 from svdjax.engine.nulls.results import NullArrays, NullResults, ProjectionNulls
-from svdjax.report import figures_nulls, style, write_pair
-from svdjax.report.null_findings import null_facts, null_findings, null_lead, null_notes
+from svdjax.report import figures_nulls, style, write_index, write_pair
+from svdjax.report.null_findings import (
+    null_facts,
+    null_findings,
+    null_lead,
+    null_line,
+    null_notes,
+)
 from svdjax.report.panels import drawn
-from tests.report.pages import assert_links_lead_somewhere, assert_self_contained
+from tests.report import synthetic
+from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained
 from tests.report.pixels import assert_alive
 
 
@@ -68,7 +75,7 @@ def test_a_sentence_for_every_projection_says_whether_it_is_more_than_chance(res
     lines = dict(null_findings(results))
     assert set(lines) == set(related.projections)
     assert "the observed consistency exceeds what an equally large" in lines["q_proj"]
-    assert "is 50\u202f% of the" in lines["q_proj"]
+    assert "is 50.0\u202f% of the" in lines["q_proj"]
     assert "p = 0.050" in lines["q_proj"]
     assert "stayed together less than" in lines["k_proj"]
     assert "(layer 1)" in lines["o_proj"]
@@ -131,6 +138,48 @@ def test_page_and_tables(results, related, tmp_path):
         layers = list(csv.DictReader(file))
     assert [row["source"] == "sampled" for row in layers] == [True, False, True]
     assert (tmp_path / "pair" / "figures" / "nulls_nf.png").is_file()
+
+
+def test_the_index_has_a_line_and_a_row_for_every_pair(results, related, tmp_path):
+    other = dataclasses.replace(
+        results_of(related, 0), projections={"q_proj": nulls_of(related["q_proj"], 0)}
+    )
+    # Without matrices, so that nothing is drawn.
+    pairs = {name: synthetic.comparison([], pair=name) for name in ("one", "other", "third")}
+    for name in pairs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.html").write_text('<h2 id="nulls"></h2>')
+    index = write_index(tmp_path, pairs, nulls={"one": results, "other": other})
+    page = assert_self_contained(index)
+    assert_links_lead_somewhere(index)
+    links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
+    assert [link for link in links if link and "#" in link] == [
+        "one/report.html#nulls",
+        "other/report.html#nulls",
+    ]
+    assert null_line(results) in page.text
+    assert "In 1 of 7 projections NF lies below what equally large" in page.text
+    assert "(each at level 0.05), in k_proj above; it is between 50.0\u202f% and" in page.text
+    assert "too little was drawn" in page.text
+    for cell in ("50.0\u202f% below", "200\u202f% above", "100\u202f% within"):
+        assert cell in page.text
+    with (tmp_path / "tables" / "nulls.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pair"] for row in rows] == ["one"] * 7 + ["other"]
+    assert [row["verdict"] for row in rows[:2]] == ["below", "above"]
+    assert "More than a small change?" not in Page(write_index(tmp_path, pairs)).text
+
+
+def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
+    one = results.projections["q_proj"]
+    many = {f"layer_{i}": dataclasses.replace(one, name=f"layer_{i}") for i in range(9)}
+    nulls = {"one": dataclasses.replace(results, projections=many)}
+    text = Page(write_index(tmp_path, {}, nulls=nulls)).text
+    assert "NF against its null" in text
+    assert "Show 9 rows" in text
+    none = dataclasses.replace(results, projections={})
+    text = Page(write_index(tmp_path, {}, nulls={"one": none})).text
+    assert "No matrix has both an NF and a null" in text
 
 
 @pytest.mark.parametrize("draw", [figures_nulls.nf, figures_nulls.svsm])

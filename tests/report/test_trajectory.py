@@ -102,7 +102,7 @@ def test_the_page_tells_of_the_run(
     assert_links_lead_somewhere(folder / "report.html")
     words = " ".join(page.text.split())
     assert "base → 40" in words
-    assert "Step 40: the first with half of the last step's change" in words
+    assert "Step 40 is the first half as far from base as 40 is" in words
     assert "20 → 40: a change by" in words
     for title in ("NF / unrelated, from the start", "Change, step to step", "Over the steps"):
         assert title in words
