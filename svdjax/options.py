@@ -38,9 +38,9 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
         "The paper keeps them fused.",
     ),
     "group_bytes": (
-        256 * 2**20,
-        "Host bytes of one group of layers, both checkpoints as stored. Smaller groups use less "
-        "memory and lose less work when a sweep is killed.",
+        64 * 2**20,
+        "Host bytes of one group of layers, both checkpoints as stored; at least a layer for each "
+        "device. Smaller groups use less memory and lose less work when a sweep is killed.",
     ),
     "devices": (0, "Devices to spread the layers over; 0 takes all."),
     "full_hash": (

@@ -10,7 +10,7 @@ import tempfile
 # A test's programs run once or twice; optimising them as for a sweep is what takes the time.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=2 --xla_llvm_disable_expensive_passes=true"
+    + " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")

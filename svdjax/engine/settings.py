@@ -37,7 +37,7 @@ class Settings:
     measure: str = "fits"
     corner: int = 25
     split_fused: bool = False
-    group_bytes: int = 256 * 2**20
+    group_bytes: int = 64 * 2**20
     devices: int = 0
     full_hash: bool = False
     variants: tuple[str, ...] = ("all",)

@@ -49,7 +49,7 @@ def tiny_pair(root: pathlib.Path, family: str) -> tuple[pathlib.Path, pathlib.Pa
 def flags(devices: int) -> str:
     """XLA_FLAGS of commands: quick to compile."""
     return (
-        f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true"
+        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     )
 
 
