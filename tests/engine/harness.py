@@ -48,9 +48,7 @@ def tiny_pair(root: pathlib.Path, family: str) -> tuple[pathlib.Path, pathlib.Pa
 
 def flags(devices: int) -> str:
     """XLA_FLAGS of commands: quick to compile."""
-    return (
-        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    )
+    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
 
 
 def environment(devices: int = 1) -> dict[str, str]:
