@@ -11,7 +11,7 @@ and `reasoning` all constructed models are made too, judged on held-out answers 
 format, probed on held-out questions, and asked them: by the paper's protocol all 450, three times,
 which takes well over an hour on two cores (models that collapsed talk on up to the end of
 their context), and scaled layer by layer at 145 points a model, four minutes more; quick asks 30
-once, for at most 160 tokens, scales at 17 points, and takes about five minutes. What the whole
+once, for at most 160 tokens, scales at 17 points, and takes four to five minutes. What the whole
 protocol gave: docs/reference_results.md.
 """
 
