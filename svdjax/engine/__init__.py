@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from svdjax.engine.editing.initialise import run_initialise
     from svdjax.engine.editing.initialise_job import InitialiseJob
     from svdjax.engine.estimate import dry_run
+    from svdjax.engine.outcome import SweepOutcome
     from svdjax.engine.pair import compare
     from svdjax.engine.results import FORMAT_VERSION, Comparison, ProjectionResult
-    from svdjax.engine.run import SweepOutcome, run_sweep
+    from svdjax.engine.run import run_sweep
 
 __all__ = [
     "FORMAT_VERSION",
@@ -69,7 +70,7 @@ _HOMES = {
     "ProbeJob": "behaviour.probe_job",
     "ProbeOutcome": "behaviour.probe",
     "ProjectionResult": "results",
-    "SweepOutcome": "run",
+    "SweepOutcome": "outcome",
     "compare": "pair",
     "construct_checkpoint": "editing.construct",
     "dry_run": "estimate",

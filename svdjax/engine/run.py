@@ -9,23 +9,18 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 
 from svdjax.atomic import plain
 from svdjax.engine import devices, inputs
-from svdjax.engine.behaviour.results import EVALUATION, PROBES, EvaluationResults, ProbeResults
 from svdjax.engine.editing.making import FACTORS
-from svdjax.engine.editing.results import FILE as CONSTRUCTIONS
-from svdjax.engine.editing.results import ConstructionResults
 from svdjax.engine.groups import Group, working_bytes
 from svdjax.engine.halves import group_budget
 from svdjax.engine.hosts import Hosts, HostsRequest, meet
-from svdjax.engine.nulls.results import SUMMARY as NULLS
-from svdjax.engine.nulls.results import NullResults
+from svdjax.engine.outcome import RESULTS, SweepOutcome
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
@@ -33,7 +28,6 @@ from svdjax.engine.shares import shares
 from svdjax.engine.spectra import plan_spectra, run_share, run_spectra
 from svdjax.engine.stage import Stage
 from svdjax.engine.stop import StopRequest
-from svdjax.engine.temperature.results import TEMPERATURE, TemperatureResults
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import HostLost, InputError, Interrupted
@@ -41,15 +35,7 @@ from svdjax.spectral import get_factorisation
 
 _PATIENCE = 60.0  # seconds in which process 0's record has to appear (NFS keeps listings)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
-# Stages whose results are read pair by pair: what `SweepOutcome` calls them, and how.
-_RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
-    "nulls": ("nulls", NullResults.load),
-    "constructions": ("constructions", ConstructionResults.load),
-    "probes": ("probes", ProbeResults.load),
-    "evaluation": ("evaluations", EvaluationResults.load),
-    "temperature": ("temperatures", TemperatureResults.load),
-}
-# Of these the index speaks; what goes on inside the models is told pair by pair only.
+# What the index tells of stages; what goes on inside the models is told pair by pair only.
 _ON_INDEX = ("nulls", "constructions", "evaluations", "temperatures")
 
 
@@ -81,85 +67,6 @@ class Report(Protocol):
         evaluations: Any = None,
         temperatures: Any = None,
     ) -> pathlib.Path: ...
-
-
-@dataclass(frozen=True)
-class SweepOutcome:
-    """What a sweep did.
-
-    Attributes:
-      workdir: where everything lies.
-      comparisons: results by pair name.
-      report: the index page, None without a report stage.
-      computed: groups computed by this run.
-      reused: groups taken from the journal of an earlier run.
-      was_finished: there was nothing to do.
-      nulls: what random changes of the same size would show, by pair, where it was asked for.
-      constructions: the constructed models by pair, where there are any.
-      probes: what went on inside the models by pair, likewise.
-      evaluations: how they did on the benchmarks by pair, likewise.
-      temperatures: what scaled singular values did by pair, likewise.
-      process: which of several processes says this; only process 0 has the results.
-    """
-
-    workdir: pathlib.Path
-    comparisons: dict[str, Comparison]
-    report: pathlib.Path | None
-    computed: int = 0
-    reused: int = 0
-    was_finished: bool = False
-    nulls: Mapping[str, NullResults] = field(default_factory=dict)
-    constructions: Mapping[str, ConstructionResults] = field(default_factory=dict)
-    probes: Mapping[str, ProbeResults] = field(default_factory=dict)
-    evaluations: Mapping[str, EvaluationResults] = field(default_factory=dict)
-    temperatures: Mapping[str, TemperatureResults] = field(default_factory=dict)
-    process: int = 0
-
-    def summary(self) -> str:
-        """A few lines for stdout, with the paths; empty of a process that is not the first."""
-        if self.process:
-            return ""
-        head = "nothing to do: already finished" if self.was_finished else "done"
-        lines = [f"{head}: {len(self.comparisons)} pair(s) in {self.workdir}"]
-        for name, comparison in self.comparisons.items():
-            ratios = [r.nf_mean / r.nf_unrelated for r in comparison.projections.values()]
-            known = [ratio for ratio in ratios if ratio == ratio]
-            level = (
-                f"NF {min(known):.1%} to {max(known):.1%} of the unrelated level"
-                if known
-                else "no NF"
-            )
-            lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
-        lines += [
-            f"  {name}: {one.cost['draws']} null draws for {one.cost['matrices']} matrices; "
-            f"{self.workdir / name / NULLS}"
-            for name, one in self.nulls.items()
-        ]
-        lines += [
-            f"  {name}: {len(one.variants)} constructed models; "
-            f"{self.workdir / name / CONSTRUCTIONS}"
-            for name, one in self.constructions.items()
-        ]
-        lines += [
-            f"  {name}: {len(one.titles)} models probed on {one.count} prompts; "
-            f"{self.workdir / name / PROBES}"
-            for name, one in self.probes.items()
-        ]
-        for name, one in self.evaluations.items():
-            post = ", ".join(
-                f"{benchmark} {score.accuracy_mean:.1f} ± {score.accuracy_std:.1f} %"
-                for benchmark, score in one.scores["post"].items()
-            )
-            where = self.workdir / name / EVALUATION
-            lines.append(f"  {name}: {len(one.scores)} models evaluated, post {post}; {where}")
-        lines += [
-            f"  {name}: {', '.join(one.projections)} scaled by {len(one.factors) - 1} factors; "
-            f"{self.workdir / name / TEMPERATURE}"
-            for name, one in self.temperatures.items()
-        ]
-        if self.report is not None:
-            lines.append(f"report: {self.report}")
-        return "\n".join(lines)
 
 
 def run_sweep(
@@ -382,8 +289,8 @@ class _Sweep:
         done = run_spectra(jobs, self._handed("spectra"))
         found: dict[str, Any] = {}
         for name in self.sweep.settings.stages:
-            if name in _RESULTS:
-                found[_RESULTS[name][0]] = self._stage_after(name, jobs, done.comparisons)
+            if name in RESULTS:
+                found[RESULTS[name][0]] = self._stage_after(name, jobs, done.comparisons)
         shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
@@ -456,7 +363,7 @@ class _Sweep:
                 comparisons[spec.name],
                 self.place.path / spec.name,
                 paper=spec.paper or None,
-                **{one: found.get(many, {}).get(spec.name) for one, (many, _) in _RESULTS.items()},
+                **{one: found.get(many, {}).get(spec.name) for one, (many, _) in RESULTS.items()},
             )
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
@@ -487,7 +394,7 @@ class _Sweep:
             comparisons = {name: Comparison.load(self.place.path / name) for name in names}
             found: Any = {
                 where: {name: load(self.place.path / name) for name in self._pairs_of(stage)}
-                for stage, (where, load) in _RESULTS.items()
+                for stage, (where, load) in RESULTS.items()
                 if stage in self.sweep.settings.stages
             }
         except InputError:

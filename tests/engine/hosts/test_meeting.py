@@ -15,6 +15,7 @@ import pytest
 from svdjax.engine.hosts import HostsRequest, hosts, meet
 from svdjax.engine.stop import StopRequest
 from svdjax.errors import HostLost, InputError, Interrupted
+from tests.engine.hosts.threads import side_by_side
 
 COUNT = 3
 
@@ -28,26 +29,16 @@ def port() -> int:
 
 def run(port: int, work, count: int = COUNT, **changed: Any) -> list[Any]:
     """Calls `work(hosts, stop)` as every process; returns what they returned or raised."""
-    results: list[Any] = [None] * count
 
-    def one(index: int) -> None:
+    def one(index: int) -> Any:
         stop = StopRequest()
         how: Any = {"host": "localhost", "count": count, "index": index, "patience": 20.0}
         how |= changed.get(f"p{index}", {})
         about = how.pop("about", {"config": {"corner": 25}})
-        try:
-            with meet(HostsRequest(port=port, **how), about, stop) as party:
-                results[index] = work(party, stop)
-        except BaseException as error:
-            results[index] = error
+        with meet(HostsRequest(port=port, **how), about, stop) as party:
+            return work(party, stop)
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    return results
+    return side_by_side(count, one, seconds=30)
 
 
 def waits(party, stop) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from svdjax.errors import InputError
 from svdjax.options import default_config
 from tests.engine import harness
 from tests.engine.hosts.models import family, save, tensors
+from tests.engine.hosts.threads import side_by_side
 
 PAIRS = ("one", "two")
 
@@ -34,22 +34,12 @@ def together(models, workdir):
     """Runs two processes; returns their outcomes, or what they raised."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
-    done: list = [None, None]
 
-    def one(index: int) -> None:
+    def one(index: int):
         hosts = HostsRequest("localhost", port, 2, index, 30.0)
-        try:
-            done[index] = run_sweep(config(models), workdir, hosts=hosts)
-        except BaseException as error:
-            done[index] = error
+        return run_sweep(config(models), workdir, hosts=hosts)
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    return done
+    return side_by_side(2, one, seconds=60)
 
 
 def test_a_shared_base(models, tmp_path):
