@@ -199,7 +199,7 @@ class ArrayCache:
                 try:
                     stored = self._write(path, key, arrays)
                 except _BusyError:
-                    pass
+                    pass  # another process writes; this entry counts as skipped
                 except Exception as error:
                     # Whatever Orbax, TensorStore and the file system have run into.
                     self._failed = True

@@ -189,18 +189,18 @@ class _Images(NamedTuple):
     e: jax.Array
     loss: jax.Array
 
-    @property
-    def u(self) -> jax.Array:
-        """The columns at unit length; those of length 0 stay 0."""
-        return self.wv / jnp.where(self.s > 0, self.s, 1)[None, :]
-
 
 def _images(wv: jax.Array, v: jax.Array) -> _Images:
     s = jnp.sqrt(jnp.sum(wv**2, axis=0))
     order = jnp.argsort(s, descending=True)
-    found = _Images(wv[:, order], v[:, order], s[order], v, s[0])
-    e = gram(jax.lax.optimization_barrier(found.u.T)) - jnp.eye(len(s), dtype=s.dtype)
-    return found._replace(e=e, loss=jnp.sqrt(jnp.sum(e**2)))
+    wv, v, s = wv[:, order], v[:, order], s[order]
+    e = gram(jax.lax.optimization_barrier(_unit(wv, s).T)) - jnp.eye(len(s), dtype=s.dtype)
+    return _Images(wv, v, s, e, jnp.sqrt(jnp.sum(e**2)))
+
+
+def _unit(columns: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Columns at unit length; those of length 0 stay 0."""
+    return columns / jnp.where(lengths > 0, lengths, 1)[None, :]
 
 
 def _again(first: _Images) -> _Images:
@@ -253,7 +253,7 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     images = jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, lambda same: same, _again, images)
 
     def fast(_: jax.Array) -> Factored:
-        s, e, u = images.s, images.e, images.u
+        s, e, u = images.s, images.e, _unit(images.wv, images.s)
         f = e * s[:, None] / (s[:, None] + s[None, :])
         backward = backward_error(len(s), float(jnp.finfo(w.dtype).eps))
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
