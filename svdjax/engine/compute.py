@@ -6,7 +6,7 @@ Axis legend: `L` layers, `I` in, `O` out. Two groups are in memory at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ import jax
 import numpy as np
 
 from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
+from svdjax.engine.ahead import Ahead
 from svdjax.engine.groups import Group
 from svdjax.engine.halves import Halves
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import note
 from svdjax.engine.results import ProjectionResult
 from svdjax.errors import InputError
-from svdjax.spectral import PairMetrics, analyse_stack, working_precision
+from svdjax.spectral import PairMetrics, analyse_stack, compile_analysis, working_precision
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def compute_groups(
     corner: int,
     measure: str,
     mesh: jax.sharding.Mesh,
+    ahead: Ahead,
     halves: Halves | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Generator[Computed, None, None]:
@@ -52,6 +54,7 @@ def compute_groups(
       corner: see `svdjax.spectral.pair_metrics`.
       measure: likewise.
       mesh: the devices, axis ``layers``.
+      ahead: compiles the programs of later groups while earlier ones compute.
       halves: what is kept of matrices that occur in several pairs.
       check: called between groups; may raise to stop.
 
@@ -59,7 +62,17 @@ def compute_groups(
       InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
         each device is more than a device's memory.
     """
-    work = _Work(factorisation, corner, measure, mesh, halves)
+    work = _Work(factorisation, corner, measure, mesh, halves, ahead)
+    compile_groups(
+        groups,
+        plans,
+        factorisation=factorisation,
+        corner=corner,
+        measure=measure,
+        mesh=mesh,
+        kept=halves.sources if halves else set(),
+        ahead=ahead,
+    )
     stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
     for group, shipped in stream:
         start = time.perf_counter()
@@ -68,6 +81,51 @@ def compute_groups(
         layers = group.stop - group.start
         kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
         yield Computed(group, kept, time.perf_counter() - start)
+
+
+def compile_groups(
+    groups: Sequence[Group],
+    plans: Mapping[str, PairPlan],
+    *,
+    factorisation: str,
+    corner: int,
+    measure: str,
+    mesh: jax.sharding.Mesh,
+    kept: Collection[str],
+    ahead: Ahead,
+) -> None:
+    """Has the programs made that `compute_groups` will call, in the order of the groups.
+
+    Args:
+      groups: as there, like the rest.
+      plans: likewise.
+      factorisation: likewise.
+      corner: likewise.
+      measure: likewise.
+      mesh: likewise.
+      kept: paths of the checkpoints of whose matrices halves are kept.
+      ahead: who makes them.
+    """
+    for group in groups:
+        plan = plans[group.pair]
+        halves = any(str(side.path) in kept for side in (plan.base, plan.post))
+        name = group.projection.tensors[group.start]
+        dtypes = tuple(side.spec(name).dtype for side in (plan.base, plan.post))
+        shape = (group.length, *group.projection.shape)
+
+        def make(shape: Any = shape, dtypes: Any = dtypes, halves: bool = halves) -> None:
+            with working_precision(factorisation):
+                compile_analysis(
+                    shape,
+                    dtypes,
+                    factorisation=factorisation,
+                    corner=corner,
+                    measure=measure,
+                    halves=halves,
+                    mesh=mesh,
+                )
+
+        ahead.request((*shape, *dtypes, halves), make)
 
 
 @dataclass(frozen=True)
@@ -88,6 +146,7 @@ class _Work:
     measure: str
     mesh: jax.sharding.Mesh
     halves: Halves | None
+    ahead: Ahead
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
@@ -102,15 +161,16 @@ class _Work:
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
-        known = None
+        known, halves = None, any(key is not None for key in shipped.keys)
+        stacks = shipped.base, shipped.post
+        self.ahead.wait((*stacks[0].shape, *(stack.dtype for stack in stacks), halves))
         with working_precision(self.factorisation):
-            if self.halves is not None and any(shipped.keys):
+            if self.halves is not None and halves:
                 known = tuple(
                     self.halves.of(stack, key, self.mesh)
-                    for stack, key in zip((shipped.base, shipped.post), shipped.keys)
+                    for stack, key in zip(stacks, shipped.keys)
                 )
-            stacks = (shipped.base, shipped.post, known)
-            return in_parts(self._run, stacks, self.mesh.size, group.label)
+            return in_parts(self._run, (*stacks, known), self.mesh.size, group.label)
 
     def _run(self, stacks: Any) -> PairMetrics:
         base, post, known = stacks

@@ -17,13 +17,13 @@ from svdjax.engine import devices
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.engine.settings import Settings
-from svdjax.spectral import Half, get_factorisation, half_stack
+from svdjax.spectral import Known, get_factorisation, half_stack, known_form
 
 HALVES = ".halves"
 
 
 class Halves:
-    """The kept halves of a sweep's matrices; see `svdjax.spectral.relation.Half`.
+    """The kept halves of a sweep's matrices; see `svdjax.spectral.relation.known`.
 
     Attributes:
       sources: paths of the checkpoints that are worth keeping them of.
@@ -42,19 +42,23 @@ class Halves:
         """
         return content_key({"w": stack}, self._about) if path in self.sources else None
 
-    def of(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Half:
+    def of(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
         """The halves of a stack, kept or computed; to be called within `working_precision`."""
-        layers, r = stack.shape[0], min(stack.shape[1:])
-        dtype = np.dtype(self._route.dtype)
+        form = known_form(stack.shape[1:], self._route.dtype)
+        one, tree = jax.tree.flatten(form)
         if key is not None:
-            shapes = {"s": ((layers, r), dtype), "v": ((layers, r, r), dtype)}
+            shapes = {
+                f"x{k}": ((stack.shape[0], *x.shape), np.dtype(x.dtype)) for k, x in enumerate(one)
+            }
             found = self._cache.read(key, shapes)
             if found is not None:
                 sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
-                return Half(*jax.device_put((found["s"], found["v"]), sharding))
+                arrays = [found[name] for name in shapes]
+                return jax.tree.unflatten(tree, jax.device_put(arrays, sharding))
         made = half_stack(stack, factorisation=self._route, mesh=mesh)
         if key is not None:
-            self._cache.write(key, jax.device_get(made)._asdict())
+            arrays = jax.device_get(jax.tree.leaves(made))
+            self._cache.write(key, {f"x{k}": array for k, array in enumerate(arrays)})
         return made
 
 
@@ -65,7 +69,7 @@ def kept_halves(
 
     A directory that the config names keeps everything, for other sweeps.
     """
-    wanted = _wanted(jobs, settings)
+    wanted = kept_sources(jobs, settings)
     if not wanted:
         return None
     directory = settings.factor_cache or workdir / HALVES
@@ -75,10 +79,10 @@ def kept_halves(
 
 def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:
     """Bytes of a group as stored: less beside halves, in float64 four times square bf16 ones."""
-    return settings.group_bytes // (4 if _wanted(jobs, settings) else 1)
+    return settings.group_bytes // (4 if kept_sources(jobs, settings) else 1)
 
 
-def _wanted(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
+def kept_sources(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
     """Paths of the checkpoints that are worth keeping halves of."""
     if not get_factorisation(settings.factorisation).halves or not settings.factor_cache_bytes:
         return set()

@@ -6,6 +6,7 @@ import os
 
 from svdjax.engine import devices as machine
 from svdjax.engine import inputs
+from svdjax.engine.ahead import Ahead
 from svdjax.engine.compute import compute_groups
 from svdjax.engine.groups import plan_groups, total_work, working_bytes
 from svdjax.engine.progress import Progress
@@ -71,16 +72,18 @@ def compare(
     shown = Progress(len(groups), total_work(groups), quiet=not progress)
     pieces = []
     try:
-        for piece in compute_groups(
-            groups,
-            {spec.name: job.plan},
-            factorisation=factorisation,
-            corner=corner,
-            measure=measure,
-            mesh=mesh,
-        ):
-            shown.computed(piece.group, piece.seconds)
-            pieces.append(piece)
+        with Ahead() as ahead:
+            for piece in compute_groups(
+                groups,
+                {spec.name: job.plan},
+                factorisation=factorisation,
+                corner=corner,
+                measure=measure,
+                mesh=mesh,
+                ahead=ahead,
+            ):
+                shown.computed(piece.group, piece.seconds)
+                pieces.append(piece)
     finally:
         shown.close()
     return make_comparison(job, settings, pieces)

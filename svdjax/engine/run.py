@@ -16,6 +16,7 @@ import jax
 
 from svdjax.atomic import plain
 from svdjax.engine import devices, inputs
+from svdjax.engine.ahead import Ahead
 from svdjax.engine.editing.making import FACTORS
 from svdjax.engine.groups import Group, working_bytes
 from svdjax.engine.halves import group_budget
@@ -25,7 +26,7 @@ from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import SweepConfig, read_config
 from svdjax.engine.shares import shares
-from svdjax.engine.spectra import plan_spectra, run_share, run_spectra
+from svdjax.engine.spectra import compile_spectra, plan_spectra, run_share, run_spectra
 from svdjax.engine.stage import Stage
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir
@@ -111,8 +112,8 @@ def run_sweep(
         jax.config.update("jax_cuda_visible_devices", hosts.gpus)
         jax.config.update("jax_rocm_visible_devices", hosts.gpus)
     try:
-        with meet(hosts, plain(about), stop) as party, writing_to(place.path):
-            one = _Sweep(sweep, place, report, party)
+        with meet(hosts, plain(about), stop) as party, writing_to(place.path), Ahead() as ahead:
+            one = _Sweep(sweep, place, report, party, ahead)
             return one.run() if party.first else one.follow()
     finally:
         place.close()
@@ -121,8 +122,16 @@ def run_sweep(
 class _Sweep:
     """The steps of a sweep, with what they share."""
 
-    def __init__(self, sweep: SweepConfig, place: Workdir, report: Report | None, hosts: Hosts):
+    def __init__(
+        self,
+        sweep: SweepConfig,
+        place: Workdir,
+        report: Report | None,
+        hosts: Hosts,
+        ahead: Ahead,
+    ):
         self.sweep, self.place, self.report, self.hosts = sweep, place, report, hosts
+        self.ahead = ahead
         self.state: dict[str, Any] = {}
         self.heldout: dict[str, Any] = {}
         self.material: Any = None
@@ -166,6 +175,8 @@ class _Sweep:
                 return finished
         start = time.perf_counter()
         validated = self._stage("validate").get("status") == "done"
+        if not validated:
+            compile_spectra(jobs, self.sweep.settings, self.mesh, self.ahead)
         machines = self.hosts.exchange(
             "start",
             {
@@ -341,6 +352,7 @@ class _Sweep:
             save=self._save if self.hosts.first else lambda: None,
             check=self.hosts.check,
             hosts=self.hosts,
+            ahead=self.ahead,
         )
 
     def _write_report(

@@ -9,9 +9,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdjax.engine.compute import Computed, collect, compute_groups
+import jax
+
+from svdjax.engine.ahead import Ahead
+from svdjax.engine.compute import Computed, collect, compile_groups, compute_groups
 from svdjax.engine.groups import Group, plan_groups, total_work
-from svdjax.engine.halves import HALVES, group_budget, kept_halves
+from svdjax.engine.halves import HALVES, group_budget, kept_halves, kept_sources
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
@@ -147,6 +150,22 @@ def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> l
     ]
 
 
+def compile_spectra(
+    jobs: Sequence[PairJob], settings: Settings, mesh: jax.sharding.Mesh, ahead: Ahead
+) -> None:
+    """Has the programs of all groups made; whoever needs one waits for it."""
+    compile_groups(
+        plan_spectra(jobs, settings, mesh.size),
+        {job.spec.name: job.plan for job in jobs},
+        factorisation=settings.factorisation,
+        corner=settings.corner,
+        measure=settings.measure,
+        mesh=mesh,
+        kept=kept_sources(jobs, settings),
+        ahead=ahead,
+    )
+
+
 class _Work:
     """The groups of the open pairs, and which of them the journal already holds."""
 
@@ -203,6 +222,7 @@ class _Work:
             corner=settings.corner,
             measure=settings.measure,
             mesh=stage.mesh,
+            ahead=stage.ahead,
             halves=self.halves,
             check=lambda: stage.check(f"{progress.count} of {progress.groups} groups done"),
         )

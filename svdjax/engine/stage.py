@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 
 from svdjax.atomic import remove_leftovers
+from svdjax.engine.ahead import Ahead
 from svdjax.engine.hosts import Hosts
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.settings import Settings
@@ -34,6 +35,7 @@ class Stage:
       save: writes sweep.json.
       check: raises if a stop was requested, here or at another process.
       hosts: the processes of the sweep.
+      ahead: compiles what will be needed.
     """
 
     workdir: pathlib.Path
@@ -44,6 +46,7 @@ class Stage:
     save: Callable[[], None]
     check: Callable[[str], None]
     hosts: Hosts
+    ahead: Ahead
 
     @contextlib.contextmanager
     def journal(self, name: str) -> Iterator[pathlib.Path]:

@@ -17,13 +17,14 @@ from svdjax.spectral.factors import (
 from svdjax.spectral.kernels import (
     analyse_stack,
     build_stack,
+    compile_analysis,
     construct_stack,
     factor_stack,
     half_stack,
     values_stack,
 )
 from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
-from svdjax.spectral.relation import Half
+from svdjax.spectral.relation import Known, known_form
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
 
 __all__ = [
@@ -33,16 +34,18 @@ __all__ = [
     "Factored",
     "Factorisation",
     "Factors",
-    "Half",
+    "Known",
     "PairMetrics",
     "SvsmStatistics",
     "analyse_stack",
     "build_stack",
+    "compile_analysis",
     "construct_matrix",
     "construct_stack",
     "factor_stack",
     "get_factorisation",
     "half_stack",
+    "known_form",
     "nf_unrelated",
     "pair_metrics",
     "statistics",

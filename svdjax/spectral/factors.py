@@ -257,9 +257,12 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
         f = e * s[:, None] / (s[:, None] + s[None, :])
         backward = backward_error(len(s), float(jnp.finfo(w.dtype).eps))
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
-        factors = Factors(u - matmul(u, f), top * s, images.v)
+        # As small as f is, float32 loses less of this product than E^2 is.
+        single = matmul(u.astype(jnp.float32), f.astype(jnp.float32)).astype(u.dtype)
+        factors = Factors(u - single, top * s, images.v)
         sigma = top * (2 * backward * s[0] + _spill(s, e))
-        return Factored(factors, sigma, turn + images.loss**2, tilt)
+        lost = images.loss * (images.loss + float(jnp.finfo(jnp.float32).eps))
+        return Factored(factors, sigma, turn + lost, tilt)
 
     return jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
 

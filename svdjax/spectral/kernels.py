@@ -23,7 +23,7 @@ from svdjax.spectral.factors import (
     singular_values,
 )
 from svdjax.spectral.pair import PairMetrics, pair_metrics
-from svdjax.spectral.relation import Half, half
+from svdjax.spectral.relation import Known, known, known_form
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
@@ -101,7 +101,7 @@ def analyse_stack(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    halves: tuple[Half, Half] | None = None,
+    halves: tuple[Known, Known] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
     """Compare two stacks of matrices, layer by layer.
@@ -152,8 +152,8 @@ def half_stack(
     *,
     factorisation: str | Factorisation = "gram_f64",
     mesh: jax.sharding.Mesh | None = None,
-) -> Half:
-    """What the Gram matrices of a stack [L, I, O] tell; every field has a leading `L`.
+) -> Known:
+    """What a comparison needs of a stack [L, I, O] alone; every field has a leading `L`.
 
     For `analyse_stack`, where a matrix occurs in several pairs. Padded like the stack it came
     from. Arguments and errors are those of `analyse_stack`.
@@ -166,7 +166,55 @@ def half_stack(
 
 @functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
 def _half(stack, *, route, mesh, layers):
-    return over_layers(lambda w: half(w, route.dtype), stack, mesh=mesh, layers=layers)
+    return over_layers(lambda w: known(w, route), stack, mesh=mesh, layers=layers)
+
+
+def compile_analysis(
+    shape: tuple[int, int, int],
+    dtypes: tuple[np.dtype, np.dtype],
+    *,
+    factorisation: str | Factorisation,
+    corner: int,
+    measure: str,
+    halves: bool,
+    mesh: jax.sharding.Mesh,
+) -> None:
+    """Compile what `analyse_stack` will call, and `half_stack` where it is given `halves`.
+
+    jax keeps the programs. To be called from any thread, within `working_precision`.
+
+    Args:
+      shape: [L, I, O] of both stacks, L a multiple of the mesh's size.
+      dtypes: of base and post as stored.
+      factorisation: as in `analyse_stack`, like all that is not named here.
+      corner: likewise.
+      measure: likewise.
+      halves: whether they will be given.
+      mesh: likewise.
+    """
+    route = get_factorisation(factorisation)
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def given(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    stacks = tuple(given(shape, dtype) for dtype in dtypes)
+    both = None
+    if halves:
+        for stack in stacks[: len(set(dtypes))]:
+            _half.lower(stack, route=route, mesh=mesh, layers=shape[0]).compile()
+        form = known_form((shape[1], shape[2]), route.dtype)
+        one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
+        both = (one, one)
+    _analyse.lower(
+        (*stacks, both),
+        route=route,
+        corner=int(corner),
+        measure=measure,
+        mesh=mesh,
+        layers=shape[0],
+    ).compile()
 
 
 def factor_stack(

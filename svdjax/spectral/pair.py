@@ -13,7 +13,7 @@ import numpy as np
 
 from svdjax.spectral import fits, metrics
 from svdjax.spectral.factors import Factorisation, get_factorisation, numerical_rank
-from svdjax.spectral.relation import Half, frobenius, related, unit_norm
+from svdjax.spectral.relation import Known, frobenius, related, unit_norm
 
 MEASURES = ("vectors", "fits", "all")
 """What may be asked for, each with all before it: singular values and vectors, and pure scaling of
@@ -111,7 +111,7 @@ def pair_metrics(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    halves: tuple[Half, Half] | None = None,
+    halves: tuple[Known, Known] | None = None,
 ) -> PairMetrics:
     """Compare one pair of matrices.
 
@@ -121,7 +121,7 @@ def pair_metrics(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `MEASURES`.
-      halves: of base and post, where `svdjax.spectral.relation.half` has made them.
+      halves: of base and post, where `svdjax.spectral.relation.known` has made them.
 
     Returns:
       `PairMetrics` without the leading axis.

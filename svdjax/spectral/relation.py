@@ -21,10 +21,13 @@ eps kappa^2 where an SVD has eps kappa. So it depends:
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from svdjax.spectral import products
 from svdjax.spectral.factors import Factored, Factorisation, Factors, backward_error
@@ -90,9 +93,30 @@ class Relation(NamedTuple):
     route: jax.Array
 
 
-def half(w: jax.Array, dtype: str = "float64") -> Half:
-    """Singular values and short-side vectors of W [I, O], as stored, from ``W W^T``."""
-    return _half(products.gram_of(w, dtype), products.scale(w, dtype))
+Known = Half | Factored
+"""What a comparison needs of one matrix alone: its factors, or its half if it is long."""
+
+
+def is_long(shape: Sequence[int]) -> bool:
+    """Whether [I, O] is so long that a comparison tries to do without factors: M >= 2 R."""
+    return max(shape) >= 2 * min(shape)
+
+
+def known(w: jax.Array, route: Factorisation) -> Known:
+    """What a comparison by a route with `halves` needs of W [I, O] alone, as stored."""
+    if is_long(w.shape):
+        return _half(products.gram_of(w, route.dtype), products.scale(w, route.dtype))
+    return route(w)
+
+
+def known_form(shape: tuple[int, int], dtype: str) -> Known:
+    """Shapes and dtypes of what `known` returns, as a pytree of `jax.ShapeDtypeStruct`."""
+    r = min(shape)
+    of = functools.partial(jax.ShapeDtypeStruct, dtype=np.dtype(dtype))
+    if is_long(shape):
+        return Half(s=of((r,)), v=of((r, r)))
+    factors = Factors(u=of((shape[0], r)), s=of((r,)), v=of((shape[1], r)))
+    return Factored(factors, sigma_error=of(()), turn_error=of(()), tilt_error=of(()))
 
 
 def _half(gram: jax.Array, scale: jax.Array) -> Half:
@@ -104,7 +128,7 @@ def related(
     base: jax.Array,
     post: jax.Array,
     route: Factorisation,
-    halves: tuple[Half, Half] | None = None,
+    halves: tuple[Known, Known] | None = None,
 ) -> Relation:
     """Relate two matrices [I, O].
 
@@ -112,12 +136,11 @@ def related(
       base: W_base, as stored.
       post: W_post, as stored.
       route: how; one with `halves` does as above.
-      halves: of base and post, where they are known already.
+      halves: what is `known` of base and post already, for a route with `halves`.
     """
     shape = base.shape[0], base.shape[1]
-    if not route.halves or max(shape) < 2 * min(shape):
-        known = (None, None) if halves is None else (halves[0].v, halves[1].v)
-        return by_factors(route(base, known[0]), route(post, known[1]))
+    if not route.halves or not is_long(shape):
+        return by_factors(*(halves or (route(base), route(post))))
     scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
     if halves is None:
         *grams, cross = products.all_of(base, post, route.dtype)

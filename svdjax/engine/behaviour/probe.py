@@ -26,7 +26,8 @@ from svdjax.checkpoint import (
 )
 from svdjax.engine import devices
 from svdjax.engine.behaviour.probe_job import ProbeJob, model_names
-from svdjax.engine.behaviour.probes import CKA, ENTROPY, Probes, probed
+from svdjax.engine.behaviour.probes import Probes, probed
+from svdjax.engine.behaviour.results import CKA, ENTROPY
 from svdjax.engine.progress import note
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.workdir import Workdir

@@ -17,10 +17,10 @@ from svdjax.atomic import write_npz
 from svdjax.behaviour.cka import cka_from_grams, grams
 from svdjax.behaviour.probing import probe
 from svdjax.checkpoint import ModelConfig
+from svdjax.engine.behaviour.results import CKA, ENTROPY, MAPS
 from svdjax.engine.progress import note
 from svdjax.model import place
 
-ENTROPY, CKA, MAPS = "entropy.npz", "cka.npz", "maps.npz"
 # Maps take [blocks, tokens, tokens]; of longer prompts nobody sees the cells anyway.
 _MOST_MAPPED = 512
 _SAMPLES = ("prompt", "position")

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from svdjax.atomic import read_npz, write_json, write_npz
-from svdjax.engine.behaviour.probes import CKA, ENTROPY, MAPS
 from svdjax.engine.results import FORMAT_VERSION
 from svdjax.errors import InputError
 
 EVALUATION, PROBES, RESPONSES = "evaluation.json", "probes.json", "responses"
+ENTROPY, CKA, MAPS = "entropy.npz", "cka.npz", "maps.npz"
 Read = TypeVar("Read")
 
 
