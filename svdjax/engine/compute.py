@@ -21,7 +21,13 @@ from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import note
 from svdjax.engine.results import ProjectionResult
 from svdjax.errors import InputError
-from svdjax.spectral import PairMetrics, analyse_stack, compile_analysis, working_precision
+from svdjax.spectral import (
+    Known,
+    PairMetrics,
+    analyse_stack,
+    compile_analysis,
+    working_precision,
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def compile_groups(
         halves = any(str(side.path) in kept for side in (plan.base, plan.post))
         name = group.projection.tensors[group.start]
         dtypes = tuple(side.spec(name).dtype for side in (plan.base, plan.post))
-        shape = (group.length, *group.projection.shape)
+        shape = (group.length, *sorted(group.projection.shape))
 
         def make(shape: Any = shape, dtypes: Any = dtypes, halves: bool = halves) -> None:
             with working_precision(factorisation):
@@ -130,11 +136,15 @@ def compile_groups(
 
 @dataclass(frozen=True)
 class _Shipped:
-    """Both stacks [L, I, O] of a group in their storage dtype, and the keys of what is kept."""
+    """Both stacks of a group in their storage dtype, [L, R, M] whichever side is the input.
 
-    base: Any
-    post: Any
+    Also the keys of what is kept, and that of it which was found; turned: they are transposed.
+    """
+
+    stacks: tuple[Any, Any]
     keys: tuple[str | None, str | None]
+    found: tuple[Known | None, Known | None]
+    turned: bool
 
 
 @dataclass(frozen=True)
@@ -150,27 +160,39 @@ class _Work:
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        sides = plan.base, plan.post
-        stacks = padded_stack(plan.base, group), padded_stack(plan.post, group)
-        keys = [
-            self.halves.key(str(side.path), stack) if self.halves else None
-            for side, stack in zip(sides, stacks)
-        ]
-        base, post = on_devices(stacks, self.factorisation, self.mesh)
-        return _Shipped(base, post, (keys[0], keys[1]))
+        sides, turned = (
+            (plan.base, plan.post),
+            group.projection.shape[0] > group.projection.shape[1],
+        )
+        base, post = (padded_stack(side, group) for side in sides)
+        if turned:
+            # Products run along the short side's rows: as a tall matrix it would be turned there,
+            # once for each product.
+            base, post = base.transpose(0, 2, 1), post.transpose(0, 2, 1)
+        keys, found = (None, None), (None, None)
+        if self.halves is not None:
+            base_key, post_key = (
+                self.halves.key(str(side.path), stack) for side, stack in zip(sides, (base, post))
+            )
+            keys = base_key, post_key
+            with working_precision(self.factorisation):
+                found = tuple(self.halves.find(key, base.shape, self.mesh) for key in keys)
+        stacks = on_devices((base, post), self.factorisation, self.mesh)
+        return _Shipped(stacks, keys, found, turned)
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
-        known, halves = None, any(key is not None for key in shipped.keys)
-        stacks = shipped.base, shipped.post
+        known, stacks = None, shipped.stacks
+        halves = any(key is not None for key in shipped.keys)
         self.ahead.wait((*stacks[0].shape, *(stack.dtype for stack in stacks), halves))
         with working_precision(self.factorisation):
             if self.halves is not None and halves:
                 known = tuple(
-                    self.halves.of(stack, key, self.mesh)
-                    for stack, key in zip(stacks, shipped.keys)
+                    self.halves.make(stack, key, self.mesh) if one is None else one
+                    for stack, key, one in zip(stacks, shipped.keys, shipped.found)
                 )
-            return in_parts(self._run, (*stacks, known), self.mesh.size, group.label)
+            metrics = in_parts(self._run, (*stacks, known), self.mesh.size, group.label)
+        return metrics.of_transposed() if shipped.turned else metrics
 
     def _run(self, stacks: Any) -> PairMetrics:
         base, post, known = stacks

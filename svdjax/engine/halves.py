@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,26 +41,46 @@ class Halves:
 
         Hashes the matrices, so it belongs into the reading thread.
         """
-        return content_key({"w": stack}, self._about) if path in self.sources else None
+        if path not in self.sources:
+            return None
+        # Along the memory: a copy in the other order takes longer than all the rest.
+        across = stack.transpose(0, 2, 1)
+        if across.flags.c_contiguous and not stack.flags.c_contiguous:
+            return content_key({"across": across}, self._about)
+        return content_key({"w": stack}, self._about)
 
-    def of(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
-        """The halves of a stack, kept or computed; to be called within `working_precision`."""
-        form = known_form(stack.shape[1:], self._route.dtype)
-        one, tree = jax.tree.flatten(form)
-        if key is not None:
-            shapes = {
-                f"x{k}": ((stack.shape[0], *x.shape), np.dtype(x.dtype)) for k, x in enumerate(one)
-            }
-            found = self._cache.read(key, shapes)
-            if found is not None:
-                sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
-                arrays = [found[name] for name in shapes]
-                return jax.tree.unflatten(tree, jax.device_put(arrays, sharding))
+    def find(
+        self, key: str | None, shape: tuple[int, int, int], mesh: jax.sharding.Mesh
+    ) -> Known | None:
+        """The halves of a stack [L, I, O] if they are kept, on the devices.
+
+        To be called within `working_precision`.
+        """
+        if key is None:
+            return None
+        leaves, tree = jax.tree.flatten(known_form((shape[1], shape[2]), self._route.dtype))
+        names = _names(leaves)
+        found = self._cache.read(
+            key, {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
+        )
+        if found is None:
+            return None
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
+        arrays = jax.device_put([found[name] for name in names], sharding)
+        return jax.tree.unflatten(tree, arrays)
+
+    def make(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
+        """The halves of a stack, computed, and kept; to be called within `working_precision`."""
         made = half_stack(stack, factorisation=self._route, mesh=mesh)
         if key is not None:
-            arrays = jax.device_get(jax.tree.leaves(made))
-            self._cache.write(key, {f"x{k}": array for k, array in enumerate(arrays)})
+            leaves = jax.device_get(jax.tree.leaves(made))
+            self._cache.write(key, dict(zip(_names(leaves), leaves)))
         return made
+
+
+def _names(leaves: Sequence[Any]) -> list[str]:
+    """Of the arrays of an entry."""
+    return [f"x{number}" for number in range(len(leaves))]
 
 
 def kept_halves(

@@ -23,7 +23,7 @@ from svdjax.spectral.factors import (
     numerical_rank,
     singular_values,
 )
-from svdjax.spectral.products import PRECISION
+from svdjax.spectral.products import PRECISION, inner
 from svdjax.spectral.relation import frobenius
 
 ARBITRARY = 0.1
@@ -76,7 +76,7 @@ def restoration_v(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     Returns:
       The matrix [I, O], and R x R one that has its singular values.
     """
-    q1 = jnp.einsum("ir,is->rs", partner.u, post.u, precision=PRECISION)
+    q1 = inner(partner.u, post.u)
     turned = jnp.matmul(partner.v, q1, precision=PRECISION)
     return _assemble(post.u, post.s, turned), q1 * post.s[None, :]
 
@@ -87,7 +87,7 @@ def restoration_u(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     Returns:
       The matrix [I, O], and R x R one that has its singular values.
     """
-    q2 = jnp.einsum("or,os->rs", partner.v, post.v, precision=PRECISION)
+    q2 = inner(partner.v, post.v)
     turned = jnp.matmul(partner.u, q2, precision=PRECISION)
     return _assemble(turned, post.s, post.v), q2 * post.s[None, :]
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.spectral.products import gram, matmul
+from svdjax.spectral.products import gram, matmul, turned
 
 
 class Factors(NamedTuple):
@@ -80,8 +80,8 @@ class Factorisation:
         """Distance from 1 to the next number of the working dtype."""
         return float(np.finfo(self.dtype).eps)
 
-    def upcast(self, w: jax.Array | np.ndarray) -> jax.Array:
-        """Bring a stored matrix to the working dtype, on the device.
+    def check(self) -> None:
+        """Make sure that the working dtype is there.
 
         Raises:
           RuntimeError: the route works in float64 and 64-bit types are off, where jax would
@@ -92,6 +92,10 @@ class Factorisation:
                 f"factorisation {self.name!r} works in float64 but 64-bit types are off: "
                 "call it within svdjax.spectral.working_precision(...)"
             )
+
+    def upcast(self, w: jax.Array | np.ndarray) -> jax.Array:
+        """Bring a stored matrix to the working dtype, on the device; raises what `check` does."""
+        self.check()
         return jax.lax.convert_element_type(w, self.dtype)
 
     def __call__(self, w: jax.Array | np.ndarray, v: jax.Array | None = None) -> Factored:
@@ -194,7 +198,7 @@ def _images(wv: jax.Array, v: jax.Array) -> _Images:
     s = jnp.sqrt(jnp.sum(wv**2, axis=0))
     order = jnp.argsort(s, descending=True)
     wv, v, s = wv[:, order], v[:, order], s[order]
-    e = gram(jax.lax.optimization_barrier(_unit(wv, s).T)) - jnp.eye(len(s), dtype=s.dtype)
+    e = gram(turned(_unit(wv, s))) - jnp.eye(len(s), dtype=s.dtype)
     return _Images(wv, v, s, e, jnp.sqrt(jnp.sum(e**2)))
 
 
@@ -212,7 +216,7 @@ def _again(first: _Images) -> _Images:
     """
     cut = len(first.s) // 2
     low = first.wv[:, cut:] / jnp.where(first.s[cut] > 0, first.s[cut], 1)
-    turn = jnp.linalg.eigh(gram(jax.lax.optimization_barrier(low.T)), symmetrize_input=False)[1]
+    turn = jnp.linalg.eigh(gram(turned(low)), symmetrize_input=False)[1]
     wv, v = (
         jnp.concatenate([x[:, :cut], matmul(x[:, cut:], turn)], axis=1) for x in (first.wv, first.v)
     )
@@ -247,7 +251,7 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     unit = w / jnp.where(top > 0, top, 1)
     vectors = v
     if vectors is None:
-        product = gram(jax.lax.optimization_barrier(unit.T))
+        product = gram(turned(unit))
         vectors = jnp.linalg.eigh(product, symmetrize_input=False)[1]
     images = _images(matmul(unit, vectors), vectors)
     images = jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, lambda same: same, _again, images)

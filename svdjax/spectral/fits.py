@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.products import PRECISION
+from svdjax.spectral.products import PRECISION, inner
 from svdjax.spectral.relation import Relation, frobenius, unit_norm
 
 
@@ -105,7 +105,7 @@ def rotation_fits(
     s_base, norm_base = unit_norm(pair.s_base)
     s_post, norm_post = unit_norm(pair.s_post)
     inside = jnp.einsum("rs,s,ts->rt", q.q1, s_post, q.q2, precision=PRECISION)
-    turned = jnp.matmul(q.q2.T, q.q1, precision=PRECISION)
+    turned = inner(q.q2, q.q1)
     scale = norm_post / jnp.where(norm_base > 0, norm_base, 1)
     none = jnp.minimum(norm_base, norm_post) == 0
     arbitrary = none | deficient
@@ -131,7 +131,7 @@ def rotation_fits(
 
     def around(rotation: jax.Array) -> Fit:
         first = jnp.matmul(inside, rotation, precision=PRECISION)
-        return fit(jnp.matmul(rotation.T, first, precision=PRECISION), arbitrary)
+        return fit(inner(rotation, first), arbitrary)
 
     def distance(x: jax.Array) -> jax.Array:
         return jnp.where(arbitrary, jnp.nan, frobenius(x) / r)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral import fits, metrics
+from svdjax.spectral import fits, metrics, products
 from svdjax.spectral.factors import Factorisation, get_factorisation, numerical_rank
 from svdjax.spectral.relation import Known, frobenius, related, unit_norm
 
@@ -103,6 +103,57 @@ class PairMetrics(NamedTuple):
     residual_q2: jax.Array | np.ndarray
     residual_asymmetry: jax.Array | np.ndarray
 
+    def of_transposed(self) -> PairMetrics:
+        """The same of W_base^T and W_post^T: the sides change places."""
+        swapped = dict(zip(_LEFT, (getattr(self, name) for name in _RIGHT)))
+        swapped |= dict(zip(_RIGHT, (getattr(self, name) for name in _LEFT)))
+        return self._replace(i_orth=self.i_orth.swapaxes(-1, -2), **swapped)
+
+
+_LEFT = ("sim_u", "fit_q1_alpha", "fit_q1_error", "residual_q1")
+_RIGHT = ("sim_v", "fit_q2_alpha", "fit_q2_error", "residual_q2")
+
+
+class Differences(NamedTuple):
+    """How far one matrix is from the other, as a vector, scalars.
+
+    Attributes:
+      norm_base: ||W_base||_F.
+      norm_post: ||W_post||_F.
+      cosine: <W_base, W_post> / (||W_base|| ||W_post||), 0 where either is zero.
+      delta: ||W_post - alpha W_base|| / ||W_post|| for the alpha that makes it smallest.
+    """
+
+    norm_base: jax.Array
+    norm_post: jax.Array
+    cosine: jax.Array
+    delta: jax.Array
+
+
+def differences(
+    base: jax.Array | np.ndarray, post: jax.Array | np.ndarray, route: Factorisation
+) -> Differences:
+    """Compare two matrices [I, O], as stored, entry by entry."""
+    base, post, dtype = jnp.asarray(base), jnp.asarray(post), route.dtype
+    if products.roomy(base.dtype, dtype) and products.roomy(post.dtype, dtype):
+        squares = products.total(lambda b, p: (b * b, p * p, b * p), (base, post), dtype)
+        norm_base, norm_post = jnp.sqrt(squares[0]), jnp.sqrt(squares[1])
+        inverse_base, inverse_post = _inverse(norm_base), _inverse(norm_post)
+        cosine = squares[2] * inverse_base * inverse_post
+        # Of the difference, not the difference of the squares: a perfect fit reads 1e-16.
+        by = cosine * inverse_base
+        left = products.total(lambda b, p: ((p * inverse_post - b * by) ** 2,), (base, post), dtype)
+        return Differences(norm_base, norm_post, cosine, jnp.sqrt(left[0]))
+    unit_base, norm_base = unit_norm(route.upcast(base))
+    unit_post, norm_post = unit_norm(route.upcast(post))
+    cosine = jnp.sum(unit_base * unit_post)
+    return Differences(norm_base, norm_post, cosine, frobenius(unit_post - cosine * unit_base))
+
+
+def _inverse(norm: jax.Array) -> jax.Array:
+    """1 / norm, 0 of 0."""
+    return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
+
 
 def pair_metrics(
     base: jax.Array | np.ndarray,
@@ -131,18 +182,15 @@ def pair_metrics(
       RuntimeError: it works in float64 and 64-bit types are off.
     """
     route = get_factorisation(factorisation)
+    route.check()
     shape = (base.shape[0], base.shape[1])
-    w_base, w_post = route.upcast(base), route.upcast(post)
     pair = related(jnp.asarray(base), jnp.asarray(post), route, halves)
     rank_base = numerical_rank(pair.s_base, shape)
     rank_post = numerical_rank(pair.s_post, shape)
     nf = metrics.normalised_frobenius(pair, shape, rank_base, rank_post)
     corners = metrics.corners(pair.q, corner)
-    unit_base, norm_base = unit_norm(w_base)
-    unit_post, norm_post = unit_norm(w_post)
-    cosine = jnp.sum(unit_base * unit_post)
+    norm_base, norm_post, cosine, delta = differences(base, post, route)
     ratio = norm_post / jnp.where(norm_base > 0, norm_base, jnp.nan)
-    delta = frobenius(unit_post - cosine * unit_base)
     deficient = jnp.minimum(rank_base, rank_post) < min(shape)
     if measure == "vectors":
         none = jnp.minimum(norm_base, norm_post) == 0

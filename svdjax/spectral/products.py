@@ -24,10 +24,22 @@ PRECISION = jax.lax.Precision.HIGHEST
 SLICE_BYTES = 2**25
 """Of a slice in the working dtype. Smaller ones add the sums up more often."""
 
+_TERMS_BYTES = 2**20
+
 _LEAST = 192
 """Rows below which a symmetric product is not divided: on CPU smaller ones are slower whole."""
 
 matmul = functools.partial(jnp.matmul, precision=PRECISION)
+
+
+def turned(a: jax.Array) -> jax.Array:
+    """``a^T``, laid out anew: a product that reads an operand across is twice as slow on CPU."""
+    return jax.lax.optimization_barrier(a.T)
+
+
+def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a^T b``, the products of all columns."""
+    return matmul(turned(a), b)
 
 
 def gram(rows: jax.Array) -> jax.Array:
@@ -40,10 +52,63 @@ def gram(rows: jax.Array) -> jax.Array:
     return jnp.block([[gram(upper), side], [side.T, gram(lower)]])
 
 
+def roomy(stored: np.dtype, dtype: str) -> bool:
+    """Whether sums of products of `stored` numbers neither overflow nor underflow in `dtype`."""
+    return 2 * jnp.finfo(stored).maxexp + 64 < jnp.finfo(dtype).maxexp
+
+
 def scale(w: jax.Array, dtype: str) -> jax.Array:
-    """1 / max |w|, so that no product of ``scale * w`` overflows or underflows; 1 for zeros."""
+    """1 / max |w|, so that no product of ``scale * w`` overflows or underflows; 1 for zeros.
+
+    1 as well where none of w does.
+    """
+    if roomy(w.dtype, dtype):
+        # Of the device that w is on, not of all.
+        return jnp.where(w[0, 0] == 0, 1, 1).astype(dtype)
     top = jnp.max(jnp.abs(w)).astype(dtype)
     return 1 / jnp.where(top > 0, top, 1)
+
+
+class _Bits:
+    """Slices of a matrix in another dtype; nothing else of it is converted.
+
+    XLA on CPU computes nothing in 16-bit floats, not even slices: it converts whole matrices first,
+    and keeps them. Of their bits it takes slices as they are.
+    """
+
+    def __init__(self, w: jax.Array):
+        self._dtype = w.dtype
+        self._narrow = w.dtype.itemsize == 2
+        self._w = jax.lax.bitcast_convert_type(w, jnp.uint16) if self._narrow else w
+
+    def part(self, start: jax.Array | int, size: int, axis: int, dtype: str) -> jax.Array:
+        part = jax.lax.dynamic_slice_in_dim(self._w, start, size, axis)
+        if self._narrow:
+            part = jax.lax.bitcast_convert_type(part, self._dtype)
+        return part.astype(dtype)
+
+
+def total(terms: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[jax.Array, ...]:
+    """Sums of ``terms(*matrices)``, arrays like the matrices, over all entries.
+
+    By slices of rows: left to itself, XLA makes copies in `dtype` of whole matrices.
+    """
+    rows, columns = matrices[0].shape
+    size = min(rows, max(1, _TERMS_BYTES // (columns * np.dtype(dtype).itemsize)))
+
+    bits = [_Bits(w) for w in matrices]
+
+    def of(start: jax.Array | int, size: int) -> tuple[jax.Array, ...]:
+        parts = (one.part(start, size, 0, dtype) for one in bits)
+        return tuple(jnp.sum(one) for one in terms(*parts))
+
+    sums = of(0, size)
+    sums = jax.lax.fori_loop(
+        1, rows // size, lambda i, sums: jax.tree.map(jnp.add, sums, of(i * size, size)), sums
+    )
+    if rows % size:
+        sums = jax.tree.map(jnp.add, sums, of(rows - rows % size, rows % size))
+    return sums
 
 
 def gram_of(w: jax.Array, dtype: str) -> jax.Array:
@@ -68,21 +133,22 @@ def _sums(products: Products, matrices: Sequence[jax.Array], dtype: str) -> tupl
     count = math.ceil(matrices[0].size * np.dtype(dtype).itemsize / SLICE_BYTES)
     size = math.ceil(matrices[0].shape[axis] / count)
 
-    def of(start: jax.Array | int, matrices: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    def of(start: jax.Array | int) -> tuple[jax.Array, ...]:
         parts = []
-        for w, by in zip(matrices, scales):
-            part = jax.lax.dynamic_slice_in_dim(w, start, size, axis).astype(dtype) * by
-            # Turned once, here: a product that reads its operand across is twice as slow on CPU.
-            parts.append(jax.lax.optimization_barrier(part if axis else part.T))
+        for one, by in zip(bits, scales):
+            part = one.part(start, size, axis, dtype) * by
+            # Turned once, here, and not by every product.
+            parts.append(jax.lax.optimization_barrier(part) if axis else turned(part))
         return products(*parts)
 
     missing = size * count - matrices[0].shape[axis]
     if missing:
         padding = [(0, missing if side == axis else 0) for side in range(2)]
         matrices = [jnp.pad(w, padding) for w in matrices]
-    first = of(0, matrices)
+    bits = [_Bits(w) for w in matrices]
+    first = of(0)
     if count == 1:
         return first
     return jax.lax.fori_loop(
-        1, count, lambda i, sums: jax.tree.map(jnp.add, sums, of(i * size, matrices)), first
+        1, count, lambda i, sums: jax.tree.map(jnp.add, sums, of(i * size)), first
     )

@@ -31,7 +31,7 @@ import numpy as np
 
 from svdjax.spectral import products
 from svdjax.spectral.factors import Factored, Factorisation, Factors, backward_error
-from svdjax.spectral.products import PRECISION, matmul
+from svdjax.spectral.products import matmul
 
 TOLERANCE = 1e-5
 """Largest estimated error with which the Gram route is content: of NF as a part of the level of
@@ -151,9 +151,10 @@ def related(
 
     def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:
         lengths = _lengths(of_base.s * scales[0]), _lengths(of_post.s * scales[1])
-        turned = matmul(matmul(of_base.v.T, cross), of_post.v)
-        long = turned / lengths[0][:, None] / lengths[1][None, :]
-        short = matmul(of_base.v.T, of_post.v)
+        rows = products.turned(of_base.v)
+        long = matmul(matmul(rows, cross), of_post.v)
+        long = long / lengths[0][:, None] / lengths[1][None, :]
+        short = matmul(rows, of_post.v)
         # The long side of a tall matrix is the input side, U.
         q = Rotations(long, short) if shape[0] > shape[1] else Rotations(short, long)
         nothing = _nothing(of_base.s)
@@ -198,8 +199,8 @@ def _nothing(s: jax.Array) -> jax.Array:
 def rotations(base: Factors, post: Factors) -> Rotations:
     """Return Q1 = U_base^T U_post and Q2 = V_base^T V_post. One of them is orthogonal."""
     return Rotations(
-        jnp.einsum("ir,is->rs", base.u, post.u, precision=PRECISION),
-        jnp.einsum("or,os->rs", base.v, post.v, precision=PRECISION),
+        products.inner(base.u, post.u),
+        products.inner(base.v, post.v),
     )
 
 

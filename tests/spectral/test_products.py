@@ -13,7 +13,11 @@ SHAPES = [(700, 30), (30, 700), (701, 7), (24, 24), (1, 9), (900, 500)]
 
 
 def short_rows(w):
-    w = w.astype(np.float64) / np.abs(w.astype(np.float64)).max()
+    top = np.abs(w.astype(np.float64)).max()
+    by = products.scale(jax.numpy.asarray(w), "float64")
+    # bf16 has room in float64 as it is.
+    np.testing.assert_allclose(by, 1 if w.dtype == ml_dtypes.bfloat16 else 1 / top, rtol=1e-15)
+    w = w.astype(np.float64) * float(by)
     return w if w.shape[0] < w.shape[1] else w.T
 
 
@@ -24,15 +28,17 @@ def test_products_of_slices_add_up(shape, bytes_, dtype, monkeypatch):
     monkeypatch.setattr(products, "SLICE_BYTES", bytes_)
     rng = np.random.default_rng(0)
     base, post = ((7 * rng.standard_normal(shape)).astype(dtype) for _ in range(2))
-    rows = short_rows(base), short_rows(post)
+    with working_precision("gram_f64"):
+        rows = short_rows(base), short_rows(post)
     wanted = rows[0] @ rows[0].T, rows[1] @ rows[1].T, rows[0] @ rows[1].T
     with working_precision("gram_f64"):
         found = jax.jit(lambda b, p: products.all_of(b, p, "float64"))(base, post)
         single = jax.jit(lambda b: products.gram_of(b, "float64"))(base)
         cross = jax.jit(lambda b, p: products.cross_of(b, p, "float64"))(base, post)
-    # Sums of up to 900 terms of size 1, in another order.
+    size = max(np.abs(one).max() for one in rows) ** 2
+    # Sums of up to 900 terms of that size, in another order.
     for mine, theirs in zip((*found, single, cross), (*wanted, wanted[0], wanted[2])):
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12 * size)
     np.testing.assert_array_equal(single, single.T)
 
 
@@ -48,3 +54,14 @@ def test_size_does_not_matter(size):
     with working_precision("gram_f64"):
         one, other = (products.gram_of(jax.numpy.asarray(x), "float64") for x in (w, size * w))
     np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bytes_", [1, 2**10, 2**20])
+def test_totals_count_every_entry_once(bytes_, monkeypatch):
+    monkeypatch.setattr(products, "_TERMS_BYTES", bytes_)
+    rng = np.random.default_rng(2)
+    base, post = (rng.standard_normal((37, 11)).astype(ml_dtypes.bfloat16) for _ in range(2))
+    with working_precision("gram_f64"):
+        found = products.total(lambda b, p: (b * p, b - p), (base, post), "float64")
+    b, p = base.astype(np.float64), post.astype(np.float64)
+    np.testing.assert_allclose(found, [np.sum(b * p), np.sum(b - p)], rtol=1e-13)
