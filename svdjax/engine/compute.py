@@ -80,13 +80,18 @@ def compute_groups(
         ahead=ahead,
     )
     stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
-    for group, shipped in stream:
-        start = time.perf_counter()
-        metrics = work.analyse(group, shipped)
-        del shipped
-        layers = group.stop - group.start
-        kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
-        yield Computed(group, kept, time.perf_counter() - start)
+    try:
+        for group, shipped in stream:
+            start = time.perf_counter()
+            metrics = work.analyse(group, shipped)
+            del shipped
+            layers = group.stop - group.start
+            kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
+            yield Computed(group, kept, time.perf_counter() - start)
+    finally:
+        stream.close()
+        if halves is not None:
+            halves.close()
 
 
 def compile_groups(
@@ -160,24 +165,19 @@ class _Work:
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        sides, turned = (
-            (plan.base, plan.post),
-            group.projection.shape[0] > group.projection.shape[1],
-        )
-        base, post = (padded_stack(side, group) for side in sides)
+        base, post = padded_stack(plan.base, group), padded_stack(plan.post, group)
+        turned = group.projection.shape[0] > group.projection.shape[1]
         if turned:
             # Products run along the short side's rows: as a tall matrix it would be turned there,
             # once for each product.
             base, post = base.transpose(0, 2, 1), post.transpose(0, 2, 1)
-        keys, found = (None, None), (None, None)
+        keys: tuple[str | None, str | None] = None, None
+        found: tuple[Known | None, Known | None] = None, None
         if self.halves is not None:
-            base_key, post_key = (
-                self.halves.key(str(side.path), stack) for side, stack in zip(sides, (base, post))
-            )
-            keys = base_key, post_key
-            with working_precision(self.factorisation):
-                found = tuple(self.halves.find(key, base.shape, self.mesh) for key in keys)
-        stacks = on_devices((base, post), self.factorisation, self.mesh)
+            name, find = self.halves.key, self.halves.find
+            keys = name(str(plan.base.path), base), name(str(plan.post.path), post)
+            found = find(keys[0], base.shape), find(keys[1], post.shape)
+        stacks, found = on_devices(((base, post), found), self.factorisation, self.mesh)
         return _Shipped(stacks, keys, found, turned)
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
@@ -252,10 +252,8 @@ def ship_group(
     return on_devices(stacks, factorisation, mesh)
 
 
-def on_devices(
-    stacks: tuple[np.ndarray, np.ndarray], factorisation: str, mesh: jax.sharding.Mesh
-) -> tuple[Any, Any]:
-    """Stacks on the devices; as they are where the devices have no room for them."""
+def on_devices(stacks: Any, factorisation: str, mesh: jax.sharding.Mesh) -> Any:
+    """A pytree of stacks on the devices; as it is where the devices have no room for it."""
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
     # The setting is each thread's own.
     with working_precision(factorisation):

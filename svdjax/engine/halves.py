@@ -6,8 +6,11 @@ checkpoint they came from, nor whether they are base or post.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import pathlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -35,6 +38,8 @@ class Halves:
         self._route = get_factorisation(factorisation)
         self._cache = cache
         self._about = ["half", self._route.name, devices.versions()]
+        self._writer: ThreadPoolExecutor | None = None
+        self._written: collections.deque[Future[None]] = collections.deque()
 
     def key(self, path: str, stack: np.ndarray) -> str | None:
         """Names what is kept of a stack [L, I, O] as stored; None where nothing is.
@@ -49,33 +54,47 @@ class Halves:
             return content_key({"across": across}, self._about)
         return content_key({"w": stack}, self._about)
 
-    def find(
-        self, key: str | None, shape: tuple[int, int, int], mesh: jax.sharding.Mesh
-    ) -> Known | None:
-        """The halves of a stack [L, I, O] if they are kept, on the devices.
-
-        To be called within `working_precision`.
-        """
+    def find(self, key: str | None, shape: tuple[int, ...]) -> Known | None:
+        """The halves of a stack [L, I, O] if they are kept, on the host."""
         if key is None:
             return None
+        self.settle()
         leaves, tree = jax.tree.flatten(known_form((shape[1], shape[2]), self._route.dtype))
         names = _names(leaves)
-        found = self._cache.read(
-            key, {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
-        )
-        if found is None:
-            return None
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("layers"))
-        arrays = jax.device_put([found[name] for name in names], sharding)
-        return jax.tree.unflatten(tree, arrays)
+        forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
+        found = self._cache.read(key, forms)
+        return found and jax.tree.unflatten(tree, [found[name] for name in names])
 
     def make(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
-        """The halves of a stack, computed, and kept; to be called within `working_precision`."""
+        """The halves of a stack, computed; to be called within `working_precision`.
+
+        They are kept while the next are worked on.
+        """
         made = half_stack(stack, factorisation=self._route, mesh=mesh)
         if key is not None:
-            leaves = jax.device_get(jax.tree.leaves(made))
-            self._cache.write(key, dict(zip(_names(leaves), leaves)))
+            self.settle()
+            leaves = jax.tree.leaves(made)
+
+            def keep() -> None:
+                self._cache.write(key, dict(zip(_names(leaves), jax.device_get(leaves))))
+
+            if self._writer is None:
+                self._writer = ThreadPoolExecutor(1, thread_name_prefix="svdjax-keep")
+            self._written.append(self._writer.submit(keep))
         return made
+
+    def settle(self) -> None:
+        """Returns when all that was made is kept, or another thread waits for it."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._written.popleft().result()
+
+    def close(self) -> None:
+        """Waits until all is kept, and ends the thread that does it."""
+        self.settle()
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
 
 
 def _names(leaves: Sequence[Any]) -> list[str]:

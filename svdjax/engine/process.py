@@ -1,20 +1,27 @@
-"""What a process of ours settles before jax is loaded: cores, compiled programs, jax's chatter.
+"""What a process of ours settles before jax is loaded: cores, memory, compiled programs, chatter.
 
 LAPACK spreads one SVD over several threads poorly, and layers are plenty: one jax CPU device per
 core with one BLAS thread each took half the time of one device with all threads (768 x 768, two
 cores). Where there is a GPU this changes nothing.
+
+Matrices of tens of megabytes in pages of 4 KiB cost a tenth of the time on a CPU: as page faults,
+and as misses of the TLB in every product. glibc asks for huge pages where a variable says so when
+the process starts, and only then: a command of ours therefore starts itself once more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
 _MOST = 16
 _CACHE_BYTES = 2 * 2**30
+_TRANSPARENT_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def prepare_process(*, torch: bool = False) -> None:
@@ -26,12 +33,16 @@ def prepare_process(*, torch: bool = False) -> None:
     - torch is not loaded: transformers imports it where it is installed, only to read configs and
       tokenizers for us, and that takes longer than all the rest of a start.
     - jax's notices stay off stderr.
+    - A command of ours, as opposed to a program that imports svdjax, is started once more with huge
+      pages for large arrays, where the system has them and leaves the choice to programs.
 
-    What the environment already says about devices, threads and the compilation cache stands.
+    What the environment already says about devices, threads, pages and the compilation cache
+    stands.
 
     Args:
       torch: whether it may be loaded.
     """
+    _restart_with_huge_pages()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(len(os.sched_getaffinity(0)), _MOST)))
     for library in ("OPENBLAS", "MKL"):
@@ -45,6 +56,27 @@ def prepare_process(*, torch: bool = False) -> None:
         modules.setdefault("torch", None)  # looks as if it were not installed
     # absl turns notices on, and jax tells of every kind of device that is not there.
     logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def _restart_with_huge_pages() -> None:
+    """Replaces this process by itself with glibc told to ask for huge pages, at most once."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not (spec and spec.name.startswith("svdjax.")) or "malloc.hugetlb" in tunables:
+        return
+    try:
+        choice = _TRANSPARENT_PAGES.read_text(encoding="ascii")
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError, AttributeError):
+        return  # not Linux, or not glibc
+    version = re.search(r"glibc (\d+)\.(\d+)", libc)
+    if "[madvise]" not in choice or not version or tuple(map(int, version.groups())) < (2, 35):
+        return
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # then without
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _cache_folder() -> pathlib.Path | None:

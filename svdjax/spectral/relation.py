@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,10 +109,10 @@ def known(w: jax.Array, route: Factorisation) -> Known:
     return route(w)
 
 
-def known_form(shape: tuple[int, int], dtype: str) -> Known:
+def known_form(shape: tuple[int, int], dtype: str) -> Any:
     """Shapes and dtypes of what `known` returns, as a pytree of `jax.ShapeDtypeStruct`."""
     r = min(shape)
-    of = functools.partial(jax.ShapeDtypeStruct, dtype=np.dtype(dtype))
+    of: Any = functools.partial(jax.ShapeDtypeStruct, dtype=np.dtype(dtype))
     if is_long(shape):
         return Half(s=of((r,)), v=of((r, r)))
     factors = Factors(u=of((shape[0], r)), s=of((r,)), v=of((shape[1], r)))
@@ -138,9 +138,21 @@ def related(
       route: how; one with `halves` does as above.
       halves: what is `known` of base and post already, for a route with `halves`.
     """
+    match halves:
+        case (Factored() as of_base, Factored() as of_post):
+            return by_factors(of_base, of_post)
+        case (Half() as of_base, Half() as of_post):
+            return _by_halves(base, post, route, (of_base, of_post))
+    if route.halves and is_long(base.shape):
+        return _by_halves(base, post, route, None)
+    return by_factors(route(base), route(post))
+
+
+def _by_halves(
+    base: jax.Array, post: jax.Array, route: Factorisation, halves: tuple[Half, Half] | None
+) -> Relation:
+    """Relate two long matrices without their long factors, where that is good enough."""
     shape = base.shape[0], base.shape[1]
-    if not route.halves or not is_long(shape):
-        return by_factors(*(halves or (route(base), route(post))))
     scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
     if halves is None:
         *grams, cross = products.all_of(base, post, route.dtype)

@@ -62,6 +62,7 @@ def test_totals_count_every_entry_once(bytes_, monkeypatch):
     rng = np.random.default_rng(2)
     base, post = (rng.standard_normal((37, 11)).astype(ml_dtypes.bfloat16) for _ in range(2))
     with working_precision("gram_f64"):
-        found = products.total(lambda b, p: (b * p, b - p), (base, post), "float64")
+        both = jax.numpy.asarray(base), jax.numpy.asarray(post)
+        found = products.total(lambda b, p: (b * p, b - p), both, "float64")
     b, p = base.astype(np.float64), post.astype(np.float64)
     np.testing.assert_allclose(found, [np.sum(b * p), np.sum(b - p)], rtol=1e-13)
