@@ -63,7 +63,9 @@ class Halves:
         names = _names(leaves)
         forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
         found = self._cache.read(key, forms)
-        return found and jax.tree.unflatten(tree, [found[name] for name in names])
+        if found is None:
+            return None
+        return jax.tree.unflatten(tree, [found[name] for name in names])
 
     def make(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
         """The halves of a stack, computed; to be called within `working_precision`.
