@@ -21,7 +21,8 @@ from typing import Any
 
 _MOST = 16
 _CACHE_BYTES = 2 * 2**30
-_TRANSPARENT_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TRANSPARENT_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""Where Linux says who gets huge pages: all, those who ask (madvise), or none."""
 
 
 def prepare_process(*, torch: bool = False) -> None:
@@ -65,7 +66,7 @@ def _restart_with_huge_pages() -> None:
     if not (spec and spec.name.startswith("svdjax.")) or "malloc.hugetlb" in tunables:
         return
     try:
-        choice = _TRANSPARENT_PAGES.read_text(encoding="ascii")
+        choice = TRANSPARENT_PAGES.read_text(encoding="ascii")
         libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (OSError, ValueError, AttributeError):
         return  # not Linux, or not glibc

@@ -65,10 +65,10 @@ def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> C
         products = (posts + 1) * _SYMMETRIC * whole + posts * (whole + 3 * square)
         eigen = {r: posts + 1.0}
     else:
-        # Gram matrix, images, loss, the lower half again, its loss, the correction.
-        factors = 2 * posts * ((3 * _SYMMETRIC + 2) * whole + _SYMMETRIC * whole / 4 + square)
-        products = factors + posts * (whole + square)
-        eigen = {r: posts + 1.0, r // 2: 2.0 * posts}
+        # Gram matrix, images, loss, the lower half again, its loss, the correction in float32.
+        factors = (3 * _SYMMETRIC + 1.5) * whole + _SYMMETRIC * whole / 4 + square
+        products = (posts + 1) * factors + posts * (whole + square)
+        eigen = {r: posts + 1.0, r // 2: posts + 1.0}
     # As XLA counts the buffers of the compiled program, with those of the factors that a long
     # matrix may have to take, and of slices where it is read in several.
     if long >= 2 * r:

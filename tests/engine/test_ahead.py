@@ -1,0 +1,72 @@
+"""Programs that are compiled ahead are the ones that are called."""
+
+from __future__ import annotations
+
+import threading
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from svdjax.engine.ahead import Ahead
+from svdjax.spectral import analyse_stack, compile_analysis, half_stack, working_precision
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def test_each_is_made_once_in_order_by_another_thread():
+    made = []
+
+    def make(name):
+        made.append((name, threading.current_thread() is threading.main_thread()))
+
+    with Ahead() as ahead:
+        for name in ("b", "a", "b"):
+            ahead.request(name, lambda name=name: make(name))
+        ahead.wait("a")
+        ahead.wait("never asked for")
+    assert made == [("b", False), ("a", False)]
+
+
+def test_what_fails_is_left_to_the_call_itself():
+    def fail():
+        raise MemoryError("no room")
+
+    with Ahead() as ahead:
+        ahead.request("x", fail)
+        ahead.wait("x")
+
+
+@pytest.mark.parametrize("shape", [(40, 120), (48, 56)])
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_call_compiles_nothing_more(shape, halves):
+    mesh = jax.make_mesh((1,), ("layers",), devices=jax.local_devices()[:1])
+    options = {"factorisation": "gram_f64", "corner": 5, "measure": "vectors", "mesh": mesh}
+    rng = np.random.default_rng(0)
+    base, post = rng.standard_normal((2, 2, *shape)).astype(ml_dtypes.bfloat16)
+    compiled = []
+
+    def heard(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED:
+            compiled.append(duration_secs)
+
+    with Ahead() as ahead:
+
+        def make():
+            with working_precision("gram_f64"):
+                compile_analysis((2, *shape), (base.dtype, post.dtype), halves=halves, **options)
+
+        ahead.request("it", make)
+        ahead.wait("it")
+        jax.monitoring.register_event_duration_secs_listener(heard)
+        try:
+            with working_precision("gram_f64"):
+                known = None
+                if halves:
+                    known = half_stack(base, mesh=mesh), half_stack(post, mesh=mesh)
+                metrics = analyse_stack(base, post, halves=known, **options)
+                assert np.all(np.isfinite(jax.device_get(metrics.nf)))
+        finally:
+            jax.monitoring.clear_event_listeners()
+    assert len(compiled) == 0
