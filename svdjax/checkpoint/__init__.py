@@ -12,7 +12,7 @@ from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
 from svdjax.checkpoint.reader import Checkpoint, TensorSpec
 from svdjax.checkpoint.shards import Outgoing
 from svdjax.checkpoint.source import resolve
-from svdjax.checkpoint.stack import read_stack
+from svdjax.checkpoint.stack import read_stack, stack_dtype
 from svdjax.checkpoint.writer import save_checkpoint, write_checkpoint
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "read_stack",
     "resolve",
     "save_checkpoint",
+    "stack_dtype",
     "write_checkpoint",
 ]

@@ -10,6 +10,15 @@ from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
 
 
+def stack_dtype(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.dtype:
+    """Dtype of what `read_stack` returns: the widest that one of the tensors is stored in."""
+    found = {checkpoint.spec(name).dtype for name in projection.tensors[start:stop]}
+    widest = max(found, key=lambda dtype: dtype.itemsize)
+    if len(found) > 1 and widest.itemsize == 2:
+        return np.dtype(np.float32)  # bf16 and f16 side by side
+    return widest
+
+
 def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.ndarray:
     """Read layers [start, stop) of a projection.
 
@@ -30,11 +39,7 @@ def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop:
     """
     names = projection.tensors[start:stop]
     shape = projection.shape[::-1] if projection.transposed else projection.shape
-    specs = [checkpoint.spec(name) for name in names]
-    # Layers may be stored in different dtypes: then all in the widest, which is exact.
-    dtype = max((spec.dtype for spec in specs), key=lambda dtype: dtype.itemsize)
-    if len({spec.dtype for spec in specs}) > 1 and dtype.itemsize == 2:
-        dtype = np.dtype(np.float32)  # bf16 and f16 side by side
+    dtype = stack_dtype(checkpoint, projection, start, stop)  # no value changes
     buffer = np.empty((len(names), *shape), dtype)
     for layer, name in enumerate(names):
         tensor = checkpoint.read(name, projection.rows)

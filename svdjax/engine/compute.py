@@ -5,6 +5,7 @@ Axis legend: `L` layers, `I` in, `O` out. Two groups are in memory at a time.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
+from svdjax.checkpoint import Checkpoint, PairPlan, read_stack, stack_dtype
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.groups import Group
 from svdjax.engine.halves import Halves
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import note
 from svdjax.engine.results import ProjectionResult
+from svdjax.engine.settings import Settings
 from svdjax.errors import InputError
 from svdjax.spectral import (
     Known,
@@ -42,11 +44,9 @@ class Computed:
 def compute_groups(
     groups: Sequence[Group],
     plans: Mapping[str, PairPlan],
-    *,
-    factorisation: str,
-    corner: int,
-    measure: str,
+    settings: Settings,
     mesh: jax.sharding.Mesh,
+    *,
     ahead: Ahead,
     halves: Halves | None = None,
     check: Callable[[], None] = lambda: None,
@@ -56,9 +56,7 @@ def compute_groups(
     Args:
       groups: what to compute.
       plans: the plan of every pair that occurs in `groups`.
-      factorisation: key of `svdjax.spectral.FACTORISATIONS`.
-      corner: see `svdjax.spectral.pair_metrics`.
-      measure: likewise.
+      settings: factorisation, measure and corner.
       mesh: the devices, axis ``layers``.
       ahead: compiles the programs of later groups while earlier ones compute.
       halves: what is kept of matrices that occur in several pairs.
@@ -68,17 +66,9 @@ def compute_groups(
       InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
         each device is more than a device's memory.
     """
-    work = _Work(factorisation, corner, measure, mesh, halves, ahead)
-    compile_groups(
-        groups,
-        plans,
-        factorisation=factorisation,
-        corner=corner,
-        measure=measure,
-        mesh=mesh,
-        kept=halves.sources if halves else set(),
-        ahead=ahead,
-    )
+    work = _Work(settings, mesh, halves, ahead)
+    kept = halves.sources if halves else set()
+    compile_groups(groups, plans, settings, mesh, kept=kept, ahead=ahead)
     stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
     try:
         for group, shipped in stream:
@@ -97,11 +87,9 @@ def compute_groups(
 def compile_groups(
     groups: Sequence[Group],
     plans: Mapping[str, PairPlan],
-    *,
-    factorisation: str,
-    corner: int,
-    measure: str,
+    settings: Settings,
     mesh: jax.sharding.Mesh,
+    *,
     kept: Collection[str],
     ahead: Ahead,
 ) -> None:
@@ -110,33 +98,38 @@ def compile_groups(
     Args:
       groups: as there, like the rest.
       plans: likewise.
-      factorisation: likewise.
-      corner: likewise.
-      measure: likewise.
+      settings: likewise.
       mesh: likewise.
       kept: paths of the checkpoints of whose matrices halves are kept.
       ahead: who makes them.
     """
     for group in groups:
-        plan = plans[group.pair]
-        halves = any(str(side.path) in kept for side in (plan.base, plan.post))
-        name = group.projection.tensors[group.start]
-        dtypes = tuple(side.spec(name).dtype for side in (plan.base, plan.post))
-        shape = (group.length, *sorted(group.projection.shape))
+        sides = plans[group.pair].base, plans[group.pair].post
+        halves = any(str(side.path) in kept for side in sides)
+        dtypes = tuple(
+            stack_dtype(side, group.projection, group.start, group.stop) for side in sides
+        )
+        program = ((group.length, *sorted(group.projection.shape)), dtypes, halves)
+        ahead.request(program, functools.partial(_compile, *program, settings, mesh))
 
-        def make(shape: Any = shape, dtypes: Any = dtypes, halves: bool = halves) -> None:
-            with working_precision(factorisation):
-                compile_analysis(
-                    shape,
-                    dtypes,
-                    factorisation=factorisation,
-                    corner=corner,
-                    measure=measure,
-                    halves=halves,
-                    mesh=mesh,
-                )
 
-        ahead.request((*shape, *dtypes, halves), make)
+def _compile(
+    shape: tuple[int, int, int],
+    dtypes: tuple[np.dtype, np.dtype],
+    halves: bool,
+    settings: Settings,
+    mesh: jax.sharding.Mesh,
+) -> None:
+    with working_precision(settings.factorisation):
+        compile_analysis(
+            shape,
+            dtypes,
+            factorisation=settings.factorisation,
+            corner=settings.corner,
+            measure=settings.measure,
+            halves=halves,
+            mesh=mesh,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,9 +149,7 @@ class _Shipped:
 class _Work:
     """How groups are computed; the names are those of `compute_groups`."""
 
-    factorisation: str
-    corner: int
-    measure: str
+    settings: Settings
     mesh: jax.sharding.Mesh
     halves: Halves | None
     ahead: Ahead
@@ -177,15 +168,15 @@ class _Work:
             name, find = self.halves.key, self.halves.find
             keys = name(str(plan.base.path), base), name(str(plan.post.path), post)
             found = find(keys[0], base.shape), find(keys[1], post.shape)
-        stacks, found = on_devices(((base, post), found), self.factorisation, self.mesh)
+        stacks, found = on_devices(((base, post), found), self.settings.factorisation, self.mesh)
         return _Shipped(stacks, keys, found, turned)
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
         known, stacks = None, shipped.stacks
         halves = any(key is not None for key in shipped.keys)
-        self.ahead.wait((*stacks[0].shape, *(stack.dtype for stack in stacks), halves))
-        with working_precision(self.factorisation):
+        self.ahead.wait((stacks[0].shape, tuple(stack.dtype for stack in stacks), halves))
+        with working_precision(self.settings.factorisation):
             if self.halves is not None and halves:
                 known = tuple(
                     self.halves.make(stack, key, self.mesh) if one is None else one
@@ -199,9 +190,9 @@ class _Work:
         metrics = analyse_stack(
             base,
             post,
-            factorisation=self.factorisation,
-            corner=self.corner,
-            measure=self.measure,
+            factorisation=self.settings.factorisation,
+            corner=self.settings.corner,
+            measure=self.settings.measure,
             halves=known,
             mesh=self.mesh,
         )

@@ -76,10 +76,8 @@ def compare(
             for piece in compute_groups(
                 groups,
                 {spec.name: job.plan},
-                factorisation=factorisation,
-                corner=corner,
-                measure=measure,
-                mesh=mesh,
+                settings,
+                mesh,
                 ahead=ahead,
             ):
                 shown.computed(piece.group, piece.seconds)

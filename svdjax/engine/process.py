@@ -12,6 +12,7 @@ the process starts, and only then: a command of ours therefore starts itself onc
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import pathlib
@@ -21,6 +22,8 @@ from typing import Any
 
 _MOST = 16
 _CACHE_BYTES = 2 * 2**30
+_MAPPED_BYTES = 4 * 2**20
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 TRANSPARENT_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """Where Linux says who gets huge pages: all, those who ask (madvise), or none."""
 
@@ -44,6 +47,7 @@ def prepare_process(*, torch: bool = False) -> None:
       torch: whether it may be loaded.
     """
     _restart_with_huge_pages()
+    _give_back_large_blocks()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(len(os.sched_getaffinity(0)), _MOST)))
     for library in ("OPENBLAS", "MKL"):
@@ -78,6 +82,19 @@ def _restart_with_huge_pages() -> None:
     sys.stderr.flush()
     with contextlib.suppress(OSError):  # then without
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _give_back_large_blocks() -> None:
+    """Has glibc map large blocks by themselves, so that their memory is free once they are.
+
+    Left alone, it maps only blocks beyond the largest that was ever freed, up to 32 MiB: tensors
+    then lie among small blocks that stay, and the process keeps what they leave behind.
+    """
+    chosen = "MALLOC_MMAP_THRESHOLD_" in os.environ
+    if chosen or "malloc.mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def _cache_folder() -> pathlib.Path | None:

@@ -18,7 +18,7 @@ from svdjax.atomic import plain
 from svdjax.engine import devices, inputs
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.editing.making import FACTORS
-from svdjax.engine.groups import Group, working_bytes
+from svdjax.engine.groups import working_bytes
 from svdjax.engine.halves import group_budget
 from svdjax.engine.hosts import Hosts, HostsRequest, meet
 from svdjax.engine.outcome import RESULTS, SweepOutcome
@@ -175,8 +175,6 @@ class _Sweep:
                 return finished
         start = time.perf_counter()
         validated = self._stage("validate").get("status") == "done"
-        if not validated:
-            compile_spectra(jobs, self.sweep.settings, self.mesh, self.ahead)
         machines = self.hosts.exchange(
             "start",
             {
@@ -189,7 +187,7 @@ class _Sweep:
         self._refuse_uneven([machine["devices"] for machine in machines])
         self.devices = _all_devices([machine["devices"] for machine in machines])
         if not validated:
-            inputs.check_values(jobs, among=self._share(jobs), check=self.hosts.check)
+            self._look(jobs)
         self.hosts.exchange("validated")
         if not self.place.existed:
             self._take()
@@ -215,7 +213,7 @@ class _Sweep:
         computed = 0
         if not told["finished"]:
             if not told["validated"]:
-                inputs.check_values(jobs, among=self._share(jobs), check=self.hosts.check)
+                self._look(jobs)
             self.hosts.exchange("validated")
             self._find_workdir(self.hosts.exchange("begun")[0])
             self.state = {"inputs": told["inputs"], "versions": devices.versions()}
@@ -230,14 +228,16 @@ class _Sweep:
             process=self.hosts.index,
         )
 
-    def _share(self, jobs: list[inputs.PairJob]) -> list[Group] | None:
-        """The groups whose matrices this process looks at; None for everything."""
-        if self.hosts.count == 1:
-            return None
-        settings = self.sweep.settings
+    def _look(self, jobs: list[inputs.PairJob]) -> None:
+        """Looks at the matrices that this process will compute, while its programs are made."""
+        settings, among = self.sweep.settings, None
         groups = plan_spectra(jobs, settings, self.mesh.size)
-        together = group_budget(jobs, settings) != settings.group_bytes
-        return shares(groups, self.hosts.count, together=together)[self.hosts.index]
+        if self.hosts.count > 1:
+            together = group_budget(jobs, settings) != settings.group_bytes
+            groups = shares(groups, self.hosts.count, together=together)[self.hosts.index]
+            among = groups
+        compile_spectra(jobs, groups, settings, self.mesh, self.ahead)
+        inputs.check_values(jobs, among=among, check=self.hosts.check)
 
     def _refuse_uneven(self, machines: list[list[str]]) -> None:
         """Groups are cut for a number of devices, and all processes have to cut alike."""

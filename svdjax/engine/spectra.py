@@ -151,19 +151,15 @@ def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> l
 
 
 def compile_spectra(
-    jobs: Sequence[PairJob], settings: Settings, mesh: jax.sharding.Mesh, ahead: Ahead
+    jobs: Sequence[PairJob],
+    groups: Sequence[Group],
+    settings: Settings,
+    mesh: jax.sharding.Mesh,
+    ahead: Ahead,
 ) -> None:
-    """Has the programs of all groups made; whoever needs one waits for it."""
-    compile_groups(
-        plan_spectra(jobs, settings, mesh.size),
-        {job.spec.name: job.plan for job in jobs},
-        factorisation=settings.factorisation,
-        corner=settings.corner,
-        measure=settings.measure,
-        mesh=mesh,
-        kept=kept_sources(jobs, settings),
-        ahead=ahead,
-    )
+    """Has the programs of some groups of the jobs made; whoever needs one waits for it."""
+    plans = {job.spec.name: job.plan for job in jobs}
+    compile_groups(groups, plans, settings, mesh, kept=kept_sources(jobs, settings), ahead=ahead)
 
 
 class _Work:
@@ -214,14 +210,12 @@ class _Work:
         self, groups: Sequence[Group], progress: Progress
     ) -> Generator[Computed, None, None]:
         """Yields the groups in order, computed, journaled and told."""
-        settings, stage = self.stage.settings, self.stage
+        stage = self.stage
         stream = compute_groups(
             groups,
             {job.spec.name: job.plan for job in self.jobs},
-            factorisation=settings.factorisation,
-            corner=settings.corner,
-            measure=settings.measure,
-            mesh=stage.mesh,
+            stage.settings,
+            stage.mesh,
             ahead=stage.ahead,
             halves=self.halves,
             check=lambda: stage.check(f"{progress.count} of {progress.groups} groups done"),

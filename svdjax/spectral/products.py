@@ -25,6 +25,7 @@ SLICE_BYTES = 2**25
 """Of a slice in the working dtype. Smaller ones add the sums up more often."""
 
 _TERMS_BYTES = 2**20
+"""Of a slice that is only added up: it stays within a core's cache."""
 
 _LEAST = 192
 """Rows below which a symmetric product is not divided: on CPU smaller ones are slower whole."""
@@ -63,13 +64,12 @@ def scale(w: jax.Array, dtype: str) -> jax.Array:
     1 as well where none of w does.
     """
     if roomy(w.dtype, dtype):
-        # Of the device that w is on, not of all.
-        return jnp.where(w[0, 0] == 0, 1, 1).astype(dtype)
+        return jnp.ones((), dtype)
     top = jnp.max(jnp.abs(w)).astype(dtype)
     return 1 / jnp.where(top > 0, top, 1)
 
 
-class _Bits:
+class _Slices:
     """Slices of a matrix in another dtype; nothing else of it is converted.
 
     XLA on CPU computes nothing in 16-bit floats, not even slices: it converts whole matrices first,
@@ -95,11 +95,10 @@ def total(terms: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[j
     """
     rows, columns = matrices[0].shape
     size = min(rows, max(1, _TERMS_BYTES // (columns * np.dtype(dtype).itemsize)))
-
-    bits = [_Bits(w) for w in matrices]
+    slices = [_Slices(w) for w in matrices]
 
     def of(start: jax.Array | int, size: int) -> tuple[jax.Array, ...]:
-        parts = (one.part(start, size, 0, dtype) for one in bits)
+        parts = (one.part(start, size, 0, dtype) for one in slices)
         return tuple(jnp.sum(one) for one in terms(*parts))
 
     sums = of(0, size)
@@ -135,7 +134,7 @@ def _sums(products: Products, matrices: Sequence[jax.Array], dtype: str) -> tupl
 
     def of(start: jax.Array | int) -> tuple[jax.Array, ...]:
         parts = []
-        for one, by in zip(bits, scales):
+        for one, by in zip(slices, scales):
             part = one.part(start, size, axis, dtype) * by
             # Turned once, here, and not by every product.
             parts.append(jax.lax.optimization_barrier(part) if axis else turned(part))
@@ -145,7 +144,7 @@ def _sums(products: Products, matrices: Sequence[jax.Array], dtype: str) -> tupl
     if missing:
         padding = [(0, missing if side == axis else 0) for side in range(2)]
         matrices = [jnp.pad(w, padding) for w in matrices]
-    bits = [_Bits(w) for w in matrices]
+    slices = [_Slices(w) for w in matrices]
     first = of(0)
     if count == 1:
         return first

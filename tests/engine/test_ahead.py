@@ -30,12 +30,18 @@ def test_each_is_made_once_in_order_by_another_thread():
 
 
 def test_what_fails_is_left_to_the_call_itself():
+    made = []
+
     def fail():
+        made.append("x")
         raise MemoryError("no room")
 
     with Ahead() as ahead:
         ahead.request("x", fail)
+        ahead.request("y", lambda: made.append("y"))
         ahead.wait("x")
+        ahead.wait("y")
+    assert made == ["x", "y"]
 
 
 @pytest.mark.parametrize("shape", [(40, 120), (48, 56)])
