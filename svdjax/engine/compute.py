@@ -17,7 +17,7 @@ import numpy as np
 from svdjax.checkpoint import Checkpoint, PairPlan, read_stack, stack_dtype
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.groups import Group
-from svdjax.engine.halves import Halves
+from svdjax.engine.kept import Kept
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import note
 from svdjax.engine.results import ProjectionResult
@@ -48,7 +48,7 @@ def compute_groups(
     mesh: jax.sharding.Mesh,
     *,
     ahead: Ahead,
-    halves: Halves | None = None,
+    kept: Kept | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Generator[Computed, None, None]:
     """Yields the groups in order, computed.
@@ -59,16 +59,16 @@ def compute_groups(
       settings: factorisation, measure and corner.
       mesh: the devices, axis ``layers``.
       ahead: compiles the programs of later groups while earlier ones compute.
-      halves: what is kept of matrices that occur in several pairs.
+      kept: what is kept of matrices that occur in several pairs.
       check: called between groups; may raise to stop.
 
     Raises:
       InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
         each device is more than a device's memory.
     """
-    work = _Work(settings, mesh, halves, ahead)
-    kept = halves.sources if halves else set()
-    compile_groups(groups, plans, settings, mesh, kept=kept, ahead=ahead)
+    work = _Work(settings, mesh, kept, ahead)
+    sources = kept.sources if kept else set()
+    compile_groups(groups, plans, settings, mesh, sources=sources, ahead=ahead)
     stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
     try:
         for group, shipped in stream:
@@ -76,12 +76,12 @@ def compute_groups(
             metrics = work.analyse(group, shipped)
             del shipped
             layers = group.stop - group.start
-            kept = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
-            yield Computed(group, kept, time.perf_counter() - start)
+            metrics = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
+            yield Computed(group, metrics, time.perf_counter() - start)
     finally:
         stream.close()
-        if halves is not None:
-            halves.close()
+        if kept is not None:
+            kept.close()
 
 
 def compile_groups(
@@ -90,7 +90,7 @@ def compile_groups(
     settings: Settings,
     mesh: jax.sharding.Mesh,
     *,
-    kept: Collection[str],
+    sources: Collection[str],
     ahead: Ahead,
 ) -> None:
     """Has the programs made that `compute_groups` will call, in the order of the groups.
@@ -100,23 +100,23 @@ def compile_groups(
       plans: likewise.
       settings: likewise.
       mesh: likewise.
-      kept: paths of the checkpoints of whose matrices halves are kept.
+      sources: paths of the checkpoints of whose matrices something is kept.
       ahead: who makes them.
     """
     for group in groups:
         sides = plans[group.pair].base, plans[group.pair].post
-        halves = any(str(side.path) in kept for side in sides)
+        known = any(str(side.path) in sources for side in sides)
         dtypes = tuple(
             stack_dtype(side, group.projection, group.start, group.stop) for side in sides
         )
-        program = ((group.length, *sorted(group.projection.shape)), dtypes, halves)
+        program = ((group.length, *sorted(group.projection.shape)), dtypes, known)
         ahead.request(program, functools.partial(_compile, *program, settings, mesh))
 
 
 def _compile(
     shape: tuple[int, int, int],
     dtypes: tuple[np.dtype, np.dtype],
-    halves: bool,
+    known: bool,
     settings: Settings,
     mesh: jax.sharding.Mesh,
 ) -> None:
@@ -127,7 +127,7 @@ def _compile(
             factorisation=settings.factorisation,
             corner=settings.corner,
             measure=settings.measure,
-            halves=halves,
+            known=known,
             mesh=mesh,
         )
 
@@ -151,7 +151,7 @@ class _Work:
 
     settings: Settings
     mesh: jax.sharding.Mesh
-    halves: Halves | None
+    kept: Kept | None
     ahead: Ahead
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
@@ -164,8 +164,8 @@ class _Work:
             base, post = base.transpose(0, 2, 1), post.transpose(0, 2, 1)
         keys: tuple[str | None, str | None] = None, None
         found: tuple[Known | None, Known | None] = None, None
-        if self.halves is not None:
-            name, find = self.halves.key, self.halves.find
+        if self.kept is not None:
+            name, find = self.kept.key, self.kept.find
             keys = name(str(plan.base.path), base), name(str(plan.post.path), post)
             found = find(keys[0], base.shape), find(keys[1], post.shape)
         stacks, found = on_devices(((base, post), found), self.settings.factorisation, self.mesh)
@@ -174,12 +174,12 @@ class _Work:
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
         known, stacks = None, shipped.stacks
-        halves = any(key is not None for key in shipped.keys)
-        self.ahead.wait((stacks[0].shape, tuple(stack.dtype for stack in stacks), halves))
+        keep = any(key is not None for key in shipped.keys)
+        self.ahead.wait((stacks[0].shape, tuple(stack.dtype for stack in stacks), keep))
         with working_precision(self.settings.factorisation):
-            if self.halves is not None and halves:
+            if self.kept is not None and keep:
                 known = tuple(
-                    self.halves.make(stack, key, self.mesh) if one is None else one
+                    self.kept.make(stack, key, self.mesh) if one is None else one
                     for stack, key, one in zip(stacks, shipped.keys, shipped.found)
                 )
             metrics = in_parts(self._run, (*stacks, known), self.mesh.size, group.label)
@@ -193,7 +193,7 @@ class _Work:
             factorisation=self.settings.factorisation,
             corner=self.settings.corner,
             measure=self.settings.measure,
-            halves=known,
+            known=known,
             mesh=self.mesh,
         )
         return jax.device_get(metrics)

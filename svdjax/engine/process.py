@@ -39,8 +39,9 @@ def prepare_process(*, torch: bool = False) -> None:
     - jax's notices stay off stderr.
     - A command of ours, as opposed to a program that imports svdjax, is started once more with huge
       pages for large arrays, where the system has them and leaves the choice to programs.
+    - Memory of large arrays goes back to the system when they are gone.
 
-    What the environment already says about devices, threads, pages and the compilation cache
+    What the environment already says about devices, threads, memory and the compilation cache
     stands.
 
     Args:

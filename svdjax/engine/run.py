@@ -19,8 +19,8 @@ from svdjax.engine import devices, inputs
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.editing.making import FACTORS
 from svdjax.engine.groups import working_bytes
-from svdjax.engine.halves import group_budget
 from svdjax.engine.hosts import Hosts, HostsRequest, meet
+from svdjax.engine.kept import group_budget
 from svdjax.engine.outcome import RESULTS, SweepOutcome
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison

@@ -14,9 +14,10 @@ import jax
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.compute import Computed, collect, compile_groups, compute_groups
 from svdjax.engine.groups import Group, plan_groups, total_work
-from svdjax.engine.halves import HALVES, group_budget, kept_halves, kept_sources
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
+from svdjax.engine.kept import FOLDER as KEPT
+from svdjax.engine.kept import group_budget, kept_for, kept_sources
 from svdjax.engine.progress import Progress
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import Settings
@@ -109,7 +110,7 @@ def run_spectra(
     finally:
         progress.close()
     # Also what a sweep killed between a pair's last files and their journal's end left.
-    for folder in (_JOURNAL, HALVES):
+    for folder in (_JOURNAL, KEPT):
         shutil.rmtree(workdir / folder, ignore_errors=True)
     entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
     outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in jobs}
@@ -159,7 +160,7 @@ def compile_spectra(
 ) -> None:
     """Has the programs of some groups of the jobs made; whoever needs one waits for it."""
     plans = {job.spec.name: job.plan for job in jobs}
-    compile_groups(groups, plans, settings, mesh, kept=kept_sources(jobs, settings), ahead=ahead)
+    compile_groups(groups, plans, settings, mesh, sources=kept_sources(jobs, settings), ahead=ahead)
 
 
 class _Work:
@@ -169,7 +170,7 @@ class _Work:
         """`missing`: numbers of the groups that process 0 found missing; None to look."""
         settings, identity = stage.settings, stage.identity
         self.stage, self.jobs = stage, jobs
-        self.halves = kept_halves(jobs, settings, stage.workdir)
+        self.kept = kept_for(jobs, settings, stage.workdir)
         self.groups = plan_spectra(jobs, settings, stage.mesh.size)
         self.by_pair: dict[str, list[Group]] = {job.spec.name: [] for job in jobs}
         for group in self.groups:
@@ -196,7 +197,7 @@ class _Work:
             self.missing = [group for group in self.groups if not self._read(group)]
         self.reused = [group for group in self.groups if group in self._pieces]
         hosts = stage.hosts
-        self._shares = shares(self.missing, hosts.count, together=self.halves is not None)
+        self._shares = shares(self.missing, hosts.count, together=self.kept is not None)
 
     def share(self, process: int) -> list[Group]:
         """What a process has to compute."""
@@ -217,7 +218,7 @@ class _Work:
             stage.settings,
             stage.mesh,
             ahead=stage.ahead,
-            halves=self.halves,
+            kept=self.kept,
             check=lambda: stage.check(f"{progress.count} of {progress.groups} groups done"),
         )
         for piece in stream:

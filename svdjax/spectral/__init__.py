@@ -20,7 +20,7 @@ from svdjax.spectral.kernels import (
     compile_analysis,
     construct_stack,
     factor_stack,
-    half_stack,
+    known_stack,
     values_stack,
 )
 from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
@@ -44,8 +44,8 @@ __all__ = [
     "construct_stack",
     "factor_stack",
     "get_factorisation",
-    "half_stack",
     "known_form",
+    "known_stack",
     "nf_unrelated",
     "pair_metrics",
     "statistics",

@@ -23,7 +23,7 @@ from svdjax.spectral.factors import (
     singular_values,
 )
 from svdjax.spectral.pair import PairMetrics, pair_metrics
-from svdjax.spectral.relation import Known, known, known_form
+from svdjax.spectral.relation import Known, known_form, known_of
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
@@ -101,7 +101,7 @@ def analyse_stack(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    halves: tuple[Known, Known] | None = None,
+    known: tuple[Known, Known] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
     """Compare two stacks of matrices, layer by layer.
@@ -116,7 +116,7 @@ def analyse_stack(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `svdjax.spectral.pair.MEASURES`.
-      halves: of base and post as `half_stack` returned them, for a route that goes by them.
+      known: of base and post as `known_stack` returned them, for a route that goes by them.
       mesh: has an axis ``layers`` over which `L` is divided, padded with zero matrices where it
         does not divide; None for one device.
 
@@ -130,7 +130,7 @@ def analyse_stack(
     """
     route = get_factorisation(factorisation)
     layers = _check(base, post)
-    stacks, mesh = spread((base, post, halves), mesh)
+    stacks, mesh = spread((base, post, known), mesh)
     return _analyse(
         stacks, route=route, corner=int(corner), measure=measure, mesh=mesh, layers=layers
     )
@@ -139,15 +139,15 @@ def analyse_stack(
 @functools.partial(jax.jit, static_argnames=("route", "corner", "measure", "mesh", "layers"))
 def _analyse(stacks, *, route, corner, measure, mesh, layers):
     def one(pair: Any) -> PairMetrics:
-        base, post, halves = pair
+        base, post, known = pair
         return pair_metrics(
-            base, post, factorisation=route, corner=corner, measure=measure, halves=halves
+            base, post, factorisation=route, corner=corner, measure=measure, known=known
         )
 
     return over_layers(one, stacks, mesh=mesh, layers=layers)
 
 
-def half_stack(
+def known_stack(
     w: Array,
     *,
     factorisation: str | Factorisation = "gram_f64",
@@ -161,12 +161,12 @@ def half_stack(
     route = get_factorisation(factorisation)
     _check(w)
     stack, mesh = spread(w, mesh)
-    return _half(stack, route=route, mesh=mesh, layers=stack.shape[0])
+    return _known(stack, route=route, mesh=mesh, layers=stack.shape[0])
 
 
 @functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
-def _half(stack, *, route, mesh, layers):
-    return over_layers(lambda w: known(w, route), stack, mesh=mesh, layers=layers)
+def _known(stack, *, route, mesh, layers):
+    return over_layers(lambda w: known_of(w, route), stack, mesh=mesh, layers=layers)
 
 
 def compile_analysis(
@@ -176,10 +176,10 @@ def compile_analysis(
     factorisation: str | Factorisation,
     corner: int,
     measure: str,
-    halves: bool,
+    known: bool,
     mesh: jax.sharding.Mesh,
 ) -> None:
-    """Compile what `analyse_stack` will call, and `half_stack` where it is given `halves`.
+    """Compile what `analyse_stack` will call, and `known_stack` where it is given `known`.
 
     jax keeps the programs. To be called from any thread, within `working_precision`.
 
@@ -189,7 +189,7 @@ def compile_analysis(
       factorisation: as in `analyse_stack`, like all that is not named here.
       corner: likewise.
       measure: likewise.
-      halves: whether they will be given.
+      known: whether they will be given.
       mesh: likewise.
     """
     route = get_factorisation(factorisation)
@@ -201,9 +201,9 @@ def compile_analysis(
 
     stacks = tuple(given(shape, dtype) for dtype in dtypes)
     both = None
-    if halves:
+    if known:
         for stack in stacks[: len(set(dtypes))]:
-            _half.lower(stack, route=route, mesh=mesh, layers=shape[0]).compile()
+            _known.lower(stack, route=route, mesh=mesh, layers=shape[0]).compile()
         form = known_form((shape[1], shape[2]), route.dtype)
         one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
         both = (one, one)

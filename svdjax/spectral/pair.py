@@ -162,7 +162,7 @@ def pair_metrics(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    halves: tuple[Known, Known] | None = None,
+    known: tuple[Known, Known] | None = None,
 ) -> PairMetrics:
     """Compare one pair of matrices.
 
@@ -172,7 +172,7 @@ def pair_metrics(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `MEASURES`.
-      halves: of base and post, where `svdjax.spectral.relation.known` has made them.
+      known: of base and post, where `svdjax.spectral.relation.known_of` has told it.
 
     Returns:
       `PairMetrics` without the leading axis.
@@ -184,7 +184,7 @@ def pair_metrics(
     route = get_factorisation(factorisation)
     route.check()
     shape = (base.shape[0], base.shape[1])
-    pair = related(jnp.asarray(base), jnp.asarray(post), route, halves)
+    pair = related(jnp.asarray(base), jnp.asarray(post), route, known)
     rank_base = numerical_rank(pair.s_base, shape)
     rank_post = numerical_rank(pair.s_post, shape)
     nf = metrics.normalised_frobenius(pair, shape, rank_base, rank_post)

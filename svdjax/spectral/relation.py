@@ -102,7 +102,7 @@ def is_long(shape: Sequence[int]) -> bool:
     return max(shape) >= 2 * min(shape)
 
 
-def known(w: jax.Array, route: Factorisation) -> Known:
+def known_of(w: jax.Array, route: Factorisation) -> Known:
     """What a comparison by a route with `halves` needs of W [I, O] alone, as stored."""
     if is_long(w.shape):
         return _half(products.gram_of(w, route.dtype), products.scale(w, route.dtype))
@@ -110,7 +110,7 @@ def known(w: jax.Array, route: Factorisation) -> Known:
 
 
 def known_form(shape: tuple[int, int], dtype: str) -> Any:
-    """Shapes and dtypes of what `known` returns, as a pytree of `jax.ShapeDtypeStruct`."""
+    """Shapes and dtypes of what `known_of` returns, as a pytree of `jax.ShapeDtypeStruct`."""
     r = min(shape)
     of: Any = functools.partial(jax.ShapeDtypeStruct, dtype=np.dtype(dtype))
     if is_long(shape):
@@ -128,7 +128,7 @@ def related(
     base: jax.Array,
     post: jax.Array,
     route: Factorisation,
-    halves: tuple[Known, Known] | None = None,
+    known: tuple[Known, Known] | None = None,
 ) -> Relation:
     """Relate two matrices [I, O].
 
@@ -136,9 +136,9 @@ def related(
       base: W_base, as stored.
       post: W_post, as stored.
       route: how; one with `halves` does as above.
-      halves: what is `known` of base and post already, for a route with `halves`.
+      known: what `known_of` gave of base and post, for a route with `halves`.
     """
-    match halves:
+    match known:
         case (Factored() as of_base, Factored() as of_post):
             return by_factors(of_base, of_post)
         case (Half() as of_base, Half() as of_post):
@@ -149,16 +149,16 @@ def related(
 
 
 def _by_halves(
-    base: jax.Array, post: jax.Array, route: Factorisation, halves: tuple[Half, Half] | None
+    base: jax.Array, post: jax.Array, route: Factorisation, known: tuple[Half, Half] | None
 ) -> Relation:
     """Relate two long matrices without their long factors, where that is good enough."""
     shape = base.shape[0], base.shape[1]
     scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
-    if halves is None:
+    if known is None:
         *grams, cross = products.all_of(base, post, route.dtype)
         of_base, of_post = (_half(gram, by) for gram, by in zip(grams, scales))
     else:
-        cross, (of_base, of_post) = products.cross_of(base, post, route.dtype), halves
+        cross, (of_base, of_post) = products.cross_of(base, post, route.dtype), known
     errors = gram_errors(of_base.s, shape), gram_errors(of_post.s, shape)
 
     def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from svdjax.engine.ahead import Ahead
-from svdjax.spectral import analyse_stack, compile_analysis, half_stack, working_precision
+from svdjax.spectral import analyse_stack, compile_analysis, known_stack, working_precision
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -45,8 +45,8 @@ def test_what_fails_is_left_to_the_call_itself():
 
 
 @pytest.mark.parametrize("shape", [(40, 120), (48, 56)])
-@pytest.mark.parametrize("halves", [False, True])
-def test_a_call_compiles_nothing_more(shape, halves):
+@pytest.mark.parametrize("given", [False, True])
+def test_a_call_compiles_nothing_more(shape, given):
     mesh = jax.make_mesh((1,), ("layers",), devices=jax.local_devices()[:1])
     options = {"factorisation": "gram_f64", "corner": 5, "measure": "vectors", "mesh": mesh}
     rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_a_call_compiles_nothing_more(shape, halves):
 
         def make():
             with working_precision("gram_f64"):
-                compile_analysis((2, *shape), (base.dtype, post.dtype), halves=halves, **options)
+                compile_analysis((2, *shape), (base.dtype, post.dtype), known=given, **options)
 
         ahead.request("it", make)
         ahead.wait("it")
@@ -69,9 +69,9 @@ def test_a_call_compiles_nothing_more(shape, halves):
         try:
             with working_precision("gram_f64"):
                 known = None
-                if halves:
-                    known = half_stack(base, mesh=mesh), half_stack(post, mesh=mesh)
-                metrics = analyse_stack(base, post, halves=known, **options)
+                if given:
+                    known = known_stack(base, mesh=mesh), known_stack(post, mesh=mesh)
+                metrics = analyse_stack(base, post, known=known, **options)
                 assert np.all(np.isfinite(jax.device_get(metrics.nf)))
         finally:
             jax.monitoring.clear_event_listeners()

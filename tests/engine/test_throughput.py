@@ -61,10 +61,10 @@ def arrays(workdir, pair):
 
 def test_what_several_pairs_share_is_computed_once(models, tmp_path):
     pairs = [("base", "one"), ("base", "two"), ("one", "two")]
-    before = compiled(kernels._half)
+    before = compiled(kernels._known)
     sweep(models, tmp_path / "all", pairs)
-    assert compiled(kernels._half) > before
-    assert not (tmp_path / "all" / ".halves").exists()
+    assert compiled(kernels._known) > before
+    assert not (tmp_path / "all" / ".kept").exists()
     for pair in pairs:
         sweep(models, tmp_path / "-".join(pair), [pair])
         name = "-".join(pair)

@@ -191,7 +191,7 @@ def test_without_text_there_are_weight_changes_only(pair_of, env, tmp_path):
     sa, ffn = results.variants["ablation_U_SA"], results.variants["ablation_U_FFN"]
     assert set(sa.projections) == {"qkv_proj", "o_proj"}
     assert set(ffn.projections) == {"gate_up_proj", "down_proj"}
-    # Of each checkpoint once, four projections of base and post: halves, and then factors.
+    # Of each checkpoint once, four projections of base and post, for spectra and then for edits.
     assert len(list(cache.glob("svdjax-*"))) == 2 * 8
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.spectral import MEASURES, Factored, analyse_stack, half_stack
+from svdjax.spectral import MEASURES, Factored, analyse_stack, known_stack
 from svdjax.spectral.relation import FACTORS, GRAM, TOLERANCE
 from tests.spectral import matrices
 from tests.spectral.run import CORNER, LAYERS, analyse
@@ -76,18 +76,18 @@ def test_rank_deficient_and_zero_matrices_are_recognised():
 
 
 @pytest.mark.parametrize("shape", matrices.SHAPES)
-def test_known_halves_change_nothing(shape):
+def test_what_is_known_changes_nothing(shape):
     base, post = matrices.stack(np.random.default_rng(6), shape, (1e1, 1e3, 1e5, 1e8))
-    halves = half_stack(base), half_stack(post)
+    known = known_stack(base), known_stack(post)
     short = np.linalg.svd(base[0])[2 if shape[0] >= shape[1] else 0]
     short = short.T if shape[0] >= shape[1] else short
-    one = halves[0]
+    one = known[0]
     # A square matrix has its factors kept, a long one only the vectors of its short side.
     vectors = one.factors.v if isinstance(one, Factored) else one.v
     cosines = np.abs(np.einsum("rs,rs->s", short, np.asarray(vectors[0])))
     np.testing.assert_allclose(cosines, 1, atol=1e-9)  # kappa is 10, the gaps are a tenth
     got = jax.device_get(
-        analyse_stack(base, post, factorisation="auto", corner=CORNER, halves=halves)
+        analyse_stack(base, post, factorisation="auto", corner=CORNER, known=known)
     )
     for name, value in analyse(base, post, "auto")._asdict().items():
         # The same operations in another program: rounding, by kappa where it is amplified.

@@ -53,7 +53,7 @@ def test_a_shared_base(models, tmp_path):
         for key, value in wanted.items():
             np.testing.assert_array_equal(found[key], value, err_msg=key)
     assert harness.leftovers(tmp_path / "two") == []
-    assert not (tmp_path / "two" / ".halves").exists()
+    assert not (tmp_path / "two" / ".kept").exists()
     first, second = together(models, tmp_path / "two")
     assert first.was_finished
     assert second.was_finished

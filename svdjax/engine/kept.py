@@ -21,13 +21,13 @@ from svdjax.engine import devices
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.engine.settings import Settings
-from svdjax.spectral import Known, get_factorisation, half_stack, known_form
+from svdjax.spectral import Known, get_factorisation, known_form, known_stack
 
-HALVES = ".halves"
+FOLDER = ".kept"
 
 
-class Halves:
-    """The kept halves of a sweep's matrices; see `svdjax.spectral.relation.known`.
+class Kept:
+    """What is kept of a sweep's matrices; see `svdjax.spectral.relation.Known`.
 
     Attributes:
       sources: paths of the checkpoints that are worth keeping them of.
@@ -37,7 +37,7 @@ class Halves:
         self.sources = sources
         self._route = get_factorisation(factorisation)
         self._cache = cache
-        self._about = ["half", self._route.name, devices.versions()]
+        self._about = ["known", self._route.name, devices.versions()]
         self._writer: ThreadPoolExecutor | None = None
         self._written: collections.deque[Future[None]] = collections.deque()
 
@@ -55,7 +55,7 @@ class Halves:
         return content_key({"w": stack}, self._about)
 
     def find(self, key: str | None, shape: tuple[int, ...]) -> Known | None:
-        """The halves of a stack [L, I, O] if they are kept, on the host."""
+        """What is kept of a stack [L, I, O], on the host; None where nothing is."""
         if key is None:
             return None
         self.settle()
@@ -68,11 +68,11 @@ class Halves:
         return jax.tree.unflatten(tree, [found[name] for name in names])
 
     def make(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
-        """The halves of a stack, computed; to be called within `working_precision`.
+        """What is known of a stack, computed; to be called within `working_precision`.
 
-        They are kept while the next are worked on.
+        It is kept while the next stack is worked on.
         """
-        made = half_stack(stack, factorisation=self._route, mesh=mesh)
+        made = known_stack(stack, factorisation=self._route, mesh=mesh)
         if key is not None:
             self.settle()
             leaves = jax.tree.leaves(made)
@@ -104,9 +104,7 @@ def _names(leaves: Sequence[Any]) -> list[str]:
     return [f"x{number}" for number in range(len(leaves))]
 
 
-def kept_halves(
-    jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path
-) -> Halves | None:
+def kept_for(jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path) -> Kept | None:
     """What is kept for a sweep; None where no checkpoint occurs twice, and none is to be kept.
 
     A directory that the config names keeps everything, for other sweeps.
@@ -114,18 +112,18 @@ def kept_halves(
     wanted = kept_sources(jobs, settings)
     if not wanted:
         return None
-    directory = settings.factor_cache or workdir / HALVES
+    directory = settings.factor_cache or workdir / FOLDER
     cache = ArrayCache(directory, settings.factor_cache_bytes, note=note)
-    return Halves(settings.factorisation, cache, wanted)
+    return Kept(settings.factorisation, cache, wanted)
 
 
 def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:
-    """Bytes of a group as stored: less beside halves, in float64 four times square bf16 ones."""
+    """Bytes of a group as stored: less beside what is kept, in float64 up to 8 times bf16 ones."""
     return settings.group_bytes // (4 if kept_sources(jobs, settings) else 1)
 
 
 def kept_sources(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
-    """Paths of the checkpoints that are worth keeping halves of."""
+    """Paths of the checkpoints that are worth keeping anything of."""
     if not get_factorisation(settings.factorisation).halves or not settings.factor_cache_bytes:
         return set()
     sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
