@@ -9,31 +9,12 @@ import socket
 import subprocess
 import time
 
-import numpy as np
 import pytest
 
 from tests.engine import harness
-from tests.engine.hosts.models import family
+from tests.engine.hosts.outcome import journaled, one_line, same, when_computing
 
 COUNT = 2
-
-
-@pytest.fixture(scope="module")
-def job(env, tmp_path_factory):
-    """Environment and arguments of a sweep of many small groups, and the workdir of one process."""
-    models = family(tmp_path_factory.mktemp("models"), ["post"], layers=12, width=256)
-    two = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    arguments = [
-        f"--config=configs/pair.py:base={models / 'base'},post={models / 'post'}",
-        "--config.group_bytes=1",
-        "--config.measure=vectors",
-        "--config.factorisation=svd_f64",
-        "--config.stages=('spectra',)",
-    ]
-    workdir = tmp_path_factory.mktemp("alone") / "W"
-    done = harness.sweep(two, *arguments, f"--workdir={workdir}")
-    assert done.status == 0, done.err
-    return two, arguments, workdir, done.computed
 
 
 def start(job, workdir: pathlib.Path, more: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
@@ -55,27 +36,6 @@ def start(job, workdir: pathlib.Path, more: tuple[str, ...] = ()) -> list[subpro
     ]
 
 
-def journaled(workdir: pathlib.Path) -> set[pathlib.Path]:
-    """The files of the groups in the journal."""
-    return set((workdir / ".journal" / "pair").glob("*.npz"))
-
-
-def when_computing(
-    workdir: pathlib.Path, processes: list[subprocess.Popen[str]], before: set[pathlib.Path]
-) -> None:
-    """Waits until something is new in the journal."""
-    while not journaled(workdir) - before:
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.001)
-
-
-def one_line(done: harness.Done) -> str:
-    """What a process says beside its progress, which is one line."""
-    quiet = ("computed ", "continuing: ", "waiting for the groups")
-    (line,) = [line for line in done.err.splitlines() if not line.startswith(quiet)]
-    return line
-
-
 def lost(job, workdir: pathlib.Path, victim: int) -> None:
     """Kills one of two processes, and looks how the other ends."""
     before = journaled(workdir)
@@ -91,23 +51,6 @@ def lost(job, workdir: pathlib.Path, victim: int) -> None:
     assert f"process {victim} of 2" in line
     assert "the same command goes on from here" in line
     assert not survivor.out
-
-
-def same(found: pathlib.Path, wanted: pathlib.Path) -> None:
-    """The same results to the last bit, and the same record but for devices and times."""
-    arrays, others = harness.spectra(found), harness.spectra(wanted)
-    assert set(arrays) == set(others)
-    for key, value in others.items():
-        np.testing.assert_array_equal(arrays[key], value, err_msg=key)
-    one, other = ((w / "pair" / "summary.json").read_bytes() for w in (found, wanted))
-    assert one == other
-    records = [json.loads((w / "sweep.json").read_text()) for w in (found, wanted)]
-    for record in records:
-        assert record["status"] == "done"
-        for changing in ("devices", "started", "finished", "stages"):
-            del record[changing]
-    assert records[0] == records[1]
-    assert harness.leftovers(found) == []
 
 
 def test_the_workdir_is_that_of_one_process(job, tmp_path):

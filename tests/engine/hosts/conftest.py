@@ -1,0 +1,26 @@
+"""What the tests of several processes share: a sweep, and what one process makes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine import harness
+from tests.engine.hosts.models import family
+
+
+@pytest.fixture(scope="module")
+def job(env, tmp_path_factory):
+    """Environment and arguments of a sweep of many small groups, and the workdir of one process."""
+    models = family(tmp_path_factory.mktemp("models"), ["post"], layers=12, width=256)
+    two = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    arguments = [
+        f"--config=configs/pair.py:base={models / 'base'},post={models / 'post'}",
+        "--config.group_bytes=1",
+        "--config.measure=vectors",
+        "--config.factorisation=svd_f64",
+        "--config.stages=('spectra',)",
+    ]
+    workdir = tmp_path_factory.mktemp("alone") / "W"
+    done = harness.sweep(two, *arguments, f"--workdir={workdir}")
+    assert done.status == 0, done.err
+    return two, arguments, workdir, done.computed
