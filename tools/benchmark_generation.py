@@ -11,8 +11,6 @@ Both sides are run once to warm up (that run, with all compilation, is `first_se
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +33,7 @@ def main() -> str:
     import jax
     import torch
     import transformers
+    from benchmark_shared import machine
 
     draw = np.random.default_rng(0)
     ours, vocabulary = _ours()
@@ -69,8 +68,7 @@ def main() -> str:
         "ratio": round(min(times[1]) / min(times[0]), 2),
         "same_rows": sum(a == b for a, b in zip(*equal)),
         **sides,
-        "machine": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        **machine(),
         "devices": [str(device) for device in jax.devices()],
         "versions": {each.__name__: each.__version__ for each in (jax, torch, transformers)},
     }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -134,19 +135,28 @@ def measure(command: list[str], limit: int = 0) -> dict[str, Any]:
 
 
 def _anonymous(pid: int) -> int:
-    try:
-        status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    found = re.search(r"RssAnon:\s+(\d+) kB", _read(f"/proc/{pid}/status"))
     return 1024 * int(found[1]) if found else 0
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and when."""
+    """What the figures were measured on, with what, and when."""
+    lines = re.findall(r"^(model name|flags)\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    said = dict(lines)
+    flags = set(said.get("flags", "").split())
+    widest = [name for name in ("amx_tile", "avx512f", "avx2") if name in flags]
     return {
+        "cpu": said.get("model name", platform.processor() or platform.machine()),
+        "instructions": widest[0] if widest else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
+        "jax": version("jax"),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return ""

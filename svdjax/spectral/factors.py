@@ -162,6 +162,7 @@ def backward_error(r: int, eps: float) -> float:
     return (3 + math.sqrt(r)) * eps
 
 
+@jax.jit  # of base and post, within one program: traced once
 def _svd(w: jax.Array) -> Factored:
     u, s, vt = jnp.linalg.svd(w, full_matrices=False)
     shape = (w.shape[0], w.shape[1])
@@ -236,6 +237,7 @@ def _spill(s: jax.Array, e: jax.Array) -> jax.Array:
     return jnp.max(jnp.sum(moved, axis=0) / jnp.where(s > 0, 2 * s, 1))
 
 
+@jax.jit  # likewise
 def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j||, u_j = W v_j / s_j, and U made orthonormal.
 
