@@ -214,7 +214,8 @@ def parse_argument(
     """Reads the part of ``--config=file.py:key=value,…`` after the colon.
 
     The text is split at commas that are followed by a known ``key=``, then at the first ``=``; so
-    values may hold commas, colons and equals signs. ``~`` is expanded in values.
+    values may hold commas, colons and equals signs, but not what looks like a misspelt key. ``~``
+    is expanded in values.
 
     Args:
       argument: the text after the colon, or None when there is none.
@@ -248,6 +249,9 @@ def parse_argument(
             raise InputError(f"config argument {key!r} has no value: write {key}=VALUE")
         if key in values:
             raise InputError(f"config argument {key!r} is given twice: in {argument!r}")
+        for inside in re.findall(r",(\w+)=", value):
+            if difflib.get_close_matches(inside, known, n=1):
+                raise InputError(_unknown_key(inside, known))
         values[key] = _expanded(key, value) if value.startswith("~") else value
     return values
 

@@ -60,7 +60,7 @@ _DRY_RUN = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string(
     "hosts_coordinator",
     None,
-    "HOST:PORT where process 0 of several is reached; SLURM and Open MPI tell by themselves.",
+    "HOST:PORT where process 0 of several is reached; SLURM and Open MPI before 5 tell it.",
 )
 _COUNT = flags.DEFINE_integer(
     "hosts_count", None, "How many processes there are; 1: alone, whatever the launcher says."

@@ -15,10 +15,19 @@ from svdjax.engine.groups import Group
 
 
 class Progress:
-    """Counts groups of a stage; quiet if asked to be."""
+    """Counts groups of a stage; quiet if asked to be. `process` says whose they are."""
 
-    def __init__(self, groups: int, work: float, *, stage: str = "spectra", quiet: bool = False):
+    def __init__(
+        self,
+        groups: int,
+        work: float,
+        *,
+        stage: str = "spectra",
+        quiet: bool = False,
+        process: int | None = None,
+    ):
         self.groups, self.work, self.quiet = groups, max(work, 1.0), quiet
+        self._whose = "" if process is None else f"process {process}: "
         self.count, self._done, self._mine = 0, 0.0, 0.0
         self._start = time.perf_counter()
         self._bar = tqdm.tqdm(
@@ -42,7 +51,8 @@ class Progress:
         self._move(group)
         self.log(
             f"computed {self.count}/{self.groups} {group.pair} {group.label} "
-            f"({seconds:.2f} s; {100 * self._done / self.work:.0f}% done, {self.left()} left)"
+            f"({self._whose}{seconds:.2f} s; {100 * self._done / self.work:.0f}% done, "
+            f"{self.left()} left)"
         )
 
     def left(self) -> str:

@@ -72,7 +72,7 @@ def run_spectra(
         },
     )
     mine, others = work.share(stage.hosts.index), work.others(stage.hosts.index)
-    progress = Progress(len(work.groups), total_work(work.groups))
+    progress = work.progress(work.reused + mine)
     try:
         _announce(work, len(finished), progress)
         for group in work.reused:
@@ -87,7 +87,6 @@ def run_spectra(
             stage.hosts.exchange("computed")
             for group in others:
                 work.fetch(group)
-                progress.reused(group)
         for job in open_jobs:
             name, began = job.spec.name, time.perf_counter()
             missing = sum(group.pair == name for group in work.missing)
@@ -130,7 +129,7 @@ def run_share(jobs: Sequence[PairJob], stage: Stage) -> int:
     told = stage.hosts.exchange("spectra")[0]
     work = _Work([job for job in jobs if job.spec.name in told["pairs"]], stage, told["missing"])
     mine = work.share(stage.hosts.index)
-    progress = Progress(len(mine), total_work(mine))
+    progress = work.progress(mine)
     try:
         for _ in work.compute(mine, progress):
             pass
@@ -206,6 +205,12 @@ class _Work:
     def others(self, process: int) -> list[Group]:
         """What the others have to."""
         return [g for k, groups in enumerate(self._shares) for g in groups if k != process]
+
+    def progress(self, groups: Sequence[Group]) -> Progress:
+        """Of this process, which is to have these groups."""
+        hosts = self.stage.hosts
+        process = hosts.index if hosts.count > 1 else None
+        return Progress(len(groups), total_work(groups), process=process)
 
     def compute(
         self, groups: Sequence[Group], progress: Progress

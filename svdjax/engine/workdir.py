@@ -130,9 +130,16 @@ class Workdir:
         if key not in state:
             return
         differences = list(differ(state[key], plain(mine)))
+        # Pairs are made of other leaves: what those say already is not said again.
+        said = {_change(text) for text in differences if not text.startswith("pairs.")}
+        differences = [
+            text
+            for text in differences
+            if not text.startswith("pairs.") or _change(text) not in said
+        ]
         if differences:
-            shown = "; ".join(differences[:4])
-            more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+            shown = "; ".join(differences[:6])
+            more = f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
             raise InputError(
                 f"{self.flag}={self.path} was made with {what}: {shown}{more}. Give another "
                 "directory (or delete this one)"
@@ -147,6 +154,11 @@ def differ(there: Any, here: Any, path: str = "") -> Iterator[str]:
             yield from differ(there.get(key, _MISSING), here.get(key, _MISSING), name)
     elif there != here:
         yield f"{path}: {_short(there)} there, {_short(here)} here"
+
+
+def _change(difference: str) -> str:
+    """What `differ` says of a leaf, without its name."""
+    return difference.partition(": ")[2]
 
 
 def _short(value: Any) -> str:

@@ -53,6 +53,7 @@ def test_home_is_expanded():
         ("base=", ["base", "no value"]),
         ("base", ["base", "no value"]),
         ("base=a,base=b", ["base", "twice"]),
+        ("base=a,psot=b", ["'psot'", "did you mean 'post'"]),
     ],
 )
 def test_bad_arguments_are_named(argument, words):

@@ -42,6 +42,15 @@ def test_a_sweep_json_of_another_shape(tmp_path, state):
         Workdir(tmp_path).state()
 
 
+def test_a_difference_is_said_once_where_pairs_repeat_a_leaf(tmp_path):
+    there = {"corner": 1, "pairs": {"pair": {"post": 3, "text": 5}}, "post": 3}
+    here = {"corner": 2, "pairs": {"pair": {"post": 4, "text": 6}}, "post": 4}
+    with pytest.raises(InputError) as caught:
+        Workdir(tmp_path).refuse_other({"config": there}, "config", here, "another config")
+    said = "corner: 1 there, 2 here; pairs.pair.text: 5 there, 6 here; post: 3 there, 4 here."
+    assert said in str(caught.value)
+
+
 def test_the_lock_is_one_processes(tmp_path):
     first, second = Workdir(tmp_path / "w"), Workdir(tmp_path / "w")
     first.lock()
