@@ -111,36 +111,43 @@ def _number(name: str) -> int:
 def _started() -> bool:
     """Whether a launcher has started several processes; says so without loading jax."""
     slurm = "SLURM_STEP_NODELIST" in os.environ and _number("SLURM_STEP_NUM_TASKS") != 1
-    count = _number("SLURM_NTASKS") if slurm else 0
-    return max(count, _number("OMPI_COMM_WORLD_SIZE")) > 1
+    return _by_open_mpi() or (slurm and _number("SLURM_NTASKS") > 1)
+
+
+def _by_open_mpi() -> bool:
+    """Asked before SLURM: within an allocation, SLURM's variables are those of its daemons."""
+    return _number("OMPI_COMM_WORLD_SIZE") > 1
 
 
 def _detected(coordinator: str | None) -> dict[str, Any]:
     """Coordinator, count and index as jax finds them."""
-    names: tuple[Any, ...] = ()
-    try:
-        # What jax.distributed.initialize() asks; jax has no public name for it.
-        from jax._src.clusters import ClusterEnv
+    count = index = None
+    if _by_open_mpi():
+        # Of Open MPI 5 jax asks mpi4py, or nobody.
+        count, index = _number("OMPI_COMM_WORLD_SIZE"), _number("OMPI_COMM_WORLD_RANK")
+    if coordinator is None or count is None:
+        try:
+            # What jax.distributed.initialize() asks; jax has no public name for it.
+            from jax._src.clusters import ClusterEnv
 
-        names = ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator, None, None, [0], None, 60
-        )
-    except (RuntimeError, ValueError, LookupError, ImportError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"jax cannot tell where the launcher has put process 0 ({error}): give "
-            "--hosts_coordinator, --hosts_count and --hosts_index, or --hosts_count=1"
-        ) from error
-    found: dict[str, Any] = dict(zip(("coordinator", "count", "index"), names))
-    if found["count"] is None and "OMPI_COMM_WORLD_RANK" in os.environ:
-        # Open MPI 5 no longer has the variable by which jax knows it.
-        found["count"] = _number("OMPI_COMM_WORLD_SIZE")
-        found["index"] = _number("OMPI_COMM_WORLD_RANK")
-    if found["coordinator"] is None:
-        raise InputError(
-            f"the launcher has started {found['count'] or 'several'} processes, and jax cannot "
-            "tell where process 0 is: give --hosts_coordinator=HOST:PORT, or --hosts_count=1"
-        )
-    return found
+            coordinator, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(
+                coordinator, count, index, [0], None, 60
+            )
+        except (RuntimeError, ValueError, LookupError, ImportError, AttributeError, TypeError) as e:
+            raise InputError(_nowhere(count, f"{e}")) from e
+    if coordinator is None:
+        raise InputError(_nowhere(count))
+    return {"coordinator": coordinator, "count": count, "index": index}
+
+
+def _nowhere(count: int | None, why: str = "") -> str:
+    """That process 0 cannot be found, and what to do."""
+    missing = "=HOST:PORT" if count else ", --hosts_count and --hosts_index"
+    return (
+        f"the launcher has started {count or 'several'} processes, and jax cannot tell where "
+        f"process 0 is{f' ({why})' if why else ''}: give --hosts_coordinator{missing}, or "
+        "--hosts_count=1"
+    )
 
 
 def _gpus() -> str:
@@ -149,14 +156,14 @@ def _gpus() -> str:
     Two processes cannot both have the memory of one. A launcher that binds GPUs to processes lets
     each see its own only; then there are fewer than processes, and nothing is left to divide.
     """
-    if "SLURM_LOCALID" in os.environ and "SLURM_STEP_TASKS_PER_NODE" in os.environ:
-        local = _number("SLURM_LOCALID")
-        by_node = _expanded(os.environ["SLURM_STEP_TASKS_PER_NODE"])
-        node = _number("SLURM_NODEID")
-        count = by_node[node] if node < len(by_node) else 1
-    else:
+    if _by_open_mpi():
         local = _number("OMPI_COMM_WORLD_LOCAL_RANK")
         count = _number("OMPI_COMM_WORLD_LOCAL_SIZE")
+    else:
+        local = _number("SLURM_LOCALID")
+        by_node = _expanded(os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        node = _number("SLURM_NODEID")
+        count = by_node[node] if node < len(by_node) else 1
     if count <= 1:
         return ""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

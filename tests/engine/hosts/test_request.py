@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -80,15 +81,30 @@ def test_slurm(requested):
     assert alone.gpus == ""
 
 
-def test_open_mpi(requested):
+def test_open_mpi(requested, monkeypatch):
     found = requested(environment=OPEN_MPI)
     assert found is not None
     assert (found.host, found.count, found.index, found.gpus) == ("10.96.0.1", 2, 1, "")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # jax 0.12 would ask it
     five = {key: value for key, value in OPEN_MPI.items() if "orte" not in key}
     with pytest.raises(InputError, match="give --hosts_coordinator=HOST:PORT"):
         requested(environment=five)
     told = requested("head:99", environment=five)
     assert told == HostsRequest("head", 99, 2, 1)
+
+
+def test_open_mpi_within_an_allocation_of_slurm(requested):
+    # SLURM started a daemon on each of two nodes, and each of these two processes.
+    daemon = {
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    }
+    two = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+    second = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    found = requested(environment=SLURM | daemon | OPEN_MPI | two | second)
+    assert found is not None
+    assert (found.host, found.count, found.index, found.gpus) == ("10.96.0.1", 4, 3, "1")
 
 
 @pytest.mark.parametrize(
