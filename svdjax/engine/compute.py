@@ -257,11 +257,11 @@ def on_devices(stacks: Any, factorisation: str, mesh: jax.sharding.Mesh) -> Any:
 
 
 def padded_stack(checkpoint: Checkpoint, group: Group) -> np.ndarray:
-    """The matrices of a group [L, I, O] as stored, filled up with zeros to the group's length."""
+    """The matrices of a group [L, I, O] as stored, filled up to its length with the last one."""
     stack = read_stack(checkpoint, group.projection, group.start, group.stop)
     missing = group.length - len(stack)
     if missing:
-        stack = np.concatenate([stack, np.zeros((missing, *stack.shape[1:]), stack.dtype)])
+        stack = np.concatenate([stack, np.repeat(stack[-1:], missing, axis=0)])
     return stack
 
 

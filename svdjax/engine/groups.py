@@ -1,7 +1,8 @@
 """Cuts the work into groups: one projection of one pair, a run of layers, within a byte budget.
 
 A group is what is read, computed and journaled at once. All groups of a projection have one
-length, so that each shape is compiled once; the last one is filled up with zero matrices.
+length, so that each shape is compiled once; the last one is filled up with copies of its last
+layer (zero matrices would take twice as long: no Gram matrix tells their vectors).
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) ->
     """Cuts every projection of a pair into groups.
 
     A group has as many layers as fit `group_bytes` (both matrices as stored), at least one for
-    each device (an idle device helps nobody), rounded so that the groups of a projection are of
-    equal length and a multiple of the device count.
+    each device (an idle device helps nobody); see `group_length`.
     """
     groups = []
     for projection in plan.projections:
@@ -70,11 +70,18 @@ def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) ->
 
 
 def group_length(layers: int, budget: int, devices: int) -> int:
-    """Layers per group when `budget` of them fit: even, and a multiple of `devices`."""
-    most = max(budget // devices, 1) * devices
-    count = -(-layers // most)
-    even = -(-layers // count)
-    return -(-even // devices) * devices
+    """Layers per group when `budget` of them fit: a multiple of `devices`, and little to fill up.
+
+    A group more costs something too, if less than a matrix on each device.
+    """
+    rounds = -(-layers // devices)
+
+    def cost(length: int) -> float:
+        groups = -(-rounds // length)
+        return groups * length + groups / 8
+
+    most = min(max(budget // devices, 1), rounds)
+    return devices * min(range(most, 0, -1), key=cost)
 
 
 def layer_bytes(plan: PairPlan, projection: Projection) -> int:

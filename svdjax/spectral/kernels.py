@@ -55,7 +55,7 @@ def over_layers(
 def spread(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, jax.sharding.Mesh | None]:
     """Put stacks on the mesh, divided along their leading axis.
 
-    Padded with zeros where the layers do not divide.
+    Padded with copies of the last layer where they do not divide; zero matrices take longer.
 
     Returns:
       The stacks, and the mesh with auto axes whatever the caller's: trimming a padded explicit
@@ -77,8 +77,7 @@ def _shard(stack: Array, mesh: jax.sharding.Mesh) -> jax.Array:
     missing = -stack.shape[0] % mesh.shape[AXIS]
     if missing:
         xp: Any = jnp if isinstance(stack, jax.Array) else np
-        zeros = xp.zeros((missing, *stack.shape[1:]), stack.dtype)
-        stack = xp.concatenate([stack, zeros])
+        stack = xp.concatenate([stack, xp.repeat(stack[-1:], missing, axis=0)])
     return jax.device_put(stack, sharding)
 
 
@@ -117,8 +116,8 @@ def analyse_stack(
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `svdjax.spectral.pair.MEASURES`.
       known: of base and post as `known_stack` returned them, for a route that goes by them.
-      mesh: has an axis ``layers`` over which `L` is divided, padded with zero matrices where it
-        does not divide; None for one device.
+      mesh: has an axis ``layers`` over which `L` is divided, padded where it does
+        not divide; None for one device.
 
     Returns:
       `PairMetrics`, every field with a leading `L`.

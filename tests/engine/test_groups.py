@@ -25,7 +25,10 @@ def test_whole_projection_fits_in_one_group():
     assert group_length(28, 1000, 4) == 28
 
 
-def test_budget_cuts_evenly():
+def test_little_is_filled_up():
     assert group_length(28, 8, 1) == 7
-    assert group_length(25, 8, 1) == 7
+    assert group_length(25, 8, 1) == 5
     assert group_length(6, 5, 1) == 3
+    assert group_length(28, 6, 2) == 4
+    # One matrix too many is better than many groups of one.
+    assert group_length(37, 36, 1) == 19
