@@ -68,7 +68,7 @@ def test_rank_deficient_and_zero_matrices_are_recognised():
     assert list(got.rank_post) == [16, 16, 0, 0]
     assert np.isfinite(got.nf[0])
     assert np.isnan(got.nf[1:]).all()
-    # A zero matrix loses nothing by its Gram matrix: padding costs no SVD.
+    # A zero matrix loses nothing by its Gram matrix.
     assert list(got.route) == [GRAM, FACTORS, GRAM, GRAM]
     (ub, _, vb), (up, _, vp) = (np.linalg.svd(w[1], full_matrices=False) for w in (base, post))
     apart = np.linalg.norm((ub.T @ up - vb @ vp.T)[:11]) / np.sqrt(11 * 16)
