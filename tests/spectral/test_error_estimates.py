@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ KAPPAS = {
     "svd_f32": (1.0, 1e1, 1e2, 1e3, 1e4),
     "gram_f64": (1.0, 1e2, 1e4, 1e6, 1e8),
 }
+DRAWS = 3
+"""Matrices of each spectrum and condition number."""
 STORED = {"svd_f64": np.float64, "svd_f32": np.float32, "gram_f64": np.float64}
 
 
@@ -35,7 +39,7 @@ def spectra(kappa, r):
 def test_estimate_bounds_the_error(route, shape, near):
     rng = np.random.default_rng(7)
     r, dtype, bases, posts = min(shape), STORED[route], [], []
-    for kappa in KAPPAS[route]:
+    for kappa, _ in itertools.product(KAPPAS[route], range(DRAWS)):
         for s in spectra(kappa, r):
             u, v = matrices.orthonormal(rng, shape[0], r), matrices.orthonormal(rng, shape[1], r)
             bases.append(matrices.assemble(u, s, v, dtype))
@@ -54,7 +58,10 @@ def test_estimate_bounds_the_error(route, shape, near):
     ratio = got.nf_error / np.maximum(error, floor)
     assert np.median(ratio) <= (1e2 if near else 1e3)
     if near:
-        assert ratio.max() <= 1e4
+        # The error of one NF may cancel by chance, whatever the spectrum; that of all draws of a
+        # spectrum does not.
+        draws = ratio.reshape(len(KAPPAS[route]), DRAWS, -1)
+        assert draws.min(axis=1).max() <= 1e3
 
 
 def test_estimate_grows_with_conditioning_until_it_says_nothing_is_known():

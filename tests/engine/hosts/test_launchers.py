@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -68,7 +69,8 @@ def test_the_workdir_is_that_of_one_process(rank, job, tmp_path):
     _, _, alone, groups = job
     done = harness.finish(launch(rank, job, tmp_path / "W"))
     assert done.status == 0, done.err
-    assert done.computed == groups
+    # A launcher may join lines of two processes.
+    assert len(re.findall(r"computed \d+/", done.err)) == groups
     assert done.out.count("done: 1 pair(s)") == 1
     same(tmp_path / "W", alone)
 
