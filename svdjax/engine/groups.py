@@ -2,7 +2,7 @@
 
 A group is what is read, computed and journaled at once. All groups of a projection have one
 length, so that each shape is compiled once; the last one is filled up with copies of its last
-layer (zero matrices would take twice as long: no Gram matrix tells their vectors).
+layer (zero matrices that are not long would go through SVDs: no Gram matrix tells their vectors).
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ core with one BLAS thread each took half the time of one device with all threads
 cores). Where there is a GPU this changes nothing.
 
 Matrices of tens of megabytes in pages of 4 KiB cost time on a CPU: as page faults, and as misses of
-the TLB in every product. (Base with three posts, two layers of Qwen2.5-1.5B's shapes: 47 and 52 s
-with huge pages, 56 and 62 s without; of a single pair no difference was seen.) glibc asks for huge
-pages where a variable says so when the process starts, and only then: a command of ours therefore
-starts itself once more.
+the TLB in every product. (Two cores of an Intel Xeon, two layers of Qwen2.5-1.5B's shapes, a base
+with three posts: 47 and 52 s with huge pages, 56 and 62 s without; of a single pair no difference
+was seen.) glibc asks for huge pages where a variable says so when the process starts, and only
+then: a command of ours therefore starts itself once more.
 """
 
 from __future__ import annotations

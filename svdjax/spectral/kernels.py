@@ -55,7 +55,7 @@ def over_layers(
 def spread(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, jax.sharding.Mesh | None]:
     """Put stacks on the mesh, divided along their leading axis.
 
-    Padded with copies of the last layer where they do not divide; zero matrices take longer.
+    Padded with copies of the last layer where they do not divide; zero matrices may take longer.
 
     Returns:
       The stacks, and the mesh with auto axes whatever the caller's: trimming a padded explicit

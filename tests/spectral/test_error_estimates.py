@@ -58,8 +58,9 @@ def test_estimate_bounds_the_error(route, shape, near):
     ratio = got.nf_error / np.maximum(error, floor)
     assert np.median(ratio) <= (1e2 if near else 1e3)
     if near:
-        # The error of one NF may cancel by chance, whatever the spectrum; that of all draws of a
-        # spectrum does not.
+        # The error of one NF may cancel by chance, whatever the spectrum: rarely, and not that of
+        # all draws of a spectrum.
+        assert np.quantile(ratio, 0.95) <= 1e3
         draws = ratio.reshape(len(KAPPAS[route]), DRAWS, -1)
         assert draws.min(axis=1).max() <= 1e3
 
