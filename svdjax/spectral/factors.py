@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.spectral.products import gram, matmul, turned
+from svdjax.spectral.products import eigh, inner_gram, matmul
 
 
 class Factors(NamedTuple):
@@ -199,7 +199,7 @@ def _images(wv: jax.Array, v: jax.Array) -> _Images:
     s = jnp.sqrt(jnp.sum(wv**2, axis=0))
     order = jnp.argsort(s, descending=True)
     wv, v, s = wv[:, order], v[:, order], s[order]
-    e = gram(turned(_unit(wv, s))) - jnp.eye(len(s), dtype=s.dtype)
+    e = inner_gram(_unit(wv, s)) - jnp.eye(len(s), dtype=s.dtype)
     return _Images(wv, v, s, e, jnp.sqrt(jnp.sum(e**2)))
 
 
@@ -217,7 +217,7 @@ def _again(first: _Images) -> _Images:
     """
     cut = len(first.s) // 2
     low = first.wv[:, cut:] / jnp.where(first.s[cut] > 0, first.s[cut], 1)
-    turn = jnp.linalg.eigh(gram(turned(low)), symmetrize_input=False)[1]
+    turn = eigh(inner_gram(low))[1]
     wv, v = (
         jnp.concatenate([x[:, :cut], matmul(x[:, cut:], turn)], axis=1) for x in (first.wv, first.v)
     )
@@ -253,8 +253,7 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     unit = w / jnp.where(top > 0, top, 1)
     vectors = v
     if vectors is None:
-        product = gram(turned(unit))
-        vectors = jnp.linalg.eigh(product, symmetrize_input=False)[1]
+        vectors = eigh(inner_gram(unit))[1]
     images = _images(matmul(unit, vectors), vectors)
     images = jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, lambda same: same, _again, images)
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svdjax.spectral.native import calls as native
+
 Products = Callable[..., tuple[jax.Array, ...]]
 
 PRECISION = jax.lax.Precision.HIGHEST
@@ -30,7 +32,37 @@ _TERMS_BYTES = 2**20
 _LEAST = 192
 """Rows below which a symmetric product is not divided: on CPU smaller ones are slower whole."""
 
-matmul = functools.partial(jnp.matmul, precision=PRECISION)
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a b``."""
+    return native.product(a, b, "nn", _matmul)
+
+
+def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a^T b``, the products of all columns."""
+    return native.product(a, b, "tn", lambda a, b: _matmul(turned(a), b))
+
+
+def outer(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a b^T``, the products of all rows."""
+    return native.product(a, b, "nt", lambda a, b: _matmul(a, b.T))
+
+
+def gram(rows: jax.Array) -> jax.Array:
+    """``rows rows^T``, at towards half of the work of a product."""
+    return native.gram(rows, "n", _gram)
+
+
+def inner_gram(columns: jax.Array) -> jax.Array:
+    """``columns^T columns``, likewise."""
+    return native.gram(columns, "t", lambda columns: _gram(turned(columns)))
+
+
+def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues [R], ascending, and eigenvectors [R, R] of a matrix that is symmetric."""
+    return native.eigh(matrix, lambda a: tuple(jnp.linalg.eigh(a, symmetrize_input=False)))
+
+
+_matmul = functools.partial(jnp.matmul, precision=PRECISION)
 
 
 def turned(a: jax.Array) -> jax.Array:
@@ -38,19 +70,14 @@ def turned(a: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(a.T)
 
 
-def inner(a: jax.Array, b: jax.Array) -> jax.Array:
-    """``a^T b``, the products of all columns."""
-    return matmul(turned(a), b)
-
-
-def gram(rows: jax.Array) -> jax.Array:
-    """``W W^T`` of W [R, M], each block off the diagonal once: towards half of the work."""
+def _gram(rows: jax.Array) -> jax.Array:
+    """Each block off the diagonal once."""
     cut = rows.shape[0] // 2
     if cut < _LEAST:
-        return matmul(rows, rows.T)
+        return _matmul(rows, rows.T)
     upper, lower = rows[:cut], rows[cut:]
-    side = matmul(upper, lower.T)
-    return jnp.block([[gram(upper), side], [side.T, gram(lower)]])
+    side = _matmul(upper, lower.T)
+    return jnp.block([[_gram(upper), side], [side.T, _gram(lower)]])
 
 
 def roomy(stored: np.dtype, dtype: str) -> bool:
@@ -117,12 +144,12 @@ def gram_of(w: jax.Array, dtype: str) -> jax.Array:
 
 def cross_of(base: jax.Array, post: jax.Array, dtype: str) -> jax.Array:
     """``W_base W_post^T`` likewise, [R, R]."""
-    return _sums(lambda b, p: (matmul(b, p.T),), (base, post), dtype)[0]
+    return _sums(lambda b, p: (outer(b, p),), (base, post), dtype)[0]
 
 
 def all_of(base: jax.Array, post: jax.Array, dtype: str) -> tuple[jax.Array, ...]:
     """Both Gram matrices and the cross product, out of one reading of each matrix."""
-    return _sums(lambda b, p: (gram(b), gram(p), matmul(b, p.T)), (base, post), dtype)
+    return _sums(lambda b, p: (gram(b), gram(p), outer(b, p)), (base, post), dtype)
 
 
 def _sums(products: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[jax.Array, ...]:

@@ -120,7 +120,7 @@ def known_form(shape: tuple[int, int], dtype: str) -> Any:
 
 
 def _half(gram: jax.Array, scale: jax.Array) -> Half:
-    values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+    values, vectors = products.eigh(gram)
     return Half(jnp.sqrt(jnp.maximum(values[::-1], 0)) / scale, vectors[:, ::-1])
 
 
@@ -163,10 +163,9 @@ def _by_halves(
 
     def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:
         lengths = _lengths(of_base.s * scales[0]), _lengths(of_post.s * scales[1])
-        rows = products.turned(of_base.v)
-        long = matmul(matmul(rows, cross), of_post.v)
+        long = matmul(products.inner(of_base.v, cross), of_post.v)
         long = long / lengths[0][:, None] / lengths[1][None, :]
-        short = matmul(rows, of_post.v)
+        short = products.inner(of_base.v, of_post.v)
         # The long side of a tall matrix is the input side, U.
         q = Rotations(long, short) if shape[0] > shape[1] else Rotations(short, long)
         nothing = _nothing(of_base.s)
