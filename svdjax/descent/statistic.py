@@ -21,6 +21,7 @@ import numpy as np
 from svdjax.spectral import get_factorisation, nf_unrelated, working_precision
 from svdjax.spectral.factors import numerical_rank
 from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.products import outer
 
 ROUTE = "gram_f64"
 
@@ -55,7 +56,7 @@ def _polar(stack, *, route, mesh, layers):
         rank = numerical_rank(factors.s, (w.shape[0], w.shape[1]))
         live = jnp.arange(factors.s.shape[0], dtype=jnp.int32) < rank
         u = jnp.where(live[None, :], factors.u, 0)
-        p = jnp.matmul(u, factors.v.T, precision=jax.lax.Precision.HIGHEST)
+        p = outer(u, factors.v)
         return p, factors.s, rank
 
     return over_layers(one, stack, mesh=mesh, layers=layers)

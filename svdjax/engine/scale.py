@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral.products import SLICE_BYTES
+from svdjax.spectral.products import SLICE_BYTES, eigh, matmul
 
 START_SECONDS = 3.0
 """Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""
@@ -213,9 +212,9 @@ def measure_rates(sizes: Sequence[int] = _EIGEN_SIZES, product: int = 2048) -> R
         devices = jax.devices()
         generator = np.random.default_rng(0)
         big = generator.standard_normal((product, product))
-        multiply = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
+        multiply = jax.jit(lambda x: matmul(x, x))
         rate = 2.0 * product**3 / _together(multiply, big, devices)
-        solve = jax.jit(lambda x: jnp.linalg.eigh(x, symmetrize_input=False))
+        solve = jax.jit(eigh)
         eigen = {}
         for size in sizes:
             root = generator.standard_normal((size, size))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from svdjax.errors import InputError
 from svdjax.spectral.factors import Factorisation, get_factorisation
 from svdjax.spectral.kernels import Array, over_layers, spread
-from svdjax.spectral.products import PRECISION
+from svdjax.spectral.products import outer
 
 PLACES = ("top", "middle", "bottom")
 
@@ -92,7 +92,7 @@ def split_matrix(
     root = jnp.sqrt(s[chosen])[None, :]
     # A conversion to float32 and back may be optimised away, a reduction to its bits may not.
     a, b = (jax.lax.reduce_precision(side[:, chosen] * root, 8, 23) for side in (u, v))
-    product = jnp.einsum("ik,ok->io", a, b, precision=PRECISION)
+    product = outer(a, b)
     residual = route.upcast(w) - product
     return Split(residual.astype("float32"), a.astype("float32"), b.T.astype("float32"))
 

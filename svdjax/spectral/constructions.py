@@ -23,7 +23,7 @@ from svdjax.spectral.factors import (
     numerical_rank,
     singular_values,
 )
-from svdjax.spectral.products import PRECISION, inner
+from svdjax.spectral.products import inner, matmul, outer
 from svdjax.spectral.relation import frobenius
 
 ARBITRARY = 0.1
@@ -77,7 +77,7 @@ def restoration_v(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
       The matrix [I, O], and R x R one that has its singular values.
     """
     q1 = inner(partner.u, post.u)
-    turned = jnp.matmul(partner.v, q1, precision=PRECISION)
+    turned = matmul(partner.v, q1)
     return _assemble(post.u, post.s, turned), q1 * post.s[None, :]
 
 
@@ -88,7 +88,7 @@ def restoration_u(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
       The matrix [I, O], and R x R one that has its singular values.
     """
     q2 = inner(partner.v, post.v)
-    turned = jnp.matmul(partner.u, q2, precision=PRECISION)
+    turned = matmul(partner.u, q2)
     return _assemble(turned, post.s, post.v), q2 * post.s[None, :]
 
 
@@ -213,5 +213,5 @@ def construct_matrix(
 def _assemble(u: jax.Array, s: jax.Array, v: jax.Array) -> jax.Array:
     """U diag(s) V^T; the scale goes to the smaller of the two."""
     if u.shape[0] <= v.shape[0]:
-        return jnp.einsum("ir,or->io", u * s[None, :], v, precision=PRECISION)
-    return jnp.einsum("ir,or->io", u, v * s[None, :], precision=PRECISION)
+        return outer(u * s[None, :], v)
+    return outer(u, v * s[None, :])

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.products import PRECISION, inner
+from svdjax.spectral.products import eigvalsh, inner, matmul, outer
 from svdjax.spectral.relation import Relation, frobenius, unit_norm
 
 
@@ -73,7 +73,7 @@ def small_delta_share(shape: tuple[int, int]) -> float:
 def polar(m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Orthogonal polar factor of a square matrix [R, R], and its smallest singular value."""
     a, s, bt = jnp.linalg.svd(m, full_matrices=False)
-    return jnp.matmul(a, bt, precision=PRECISION), s[-1]
+    return matmul(a, bt), s[-1]
 
 
 def scaling_alone(alpha: jax.Array, delta: jax.Array) -> Fits:
@@ -104,7 +104,7 @@ def rotation_fits(
     q, r = pair.q, min(shape)
     s_base, norm_base = unit_norm(pair.s_base)
     s_post, norm_post = unit_norm(pair.s_post)
-    inside = jnp.einsum("rs,s,ts->rt", q.q1, s_post, q.q2, precision=PRECISION)
+    inside = outer(q.q1 * s_post[None, :], q.q2)
     turned = inner(q.q2, q.q1)
     scale = norm_post / jnp.where(norm_base > 0, norm_base, 1)
     none = jnp.minimum(norm_base, norm_post) == 0
@@ -130,7 +130,7 @@ def rotation_fits(
         )
 
     def around(rotation: jax.Array) -> Fit:
-        first = jnp.matmul(inside, rotation, precision=PRECISION)
+        first = matmul(inside, rotation)
         return fit(inner(rotation, first), arbitrary)
 
     def distance(x: jax.Array) -> jax.Array:
@@ -150,7 +150,7 @@ def rotation_fits(
         residuals = distance(q.q1 - rotation), distance(q.q2 - rotation)
     # The best Q are the eigenvectors of the symmetric part, which leaves its eigenvalues on the
     # diagonal; the skew part turns with them and stays.
-    values, _ = jnp.linalg.eigh((inside + inside.T) / 2, symmetrize_input=False)
+    values = eigvalsh((inside + inside.T) / 2)
     skew = frobenius(inside - inside.T) / 2
     return Fits(
         identity=fit(inside, none),

@@ -20,6 +20,7 @@ import numpy as np
 from svdjax.spectral.factors import get_factorisation, numerical_rank, singular_values
 from svdjax.spectral.kernels import over_layers, spread
 from svdjax.spectral.metrics import scaling
+from svdjax.spectral.products import outer
 from svdjax.spectral.statistics import top_count
 
 ROUTE = "gram_f64"
@@ -181,8 +182,7 @@ def with_values(left: jax.Array, values: jax.Array, right: jax.Array) -> jax.Arr
 
     That of a folded one is the orthonormal factor of the whole, its rows reduced likewise.
     """
-    high = jax.lax.Precision.HIGHEST
-    return jnp.matmul(_haar(left) * values[None, :], _haar(right).T, precision=high)
+    return outer(_haar(left) * values[None, :], _haar(right))
 
 
 def _haar(g: jax.Array) -> jax.Array:
@@ -195,6 +195,6 @@ def _measure(sigma, alpha, delta, long):
     r = sigma.shape[0]
     w = delta.at[:r].add(jnp.diag(alpha * sigma))
     u, s, v = get_factorisation(ROUTE)(w).factors
-    polar = jnp.matmul(u[:r], v.T, precision=jax.lax.Precision.HIGHEST)
+    polar = outer(u[:r], v)
     nf = jnp.sqrt(jnp.sum((polar - jnp.eye(r, dtype=w.dtype)) ** 2)) / r
     return nf, scaling(sigma, s, numerical_rank(sigma, (long, r)))

@@ -32,6 +32,7 @@ _TERMS_BYTES = 2**20
 _LEAST = 192
 """Rows below which a symmetric product is not divided: on CPU smaller ones are slower whole."""
 
+
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a b``."""
     return native.product(a, b, "nn", _matmul)
@@ -60,6 +61,11 @@ def inner_gram(columns: jax.Array) -> jax.Array:
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues [R], ascending, and eigenvectors [R, R] of a matrix that is symmetric."""
     return native.eigh(matrix, lambda a: tuple(jnp.linalg.eigh(a, symmetrize_input=False)))
+
+
+def eigvalsh(matrix: jax.Array) -> jax.Array:
+    """The eigenvalues alone."""
+    return native.eigvalsh(matrix, lambda a: jnp.linalg.eigh(a, symmetrize_input=False)[0])
 
 
 _matmul = functools.partial(jnp.matmul, precision=PRECISION)

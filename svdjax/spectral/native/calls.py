@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,9 +61,16 @@ def eigh(
     order = len(matrix)
     if order**3 < _LEAST or matrix.dtype != np.float64:
         return otherwise(matrix)
-    return _on_cpu(
-        "eigh", ((order,), (order, order)), otherwise, matrix, after=lambda s, rows: (s, rows.T)
-    )
+    shapes = (order,), (order, order)
+    return _on_cpu("eigh", shapes, otherwise, matrix, after=lambda s, rows: (s, rows.T))
+
+
+def eigvalsh(matrix: jax.Array, otherwise: Callable[..., jax.Array]) -> jax.Array:
+    """The eigenvalues alone: a third of the time."""
+    order = len(matrix)
+    if order**3 < _LEAST or matrix.dtype != np.float64:
+        return otherwise(matrix)
+    return _on_cpu("eigvalsh", ((order,),), otherwise, matrix)
 
 
 def _on_cpu(
@@ -78,48 +85,65 @@ def _on_cpu(
 
     def native(*given: jax.Array) -> Any:
         # Within shard_map what is computed belongs to each device by itself, as what is given does.
-        results = [jax.eval_shape(lambda a: jnp.broadcast_to(a[0, 0], s), given[0]) for s in shapes]
+        one = given[0][0, 0]
+        results = [jax.eval_shape(functools.partial(jnp.full, shape), one) for shape in shapes]
         return after(*jax.ffi.ffi_call(_PREFIX + name, results, vmap_method="sequential")(*given))
 
     return jax.lax.platform_dependent(*given, cpu=native, default=otherwise)
 
 
 _PREFIX = "svdjax_"
+_found = threading.Lock()
+
+
+def available() -> bool:
+    """Whether the routines are there; made known to XLA at the first call."""
+    with _found:
+        return _register()
 
 
 @functools.cache
-def available() -> bool:
-    """Whether the routines are there; made known to XLA at the first call."""
+def _register() -> bool:
     try:
         from svdjax.spectral.native import routines
 
-        for turn in ("nn", "tn", "nt"):
-            foreign.register(f"{_PREFIX}product_{turn}", functools.partial(_product, routines, turn))
-        for turn in ("n", "t"):
-            foreign.register(f"{_PREFIX}gram_{turn}", functools.partial(_gram, routines, turn))
-        foreign.register(f"{_PREFIX}eigh", functools.partial(_eigh, routines))
+        handlers = {"eigh": _eigh, "eigvalsh": _eigvalsh}
+        handlers |= {f"gram_{turn}": functools.partial(_gram, turn) for turn in ("n", "t")}
+        handlers |= {
+            f"product_{turn}": functools.partial(_product, turn) for turn in ("nn", "tn", "nt")
+        }
+        for name, handler in handlers.items():
+            foreign.register(_PREFIX + name, functools.partial(handler, routines))
     except Exception as error:  # of whatever kind: XLA can do without
-        logging.getLogger(__name__).info("BLAS is left to XLA: %s", error)
+        logging.getLogger(__name__).info("products are left to XLA: %s", error)
         return False
     return True
 
 
-def _product(
-    routines: Any, turn: str, given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]
-) -> None:
+Arrays = Sequence[np.ndarray]
+
+
+def _product(turn: str, routines: Any, given: Arrays, wanted: Arrays) -> None:
     routines.product(*given, *wanted, turn=turn)
 
 
-def _gram(
-    routines: Any, turn: str, given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]
-) -> None:
+def _gram(turn: str, routines: Any, given: Arrays, wanted: Arrays) -> None:
     routines.gram(*given, *wanted, turn=turn)
     routines.mirror(*wanted)
 
 
-def _eigh(routines: Any, given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
+def _eigh(routines: Any, given: Arrays, wanted: Arrays) -> None:
+    _or_nan(routines.eigh, given, wanted)
+
+
+def _eigvalsh(routines: Any, given: Arrays, wanted: Arrays) -> None:
+    _or_nan(routines.eigvalsh, given, wanted)
+
+
+def _or_nan(solve: Callable[..., None], given: Arrays, wanted: Arrays) -> None:
+    """As jax does where LAPACK gives up."""
     try:
-        routines.eigh(given[0].copy(), *wanted)
-    except routines.ConvergenceError:
+        solve(given[0].copy(), *wanted)
+    except np.linalg.LinAlgError:
         for array in wanted:
-            array[:] = math.nan
+            array[:] = np.nan

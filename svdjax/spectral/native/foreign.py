@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 _VERSION = (0, 3)
-_METADATA, _EXECUTE, _INTERNAL = 1, 3, 13  # of its enumerations
+_METADATA, _EXECUTE = 1, 3  # of its enumerations
+_EXHAUSTED, _INTERNAL = 8, 13  # of its status codes
 _DTYPES = {11: np.dtype("float32"), 12: np.dtype("float64")}
 
 Handler = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], None]
@@ -104,7 +105,7 @@ _registered: dict[str, Any] = {}  # XLA keeps addresses only
 def register(name: str, handler: Handler) -> None:
     """Makes a handler known to XLA on CPU under a name; `jax.ffi.ffi_call` then calls it.
 
-    Whatever it raises fails the program that called it.
+    Whatever it raises fails the program that called it, a `MemoryError` as RESOURCE_EXHAUSTED.
 
     Raises:
       Exception: XLA's interface is not compatible, or not there.
@@ -119,7 +120,8 @@ def register(name: str, handler: Handler) -> None:
             elif frame.stage == _EXECUTE:
                 handler(frame.given.arrays(), frame.wanted.arrays())
         except BaseException as error:  # must not reach C
-            return _failure(frame, f"{name}: {type(error).__name__}: {error}")
+            code = _EXHAUSTED if isinstance(error, MemoryError) else _INTERNAL
+            return _failure(frame, code, f"{name}: {type(error).__name__}: {error}")
         return None
 
     function = _ENTRY(entry)
@@ -127,6 +129,6 @@ def register(name: str, handler: Handler) -> None:
     _registered[name] = function
 
 
-def _failure(frame: _Frame, message: str) -> int | None:
-    given = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message.encode(), _INTERNAL)
+def _failure(frame: _Frame, code: int, message: str) -> int | None:
+    given = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message.encode(), code)
     return _CREATE_ERROR(frame.interface.contents.error_create)(ctypes.byref(given))

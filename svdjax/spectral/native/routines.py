@@ -27,10 +27,6 @@ _BLOCK = 256
 _KINDS = {"char *": "c", "int *": "i", "float *": "s", "double *": "d"}
 
 
-class ConvergenceError(RuntimeError):
-    """An eigenproblem was not solved."""
-
-
 def _routine(module: Any, name: str, kinds: str) -> Callable[..., None]:
     """A routine of which every argument is an address.
 
@@ -72,11 +68,12 @@ def _address(kind: str, value: Any) -> Any:
     return ctypes.byref(value if isinstance(value, ctypes.c_int) else _SCALARS[kind](value))
 
 
-_gemm = {kind: _routine(blas, f"{kind}gemm", f"cciii{kind}{kind}i{kind}i{kind}{kind}i") for kind in "sd"}
-_syrk = {kind: _routine(blas, f"{kind}syrk", f"ccii{kind}{kind}i{kind}{kind}i") for kind in "sd"}
+_gemm = {t: _routine(blas, f"{t}gemm", f"cciii{t}{t}i{t}i{t}{t}i") for t in "sd"}
+_syrk = {t: _routine(blas, f"{t}syrk", f"ccii{t}{t}i{t}{t}i") for t in "sd"}
 _dtrsm = _routine(blas, "dtrsm", "cccciiddidi")
 _dsytrd = _routine(lapack, "dsytrd", "cididdddii")
 _dstedc = _routine(lapack, "dstedc", "cidddidiiii")
+_dsterf = _routine(lapack, "dsterf", "iddi")
 
 
 def _stride(a: np.ndarray) -> int:
@@ -126,8 +123,8 @@ def _kind(a: np.ndarray) -> str:
 def eigh(matrix: np.ndarray, values: np.ndarray, vectors: np.ndarray) -> None:
     """Eigenvalues [N], ascending, and eigenvectors as the rows of [N, N], of a symmetric float64.
 
-    LAPACK's dsyevd, but for the last step: tridiagonal form, divide and conquer, and the vectors
-    turned back by more reflectors at a time.
+    LAPACK's dsyevd but for the last of its steps: tridiagonal form, divide and conquer, and the
+    vectors turned back, here by more reflectors at a time.
 
     Args:
       matrix: its upper triangle is read; it is overwritten.
@@ -135,43 +132,69 @@ def eigh(matrix: np.ndarray, values: np.ndarray, vectors: np.ndarray) -> None:
       vectors: likewise.
 
     Raises:
-      ConvergenceError: LAPACK gives up; NaN among its entries make it.
+      numpy.linalg.LinAlgError: LAPACK gives up, as it does where NaN is among the entries.
     """
     order = len(matrix)
-    beside, factors = np.zeros(max(order - 1, 1)), np.zeros(max(order - 1, 1))
-    info = ctypes.c_int(0)
-    work = np.empty(1 + 4 * order + order * order)
-    _dsytrd(*("L", order, matrix, order, values, beside, factors, work, len(work), info))
-    integers = np.empty(3 + 5 * order, np.int32)
+    work = np.empty(1 + 4 * order + order**2)
+    beside, factors = _tridiagonal(matrix, values, work)
+    integers, info = np.empty(3 + 5 * order, np.intc), ctypes.c_int(0)
     _dstedc(
-        *("I", order, values, beside, vectors, order, work, len(work), integers, len(integers)),
-        info,
+        *("I", order, values, beside, vectors, order),
+        *(work, len(work), integers, len(integers), info),
     )
-    if info.value:
-        raise ConvergenceError(f"dstedc: info {info.value} for order {order}")
+    _check(info, "dstedc", order)
     _turn_back(matrix, factors, vectors)
 
 
-def _turn_back(matrix: np.ndarray, factors: np.ndarray, vectors: np.ndarray) -> None:
-    """``vectors = vectors Q^T`` for Q = H_1 H_2 ..., H_j = I - factor_j y_j y_j^T, as dsytrd left it.
+def eigvalsh(matrix: np.ndarray, values: np.ndarray) -> None:
+    """The eigenvalues alone; arguments and errors are those of `eigh`."""
+    order, info = len(matrix), ctypes.c_int(0)
+    beside, _ = _tridiagonal(matrix, values, np.empty(64 * order))
+    _dsterf(order, values, beside, info)
+    _check(info, "dsterf", order)
 
-    Of K of them, ``Q = I - Y T Y^T`` with ``T^-1 = striu(Y^T Y) + diag(1 / factors)``.
+
+def _tridiagonal(
+    matrix: np.ndarray, diagonal: np.ndarray, work: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overwrites a matrix with reflectors and fills in the diagonal of the tridiagonal form.
+
+    Returns:
+      What is beside the diagonal [N - 1], and the factors of the reflectors [N - 1].
     """
+    beside, factors = np.zeros((2, max(len(matrix) - 1, 1)))
+    info = ctypes.c_int(0)
     order = len(matrix)
-    count = order - 1
-    held = np.empty((order, _REFLECTORS))
+    _dsytrd("L", order, matrix, order, diagonal, beside, factors, work, len(work), info)
+    return beside, factors
+
+
+def _check(info: ctypes.c_int, name: str, order: int) -> None:
+    if info.value:
+        raise np.linalg.LinAlgError(f"{name} of order {order}: info {info.value}")
+
+
+def _turn_back(matrix: np.ndarray, factors: np.ndarray, vectors: np.ndarray) -> None:
+    """Multiplies vectors, rows of [N, N], by H_1 H_2 ... as dsytrd left them.
+
+    ``H_j = I - f_j y_j y_j^T``, y_j in row j from column j + 1 on, where it starts with a 1 that is
+    not stored. Of K of them the product is ``I - Y T Y^T`` with the triangle
+    ``T^-1 = diag(1 / f) + striu(Y^T Y)``.
+    """
+    order, count = len(matrix), len(matrix) - 1
+    room = np.empty((order, _REFLECTORS))
     for start in reversed(range(0, count, _REFLECTORS)):
         stop = min(start + _REFLECTORS, count)
-        reflectors = np.triu(matrix[start:stop, start + 1 :])
-        np.fill_diagonal(reflectors, 1)
-        live = factors[start:stop] != 0
-        reflectors[~live] = 0
-        inverse = np.zeros((stop - start, stop - start))
-        gram(reflectors, inverse)
-        inverse = np.triu(inverse, 1)
-        np.fill_diagonal(inverse, np.where(live, 1 / np.where(live, factors[start:stop], 1), 1))
-        part, seen = vectors[:, start + 1 :], held[:, : stop - start]
-        product(part, reflectors, seen, turn="nt")
-        # seen = seen T^T, by the triangle that is T^-T
-        _dtrsm(*("L", "l", "t", "n", stop - start, order, 1.0), *(inverse, stop - start, seen, _stride(seen)))
-        product(seen, reflectors, part, scale=-1.0, keep=1.0)
+        y, f = np.triu(matrix[start:stop, start + 1 :]), factors[start:stop]
+        np.fill_diagonal(y, 1)
+        y[f == 0] = 0  # H = I, whatever f is taken for
+        triangle = np.zeros((len(f), len(f)))
+        gram(y, triangle)
+        np.fill_diagonal(triangle, 1 / np.where(f == 0, 1, f))
+        part, seen = vectors[:, start + 1 :], room[:, : len(f)]
+        product(part, y, seen, turn="nt")
+        _dtrsm(
+            *("L", "L", "T", "N", len(f), order, 1.0),
+            *(triangle, len(f), seen, _stride(seen)),
+        )
+        product(seen, y, part, scale=-1.0, keep=1.0)
