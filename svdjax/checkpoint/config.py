@@ -16,9 +16,12 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from typing import Any
 
+from svdjax import remembered
+from svdjax.checkpoint import families, rope
 from svdjax.checkpoint.families import FAMILIES, Family
 from svdjax.checkpoint.rope import Rope, read_rope
 from svdjax.errors import InputError
@@ -126,7 +129,45 @@ def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelCon
         raise InputError(
             f"{where}: model_type is {kind!r}{hint}, expected one of {', '.join(MODEL_TYPES)}"
         )
-    return _convert(_auto_config(raw, where), FAMILIES[kind], where)
+    return _recalled(raw, lambda: _convert(_auto_config(raw, where), FAMILIES[kind], where))
+
+
+def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConfig:
+    """What an earlier process has read, where one of ours has; transformers takes a second to load.
+
+    It depends on the file's content, on transformers, and on how we read its answer.
+    """
+    sources = (
+        pathlib.Path(str(module.__file__)) for module in (families, rope, sys.modules[__name__])
+    )
+    try:
+        name = remembered.digest_of(
+            raw, metadata.version("transformers"), *(source.read_bytes() for source in sources)
+        )
+    except (OSError, TypeError, metadata.PackageNotFoundError):
+        return read()
+    config = _rebuilt(remembered.recall(name))
+    if config is None:
+        config = read()
+        remembered.keep(name, dataclasses.asdict(config))
+    return config
+
+
+def _rebuilt(fields: Any) -> ModelConfig | None:
+    """The record of these fields; None if they are not those of one."""
+    try:
+        fields = dict(fields)
+        for name in ("rope", "local_rope"):
+            if fields[name] is not None:
+                fields[name] = Rope(**{k: _frozen(v) for k, v in fields[name].items()})
+        config = ModelConfig(**{k: _frozen(v) for k, v in fields.items()})
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+    return config if dataclasses.asdict(config).keys() == fields.keys() else None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

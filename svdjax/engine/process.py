@@ -22,6 +22,8 @@ import re
 import sys
 from typing import Any
 
+from svdjax import remembered
+
 _MOST = 16
 _CACHE_BYTES = 2 * 2**30
 _MAPPED_BYTES = 4 * 2**20
@@ -35,7 +37,8 @@ def prepare_process(*, torch: bool = False) -> None:
 
     - jax sees one CPU device per core, at most 16, with one BLAS thread each.
     - Compiled programs are kept in ``~/.cache/svdjax`` (or under ``XDG_CACHE_HOME``), so that only
-      the first sweep of a shape compiles it.
+      the first sweep of a shape compiles it; and what transformers makes of a config.json, since
+      to load it takes longer than all the rest.
     - torch is not loaded: transformers imports it where it is installed, only to read configs and
       tokenizers for us, and that takes longer than all the rest of a start.
     - jax's notices stay off stderr.
@@ -55,7 +58,8 @@ def prepare_process(*, torch: bool = False) -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(len(os.sched_getaffinity(0)), _MOST)))
     for library in ("OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _cache_folder()):
+    remembered.keep_in(_cache_folder("configs"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _cache_folder("xla")):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_CACHE_BYTES))
@@ -100,11 +104,11 @@ def _give_back_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
-def _cache_folder() -> pathlib.Path | None:
-    """Where compiled programs are kept; None where nothing can be."""
+def _cache_folder(name: str) -> pathlib.Path | None:
+    """Where something is kept between processes; None where nothing can be."""
     home = os.environ.get("XDG_CACHE_HOME")
     try:
-        folder = (pathlib.Path(home) if home else pathlib.Path.home() / ".cache") / "svdjax" / "xla"
+        folder = (pathlib.Path(home) if home else pathlib.Path.home() / ".cache") / "svdjax" / name
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None

@@ -124,6 +124,8 @@ def register(name: str, handler: Handler) -> None:
             return _failure(frame, code, f"{name}: {type(error).__name__}: {error}")
         return None
 
+    # Before its devices are there, XLA would put off refusing a handler, and then refuse to start.
+    jax.local_devices(backend="cpu")
     function = _ENTRY(entry)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
     _registered[name] = function

@@ -132,7 +132,7 @@ def eigh(matrix: np.ndarray, values: np.ndarray, vectors: np.ndarray) -> None:
       vectors: likewise.
 
     Raises:
-      numpy.linalg.LinAlgError: LAPACK gives up, as it does where NaN is among the entries.
+      numpy.linalg.LinAlgError: NaN or Inf is among the entries, or LAPACK gives up.
     """
     order = len(matrix)
     work = np.empty(1 + 4 * order + order**2)
@@ -166,6 +166,9 @@ def _tridiagonal(
     info = ctypes.c_int(0)
     order = len(matrix)
     _dsytrd("L", order, matrix, order, diagonal, beside, factors, work, len(work), info)
+    if not (np.all(np.isfinite(diagonal)) and np.all(np.isfinite(beside))):
+        # What follows would come to some end, and say nothing.
+        raise np.linalg.LinAlgError(f"dsytrd of order {order}: entries that are not finite")
     return beside, factors
 
 

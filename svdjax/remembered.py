@@ -1,0 +1,60 @@
+"""Small results that are kept between processes, because what makes them is slow to load.
+
+Nothing is kept until a command of ours says where (`keep_in`). An entry is JSON, found by a digest
+of all that it depends on; one that is damaged is as good as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from svdjax.atomic import write_json
+
+_LARGEST = 2**20  # bytes; entries have a few kilobytes
+_folder: pathlib.Path | None = None
+
+
+def keep_in(folder: pathlib.Path | None) -> None:
+    """Says where entries are, an existing directory; None: nowhere."""
+    global _folder
+    _folder = folder
+
+
+def digest_of(*depends: Any) -> str:
+    """Name of an entry.
+
+    Args:
+      depends: what JSON knows, and bytes.
+
+    Raises:
+      TypeError: one of them is something else.
+    """
+    digest = hashlib.sha256()
+    for one in depends:
+        text = one if isinstance(one, bytes) else json.dumps(one, sort_keys=True).encode()
+        digest.update(hashlib.sha256(text).digest())
+    return digest.hexdigest()
+
+
+def recall(name: str) -> Any:
+    """What was kept under a name; None where there is nothing."""
+    if _folder is None:
+        return None
+    path = _folder / f"{name}.json"
+    try:
+        if path.stat().st_size > _LARGEST:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def keep(name: str, value: Any) -> None:
+    """Keeps a value, of what JSON knows; a disk that does not take it is no reason to stop."""
+    if _folder is not None:
+        with contextlib.suppress(OSError):
+            write_json(_folder / f"{name}.json", value)

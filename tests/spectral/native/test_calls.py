@@ -1,0 +1,124 @@
+"""Products and eigenproblems within jitted programs: who does them, and that nobody can tell."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from svdjax.spectral import analyse_stack, factor_stack, products
+from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.native import calls, routines
+from tests.spectral import matrices
+
+OPERATIONS = {
+    "matmul": (products.matmul, lambda a, b: a @ b),
+    "inner": (products.inner, lambda a, b: a.T @ b),
+    "outer": (products.outer, lambda a, b: a @ b.T),
+    "gram": (lambda a, b: products.gram(a), lambda a, b: a @ a.T),
+    "inner_gram": (lambda a, b: products.inner_gram(a), lambda a, b: a.T @ a),
+    "eigh": (lambda a, b: products.eigh(a + a.T)[0], lambda a, b: np.linalg.eigvalsh(a + a.T)),
+    "eigvalsh": (lambda a, b: products.eigvalsh(a + a.T), lambda a, b: np.linalg.eigvalsh(a + a.T)),
+}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often each routine of ours is called."""
+    counts = dict.fromkeys(("product", "gram", "eigh", "eigvalsh"), 0)
+
+    def counting(name, routine, *given, **how):
+        counts[name] += 1
+        return routine(*given, **how)
+
+    for name in counts:
+        routine = functools.partial(counting, name, getattr(routines, name))
+        monkeypatch.setattr(routines, name, routine)
+    return counts
+
+
+def test_here_they_are():
+    assert calls.available()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("order", [20, 150])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_same_numbers_small_or_large(name, order, dtype, counted):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((order, order)).astype(dtype) for _ in range(2))
+    ours, wanted = OPERATIONS[name]
+    # Sums of `order` products of some size, or eigenvalues of a matrix of that norm.
+    bound = 50 * order * np.finfo(dtype).eps
+    np.testing.assert_allclose(jax.jit(ours)(a, b), wanted(a, b), rtol=0, atol=bound)
+    single = name.startswith("eig") and dtype == np.float32
+    assert bool(sum(counted.values())) == (order == 150 and not single)
+
+
+def test_eigenvectors_are_columns():
+    a = np.random.default_rng(1).standard_normal((200, 200))
+    a = a + a.T
+    values, vectors = jax.device_get(jax.jit(products.eigh)(a))
+    np.testing.assert_allclose(a @ vectors, vectors * values, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("operation", [products.eigh, products.eigvalsh])
+def test_nan_in_nan_out(operation):
+    found = jax.jit(operation)(np.full((150, 150), np.nan))
+    assert all(np.all(np.isnan(one)) for one in jax.tree.leaves(found))
+
+
+def test_devices_by_themselves(counted):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("layers",))
+    stack = np.random.default_rng(2).standard_normal((5, 140, 150))
+    shipped, spread_over = spread(stack, mesh)
+
+    @jax.jit
+    def squares(stack):
+        return over_layers(products.gram, stack, mesh=spread_over, layers=5)
+
+    np.testing.assert_allclose(squares(shipped), stack @ stack.swapaxes(1, 2), rtol=0, atol=1e-11)
+    assert counted["gram"] == 6  # one of padding
+
+
+def test_mapped():
+    stack = np.random.default_rng(3).standard_normal((3, 140, 150))
+    found = jax.jit(jax.vmap(products.gram))(stack)
+    np.testing.assert_allclose(found, stack @ stack.swapaxes(1, 2), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(150, 150), (400, 160), (130, 300)])
+def test_a_comparison_is_that_of_xla_alone(shape, monkeypatch, counted):
+    rng = np.random.default_rng(4)
+    base, post = matrices.stack(rng, shape, (30.0, 1e4))
+    compare = functools.partial(analyse_stack, base, post, factorisation="gram_f64")
+    ours = jax.device_get(compare())
+    assert all(counted.values())
+    before = counted.copy()
+    monkeypatch.setattr(calls, "available", lambda: False)
+    jax.clear_caches()
+    theirs = jax.device_get(compare())
+    jax.clear_caches()
+    assert counted == before
+    # Either is within its own estimate of the truth.
+    error = ours.nf_error + theirs.nf_error
+    assert np.all(np.abs(ours.nf - theirs.nf) <= error)
+    sigma_error = (ours.sigma_error + theirs.sigma_error)[:, None]
+    assert np.all(np.abs(ours.sigma_post - theirs.sigma_post) <= sigma_error)
+    np.testing.assert_allclose(ours.fit_optimal_error, theirs.fit_optimal_error, rtol=1e-6)
+
+
+def test_a_program_is_found_again_by_another_process():
+    # Handlers are known by name: compiled programs hold no address of this process.
+    text = jax.jit(products.gram).lower(jnp.zeros((200, 200))).as_text()
+    assert "@svdjax_gram_n" in text
+
+
+def test_factors_of_a_stack(counted):
+    w = np.random.default_rng(5).standard_normal((2, 180, 150))
+    u, s, v = jax.device_get(factor_stack(w, factorisation="gram_f64"))
+    assert counted["eigh"] == 2
+    np.testing.assert_allclose((u * s[:, None, :]) @ v.swapaxes(1, 2), w, rtol=0, atol=1e-12)
