@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from svdjax import remembered
+from svdjax.checkpoint import config as config_module
 from svdjax.checkpoint.config import Rope, model_config
 from svdjax.errors import InputError
 from svdjax.model.rope import inverse_frequencies
+from tests.engine.harness import environment
 from tests.model.variants import VARIANTS
 from tests.support import tiny
 
@@ -157,3 +163,93 @@ def test_llama3_frequencies_change_by_wavelength() -> None:
             smooth = (32 / wave - 1.0) / (4.0 - 1.0)
             expected.append((1 - smooth) * frequency / 8.0 + smooth * frequency)
     np.testing.assert_allclose(inverse_frequencies(rope, 16), expected, rtol=1e-12)
+
+
+@pytest.fixture
+def kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """Results are kept; tells how often transformers was asked."""
+    asked: list[str] = []
+    read = config_module._auto_config
+
+    def counting(raw: dict[str, Any], where: str) -> Any:
+        asked.append(where)
+        return read(raw, where)
+
+    monkeypatch.setattr(config_module, "_auto_config", counting)
+    remembered.keep_in(tmp_path)
+    yield lambda: len(asked)
+    remembered.keep_in(None)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_was_read_once_is_not_read_again(name: str, kept: Callable[[], int]) -> None:
+    variant = VARIANTS[name]
+    raw = tiny.tiny_config(variant.family, **variant.overrides)
+    first = model_config(raw)
+    assert kept() == 1
+    again = model_config(json.loads(json.dumps(raw)))
+    assert kept() == 1
+    assert again == first
+    assert hash(again) == hash(first)
+    assert repr(again) == repr(first)  # tuples are tuples, floats are floats
+    model_config({**raw, "rms_norm_eps": 0.125})
+    assert kept() == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda fields: [],
+        lambda fields: {},
+        lambda fields: {**fields, "more": 1},
+        lambda fields: {k: v for k, v in fields.items() if k != "head_dim"},
+        lambda fields: {k: v for k, v in fields.items() if k != "norm_plus_one"},
+        lambda fields: {**fields, "rope": 3},
+        lambda fields: {**fields, "rope": {"speed": 3}},
+    ],
+)
+def test_a_kept_result_that_is_no_config_is_read_again(
+    damage: Callable[[Any], Any], kept: Callable[[], int], tmp_path: pathlib.Path
+) -> None:
+    raw = tiny.tiny_config("llama")
+    first = model_config(raw)
+    (entry,) = tmp_path.iterdir()
+    entry.write_text(json.dumps(damage(json.loads(entry.read_text(encoding="utf-8")))))
+    assert model_config(raw) == first
+    assert kept() == 2
+    assert model_config(raw) == first
+    assert kept() == 2
+
+
+def test_what_cannot_be_read_is_not_kept(kept: Callable[[], int], tmp_path: pathlib.Path) -> None:
+    raw = tiny.tiny_config("llama") | {"hidden_act": "relu6"}
+    for times in (1, 2):
+        with pytest.raises(InputError, match="relu6"):
+            model_config(raw)
+        assert kept() == times
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_TRANSFORMERS = """
+import sys
+sys.modules["transformers"] = None
+from svdjax.engine.process import prepare_process
+prepare_process()
+from svdjax.checkpoint.config import model_config
+print(model_config(sys.argv[1]))
+"""
+
+
+def test_a_command_goes_by_what_another_has_read(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny.tiny_config("qwen2")), encoding="utf-8")
+    env = environment() | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    (tmp_path / "cache").mkdir()
+    outputs = []
+    for line in ("", 'sys.modules["transformers"] = None'):
+        script = WITHOUT_TRANSFORMERS.replace('sys.modules["transformers"] = None', line)
+        command = [sys.executable, "-c", script, str(path)]
+        outputs.append(
+            subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        )
+    assert outputs[0] == outputs[1] == f"{model_config(path)}\n"

@@ -58,6 +58,9 @@ def environment(devices: int = 1) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags(devices),
         "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": os.environ["SVDJAX_TEST_PROGRAMS"],
+        # It would make its list of fonts anew there.
+        "MPLCONFIGDIR": str(pathlib.Path.home() / ".cache" / "matplotlib"),
         "MPLBACKEND": "Agg",
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "error::RuntimeWarning",
