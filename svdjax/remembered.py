@@ -12,8 +12,6 @@ import json
 import pathlib
 from typing import Any
 
-from svdjax.atomic import write_json
-
 _LARGEST = 2**20  # bytes; entries have a few kilobytes
 _folder: pathlib.Path | None = None
 
@@ -56,5 +54,8 @@ def recall(name: str) -> Any:
 def keep(name: str, value: Any) -> None:
     """Keeps a value, of what JSON knows; a disk that does not take it is no reason to stop."""
     if _folder is not None:
+        # numpy comes with it, too dear for a process that starts itself once more.
+        from svdjax.atomic import write_json
+
         with contextlib.suppress(OSError):
             write_json(_folder / f"{name}.json", value)

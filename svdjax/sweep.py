@@ -45,7 +45,6 @@ from ml_collections import config_flags
 from svdjax import door
 from svdjax.engine.hosts.request import PATIENCE, requested
 from svdjax.engine.process import prepare_process
-from svdjax.engine.settings import read_config
 from svdjax.engine.stop import StopRequest
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -74,14 +73,16 @@ _PATIENCE = flags.DEFINE_float(
 def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
     if _DRY_RUN.value:
-        config = read_config(_CONFIG.value)
         prepare_process()
         from svdjax.engine import dry_run
 
-        return dry_run(config)
+        return dry_run(_CONFIG.value)
     with StopRequest() as stop:
-        config = read_config(_CONFIG.value)
         prepare_process()
+        # Not before: this process may just have started itself once more.
+        from svdjax.engine.settings import read_config
+
+        config = read_config(_CONFIG.value)
         hosts = requested(_COORDINATOR.value, _COUNT.value, _INDEX.value, _PATIENCE.value)
         # jax is loaded from here on, after all that flags and config alone can be wrong about.
         from svdjax import report

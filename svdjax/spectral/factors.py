@@ -184,13 +184,23 @@ class _Images(NamedTuple):
       wv: W V [I, R].
       v: V [R, R].
       s: lengths of the columns [R], descending.
-      e: (W V / s)^T (W V / s) - I [R, R].
-      loss: ||e||_F.
     """
 
     wv: jax.Array
     v: jax.Array
     s: jax.Array
+
+
+class _Seen(NamedTuple):
+    """Images, and how far from orthogonal they are.
+
+    Attributes:
+      images: the images.
+      e: (W V / s)^T (W V / s) - I [R, R].
+      loss: ||e||_F.
+    """
+
+    images: _Images
     e: jax.Array
     loss: jax.Array
 
@@ -198,14 +208,28 @@ class _Images(NamedTuple):
 def _images(wv: jax.Array, v: jax.Array) -> _Images:
     s = jnp.sqrt(jnp.sum(wv**2, axis=0))
     order = jnp.argsort(s, descending=True)
-    wv, v, s = wv[:, order], v[:, order], s[order]
-    e = inner_gram(_unit(wv, s)) - jnp.eye(len(s), dtype=s.dtype)
-    return _Images(wv, v, s, e, jnp.sqrt(jnp.sum(e**2)))
+    return _Images(wv[:, order], v[:, order], s[order])
+
+
+def _seen(images: _Images) -> _Seen:
+    e = inner_gram(_unit(images.wv, images.s))
+    e = e - jnp.eye(len(images.s), dtype=e.dtype)
+    return _Seen(images, e, jnp.sqrt(jnp.sum(e**2)))
 
 
 def _unit(columns: jax.Array, lengths: jax.Array) -> jax.Array:
     """Columns at unit length; those of length 0 stay 0."""
     return columns / jnp.where(lengths > 0, lengths, 1)[None, :]
+
+
+def _expected_loss(s: jax.Array) -> jax.Array:
+    """The loss that a Gram matrix of these singular values brings about.
+
+    Measured for geometric spectra of condition numbers from 1e4 to 1e7 and orders from 200 to 1536:
+    0.015 to 0.04 of what entries of ``eps s_1^2`` would come to. Of others mostly less.
+    """
+    eps = float(jnp.finfo(s.dtype).eps)
+    return 0.02 * eps * jnp.sum((s[0] / jnp.where(s > 0, s, jnp.inf)) ** 2)
 
 
 def _again(first: _Images) -> _Images:
@@ -255,10 +279,19 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     if vectors is None:
         vectors = eigh(inner_gram(unit))[1]
     images = _images(matmul(unit, vectors), vectors)
-    images = jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, lambda same: same, _again, images)
+    # Foretold, since to see it costs a product.
+    likely = _expected_loss(images.s) ** 2 <= POLAR_TOLERANCE
+    seen = _seen(jax.lax.cond(likely, lambda same: same, _again, images))
+    seen = jax.lax.cond(
+        (seen.loss**2 <= POLAR_TOLERANCE) | ~likely,
+        lambda seen: seen,
+        lambda seen: _seen(_again(seen.images)),
+        seen,
+    )
 
     def fast(_: jax.Array) -> Factored:
-        s, e, u = images.s, images.e, _unit(images.wv, images.s)
+        images, e = seen.images, seen.e
+        s, u = images.s, _unit(images.wv, images.s)
         f = e * s[:, None] / (s[:, None] + s[None, :])
         backward = backward_error(len(s), float(jnp.finfo(w.dtype).eps))
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
@@ -266,10 +299,10 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
         single = matmul(u.astype(jnp.float32), f.astype(jnp.float32)).astype(u.dtype)
         factors = Factors(u - single, top * s, images.v)
         sigma = top * (2 * backward * s[0] + _spill(s, e))
-        lost = images.loss * (images.loss + float(jnp.finfo(jnp.float32).eps))
+        lost = seen.loss * (seen.loss + float(jnp.finfo(jnp.float32).eps))
         return Factored(factors, sigma, turn + lost, tilt)
 
-    return jax.lax.cond(images.loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
+    return jax.lax.cond(seen.loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
 
 
 FACTORISATIONS: Mapping[str, Factorisation] = MappingProxyType(

@@ -21,8 +21,13 @@ import numpy as np
 
 from svdjax.spectral.native import foreign
 
+_DTYPES = (np.dtype("float32"), np.dtype("float64"))
+
 _LEAST = 128**3
 """Multiplications for which the interpreter is worth asking (some ten microseconds)."""
+
+_MOST = 46_000
+"""Order of an eigenproblem: LAPACK counts the squares of it in 32 bits."""
 
 
 def product(
@@ -31,14 +36,14 @@ def product(
     """``a b``; with t in `turn`, ``nn``, ``tn`` or ``nt``, of the transpose of a or b.
 
     Args:
-      a: matrix, float32 or float64.
-      b: matrix of the same dtype.
+      a: matrix.
+      b: matrix.
       turn: which of them is transposed.
       otherwise: does the same by XLA.
     """
     rows, inner = a.shape if turn[0] == "n" else a.shape[::-1]
     columns = b.shape[1] if turn[1] == "n" else b.shape[0]
-    if rows * inner * columns < _LEAST:
+    if a.dtype not in _DTYPES or a.dtype != b.dtype or rows * inner * columns < _LEAST:
         return otherwise(a, b)
     return _on_cpu(f"product_{turn}", ((rows, columns),), otherwise, a, b)
 
@@ -46,7 +51,7 @@ def product(
 def gram(a: jax.Array, turn: str, otherwise: Callable[..., jax.Array]) -> jax.Array:
     """``a a^T``, or with t as `turn` ``a^T a``; see `product`."""
     order, inner = a.shape if turn == "n" else a.shape[::-1]
-    if order * order * inner < _LEAST:
+    if a.dtype not in _DTYPES or order * order * inner < _LEAST:
         return otherwise(a)
     return _on_cpu(f"gram_{turn}", ((order, order),), otherwise, a)
 
@@ -59,7 +64,7 @@ def eigh(
     NaN where LAPACK finds none. See `product`.
     """
     order = len(matrix)
-    if order**3 < _LEAST or matrix.dtype != np.float64:
+    if not _solved_here(matrix):
         return otherwise(matrix)
     shapes = (order,), (order, order)
     return _on_cpu("eigh", shapes, otherwise, matrix, after=lambda s, rows: (s, rows.T))
@@ -67,10 +72,13 @@ def eigh(
 
 def eigvalsh(matrix: jax.Array, otherwise: Callable[..., jax.Array]) -> jax.Array:
     """The eigenvalues alone: a third of the time."""
-    order = len(matrix)
-    if order**3 < _LEAST or matrix.dtype != np.float64:
+    if not _solved_here(matrix):
         return otherwise(matrix)
-    return _on_cpu("eigvalsh", ((order,),), otherwise, matrix)
+    return _on_cpu("eigvalsh", ((len(matrix),),), otherwise, matrix)
+
+
+def _solved_here(matrix: jax.Array) -> bool:
+    return matrix.dtype == np.float64 and _LEAST <= len(matrix) ** 3 <= _MOST**3
 
 
 def _on_cpu(

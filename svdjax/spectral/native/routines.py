@@ -173,7 +173,9 @@ def _tridiagonal(
 
 
 def _check(info: ctypes.c_int, name: str, order: int) -> None:
-    if info.value:
+    if info.value < 0:
+        raise ValueError(f"{name} of order {order}: argument {-info.value}")
+    if info.value > 0:
         raise np.linalg.LinAlgError(f"{name} of order {order}: info {info.value}")
 
 

@@ -65,6 +65,15 @@ def test_eigenvectors_are_columns():
     np.testing.assert_allclose(a @ vectors, vectors * values, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("float32", "float64")])
+def test_other_numbers_are_left_to_xla(dtypes, counted):
+    a, b = (jnp.ones((150, 150), dtype) for dtype in dtypes)
+    with jax.numpy_dtype_promotion("standard"):
+        found = jax.jit(products.matmul)(a, b)
+    np.testing.assert_array_equal(found, np.full((150, 150), 150))
+    assert not any(counted.values())
+
+
 @pytest.mark.parametrize("operation", [products.eigh, products.eigvalsh])
 def test_nan_in_nan_out(operation):
     found = jax.jit(operation)(np.full((150, 150), np.nan))
