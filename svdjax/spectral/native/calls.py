@@ -23,11 +23,14 @@ from svdjax.spectral.native import foreign
 
 _DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
-_LEAST = 128**3
-"""Multiplications for which the interpreter is worth asking (some ten microseconds)."""
+_LEAST = 400**3
+"""Multiplications of a product; with fewer XLA is as quick."""
 
-_MOST = 46_000
-"""Order of an eigenproblem: LAPACK counts the squares of it in 32 bits."""
+_LEAST_VECTORS, _LEAST_VALUES = 640, 128
+"""Orders of eigenproblems; below them XLA is as quick."""
+
+_MOST_ORDER = 46_000
+"""LAPACK counts the square of it in 32 bits."""
 
 
 def product(
@@ -64,7 +67,7 @@ def eigh(
     NaN where LAPACK finds none. See `product`.
     """
     order = len(matrix)
-    if not _solved_here(matrix):
+    if not _solved_here(matrix, _LEAST_VECTORS):
         return otherwise(matrix)
     shapes = (order,), (order, order)
     return _on_cpu("eigh", shapes, otherwise, matrix, after=lambda s, rows: (s, rows.T))
@@ -72,13 +75,13 @@ def eigh(
 
 def eigvalsh(matrix: jax.Array, otherwise: Callable[..., jax.Array]) -> jax.Array:
     """The eigenvalues alone: a third of the time."""
-    if not _solved_here(matrix):
+    if not _solved_here(matrix, _LEAST_VALUES):
         return otherwise(matrix)
     return _on_cpu("eigvalsh", ((len(matrix),),), otherwise, matrix)
 
 
-def _solved_here(matrix: jax.Array) -> bool:
-    return matrix.dtype == np.float64 and _LEAST <= len(matrix) ** 3 <= _MOST**3
+def _solved_here(matrix: jax.Array, least: int) -> bool:
+    return matrix.dtype == np.float64 and least <= len(matrix) <= _MOST_ORDER
 
 
 def _on_cpu(

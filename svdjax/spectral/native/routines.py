@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg.cython_blas as blas
 import scipy.linalg.cython_lapack as lapack
 
-_REFLECTORS = 256
+_REFLECTORS = 128
 """Taken together where eigenvectors are turned back. LAPACK takes 32, in products so thin that
 they reach half of BLAS's rate."""
 

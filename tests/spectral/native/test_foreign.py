@@ -58,7 +58,7 @@ jax.config.update("jax_enable_x64", True)
 from svdjax.spectral import products
 from svdjax.spectral.native import calls, foreign
 foreign._VERSION = (99, 0)
-a = np.random.default_rng(0).standard_normal((150, 140))
+a = np.random.default_rng(0).standard_normal((700, 650))
 np.testing.assert_allclose(jax.jit(products.gram)(a), a @ a.T, atol=1e-11)
 np.testing.assert_allclose(jax.jit(products.eigh)(a.T @ a)[0], np.linalg.eigvalsh(a.T @ a))
 print(calls.available())
