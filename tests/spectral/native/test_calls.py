@@ -42,7 +42,7 @@ def counted(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch):
-    """Sizes at which matters are decided, low enough for tests; nothing traced otherwise is kept."""
+    """Sizes at which matters are decided, low enough for tests; all is traced anew."""
     monkeypatch.setattr(calls, "_LEAST", 128**3)
     monkeypatch.setattr(calls, "_LEAST_VECTORS", 128)
     jax.clear_caches()
