@@ -1,7 +1,7 @@
 """Small results that are kept between processes, because what makes them is slow to load.
 
 Nothing is kept until a command of ours says where (`keep_in`). An entry is JSON, found by a digest
-of all that it depends on; one that is damaged is as good as none.
+of all that it depends on; one that cannot be read is as good as none. None is ever removed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def recall(name: str) -> Any:
         if path.stat().st_size > _LARGEST:
             return None
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

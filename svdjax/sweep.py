@@ -38,6 +38,7 @@ HOST is where process 0 runs, PORT a free one there. When a process dies, all ot
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
@@ -46,6 +47,9 @@ from svdjax import door
 from svdjax.engine.hosts.request import PATIENCE, requested
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
+
+if TYPE_CHECKING:
+    from svdjax.engine.settings import SweepConfig
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with its argument after a colon: configs/pair.py:base=D,post=D."
@@ -73,16 +77,12 @@ _PATIENCE = flags.DEFINE_float(
 def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
     if _DRY_RUN.value:
-        prepare_process()
+        config = _prepared()
         from svdjax.engine import dry_run
 
-        return dry_run(_CONFIG.value)
+        return dry_run(config)
     with StopRequest() as stop:
-        prepare_process()
-        # Not before: this process may just have started itself once more.
-        from svdjax.engine.settings import read_config
-
-        config = read_config(_CONFIG.value)
+        config = _prepared()
         hosts = requested(_COORDINATOR.value, _COUNT.value, _INDEX.value, _PATIENCE.value)
         # jax is loaded from here on, after all that flags and config alone can be wrong about.
         from svdjax import report
@@ -90,6 +90,15 @@ def main() -> str:
 
         workdir = _WORKDIR.value or pathlib.Path("runs") / config.name
         return run_sweep(config, workdir, report, stop=stop, hosts=hosts).summary()
+
+
+def _prepared() -> SweepConfig:
+    """Settles the process and reads the config."""
+    prepare_process()
+    # Not before: this process may just have started itself once more.
+    from svdjax.engine.settings import read_config
+
+    return read_config(_CONFIG.value)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def test_nothing_is_kept_unless_somebody_says_where():
     assert remembered.recall(name) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b" " * (remembered._LARGEST + 1)])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b" " * (remembered._LARGEST + 1)]
+)
 def test_a_damaged_entry_is_none(folder, content):
     (folder / "x.json").write_bytes(content)
     assert remembered.recall("x") is None

@@ -21,12 +21,17 @@ from importlib import metadata
 from typing import Any
 
 from svdjax import remembered
+from svdjax.atomic import plain
 from svdjax.checkpoint import families, rope
 from svdjax.checkpoint.families import FAMILIES, Family
 from svdjax.checkpoint.rope import Rope, read_rope
 from svdjax.errors import InputError
 
 MODEL_TYPES = tuple(FAMILIES)
+# As they are loaded, whatever becomes of the files while we run.
+_SOURCES = tuple(
+    pathlib.Path(str(path)).read_bytes() for path in (families.__file__, rope.__file__, __file__)
+)
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -137,33 +142,33 @@ def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConf
 
     It depends on the file's content, on transformers, and on how we read its answer.
     """
-    sources = (
-        pathlib.Path(str(module.__file__)) for module in (families, rope, sys.modules[__name__])
-    )
     try:
-        name = remembered.digest_of(
-            raw, metadata.version("transformers"), *(source.read_bytes() for source in sources)
-        )
-    except (OSError, TypeError, metadata.PackageNotFoundError):
+        versions = {name: metadata.version(name) for name in ("transformers", "huggingface_hub")}
+        name = remembered.digest_of(raw, versions, *_SOURCES)
+    except (TypeError, metadata.PackageNotFoundError):
         return read()
     config = _rebuilt(remembered.recall(name))
     if config is None:
         config = read()
-        remembered.keep(name, dataclasses.asdict(config))
+        fields = plain(dataclasses.asdict(config))
+        # Not what JSON cannot say (infinities), nor by a version that is being replaced just now.
+        loaded = getattr(sys.modules.get("transformers"), "__version__", None)
+        if _rebuilt(fields) == config and loaded == versions["transformers"]:
+            remembered.keep(name, fields)
     return config
 
 
-def _rebuilt(fields: Any) -> ModelConfig | None:
+def _rebuilt(given: Any) -> ModelConfig | None:
     """The record of these fields; None if they are not those of one."""
     try:
-        fields = dict(fields)
+        fields = dict(given)
         for name in ("rope", "local_rope"):
             if fields[name] is not None:
                 fields[name] = Rope(**{k: _frozen(v) for k, v in fields[name].items()})
         config = ModelConfig(**{k: _frozen(v) for k, v in fields.items()})
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
-    return config if dataclasses.asdict(config).keys() == fields.keys() else None
+    return config if plain(dataclasses.asdict(config)) == given else None
 
 
 def _frozen(value: Any) -> Any:

@@ -56,5 +56,6 @@ def versions() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
         "numpy": np.__version__,
+        "scipy": importlib.metadata.version("scipy"),
         "python": platform.python_version(),
     }

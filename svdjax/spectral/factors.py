@@ -268,10 +268,10 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     Quicker than an SVD on a CPU. The u_j lose orthogonality like eps (s_1 / s_j)^2. With
     E = U^T U - I the polar factor of W = U diag(s) V^T is U (I - F) V^T but for terms in E^2,
     ``F_ij = s_i E_ij / (s_i + s_j)`` (*derived*: the Sylvester equation of (S (I + E) S)^(1/2)),
-    whatever the gaps between the s_j. Where ||E||^2 exceeds `POLAR_TOLERANCE`, which takes a
-    condition number of 1e5 or so, the small singular values are worked out again among themselves
-    (`_again`); where that is not enough either, beyond 1e8 or so, the matrix is factorised by
-    `_svd` instead.
+    whatever the gaps between the s_j. Where ||E||^2 is expected, or seen, to exceed
+    `POLAR_TOLERANCE`, which takes a condition number of 1e5 to 1e6, the small singular values are
+    worked out again among themselves (`_again`); where E says that this is not enough either,
+    beyond 1e8 or so, the matrix is factorised by `_svd` instead.
     """
     top = jnp.max(jnp.abs(w))
     unit = w / jnp.where(top > 0, top, 1)

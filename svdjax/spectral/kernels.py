@@ -22,6 +22,7 @@ from svdjax.spectral.factors import (
     get_factorisation,
     singular_values,
 )
+from svdjax.spectral.native import calls as native
 from svdjax.spectral.pair import PairMetrics, pair_metrics
 from svdjax.spectral.relation import Known, known_form, known_of
 
@@ -49,7 +50,9 @@ def over_layers(
         return many(stacks)
     spec = jax.sharding.PartitionSpec(AXIS)
     sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec,), out_specs=spec)
-    return jax.tree.map(lambda field: field[:layers], sharded(stacks))
+    with native.work_of(mesh.size):
+        found = sharded(stacks)
+    return jax.tree.map(lambda field: field[:layers], found)
 
 
 def spread(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, jax.sharding.Mesh | None]:

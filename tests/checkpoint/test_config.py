@@ -205,6 +205,7 @@ def test_what_was_read_once_is_not_read_again(name: str, kept: Callable[[], int]
         lambda fields: {k: v for k, v in fields.items() if k != "head_dim"},
         lambda fields: {k: v for k, v in fields.items() if k != "norm_plus_one"},
         lambda fields: {**fields, "rope": 3},
+        lambda fields: {**fields, "rope": {}},
         lambda fields: {**fields, "rope": {"speed": 3}},
     ],
 )
@@ -227,6 +228,21 @@ def test_what_cannot_be_read_is_not_kept(kept: Callable[[], int], tmp_path: path
         with pytest.raises(InputError, match="relu6"):
             model_config(raw)
         assert kept() == times
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_json_cannot_say_is_not_kept(kept: Callable[[], int], tmp_path: pathlib.Path) -> None:
+    raw = tiny.tiny_config("gemma2") | {"final_logit_softcapping": math.inf}
+    assert model_config(raw) == model_config(raw)
+    assert kept() == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_kept_of_a_version_that_is_being_replaced(
+    kept: Callable[[], int], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module.metadata, "version", lambda name: "99")
+    model_config(tiny.tiny_config("llama"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,15 +4,19 @@ Two cores of an AMD EPYC (AVX2), one thread each, float64: products at 40 Gflop/
 XLA's reach 30, symmetric ones at half the work and 36; an eigenproblem of order 1536 in 0.75 s
 where jax's eigh takes 0.95 s (docs/benchmarks). Other devices, small matrices, and machines where
 XLA or scipy have another interface than the one expected, are left to XLA: the same numbers but
-for rounding.
+for rounding. So are products where most cores would have nothing to do (`work_of`), as XLA spreads
+one product over all of them. None of this can be differentiated.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +37,30 @@ _MOST_ORDER = 46_000
 """LAPACK counts the square of it in 32 bits."""
 
 
+_threads: contextvars.ContextVar[int] = contextvars.ContextVar("threads", default=1)
+
+
+@contextlib.contextmanager
+def work_of(devices: int) -> Iterator[None]:
+    """What is traced within will run on so many devices of this process at once."""
+    token = _threads.set(devices)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def _busy() -> bool:
+    """Whether BLAS, called by each device by itself, has work for half of the cores.
+
+    What was traced for other devices may be used again: either way gives the numbers.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    each = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    return 2 * _threads.get() * (int(each) if each.isdecimal() else cores) >= cores
+
+
 def product(
     a: jax.Array, b: jax.Array, turn: str, otherwise: Callable[..., jax.Array]
 ) -> jax.Array:
@@ -46,7 +74,7 @@ def product(
     """
     rows, inner = a.shape if turn[0] == "n" else a.shape[::-1]
     columns = b.shape[1] if turn[1] == "n" else b.shape[0]
-    if a.dtype not in _DTYPES or a.dtype != b.dtype or rows * inner * columns < _LEAST:
+    if a.dtype != b.dtype or not _multiplied_here(a.dtype, rows * inner * columns):
         return otherwise(a, b)
     return _on_cpu(f"product_{turn}", ((rows, columns),), otherwise, a, b)
 
@@ -54,9 +82,13 @@ def product(
 def gram(a: jax.Array, turn: str, otherwise: Callable[..., jax.Array]) -> jax.Array:
     """``a a^T``, or with t as `turn` ``a^T a``; see `product`."""
     order, inner = a.shape if turn == "n" else a.shape[::-1]
-    if a.dtype not in _DTYPES or order * order * inner < _LEAST:
+    if not _multiplied_here(a.dtype, order * order * inner):
         return otherwise(a)
     return _on_cpu(f"gram_{turn}", ((order, order),), otherwise, a)
+
+
+def _multiplied_here(dtype: np.dtype, multiplications: int) -> bool:
+    return dtype in _DTYPES and multiplications >= _LEAST and _busy()
 
 
 def eigh(

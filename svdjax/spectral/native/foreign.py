@@ -5,8 +5,9 @@ and one that is too old, or too new, is refused when it is registered. The struc
 those of version 0.3 (`xla/ffi/api/c_api.h`, within jaxlib). Each starts with its size and a
 pointer to extensions.
 
-A handler here is a Python function. It takes the interpreter's lock for some ten microseconds, so
-what it does should be long and without the lock, like a routine of BLAS.
+A handler here is a Python function. It needs the interpreter's lock wherever it is not within a
+routine that does without, and may wait for it while another thread is busy in Python: so what it
+calls should be long, like a routine of BLAS.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def register(name: str, handler: Handler) -> None:
     """
 
     def entry(pointer: Any) -> int | None:
-        frame = pointer.contents
         try:
+            frame = pointer.contents
             if frame.extension and frame.extension.contents.type == _METADATA:
                 version = frame.extension.contents.metadata.contents.version
                 version.major, version.minor = _VERSION
@@ -121,7 +122,8 @@ def register(name: str, handler: Handler) -> None:
                 handler(frame.given.arrays(), frame.wanted.arrays())
         except BaseException as error:  # must not reach C
             code = _EXHAUSTED if isinstance(error, MemoryError) else _INTERNAL
-            return _failure(frame, code, f"{name}: {type(error).__name__}: {error}")
+            message = f"{name}: {type(error).__name__}: {error}"
+            return _failure(pointer.contents, code, message.encode("utf-8", "backslashreplace"))
         return None
 
     # Before its devices are there, XLA would put off refusing a handler, and then refuse to start.
@@ -131,6 +133,6 @@ def register(name: str, handler: Handler) -> None:
     _registered[name] = function
 
 
-def _failure(frame: _Frame, code: int, message: str) -> int | None:
-    given = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message.encode(), code)
+def _failure(frame: _Frame, code: int, message: bytes) -> int | None:
+    given = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message, code)
     return _CREATE_ERROR(frame.interface.contents.error_create)(ctypes.byref(given))

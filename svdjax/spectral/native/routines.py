@@ -123,8 +123,9 @@ def _kind(a: np.ndarray) -> str:
 def eigh(matrix: np.ndarray, values: np.ndarray, vectors: np.ndarray) -> None:
     """Eigenvalues [N], ascending, and eigenvectors as the rows of [N, N], of a symmetric float64.
 
-    LAPACK's dsyevd but for the last of its steps: tridiagonal form, divide and conquer, and the
-    vectors turned back, here by more reflectors at a time.
+    By the steps of LAPACK's dsyevd: tridiagonal form, divide and conquer, and the vectors turned
+    back, here by more reflectors at a time. What it does for matrices near the limits of the
+    numbers is left out: entries are expected between 1e-140 and 1e140, or 0.
 
     Args:
       matrix: its upper triangle is read; it is overwritten.
@@ -166,6 +167,7 @@ def _tridiagonal(
     info = ctypes.c_int(0)
     order = len(matrix)
     _dsytrd("L", order, matrix, order, diagonal, beside, factors, work, len(work), info)
+    _check(info, "dsytrd", order)
     if not (np.all(np.isfinite(diagonal)) and np.all(np.isfinite(beside))):
         # What follows would come to some end, and say nothing.
         raise np.linalg.LinAlgError(f"dsytrd of order {order}: entries that are not finite")

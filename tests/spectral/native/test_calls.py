@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,7 @@ def smaller(monkeypatch):
     """Sizes at which matters are decided, low enough for tests; all is traced anew."""
     monkeypatch.setattr(calls, "_LEAST", 128**3)
     monkeypatch.setattr(calls, "_LEAST_VECTORS", 128)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -76,6 +78,17 @@ def test_eigenvectors_are_columns():
 
 
 @pytest.mark.parametrize("dtypes", [("float16", "float16"), ("float32", "float64")])
+@pytest.mark.parametrize(
+    ("threads", "devices", "ours"), [("1", 2, True), ("1", 1, False), ("2", 1, True), ("", 1, True)]
+)
+def test_products_are_left_to_xla_where_cores_would_idle(threads, devices, ours, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    with calls.work_of(devices):
+        text = str(jax.make_jaxpr(products.matmul)(jnp.zeros((200, 200)), jnp.zeros((200, 200))))
+    assert ("svdjax_product" in text) == ours
+
+
 def test_other_numbers_are_left_to_xla(dtypes, counted):
     a, b = (jnp.ones((150, 150), dtype) for dtype in dtypes)
     with jax.numpy_dtype_promotion("standard"):
