@@ -43,10 +43,15 @@ def counted(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch):
-    """Sizes at which matters are decided, low enough for tests; all is traced anew."""
+    """Sizes at which matters are decided, low enough for tests."""
     monkeypatch.setattr(calls, "_LEAST", 128**3)
     monkeypatch.setattr(calls, "_LEAST_VECTORS", 128)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
+
+
+@pytest.fixture
+def anew():
+    """What is traced with those sizes is traced there alone."""
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -123,7 +128,7 @@ def test_mapped():
 
 
 @pytest.mark.parametrize("shape", [(150, 150), (400, 160), (130, 300)])
-def test_a_comparison_is_that_of_xla_alone(shape, monkeypatch, counted):
+def test_a_comparison_is_that_of_xla_alone(shape, monkeypatch, counted, anew):
     rng = np.random.default_rng(4)
     base, post = matrices.stack(rng, shape, (30.0, 1e4))
     compare = functools.partial(analyse_stack, base, post, factorisation="gram_f64")
@@ -148,7 +153,7 @@ def test_a_program_is_found_again_by_another_process():
     assert "@svdjax_gram_n" in text
 
 
-def test_factors_of_a_stack(counted):
+def test_factors_of_a_stack(counted, anew):
     w = np.random.default_rng(5).standard_normal((2, 180, 150))
     u, s, v = jax.device_get(factor_stack(w, factorisation="gram_f64"))
     assert counted["eigh"] == 2
