@@ -101,7 +101,7 @@ def test_sweep_json_says_how_it_was_made(pair_of, swept):
     assert record["status"] == "done"
     assert record["config"]["pairs"]["pair"]["base"] == str(base)
     assert record["config"]["corner"] == 25
-    assert set(record["versions"]) == {"svdjax", "jax", "jaxlib", "numpy", "python"}
+    assert set(record["versions"]) == {"svdjax", "jax", "jaxlib", "numpy", "scipy", "python"}
     assert record["devices"] == ["cpu:0 cpu"]
     assert set(record["inputs"]) == {str(base), str(post)}
     for stage in ("validate", "spectra", "report"):
