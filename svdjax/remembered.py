@@ -22,6 +22,11 @@ def keep_in(folder: pathlib.Path | None) -> None:
     _folder = folder
 
 
+def active() -> bool:
+    """Whether anything is kept at all."""
+    return _folder is not None
+
+
 def digest_of(*depends: Any) -> str:
     """Name of an entry.
 

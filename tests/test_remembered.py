@@ -18,6 +18,7 @@ VALUE = {"a": [1, None, 0.1], "b": {"c": True}}
 
 
 def test_what_is_kept_is_recalled(folder):
+    assert remembered.active()
     name = remembered.digest_of({"x": 1}, b"source")
     assert remembered.recall(name) is None
     remembered.keep(name, VALUE)
@@ -26,6 +27,7 @@ def test_what_is_kept_is_recalled(folder):
 
 
 def test_nothing_is_kept_unless_somebody_says_where():
+    assert not remembered.active()
     name = remembered.digest_of("nowhere")
     remembered.keep(name, VALUE)
     assert remembered.recall(name) is None

@@ -142,6 +142,8 @@ def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConf
 
     It depends on the file's content, on transformers, and on how we read its answer.
     """
+    if not remembered.active():
+        return read()
     try:
         versions = {name: metadata.version(name) for name in ("transformers", "huggingface_hub")}
         name = remembered.digest_of(raw, versions, *_SOURCES)

@@ -38,7 +38,7 @@ def prepare_process(*, torch: bool = False) -> None:
     - jax sees one CPU device per core, at most 16, with one BLAS thread each.
     - Compiled programs are kept in ``~/.cache/svdjax`` (or under ``XDG_CACHE_HOME``), so that only
       the first sweep of a shape compiles it; and what transformers makes of a config.json, since
-      to load it takes longer than all the rest.
+      loading it takes a second or more.
     - torch is not loaded: transformers imports it where it is installed, only to read configs and
       tokenizers for us, and that takes longer than all the rest of a start.
     - jax's notices stay off stderr.

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from svdjax import remembered
 from svdjax.engine.process import TRANSPARENT_PAGES, prepare_process
 from tests.engine.harness import ROOT, environment
 
@@ -93,5 +94,7 @@ def test_a_program_that_imports_svdjax_goes_on(monkeypatch):
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(remembered, "_folder", None)  # put back, whatever is settled here
     prepare_process(torch=True)
+    assert remembered.active()
     assert "GLIBC_TUNABLES" not in os.environ

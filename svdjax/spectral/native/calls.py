@@ -38,28 +38,29 @@ _MOST_ORDER = 46_000
 """LAPACK counts the square of it in 32 bits."""
 
 
-_threads: contextvars.ContextVar[int] = contextvars.ContextVar("threads", default=1)
+_devices: contextvars.ContextVar[int] = contextvars.ContextVar("devices", default=1)
 
 
 @contextlib.contextmanager
 def work_of(devices: int) -> Iterator[None]:
     """What is traced within will run on so many devices of this process at once."""
-    token = _threads.set(devices)
+    token = _devices.set(devices)
     try:
         yield
     finally:
-        _threads.reset(token)
+        _devices.reset(token)
 
 
 def _busy() -> bool:
     """Whether BLAS, called by each device by itself, has work for half of the cores.
 
-    What was traced for other devices may be used again: either way gives the numbers.
+    What was traced for other devices may be used again: either way gives the same numbers, but for
+    rounding.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     each = os.environ.get("OPENBLAS_NUM_THREADS", "")
-    return 2 * _threads.get() * (int(each) if each.isdecimal() else cores) >= cores
+    return 2 * _devices.get() * (int(each) if each.isdecimal() else cores) >= cores
 
 
 def product(
@@ -107,7 +108,7 @@ def eigh(
 
 
 def eigvalsh(matrix: jax.Array, otherwise: Callable[..., jax.Array]) -> jax.Array:
-    """The eigenvalues alone: a third of the time."""
+    """The eigenvalues alone, in less than half of the time."""
     if not _solved_here(matrix, _LEAST_VALUES):
         return otherwise(matrix)
     return _on_cpu("eigvalsh", ((len(matrix),),), otherwise, matrix)
