@@ -27,6 +27,7 @@ from svdjax.spectral import (
     Known,
     PairMetrics,
     analyse_stack,
+    as_bits,
     compile_analysis,
     working_precision,
 )
@@ -168,7 +169,9 @@ class _Work:
             name, find = self.kept.key, self.kept.find
             keys = name(str(plan.base.path), base), name(str(plan.post.path), post)
             found = find(keys[0], base.shape), find(keys[1], post.shape)
-        stacks, found = on_devices(((base, post), found), self.settings.factorisation, self.mesh)
+        stacks, found = on_devices(
+            ((as_bits(base), as_bits(post)), found), self.settings.factorisation, self.mesh
+        )
         return _Shipped(stacks, keys, found, turned)
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from svdjax.spectral.products import SLICE_BYTES, eigh, matmul
+from svdjax.spectral.products import eigh, matmul
 
 START_SECONDS = 3.0
 """Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""
@@ -69,10 +69,9 @@ def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> C
         products = (posts + 1) * factors + posts * (whole + square)
         eigen = {r: posts + 1.0, r // 2: posts + 1.0}
     # As XLA counts the buffers of the compiled program, with those of the factors that a long
-    # matrix may have to take, and of slices where it is read in several.
+    # matrix may have to take.
     if long >= 2 * r:
-        working = 8 * (6 * r * long + 21 * r**2)
-        working += 15 * SLICE_BYTES * (8 * r * long > SLICE_BYTES)
+        working = 8 * (10 * r * long + 12 * r**2)
     else:
         working = 8 * 17 * r * long
     stored = (posts + 1) * itemsize * r * long

@@ -26,6 +26,7 @@ from svdjax.spectral.kernels import (
 from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
 from svdjax.spectral.relation import Known, known_form
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
+from svdjax.spectral.stored import as_bits
 
 __all__ = [
     "FACTORISATIONS",
@@ -38,6 +39,7 @@ __all__ = [
     "PairMetrics",
     "SvsmStatistics",
     "analyse_stack",
+    "as_bits",
     "build_stack",
     "compile_analysis",
     "construct_matrix",

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.spectral.products import eigh, inner_gram, matmul
+from svdjax.spectral.products import eigh, gram, inner_gram, matmul, outer
+from svdjax.spectral.stored import Stored, floats_of
 
 
 class Factors(NamedTuple):
@@ -93,12 +94,12 @@ class Factorisation:
                 "call it within svdjax.spectral.working_precision(...)"
             )
 
-    def upcast(self, w: jax.Array | np.ndarray) -> jax.Array:
+    def upcast(self, w: Stored) -> jax.Array:
         """Bring a stored matrix to the working dtype, on the device; raises what `check` does."""
         self.check()
-        return jax.lax.convert_element_type(w, self.dtype)
+        return jax.lax.convert_element_type(floats_of(w), self.dtype)
 
-    def __call__(self, w: jax.Array | np.ndarray, v: jax.Array | None = None) -> Factored:
+    def __call__(self, w: Stored, v: jax.Array | None = None) -> Factored:
         """Factor one matrix [I, O] of any orientation and storage dtype.
 
         Args:
@@ -180,9 +181,11 @@ POLAR_TOLERANCE = 1e-7
 class _Images(NamedTuple):
     """W V for orthonormal V, its columns all but orthogonal, the longest first.
 
+    Columns lie as rows here: on CPU they are picked and divided at a fraction of the cost.
+
     Attributes:
-      wv: W V [I, R].
-      v: V [R, R].
+      wv: (W V)^T [R, I].
+      v: V^T [R, R].
       s: lengths of the columns [R], descending.
     """
 
@@ -206,20 +209,20 @@ class _Seen(NamedTuple):
 
 
 def _images(wv: jax.Array, v: jax.Array) -> _Images:
-    s = jnp.sqrt(jnp.sum(wv**2, axis=0))
+    s = jnp.sqrt(jnp.sum(wv**2, axis=1))
     order = jnp.argsort(s, descending=True)
-    return _Images(wv[:, order], v[:, order], s[order])
+    return _Images(wv[order], v[order], s[order])
 
 
 def _seen(images: _Images) -> _Seen:
-    e = inner_gram(_unit(images.wv, images.s))
+    e = gram(_unit(images.wv, images.s))
     e = e - jnp.eye(len(images.s), dtype=e.dtype)
     return _Seen(images, e, jnp.sqrt(jnp.sum(e**2)))
 
 
-def _unit(columns: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Columns at unit length; those of length 0 stay 0."""
-    return columns / jnp.where(lengths > 0, lengths, 1)[None, :]
+def _unit(rows: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Rows at unit length; those of length 0 stay 0."""
+    return rows / jnp.where(lengths > 0, lengths, 1)[:, None]
 
 
 def _expected_loss(s: jax.Array) -> jax.Array:
@@ -241,11 +244,9 @@ def _again(first: _Images) -> _Images:
     eps s_1^2 / (s_cut s_r).
     """
     cut = len(first.s) // 2
-    low = first.wv[:, cut:] / jnp.where(first.s[cut] > 0, first.s[cut], 1)
-    turn = eigh(inner_gram(low))[1]
-    wv, v = (
-        jnp.concatenate([x[:, :cut], matmul(x[:, cut:], turn)], axis=1) for x in (first.wv, first.v)
-    )
+    low = first.wv[cut:] / jnp.where(first.s[cut] > 0, first.s[cut], 1)
+    turn = eigh(gram(low))[1].T
+    wv, v = (jnp.concatenate([x[:cut], matmul(turn, x[cut:])]) for x in (first.wv, first.v))
     return _images(wv, v)
 
 
@@ -274,12 +275,12 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     worked out again among themselves (`_again`); where E says that this is not enough either,
     beyond 1e8 or so, the matrix is factorised by `_svd` instead.
     """
-    top = jnp.max(jnp.abs(w))
-    unit = w / jnp.where(top > 0, top, 1)
-    vectors = v
-    if vectors is None:
-        vectors = eigh(inner_gram(unit))[1]
-    images = _images(matmul(unit, vectors), vectors)
+    # A power of two, so that nothing is rounded.
+    top = jnp.ldexp(jnp.ones((), w.dtype), jnp.frexp(jnp.max(jnp.abs(w)))[1] - 1)
+    top = jnp.where(top > 0, top, 1)  # of numbers so small that they count as zeros
+    unit = w / top
+    rows = eigh(inner_gram(unit))[1].T if v is None else v.T
+    images = _images(outer(rows, unit), rows)
     # Foretold, since to see it costs a product.
     likely = _expected_loss(images.s) ** 2 <= POLAR_TOLERANCE
     seen = _seen(jax.lax.cond(likely, lambda same: same, _again, images))
@@ -297,13 +298,21 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
         backward = backward_error(len(s), float(jnp.finfo(w.dtype).eps))
         turn, tilt = polar_errors(s, (w.shape[0], w.shape[1]), backward)
         # As small as f is, float32 loses less of this product than E^2 is.
-        single = matmul(u.astype(jnp.float32), f.astype(jnp.float32)).astype(u.dtype)
-        factors = Factors(u - single, top * s, images.v)
-        sigma = top * (2 * backward * s[0] + _spill(s, e))
+        single = matmul(f.T.astype(jnp.float32), u.astype(jnp.float32)).astype(u.dtype)
+        factors = Factors(u - single, s, images.v)
+        sigma = 2 * backward * s[0] + _spill(s, e)
         lost = seen.loss * (seen.loss + float(jnp.finfo(jnp.float32).eps))
         return Factored(factors, sigma, turn + lost, tilt)
 
-    return jax.lax.cond(seen.loss**2 <= POLAR_TOLERANCE, fast, _svd, w)
+    def slow(unit: jax.Array) -> Factored:
+        found = _svd(unit)
+        u, s, v = found.factors
+        return found._replace(factors=Factors(u.T, s, v.T))
+
+    # Of unit, the factors transposed.
+    found: Factored = jax.lax.cond(seen.loss**2 <= POLAR_TOLERANCE, fast, slow, unit)
+    u, s, v = found.factors
+    return found._replace(factors=Factors(u.T, top * s, v.T), sigma_error=top * found.sigma_error)
 
 
 FACTORISATIONS: Mapping[str, Factorisation] = MappingProxyType(

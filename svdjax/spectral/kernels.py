@@ -25,6 +25,7 @@ from svdjax.spectral.factors import (
 from svdjax.spectral.native import calls as native
 from svdjax.spectral.pair import PairMetrics, pair_metrics
 from svdjax.spectral.relation import Known, known_form, known_of
+from svdjax.spectral.stored import Stored, as_bits
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
@@ -43,6 +44,10 @@ def over_layers(
     """
 
     def many(stacks: Any) -> Any:
+        if jax.tree.leaves(stacks)[0].shape[0] == 1:
+            # A loop would copy its only layer.
+            found = one(jax.tree.map(lambda stack: stack[0], stacks))
+            return jax.tree.map(lambda field: field[None], found)
         # Not vmap: vmapped LAPACK calls inside shard_map can deadlock on several CPU devices.
         return jax.lax.map(one, stacks)
 
@@ -84,7 +89,7 @@ def _shard(stack: Array, mesh: jax.sharding.Mesh) -> jax.Array:
     return jax.device_put(stack, sharding)
 
 
-def _check(*stacks: Array) -> int:
+def _check(*stacks: Stored) -> int:
     """The number of layers of stacks that must agree in shape."""
     first = stacks[0].shape
     if len(first) != 3 or 0 in first or any(stack.shape != first for stack in stacks):
@@ -97,8 +102,8 @@ def _check(*stacks: Array) -> int:
 
 
 def analyse_stack(
-    base: Array,
-    post: Array,
+    base: Stored,
+    post: Stored,
     *,
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
@@ -150,7 +155,7 @@ def _analyse(stacks, *, route, corner, measure, mesh, layers):
 
 
 def known_stack(
-    w: Array,
+    w: Stored,
     *,
     factorisation: str | Factorisation = "gram_f64",
     mesh: jax.sharding.Mesh | None = None,
@@ -183,7 +188,8 @@ def compile_analysis(
 ) -> None:
     """Compile what `analyse_stack` will call, and `known_stack` where it is given `known`.
 
-    jax keeps the programs. To be called from any thread, within `working_precision`.
+    For stacks as `as_bits` hands them over. jax keeps the programs. To be called from any thread,
+    within `working_precision`.
 
     Args:
       shape: [L, I, O] of both stacks, L a multiple of the mesh's size.
@@ -199,7 +205,7 @@ def compile_analysis(
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def given(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        return as_bits(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
 
     stacks = tuple(given(shape, dtype) for dtype in dtypes)
     both = None

@@ -14,6 +14,7 @@ import numpy as np
 from svdjax.spectral import fits, metrics, products
 from svdjax.spectral.factors import Factorisation, get_factorisation, numerical_rank
 from svdjax.spectral.relation import Known, frobenius, related, unit_norm
+from svdjax.spectral.stored import Stored
 
 MEASURES = ("vectors", "fits", "all")
 """What may be asked for, each with all before it: singular values and vectors, and pure scaling of
@@ -130,11 +131,9 @@ class Differences(NamedTuple):
     delta: jax.Array
 
 
-def differences(
-    base: jax.Array | np.ndarray, post: jax.Array | np.ndarray, route: Factorisation
-) -> Differences:
+def differences(base: Stored, post: Stored, route: Factorisation) -> Differences:
     """Compare two matrices [I, O], as stored, entry by entry."""
-    base, post, dtype = jnp.asarray(base), jnp.asarray(post), route.dtype
+    dtype = route.dtype
     if products.roomy(base.dtype, dtype) and products.roomy(post.dtype, dtype):
         squares = products.total(lambda b, p: (b * b, p * p, b * p), (base, post), dtype)
         norm_base, norm_post = jnp.sqrt(squares[0]), jnp.sqrt(squares[1])
@@ -156,8 +155,8 @@ def _inverse(norm: jax.Array) -> jax.Array:
 
 
 def pair_metrics(
-    base: jax.Array | np.ndarray,
-    post: jax.Array | np.ndarray,
+    base: Stored,
+    post: Stored,
     *,
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
@@ -183,8 +182,9 @@ def pair_metrics(
     """
     route = get_factorisation(factorisation)
     route.check()
+    base, post = jax.tree.map(jnp.asarray, (base, post))
     shape = (base.shape[0], base.shape[1])
-    pair = related(jnp.asarray(base), jnp.asarray(post), route, known)
+    pair = related(base, post, route, known)
     rank_base = numerical_rank(pair.s_base, shape)
     rank_post = numerical_rank(pair.s_post, shape)
     nf = metrics.normalised_frobenius(pair, shape, rank_base, rank_post)

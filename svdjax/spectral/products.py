@@ -17,14 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral.native import calls as native
+from svdjax.spectral.stored import Stored, bits_of, floats_of
 
 Products = Callable[..., tuple[jax.Array, ...]]
 
 PRECISION = jax.lax.Precision.HIGHEST
 """Of every product: recent GPUs would otherwise round float32 inputs to TF32."""
 
-SLICE_BYTES = 2**25
-"""Of a slice in the working dtype. Smaller ones add the sums up more often."""
+_SLICE = 1024
+"""Length of a slice. The sums are read and written once for each: with fewer that takes its time.
+"""
+
+_SLICE_BYTES = 2**23
+"""Of a slice in the working dtype, however short its rows."""
 
 _TERMS_BYTES = 2**20
 """Of a slice that is only added up: it stays within a core's cache."""
@@ -59,16 +64,24 @@ def inner_gram(columns: jax.Array) -> jax.Array:
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues [R], ascending, and eigenvectors [R, R] of a matrix that is symmetric."""
-    return native.eigh(matrix, lambda a: tuple(jnp.linalg.eigh(a, symmetrize_input=False)))
+    """Eigenvalues [R], ascending, and eigenvectors [R, R] of a symmetric matrix.
+
+    Its upper triangle is read.
+    """
+    return native.eigh(matrix, _eigh)
 
 
 def eigvalsh(matrix: jax.Array) -> jax.Array:
     """The eigenvalues alone."""
-    return native.eigvalsh(matrix, lambda a: jnp.linalg.eigh(a, symmetrize_input=False)[0])
+    return native.eigvalsh(matrix, lambda a: _eigh(a)[0])
 
 
 _matmul = functools.partial(jnp.matmul, precision=PRECISION)
+
+
+def _eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    found = jnp.linalg.eigh(matrix, UPLO="U", symmetrize_input=False)
+    return found.eigenvalues, found.eigenvectors
 
 
 def turned(a: jax.Array) -> jax.Array:
@@ -91,37 +104,30 @@ def roomy(stored: np.dtype, dtype: str) -> bool:
     return 2 * jnp.finfo(stored).maxexp + 64 < jnp.finfo(dtype).maxexp
 
 
-def scale(w: jax.Array, dtype: str) -> jax.Array:
+def scale(w: Stored, dtype: str) -> jax.Array:
     """1 / max |w|, so that no product of ``scale * w`` overflows or underflows; 1 for zeros.
 
     1 as well where none of w does.
     """
     if roomy(w.dtype, dtype):
         return jnp.ones((), dtype)
-    top = jnp.max(jnp.abs(w)).astype(dtype)
+    top = jnp.max(jnp.abs(floats_of(w))).astype(dtype)
     return 1 / jnp.where(top > 0, top, 1)
 
 
 class _Slices:
-    """Slices of a matrix in another dtype; nothing else of it is converted.
+    """Slices of a matrix in another dtype; nothing else of it is converted."""
 
-    XLA on CPU computes nothing in 16-bit floats, not even slices: it converts whole matrices first,
-    and keeps them. Of their bits it takes slices as they are.
-    """
-
-    def __init__(self, w: jax.Array):
+    def __init__(self, w: Stored):
         self._dtype = w.dtype
-        self._narrow = w.dtype.itemsize == 2
-        self._w = jax.lax.bitcast_convert_type(w, jnp.uint16) if self._narrow else w
+        self._bits = bits_of(w)
 
     def part(self, start: jax.Array | int, size: int, axis: int, dtype: str) -> jax.Array:
-        part = jax.lax.dynamic_slice_in_dim(self._w, start, size, axis)
-        if self._narrow:
-            part = jax.lax.bitcast_convert_type(part, self._dtype)
-        return part.astype(dtype)
+        part = jax.lax.dynamic_slice_in_dim(self._bits, start, size, axis)
+        return floats_of(part, self._dtype).astype(dtype)
 
 
-def total(terms: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[jax.Array, ...]:
+def total(terms: Products, matrices: Sequence[Stored], dtype: str) -> tuple[jax.Array, ...]:
     """Sums of ``terms(*matrices)``, arrays like the matrices, over all entries.
 
     By slices of rows: left to itself, XLA makes copies in `dtype` of whole matrices.
@@ -143,44 +149,59 @@ def total(terms: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[j
     return sums
 
 
-def gram_of(w: jax.Array, dtype: str) -> jax.Array:
-    """``W W^T`` of ``scale(w) * w`` [I, O] seen with its short side as rows, [R, R]."""
-    return _sums(lambda rows: (gram(rows),), (w,), dtype)[0]
+def gram_of(w: Stored, dtype: str) -> jax.Array:
+    """``W W^T`` of ``scale(w) * w`` [I, O] seen with its short side as rows, [R, R].
+
+    Only its upper triangle is sure to be filled in, like that of every Gram matrix here that is a
+    sum: `eigh` reads no more.
+    """
+    return _sums((w,), ((0, 0),), dtype)[0]
 
 
-def cross_of(base: jax.Array, post: jax.Array, dtype: str) -> jax.Array:
+def cross_of(base: Stored, post: Stored, dtype: str) -> jax.Array:
     """``W_base W_post^T`` likewise, [R, R]."""
-    return _sums(lambda b, p: (outer(b, p),), (base, post), dtype)[0]
+    return _sums((base, post), ((0, 1),), dtype)[0]
 
 
-def all_of(base: jax.Array, post: jax.Array, dtype: str) -> tuple[jax.Array, ...]:
-    """Both Gram matrices and the cross product, out of one reading of each matrix."""
-    return _sums(lambda b, p: (gram(b), gram(p), outer(b, p)), (base, post), dtype)
+def all_of(base: Stored, post: Stored, dtype: str) -> tuple[jax.Array, ...]:
+    """Both Gram matrices (see `gram_of`) and the cross product, out of one reading of each."""
+    return _sums((base, post), ((0, 0), (1, 1), (0, 1)), dtype)
 
 
-def _sums(products: Products, matrices: Sequence[jax.Array], dtype: str) -> tuple[jax.Array, ...]:
-    """Sums of `products` over slices of the matrices, given as rows [R, slice]."""
+def _sums(
+    matrices: Sequence[Stored], pairs: Sequence[tuple[int, int]], dtype: str
+) -> tuple[jax.Array, ...]:
+    """``W_i W_j^T`` for each of the `pairs` of matrices, given as rows; a slice at a time."""
     scales = [scale(w, dtype) for w in matrices]
     axis = int(matrices[0].shape[0] < matrices[0].shape[1])
-    count = math.ceil(matrices[0].size * np.dtype(dtype).itemsize / SLICE_BYTES)
-    size = math.ceil(matrices[0].shape[axis] / count)
+    length = matrices[0].shape[axis]
+    most = _SLICE_BYTES // (matrices[0].shape[1 - axis] * np.dtype(dtype).itemsize)
+    size = math.ceil(length / math.ceil(length / max(_SLICE, most)))
+    count = math.ceil(length / size)
+    rest = length - (count - 1) * size
+    slices = [_Slices(w) for w in matrices]
 
-    def of(start: jax.Array | int) -> tuple[jax.Array, ...]:
+    def rows(start: jax.Array | int, size: int) -> list[jax.Array]:
         parts = []
         for one, by in zip(slices, scales):
             part = one.part(start, size, axis, dtype) * by
             # Turned once, here, and not by every product.
             parts.append(jax.lax.optimization_barrier(part) if axis else turned(part))
-        return products(*parts)
+        return parts
 
-    missing = size * count - matrices[0].shape[axis]
-    if missing:
-        padding = [(0, missing if side == axis else 0) for side in range(2)]
-        matrices = [jnp.pad(w, padding) for w in matrices]
-    slices = [_Slices(w) for w in matrices]
-    first = of(0)
+    def more(number: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        parts = rows(rest + number * size, size)
+        return tuple(_added(sum, parts[i], parts[j]) for sum, (i, j) in zip(sums, pairs))
+
+    first = rows(0, rest)
+    sums = tuple(gram(first[i]) if i == j else outer(first[i], first[j]) for i, j in pairs)
     if count == 1:
-        return first
-    return jax.lax.fori_loop(
-        1, count, lambda i, sums: jax.tree.map(jnp.add, sums, of(i * size)), first
-    )
+        return sums
+    return jax.lax.fori_loop(0, count - 1, more, sums)
+
+
+def _added(sum: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """``sum + a b^T``; of a Gram matrix, where b is a, perhaps only the upper triangle."""
+    if a is b:
+        return native.add_gram(sum, a, lambda sum, a: sum + _gram(a))
+    return native.add_product(sum, a, b, lambda sum, a, b: sum + _matmul(a, b.T))

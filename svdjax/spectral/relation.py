@@ -32,6 +32,7 @@ import numpy as np
 from svdjax.spectral import products
 from svdjax.spectral.factors import Factored, Factorisation, Factors, backward_error
 from svdjax.spectral.products import matmul
+from svdjax.spectral.stored import Stored
 
 TOLERANCE = 1e-5
 """Largest estimated error with which the Gram route is content: of NF as a part of the level of
@@ -102,7 +103,7 @@ def is_long(shape: Sequence[int]) -> bool:
     return max(shape) >= 2 * min(shape)
 
 
-def known_of(w: jax.Array, route: Factorisation) -> Known:
+def known_of(w: Stored, route: Factorisation) -> Known:
     """What a comparison by a route with `halves` needs of W [I, O] alone, as stored."""
     if is_long(w.shape):
         return _half(products.gram_of(w, route.dtype), products.scale(w, route.dtype))
@@ -125,8 +126,8 @@ def _half(gram: jax.Array, scale: jax.Array) -> Half:
 
 
 def related(
-    base: jax.Array,
-    post: jax.Array,
+    base: Stored,
+    post: Stored,
     route: Factorisation,
     known: tuple[Known, Known] | None = None,
 ) -> Relation:
@@ -145,11 +146,22 @@ def related(
             return _by_halves(base, post, route, (of_base, of_post))
     if route.halves and is_long(base.shape):
         return _by_halves(base, post, route, None)
-    return by_factors(route(base), route(post))
+    of_base = route(base)
+    return by_factors(of_base, route(_after(of_base.factors.s, post)))
+
+
+def _after(s: jax.Array, w: Stored) -> Stored:
+    """W, to be looked at when singular values s are known.
+
+    XLA would factorise both matrices side by side, at the memory of both, and no sooner; of
+    barriers it takes no notice.
+    """
+    never = s[0] < 0
+    return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), w)
 
 
 def _by_halves(
-    base: jax.Array, post: jax.Array, route: Factorisation, known: tuple[Half, Half] | None
+    base: Stored, post: Stored, route: Factorisation, known: tuple[Half, Half] | None
 ) -> Relation:
     """Relate two long matrices without their long factors, where that is good enough."""
     shape = base.shape[0], base.shape[1]
@@ -180,7 +192,7 @@ def _by_halves(
             route=jnp.asarray(GRAM, jnp.int32),
         )
 
-    def with_factors(pair: tuple[jax.Array, jax.Array]) -> Relation:
+    def with_factors(pair: tuple[Stored, Stored]) -> Relation:
         return by_factors(route(pair[0], of_base.v), route(pair[1], of_post.v))
 
     return jax.lax.cond(errors[0].good & errors[1].good, by_grams, with_factors, (base, post))
@@ -209,9 +221,10 @@ def _nothing(s: jax.Array) -> jax.Array:
 
 def rotations(base: Factors, post: Factors) -> Rotations:
     """Return Q1 = U_base^T U_post and Q2 = V_base^T V_post. One of them is orthogonal."""
+    # As products of rows: that is how all routes come by these columns.
     return Rotations(
-        products.inner(base.u, post.u),
-        products.inner(base.v, post.v),
+        products.outer(base.u.T, post.u.T),
+        products.outer(base.v.T, post.v.T),
     )
 
 

@@ -89,6 +89,24 @@ def gram(a: jax.Array, turn: str, otherwise: Callable[..., jax.Array]) -> jax.Ar
     return _on_cpu(f"gram_{turn}", ((order, order),), otherwise, a)
 
 
+def add_product(
+    sum: jax.Array, a: jax.Array, b: jax.Array, otherwise: Callable[..., jax.Array]
+) -> jax.Array:
+    """``sum + a b^T``, in place where that is possible; see `product`."""
+    (rows, inner), columns = a.shape, len(b)
+    if not _multiplied_here(a.dtype, rows * inner * columns):
+        return otherwise(sum, a, b)
+    return _on_cpu("add_product", (sum.shape,), otherwise, sum, a, b, over=0)
+
+
+def add_gram(sum: jax.Array, a: jax.Array, otherwise: Callable[..., jax.Array]) -> jax.Array:
+    """The upper triangle of ``sum + a a^T``, likewise; what is below it stays as it was."""
+    order, inner = a.shape
+    if not _multiplied_here(a.dtype, order * order * inner):
+        return otherwise(sum, a)
+    return _on_cpu("add_gram", (sum.shape,), otherwise, sum, a, over=0)
+
+
 def _multiplied_here(dtype: np.dtype, multiplications: int) -> bool:
     return dtype in _DTYPES and multiplications >= _LEAST and _busy()
 
@@ -98,20 +116,21 @@ def eigh(
 ) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues [N], ascending, and eigenvectors, as columns [N, N], of a symmetric matrix.
 
-    NaN where LAPACK finds none. See `product`.
+    Its upper triangle is read. NaN where LAPACK finds none. See `product`.
     """
     order = len(matrix)
     if not _solved_here(matrix, _LEAST_VECTORS):
         return otherwise(matrix)
-    shapes = (order,), (order, order)
-    return _on_cpu("eigh", shapes, otherwise, matrix, after=lambda s, rows: (s, rows.T))
+    shapes = (order,), (order, order), matrix.shape
+    return _on_cpu("eigh", shapes, otherwise, matrix, over=2, after=lambda s, rows, _: (s, rows.T))
 
 
 def eigvalsh(matrix: jax.Array, otherwise: Callable[..., jax.Array]) -> jax.Array:
     """The eigenvalues alone, in less than half of the time."""
     if not _solved_here(matrix, _LEAST_VALUES):
         return otherwise(matrix)
-    return _on_cpu("eigvalsh", ((len(matrix),),), otherwise, matrix)
+    shapes = (len(matrix),), matrix.shape
+    return _on_cpu("eigvalsh", shapes, otherwise, matrix, over=1, after=lambda s, _: s)
 
 
 def _solved_here(matrix: jax.Array, least: int) -> bool:
@@ -124,7 +143,18 @@ def _on_cpu(
     otherwise: Callable[..., Any],
     *given: jax.Array,
     after: Callable[..., Any] = lambda result: result,
+    over: int | None = None,
 ) -> Any:
+    """A handler's results, or what `otherwise` makes of the same.
+
+    Args:
+      name: of the handler.
+      shapes: of what it fills in.
+      otherwise: does without it.
+      given: what it gets.
+      after: makes one result of what it has filled in.
+      over: which of that lies where the first of `given` was, and holds it at first.
+    """
     if not available():
         return otherwise(*given)
 
@@ -132,7 +162,13 @@ def _on_cpu(
         # Within shard_map what is computed belongs to each device by itself, as what is given does.
         one = given[0][0, 0]
         results = [jax.eval_shape(functools.partial(jnp.full, shape), one) for shape in shapes]
-        return after(*jax.ffi.ffi_call(_PREFIX + name, results, vmap_method="sequential")(*given))
+        call = jax.ffi.ffi_call(
+            _PREFIX + name,
+            results,
+            vmap_method="sequential",
+            input_output_aliases=None if over is None else {0: over},
+        )
+        return after(*call(*given))
 
     return jax.lax.platform_dependent(*given, cpu=native, default=otherwise)
 
@@ -153,6 +189,7 @@ def _register() -> bool:
         from svdjax.spectral.native import routines
 
         handlers = {"eigh": _eigh, "eigvalsh": _eigvalsh}
+        handlers |= {"add_gram": _add_gram, "add_product": _add_product}
         handlers |= {f"gram_{turn}": functools.partial(_gram, turn) for turn in ("n", "t")}
         handlers |= {
             f"product_{turn}": functools.partial(_product, turn) for turn in ("nn", "tn", "nt")
@@ -177,18 +214,28 @@ def _gram(turn: str, routines: Any, given: Arrays, wanted: Arrays) -> None:
     routines.mirror(*wanted)
 
 
-def _eigh(routines: Any, given: Arrays, wanted: Arrays) -> None:
-    _or_nan(routines.eigh, given, wanted)
+def _add_product(routines: Any, given: Arrays, wanted: Arrays) -> None:
+    _, a, b = given
+    routines.product(a, b, *wanted, turn="nt", keep=1.0)
 
 
-def _eigvalsh(routines: Any, given: Arrays, wanted: Arrays) -> None:
-    _or_nan(routines.eigvalsh, given, wanted)
+def _add_gram(routines: Any, given: Arrays, wanted: Arrays) -> None:
+    routines.gram(given[1], *wanted, keep=1.0)
 
 
-def _or_nan(solve: Callable[..., None], given: Arrays, wanted: Arrays) -> None:
-    """As jax does where LAPACK gives up."""
+def _eigh(routines: Any, _: Arrays, wanted: Arrays) -> None:
+    _or_nan(routines.eigh, *wanted)
+
+
+def _eigvalsh(routines: Any, _: Arrays, wanted: Arrays) -> None:
+    _or_nan(routines.eigvalsh, *wanted)
+
+
+def _or_nan(solve: Callable[..., None], *wanted: np.ndarray) -> None:
+    """As jax does where LAPACK gives up; the last of them holds the matrix."""
+    *found, matrix = wanted
     try:
-        solve(given[0].copy(), *wanted)
+        solve(matrix, *found)
     except np.linalg.LinAlgError:
-        for array in wanted:
+        for array in found:
             array[:] = np.nan

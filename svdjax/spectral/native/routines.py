@@ -99,11 +99,11 @@ def product(
     )
 
 
-def gram(a: np.ndarray, out: np.ndarray, *, turn: str = "n") -> None:
-    """The upper triangle of ``out = a a^T``, float32 or float64; with t as `turn` of ``a^T a``."""
+def gram(a: np.ndarray, out: np.ndarray, *, turn: str = "n", keep: float = 0.0) -> None:
+    """The upper triangle of ``a a^T + keep out``, into out; with t as `turn` of ``a^T a``."""
     order, inner = a.shape if turn == "n" else a.shape[::-1]
     there = "t" if turn == "n" else "n"
-    _syrk[_kind(a)]("L", there, order, inner, 1.0, a, _stride(a), 0.0, out, _stride(out))
+    _syrk[_kind(a)]("L", there, order, inner, 1.0, a, _stride(a), keep, out, _stride(out))
 
 
 def mirror(out: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svdjax.spectral import analyse_stack, factor_stack, products
+from svdjax.spectral import analyse_stack, factor_stack, products, working_precision
 from svdjax.spectral.kernels import over_layers, spread
 from svdjax.spectral.native import calls, routines
 from tests.spectral import matrices
@@ -80,6 +80,39 @@ def test_eigenvectors_are_columns():
     a = a + a.T
     values, vectors = jax.device_get(jax.jit(products.eigh)(a))
     np.testing.assert_allclose(a @ vectors, vectors * values, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", [20, 150])
+def test_eigenproblems_are_those_of_upper_triangles(order):
+    a = np.random.default_rng(6).standard_normal((order, order))
+    whole = np.triu(a) + np.triu(a, 1).T
+
+    @jax.jit
+    def solve(a):
+        return products.eigh(a), products.eigvalsh(a), a + 1
+
+    (values, vectors), alone, after = jax.device_get(solve(a))
+    np.testing.assert_allclose(whole @ vectors, vectors * values, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(alone, np.linalg.eigvalsh(whole), rtol=0, atol=1e-11)
+    # They are worked out in place, but not where the matrix is still wanted.
+    np.testing.assert_array_equal(after, a + 1)
+
+
+@pytest.mark.parametrize("shape", [(150, 900), (950, 150)])
+def test_sums_over_slices(shape, counted, anew, monkeypatch):
+    monkeypatch.setattr(products, "_SLICE", 100)
+    monkeypatch.setattr(products, "_SLICE_BYTES", 0)
+    rng = np.random.default_rng(7)
+    base, post = (rng.standard_normal(shape) for _ in range(2))
+    with working_precision("gram_f64"):
+        *grams, cross = jax.jit(lambda b, p: products.all_of(b, p, "float64"))(base, post)
+        scales = [float(products.scale(w, "float64")) for w in (base, post)]
+    slices = -(-max(shape) // 100)
+    assert (counted["gram"], counted["product"]) == (2 * slices, slices)
+    b, p = (w * by if shape[0] < shape[1] else w.T * by for w, by in zip((base, post), scales))
+    np.testing.assert_allclose(cross, b @ p.T, rtol=0, atol=1e-11)
+    for gram, rows in zip(grams, (b, p)):
+        np.testing.assert_allclose(np.triu(gram), np.triu(rows @ rows.T), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,15 @@ def test_symmetric_products(order, inner, turn, dtype):
     a = np.random.default_rng(1).standard_normal((order, inner)).astype(dtype)
     wanted = a.astype(np.float64) @ a.T.astype(np.float64)
     out = np.full((order, order), np.nan, dtype)
-    routines.gram(np.ascontiguousarray(a if turn == "n" else a.T), out, turn=turn)
+    given = np.ascontiguousarray(a if turn == "n" else a.T)
+    routines.gram(given, out, turn=turn)
     routines.mirror(out)
     np.testing.assert_array_equal(out, out.T)
     bound = 4 * inner * np.finfo(dtype).eps * np.abs(a).max() ** 2
     np.testing.assert_allclose(out, wanted, rtol=0, atol=bound)
+    out[np.tri(order, k=-1, dtype=bool)] = np.nan
+    routines.gram(given, out, turn=turn, keep=1.0)
+    np.testing.assert_allclose(np.triu(out), np.triu(2 * wanted), rtol=0, atol=2 * bound)
 
 
 def spectra(order):

@@ -1,0 +1,51 @@
+"""Floats that come as bits are the same floats."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from svdjax.spectral import analyse_stack, as_bits, known_stack, stored, working_precision
+from tests.spectral import matrices
+
+NARROW = [ml_dtypes.bfloat16, np.float16]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_bits_are_seen_and_not_copied(dtype):
+    floats = np.arange(12, dtype=dtype).reshape(3, 4).T
+    bits = as_bits(floats)
+    assert (bits.shape, bits.dtype) == ((4, 3), floats.dtype)
+    assert bits.bits.dtype == np.uint16
+    assert np.shares_memory(bits.bits, floats)
+    np.testing.assert_array_equal(stored.floats_of(bits), floats)
+    np.testing.assert_array_equal(stored.bits_of(jnp.asarray(floats)), bits.bits)
+    form = as_bits(jax.ShapeDtypeStruct((4, 3), dtype))
+    assert jax.tree.structure(form) == jax.tree.structure(bits)
+    assert form.bits == jax.ShapeDtypeStruct((4, 3), np.uint16)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_others_stay_as_they_are(dtype):
+    array = np.ones((2, 3), dtype)
+    assert as_bits(array) is array
+    np.testing.assert_array_equal(stored.bits_of(array), array)
+    with working_precision("gram_f64"):
+        np.testing.assert_array_equal(stored.floats_of(array), array)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("shape", [(24, 24), (20, 70), (70, 20)])
+def test_a_comparison_of_bits_is_that_of_floats(shape, dtype):
+    rng = np.random.default_rng(0)
+    pair = [w.astype(dtype) for w in matrices.stack(rng, shape, (30.0, 1e4))]
+    with working_precision("gram_f64"):
+        for route in ("gram_f64", "svd_f32"):
+            of_floats = analyse_stack(*pair, factorisation=route)
+            of_bits = analyse_stack(*map(as_bits, pair), factorisation=route)
+            jax.tree.map(np.testing.assert_array_equal, of_bits, of_floats)
+        known, again = (known_stack(one) for one in (pair[0], as_bits(pair[0])))
+        jax.tree.map(np.testing.assert_array_equal, again, known)
