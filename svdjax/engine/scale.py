@@ -73,7 +73,7 @@ def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> C
     if long >= 2 * r:
         working = 8 * (10 * r * long + 12 * r**2)
     else:
-        working = 8 * 17 * r * long
+        working = 8 * 12 * r * long
     stored = (posts + 1) * itemsize * r * long
     return Cost(products, eigen, stored, working)
 

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from svdjax.engine.ahead import Ahead
-from svdjax.spectral import analyse_stack, compile_analysis, known_stack, working_precision
+from svdjax.spectral import (
+    analyse_stack,
+    as_bits,
+    compile_analysis,
+    known_stack,
+    working_precision,
+)
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -50,7 +56,7 @@ def test_a_call_compiles_nothing_more(shape, given):
     mesh = jax.make_mesh((1,), ("layers",), devices=jax.local_devices()[:1])
     options = {"factorisation": "gram_f64", "corner": 5, "measure": "vectors", "mesh": mesh}
     rng = np.random.default_rng(0)
-    base, post = rng.standard_normal((2, 2, *shape)).astype(ml_dtypes.bfloat16)
+    base, post = map(as_bits, rng.standard_normal((2, 2, *shape)).astype(ml_dtypes.bfloat16))
     compiled = []
 
     def heard(event: str, duration_secs: float, **_: str | int) -> None:
