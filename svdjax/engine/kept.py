@@ -21,7 +21,7 @@ from svdjax.engine import devices
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.engine.settings import Settings
-from svdjax.spectral import Known, get_factorisation, known_form, known_stack
+from svdjax.spectral import Known, Stored, get_factorisation, known_form, known_stack
 
 FOLDER = ".kept"
 
@@ -67,7 +67,7 @@ class Kept:
             return None
         return jax.tree.unflatten(tree, [found[name] for name in names])
 
-    def make(self, stack: jax.Array, key: str | None, mesh: jax.sharding.Mesh) -> Known:
+    def make(self, stack: Stored, key: str | None, mesh: jax.sharding.Mesh) -> Known:
         """What is known of a stack, computed; to be called within `working_precision`.
 
         It is kept while the next stack is worked on.

@@ -26,7 +26,7 @@ from svdjax.spectral.kernels import (
 from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
 from svdjax.spectral.relation import Known, known_form
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
-from svdjax.spectral.stored import as_bits
+from svdjax.spectral.stored import Stored, as_bits
 
 __all__ = [
     "FACTORISATIONS",
@@ -37,6 +37,7 @@ __all__ = [
     "Factors",
     "Known",
     "PairMetrics",
+    "Stored",
     "SvsmStatistics",
     "analyse_stack",
     "as_bits",

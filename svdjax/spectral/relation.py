@@ -146,8 +146,20 @@ def related(
             return _by_halves(base, post, route, (of_base, of_post))
     if route.halves and is_long(base.shape):
         return _by_halves(base, post, route, None)
-    of_base = route(base)
-    return by_factors(of_base, route(_after(of_base.factors.s, post)))
+    return _with_factors(base, post, route)
+
+
+def _with_factors(base: Stored, post: Stored, route: Factorisation, *known: jax.Array) -> Relation:
+    """Relate two matrices by their factors, worked out one after the other.
+
+    Args:
+      base: W_base.
+      post: W_post.
+      route: how.
+      known: the vectors of the short sides of both, or nothing.
+    """
+    of_base = route(base, *known[:1])
+    return by_factors(of_base, route(_after(of_base.factors.s, post), *known[1:]))
 
 
 def _after(s: jax.Array, w: Stored) -> Stored:
@@ -193,7 +205,7 @@ def _by_halves(
         )
 
     def with_factors(pair: tuple[Stored, Stored]) -> Relation:
-        return by_factors(route(pair[0], of_base.v), route(pair[1], of_post.v))
+        return _with_factors(*pair, route, of_base.v, of_post.v)
 
     return jax.lax.cond(errors[0].good & errors[1].good, by_grams, with_factors, (base, post))
 
