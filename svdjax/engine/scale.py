@@ -71,7 +71,7 @@ def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> C
     # As XLA counts the buffers of the compiled program, with those of the factors that a long
     # matrix may have to take.
     if long >= 2 * r:
-        working = 8 * (6 * r * long + 10 * r**2)
+        working = 8 * (10 * r * long + 12 * r**2)
     else:
         working = 8 * 12 * r * long
     stored = (posts + 1) * itemsize * r * long
