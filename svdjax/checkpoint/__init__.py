@@ -12,7 +12,7 @@ from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
 from svdjax.checkpoint.reader import Checkpoint, TensorSpec
 from svdjax.checkpoint.shards import Outgoing
 from svdjax.checkpoint.source import resolve
-from svdjax.checkpoint.stack import read_stack, stack_dtype
+from svdjax.checkpoint.stack import check_layer, read_stack, stack_dtype
 from svdjax.checkpoint.writer import save_checkpoint, write_checkpoint
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Rope",
     "TensorSpec",
     "Weight",
+    "check_layer",
     "digest_of",
     "input_digest",
     "is_adapter",

@@ -37,17 +37,32 @@ def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop:
     Raises:
         InputError: A tensor holds NaN or Inf, is not of the planned shape, or cannot be read.
     """
-    names = projection.tensors[start:stop]
-    shape = projection.shape[::-1] if projection.transposed else projection.shape
+    shape = _stored_shape(projection)
     dtype = stack_dtype(checkpoint, projection, start, stop)  # no value changes
-    buffer = np.empty((len(names), *shape), dtype)
-    for layer, name in enumerate(names):
-        tensor = checkpoint.read(name, projection.rows)
-        if tensor.shape != shape:
-            file = checkpoint.where(name)
-            raise InputError(
-                f"{file}: tensor {name} has shape {tensor.shape}, expected {shape} as planned"
-            )
-        check_finite(checkpoint, name, tensor)
-        buffer[layer] = tensor.astype(dtype, copy=False)
+    layers = range(len(projection.tensors))[start:stop]
+    buffer = np.empty((len(layers), *shape), dtype)
+    for place, layer in enumerate(layers):
+        buffer[place] = _read(checkpoint, projection, layer).astype(dtype, copy=False)
     return buffer.transpose(0, 2, 1) if projection.transposed else buffer
+
+
+def check_layer(checkpoint: Checkpoint, projection: Projection, layer: int) -> None:
+    """Raise what `read_stack` would raise for this layer."""
+    _read(checkpoint, projection, layer)
+
+
+def _stored_shape(projection: Projection) -> tuple[int, int]:
+    shape = projection.shape[0], projection.shape[1]
+    return shape[::-1] if projection.transposed else shape
+
+
+def _read(checkpoint: Checkpoint, projection: Projection, layer: int) -> np.ndarray:
+    name, shape = projection.tensors[layer], _stored_shape(projection)
+    tensor = checkpoint.read(name, projection.rows)
+    if tensor.shape != shape:
+        file = checkpoint.where(name)
+        raise InputError(
+            f"{file}: tensor {name} has shape {tensor.shape}, expected {shape} as planned"
+        )
+    check_finite(checkpoint, name, tensor)
+    return tensor

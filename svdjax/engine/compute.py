@@ -17,7 +17,7 @@ import numpy as np
 from svdjax.checkpoint import Checkpoint, PairPlan, read_stack, stack_dtype
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.groups import Group
-from svdjax.engine.kept import Kept
+from svdjax.engine.kept import Kept, Side
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import note
 from svdjax.engine.results import ProjectionResult
@@ -29,6 +29,7 @@ from svdjax.spectral import (
     analyse_stack,
     as_bits,
     compile_analysis,
+    compile_known,
     working_precision,
 )
 
@@ -69,6 +70,8 @@ def compute_groups(
     """
     work = _Work(settings, mesh, kept, ahead)
     sources = kept.sources if kept else set()
+    if kept is not None:
+        kept.expect(groups, plans)
     compile_groups(groups, plans, settings, mesh, sources=sources, ahead=ahead)
     stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
     try:
@@ -104,14 +107,25 @@ def compile_groups(
       sources: paths of the checkpoints of whose matrices something is kept.
       ahead: who makes them.
     """
+    how: Any = {"settings": settings, "mesh": mesh}
     for group in groups:
         sides = plans[group.pair].base, plans[group.pair].post
         known = any(str(side.path) in sources for side in sides)
         dtypes = tuple(
             stack_dtype(side, group.projection, group.start, group.stop) for side in sides
         )
-        program = ((group.length, *sorted(group.projection.shape)), dtypes, known)
-        ahead.request(program, functools.partial(_compile, *program, settings, mesh))
+        shape = (group.length, *sorted(group.projection.shape))
+        for dtype in dict.fromkeys(dtypes if known else ()):
+            ahead.request((shape, dtype), functools.partial(_compile_known, shape, dtype, **how))
+        program = shape, dtypes, known
+        ahead.request(program, functools.partial(_compile, *program, **how))
+
+
+def _compile_known(
+    shape: tuple[int, int, int], dtype: np.dtype, settings: Settings, mesh: jax.sharding.Mesh
+) -> None:
+    with working_precision(settings.factorisation):
+        compile_known(shape, dtype, factorisation=settings.factorisation, mesh=mesh)
 
 
 def _compile(
@@ -135,14 +149,16 @@ def _compile(
 
 @dataclass(frozen=True)
 class _Shipped:
-    """Both stacks of a group in their storage dtype, [L, R, M] whichever side is the input.
+    """A group on the devices.
 
-    Also the keys of what is kept, and that of it which was found; turned: they are transposed.
+    Attributes:
+      sides: base and post, in their storage dtype, [L, R, M] whichever side is the input.
+      known: whether they are compared by what is known of each.
+      turned: whether they are transposed.
     """
 
-    stacks: tuple[Any, Any]
-    keys: tuple[str | None, str | None]
-    found: tuple[Known | None, Known | None]
+    sides: tuple[Side, Side]
+    known: bool
     turned: bool
 
 
@@ -157,36 +173,40 @@ class _Work:
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        base, post = padded_stack(plan.base, group), padded_stack(plan.post, group)
+        # Products run along the short side's rows: a tall matrix would be turned there, once for
+        # each product.
         turned = group.projection.shape[0] > group.projection.shape[1]
-        if turned:
-            # Products run along the short side's rows: as a tall matrix it would be turned there,
-            # once for each product.
-            base, post = base.transpose(0, 2, 1), post.transpose(0, 2, 1)
-        keys: tuple[str | None, str | None] = None, None
-        found: tuple[Known | None, Known | None] = None, None
-        if self.kept is not None:
-            name, find = self.kept.key, self.kept.find
-            keys = name(str(plan.base.path), base), name(str(plan.post.path), post)
-            found = find(keys[0], base.shape), find(keys[1], post.shape)
-        stacks, found = on_devices(
-            ((as_bits(base), as_bits(post)), found), self.settings.factorisation, self.mesh
-        )
-        return _Shipped(stacks, keys, found, turned)
+        sources = self.kept.sources if self.kept else set()
+        known = any(str(side.path) in sources for side in (plan.base, plan.post))
+        sides = self._side(plan.base, group, turned), self._side(plan.post, group, turned)
+        return _Shipped(sides, known, turned)
+
+    def _side(self, checkpoint: Checkpoint, group: Group, turned: bool) -> Side:
+        def read() -> np.ndarray:
+            stack = padded_stack(checkpoint, group)
+            return stack.transpose(0, 2, 1) if turned else stack
+
+        def ship(stacks: Any) -> Any:
+            return on_devices(stacks, self.settings.factorisation, self.mesh)
+
+        if self.kept is None:
+            return Side(ship(as_bits(read())))
+        return self.kept.side(checkpoint, group, read, ship)
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
-        known, stacks = None, shipped.stacks
-        keep = any(key is not None for key in shipped.keys)
-        self.ahead.wait((stacks[0].shape, tuple(stack.dtype for stack in stacks), keep))
+        known, stacks = None, tuple(side.stack for side in shipped.sides)
+        shape, dtypes = stacks[0].shape, tuple(stack.dtype for stack in stacks)
         with working_precision(self.settings.factorisation):
-            if self.kept is not None and keep:
-                known = tuple(
-                    self.kept.make(stack, key, self.mesh) if one is None else one
-                    for stack, key, one in zip(stacks, shipped.keys, shipped.found)
-                )
+            if self.kept is not None and shipped.known:
+                known = tuple(self._known(self.kept, side) for side in shipped.sides)
+            self.ahead.wait((shape, dtypes, shipped.known))
             metrics = in_parts(self._run, (*stacks, known), self.mesh.size, group.label)
         return metrics.of_transposed() if shipped.turned else metrics
+
+    def _known(self, kept: Kept, side: Side) -> Known:
+        self.ahead.wait((side.stack.shape, side.stack.dtype))
+        return kept.known(side, self.mesh)
 
     def _run(self, stacks: Any) -> PairMetrics:
         base, post, known = stacks

@@ -42,6 +42,11 @@ class Group:
         """As it stands in the log: ``q_proj[0:6]``."""
         return f"{printable(self.projection.name, 80)}[{self.start}:{self.stop}]"
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where in a model it lies: that of other pairs' groups of the same matrices."""
+        return self.projection.name, self.start
+
 
 def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) -> list[Group]:
     """Cuts every projection of a pair into groups.
@@ -67,6 +72,12 @@ def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) ->
                 )
             )
     return groups
+
+
+def side_by_side(groups: Sequence[Group]) -> list[Group]:
+    """Groups in another order: those of all pairs at one place of the model, then the next."""
+    order = {place: number for number, place in enumerate(dict.fromkeys(g.place for g in groups))}
+    return sorted(groups, key=lambda group: order[group.place])
 
 
 def group_length(layers: int, budget: int, devices: int) -> int:

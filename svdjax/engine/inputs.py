@@ -11,10 +11,10 @@ from svdjax.checkpoint import (
     Checkpoint,
     MergedCheckpoint,
     PairPlan,
+    check_layer,
     input_digest,
     open_checkpoint,
     plan_pair,
-    read_stack,
 )
 from svdjax.checkpoint.digest import hash_file
 from svdjax.engine.groups import Group
@@ -178,7 +178,7 @@ def check_values(
     for done, (checkpoint, projection, layer) in enumerate(wanted.values(), 1):
         check()
         try:
-            read_stack(checkpoint, projection, layer, layer + 1)
+            check_layer(checkpoint, projection, layer)
         except InputError as error:
             faults.append(str(error))
         progress(done, len(wanted))

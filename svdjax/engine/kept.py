@@ -1,6 +1,9 @@
 """What a comparison needs of one matrix alone, computed once however many pairs it occurs in.
 
-Kept on disk by content: the key is the hash of the matrices as stored, so it does not matter which
+Pairs that share a checkpoint go side by side, group by group (`plan_spectra`): what is known of a
+group's matrices stays on the devices, with the matrices themselves, until its last pair has had it.
+So do those of `MOST` checkpoints at a time. Others, and all where the config names a directory, are
+kept on disk by content: the key is the hash of the matrices as stored, so it does not matter which
 checkpoint they came from, nor whether they are base or post.
 """
 
@@ -8,22 +11,45 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from svdjax.checkpoint import Checkpoint, PairPlan
 from svdjax.checkpoint.cache import ArrayCache, content_key
 from svdjax.engine import devices
+from svdjax.engine.groups import Group
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.engine.settings import Settings
-from svdjax.spectral import Known, Stored, get_factorisation, known_form, known_stack
+from svdjax.spectral import Known, Stored, as_bits, get_factorisation, known_form, known_stack
 
 FOLDER = ".kept"
+
+MOST = 3
+"""Checkpoints of which a group stays on the devices at a time: a base and its posts need one, a
+chain of steps that are each compared with the last and the first one two."""
+
+
+@dataclass
+class Side:
+    """One side of a group on the devices: its stack as stored, [L, R, M].
+
+    Attributes:
+      stack: the matrices.
+      known: what is known of them, once that was made or found.
+      key: names them on disk; None where they are not kept there.
+    """
+
+    stack: Stored
+    known: Known | None = None
+    key: str | None = None
 
 
 class Kept:
@@ -33,48 +59,84 @@ class Kept:
       sources: paths of the checkpoints that are worth keeping them of.
     """
 
-    def __init__(self, factorisation: str, cache: ArrayCache, sources: set[str]):
+    def __init__(self, settings: Settings, directory: pathlib.Path | str, sources: set[str]):
         self.sources = sources
-        self._route = get_factorisation(factorisation)
-        self._cache = cache
-        self._about = ["known", self._route.name, devices.versions()]
+        self._route = get_factorisation(settings.factorisation)
+        self._directory, self._bytes = directory, settings.factor_cache_bytes
+        self._always = bool(settings.factor_cache and self._bytes)
+        self._uses: collections.Counter[Hashable] = collections.Counter()
+        self._held: dict[Hashable, Side] = {}
+        self._elsewhere: set[Hashable] = set()
+        self._made: set[str] = set()
         self._writer: ThreadPoolExecutor | None = None
         self._written: collections.deque[Future[None]] = collections.deque()
+        if self._always:
+            _ = self._cache  # A directory that cannot be had is to be told of at once.
 
-    def key(self, path: str, stack: np.ndarray) -> str | None:
-        """Names what is kept of a stack [L, I, O] as stored; None where nothing is.
+    @functools.cached_property
+    def _cache(self) -> ArrayCache:
+        return ArrayCache(self._directory, self._bytes, note=note)
 
-        Hashes the matrices, so it belongs into the reading thread.
+    @functools.cached_property
+    def _about(self) -> list[Any]:
+        return ["known", self._route.name, devices.versions()]
+
+    def expect(self, groups: Iterable[Group], plans: Mapping[str, PairPlan]) -> None:
+        """Takes note of what `side` will be asked for."""
+        for group in groups:
+            for checkpoint in (plans[group.pair].base, plans[group.pair].post):
+                self._uses[_name(checkpoint, group)] += 1
+
+    def side(
+        self,
+        checkpoint: Checkpoint,
+        group: Group,
+        read: Callable[[], np.ndarray],
+        ship: Callable[[Any], Any],
+    ) -> Side:
+        """One side of a group; to be called by one thread, in the order of the groups.
+
+        Args:
+          checkpoint: the side.
+          group: what of it.
+          read: makes its stack [L, I, O], as stored.
+          ship: puts a pytree of stacks on the devices.
         """
-        if path not in self.sources:
-            return None
-        # Along the memory: a copy in the other order takes longer than all the rest.
-        across = stack.transpose(0, 2, 1)
-        if across.flags.c_contiguous and not stack.flags.c_contiguous:
-            return content_key({"across": across}, self._about)
-        return content_key({"w": stack}, self._about)
+        if str(checkpoint.path) not in self.sources:
+            return Side(ship(as_bits(read())))
+        name = _name(checkpoint, group)
+        self._uses[name] -= 1
+        again = self._uses[name] > 0
+        side = self._held.get(name)
+        if side is None:
+            stack, key, found = read(), None, None
+            stays = again and len(self._held) < MOST
+            if again and not stays and self._bytes:
+                self._elsewhere.add(name)
+            if self._always or name in self._elsewhere:
+                key = self._key(stack)
+                found = self._find(key, stack.shape)
+            side = Side(*ship((as_bits(stack), found)), key=key)
+            if stays:
+                self._held[name] = side
+        if not again:
+            self._held.pop(name, None)
+        return side
 
-    def find(self, key: str | None, shape: tuple[int, ...]) -> Known | None:
-        """What is kept of a stack [L, I, O], on the host; None where nothing is."""
-        if key is None:
-            return None
-        self.settle()
-        leaves, tree = jax.tree.flatten(known_form((shape[1], shape[2]), self._route.dtype))
-        names = _names(leaves)
-        forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
-        found = self._cache.read(key, forms)
-        if found is None:
-            return None
-        return jax.tree.unflatten(tree, [found[name] for name in names])
+    def known(self, side: Side, mesh: jax.sharding.Mesh) -> Known:
+        """What is known of a side, computed where it is not; within `working_precision`.
 
-    def make(self, stack: Stored, key: str | None, mesh: jax.sharding.Mesh) -> Known:
-        """What is known of a stack, computed; to be called within `working_precision`.
-
-        It is kept while the next stack is worked on.
+        What is kept on disk is written while the next stack is worked on.
         """
-        made = known_stack(stack, factorisation=self._route, mesh=mesh)
+        if side.known is None and side.key in self._made:
+            # By the group before, while this one was read.
+            side.known = self._find(side.key, side.stack.shape)
+        if side.known is not None:
+            return side.known
+        made = side.known = known_stack(side.stack, factorisation=self._route, mesh=mesh)
+        key = side.key
         if key is not None:
-            self.settle()
+            self._settle()
             leaves = jax.tree.leaves(made)
 
             def keep() -> None:
@@ -83,20 +145,47 @@ class Kept:
             if self._writer is None:
                 self._writer = ThreadPoolExecutor(1, thread_name_prefix="svdjax-keep")
             self._written.append(self._writer.submit(keep))
+            self._made.add(key)
         return made
 
-    def settle(self) -> None:
+    def close(self) -> None:
+        """Waits until all is kept that is to be, and lets go of all else."""
+        self._held.clear()
+        self._settle()
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
+
+    def _key(self, stack: np.ndarray) -> str:
+        """Names what is kept of a stack [L, I, O] as stored: hashes the matrices."""
+        # Along the memory: a copy in the other order takes longer than all the rest.
+        across = stack.transpose(0, 2, 1)
+        if across.flags.c_contiguous and not stack.flags.c_contiguous:
+            return content_key({"across": across}, self._about)
+        return content_key({"w": stack}, self._about)
+
+    def _find(self, key: str, shape: tuple[int, ...]) -> Known | None:
+        """What is on disk of a stack, on the host; None where nothing is."""
+        self._settle()
+        leaves, tree = jax.tree.flatten(known_form((shape[1], shape[2]), self._route.dtype))
+        names = _names(leaves)
+        forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
+        found = self._cache.read(key, forms)
+        if found is None:
+            return None
+        return jax.tree.unflatten(tree, [found[name] for name in names])
+
+    def _settle(self) -> None:
         """Returns when all that was made is kept, or another thread waits for it."""
         with contextlib.suppress(IndexError):
             while True:
                 self._written.popleft().result()
 
-    def close(self) -> None:
-        """Waits until all is kept, and ends the thread that does it."""
-        self.settle()
-        if self._writer is not None:
-            self._writer.shutdown()
-            self._writer = None
+
+def _name(checkpoint: Checkpoint, group: Group) -> Hashable:
+    """The same for the same matrices of one checkpoint, whatever pair they belong to."""
+    one = group.projection
+    return str(checkpoint.path), one.tensors[group.start : group.stop], one.rows, group.length
 
 
 def _names(leaves: Sequence[Any]) -> list[str]:
@@ -112,9 +201,7 @@ def kept_for(jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path)
     wanted = kept_sources(jobs, settings)
     if not wanted:
         return None
-    directory = settings.factor_cache or workdir / FOLDER
-    cache = ArrayCache(directory, settings.factor_cache_bytes, note=note)
-    return Kept(settings.factorisation, cache, wanted)
+    return Kept(settings, settings.factor_cache or workdir / FOLDER, wanted)
 
 
 def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:
@@ -124,7 +211,18 @@ def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:
 
 def kept_sources(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
     """Paths of the checkpoints that are worth keeping anything of."""
-    if not get_factorisation(settings.factorisation).halves or not settings.factor_cache_bytes:
+    if settings.factor_cache and settings.factor_cache_bytes:
+        return _sources(jobs, settings, least=1)
+    return common_sources(jobs, settings)
+
+
+def common_sources(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
+    """Those of the checkpoints that occur in several pairs."""
+    return _sources(jobs, settings, least=2)
+
+
+def _sources(jobs: Sequence[PairJob], settings: Settings, least: int) -> set[str]:
+    if not get_factorisation(settings.factorisation).halves:
         return set()
     sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
-    return {path for path in sides if settings.factor_cache or sides.count(path) > 1}
+    return {path for path, count in collections.Counter(sides).items() if count >= least}

@@ -28,6 +28,7 @@ _MOST = 16
 _CACHE_BYTES = 2 * 2**30
 _MAPPED_BYTES = 4 * 2**20
 _M_MMAP_THRESHOLD = -3  # of malloc.h
+_TURN_SECONDS = 0.0005
 TRANSPARENT_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """Where Linux says who gets huge pages: all, those who ask (madvise), or none."""
 
@@ -45,6 +46,8 @@ def prepare_process(*, torch: bool = False) -> None:
     - A command of ours, as opposed to a program that imports svdjax, is started once more with huge
       pages for large arrays, where the system has them and leaves the choice to programs.
     - Memory of large arrays goes back to the system when they are gone.
+    - A thread of Python that others wait for goes on for 0.5 ms, not 5: while programs are made,
+      those that read and compute need it now and then, and for next to nothing.
 
     What the environment already says about devices, threads, memory and the compilation cache
     stands.
@@ -54,6 +57,7 @@ def prepare_process(*, torch: bool = False) -> None:
     """
     _restart_with_huge_pages()
     _give_back_large_blocks()
+    sys.setswitchinterval(min(_TURN_SECONDS, sys.getswitchinterval()))
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(len(os.sched_getaffinity(0)), _MOST)))
     for library in ("OPENBLAS", "MKL"):

@@ -20,7 +20,7 @@ from svdjax.engine.ahead import Ahead
 from svdjax.engine.editing.making import FACTORS
 from svdjax.engine.groups import working_bytes
 from svdjax.engine.hosts import Hosts, HostsRequest, meet
-from svdjax.engine.kept import group_budget
+from svdjax.engine.kept import kept_sources
 from svdjax.engine.outcome import RESULTS, SweepOutcome
 from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison
@@ -233,7 +233,7 @@ class _Sweep:
         settings, among = self.sweep.settings, None
         groups = plan_spectra(jobs, settings, self.mesh.size)
         if self.hosts.count > 1:
-            together = group_budget(jobs, settings) != settings.group_bytes
+            together = bool(kept_sources(jobs, settings))
             groups = shares(groups, self.hosts.count, together=together)[self.hosts.index]
             among = groups
         compile_spectra(jobs, groups, settings, self.mesh, self.ahead)

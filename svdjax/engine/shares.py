@@ -21,8 +21,7 @@ def shares(groups: Sequence[Group], count: int, *, together: bool = False) -> li
         they share only once.
     """
     keys: list[Hashable] = [
-        (group.projection.name, group.start) if together else position
-        for position, group in enumerate(groups)
+        group.place if together else position for position, group in enumerate(groups)
     ]
     work: dict[Hashable, float] = {}
     for key, group in zip(keys, groups):

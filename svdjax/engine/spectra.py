@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +14,11 @@ import jax
 
 from svdjax.engine.ahead import Ahead
 from svdjax.engine.compute import Computed, collect, compile_groups, compute_groups
-from svdjax.engine.groups import Group, plan_groups, total_work
+from svdjax.engine.groups import Group, plan_groups, side_by_side, total_work
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.kept import FOLDER as KEPT
-from svdjax.engine.kept import group_budget, kept_for, kept_sources
+from svdjax.engine.kept import common_sources, group_budget, kept_for, kept_sources
 from svdjax.engine.progress import Progress
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import Settings
@@ -81,23 +82,22 @@ def run_spectra(
         stream = work.compute(mine, progress)
         if others:
             # A pair needs groups of every process.
-            for _ in mine:
-                next(stream)
+            for _ in stream:
+                pass
             progress.log("waiting for the groups of the other processes")
             stage.hosts.exchange("computed")
             for group in others:
                 work.fetch(group)
-        for job in open_jobs:
+        ready = work.complete((), ()) if others else work.complete(mine, stream)
+        for job, seconds in ready:
             name, began = job.spec.name, time.perf_counter()
             missing = sum(group.pair == name for group in work.missing)
-            for _ in range(0 if others else missing):
-                next(stream)
             comparison = make_comparison(job, settings, work.pieces(name))
             comparison.save(workdir / name)
             finished[name] = comparison
             entries[name] = {
                 "status": "done",
-                "seconds": time.perf_counter() - began,
+                "seconds": seconds + time.perf_counter() - began,
                 "groups": len(work.by_pair[name]),
                 "computed": missing,
                 "reused": len(work.by_pair[name]) - missing,
@@ -141,13 +141,17 @@ def run_share(jobs: Sequence[PairJob], stage: Stage) -> int:
 
 
 def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> list[Group]:
-    """All groups of all pairs."""
+    """All groups of all pairs, pair by pair; side by side where they have a checkpoint in common.
+
+    What is known of its matrices is then needed for one group at a time, and little is kept.
+    """
     budget = group_budget(jobs, settings)
-    return [
+    groups = [
         group
         for job in jobs
         for group in plan_groups(job.spec.name, job.plan, group_bytes=budget, devices=devices)
     ]
+    return side_by_side(groups) if common_sources(jobs, settings) else groups
 
 
 def compile_spectra(
@@ -230,6 +234,28 @@ class _Work:
             self.keep(piece)
             progress.computed(piece.group, piece.seconds)
             yield piece
+
+    def complete(
+        self, groups: Sequence[Group], stream: Iterable[Computed]
+    ) -> Iterator[tuple[PairJob, float]]:
+        """Yields the jobs as they become complete, and the seconds that went into each.
+
+        Args:
+          groups: what the stream will give; jobs that need none of them come first.
+          stream: pieces as `compute` yields them.
+        """
+        left = collections.Counter(group.pair for group in groups)
+        seconds = dict.fromkeys(self.by_pair, 0.0)
+        named = {job.spec.name: job for job in self.jobs}
+        yield from ((job, 0.0) for name, job in named.items() if not left[name])
+        began = time.perf_counter()
+        for piece in stream:
+            name = piece.group.pair
+            seconds[name] += time.perf_counter() - began
+            left[name] -= 1
+            if not left[name]:
+                yield named[name], seconds[name]
+            began = time.perf_counter()
 
     def fetch(self, group: Group) -> None:
         """Takes a group from the journal that another process has computed.

@@ -176,6 +176,28 @@ def _known(stack, *, route, mesh, layers):
     return over_layers(lambda w: known_of(w, route), stack, mesh=mesh, layers=layers)
 
 
+def compile_known(
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    *,
+    factorisation: str | Factorisation,
+    mesh: jax.sharding.Mesh,
+) -> None:
+    """Compile what `known_stack` will call, for a stack as `as_bits` hands it over.
+
+    jax keeps the program. To be called from any thread, within `working_precision`.
+
+    Args:
+      shape: [L, I, O], L a multiple of the mesh's size.
+      dtype: as stored.
+      factorisation: as in `known_stack`.
+      mesh: likewise.
+    """
+    mesh, given = _given(mesh)
+    route = get_factorisation(factorisation)
+    _known.lower(given(shape, dtype), route=route, mesh=mesh, layers=shape[0]).compile()
+
+
 def compile_analysis(
     shape: tuple[int, int, int],
     dtypes: tuple[np.dtype, np.dtype],
@@ -186,43 +208,43 @@ def compile_analysis(
     known: bool,
     mesh: jax.sharding.Mesh,
 ) -> None:
-    """Compile what `analyse_stack` will call, and `known_stack` where it is given `known`.
-
-    For stacks as `as_bits` hands them over. jax keeps the programs. To be called from any thread,
-    within `working_precision`.
+    """Compile what `analyse_stack` will call, as `compile_known` does.
 
     Args:
-      shape: [L, I, O] of both stacks, L a multiple of the mesh's size.
+      shape: of both stacks.
       dtypes: of base and post as stored.
       factorisation: as in `analyse_stack`, like all that is not named here.
       corner: likewise.
       measure: likewise.
-      known: whether they will be given.
+      known: whether it will be given.
       mesh: likewise.
     """
+    mesh, given = _given(mesh)
     route = get_factorisation(factorisation)
-    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-
-    def given(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return as_bits(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
-
-    stacks = tuple(given(shape, dtype) for dtype in dtypes)
     both = None
     if known:
-        for stack in stacks[: len(set(dtypes))]:
-            _known.lower(stack, route=route, mesh=mesh, layers=shape[0]).compile()
         form = known_form((shape[1], shape[2]), route.dtype)
         one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
         both = (one, one)
     _analyse.lower(
-        (*stacks, both),
+        (*(given(shape, dtype) for dtype in dtypes), both),
         route=route,
         corner=int(corner),
         measure=measure,
         mesh=mesh,
         layers=shape[0],
     ).compile()
+
+
+def _given(mesh: jax.sharding.Mesh) -> tuple[jax.sharding.Mesh, Callable[..., Any]]:
+    """The mesh as `spread` returns it, and what makes a description of a stack on it."""
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def given(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return as_bits(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
+
+    return mesh, given
 
 
 def factor_stack(

@@ -14,6 +14,7 @@ from svdjax.spectral import (
     analyse_stack,
     as_bits,
     compile_analysis,
+    compile_known,
     known_stack,
     working_precision,
 )
@@ -67,6 +68,8 @@ def test_a_call_compiles_nothing_more(shape, given):
 
         def make():
             with working_precision("gram_f64"):
+                if given:
+                    compile_known((2, *shape), base.dtype, factorisation="gram_f64", mesh=mesh)
                 compile_analysis((2, *shape), (base.dtype, post.dtype), known=given, **options)
 
         ahead.request("it", make)

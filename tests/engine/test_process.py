@@ -95,6 +95,11 @@ def test_a_program_that_imports_svdjax_goes_on(monkeypatch):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(remembered, "_folder", None)  # put back, whatever is settled here
-    prepare_process(torch=True)
+    usual = sys.getswitchinterval()
+    try:
+        prepare_process(torch=True)
+        assert sys.getswitchinterval() < usual
+    finally:
+        sys.setswitchinterval(usual)
     assert remembered.active()
     assert "GLIBC_TUNABLES" not in os.environ

@@ -8,14 +8,17 @@ Axis legend: `N` order of a symmetric matrix, `K` reflectors taken together, `M`
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib.machinery
+import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.linalg.cython_blas as blas
-import scipy.linalg.cython_lapack as lapack
+import scipy
 
 _REFLECTORS = 128
 """Taken together where eigenvectors are turned back. LAPACK takes 32, in products so thin that
@@ -25,6 +28,20 @@ _BLOCK = 256
 """Of a symmetric matrix that is filled in from its other triangle."""
 
 _KINDS = {"char *": "c", "int *": "i", "float *": "s", "double *": "d"}
+
+
+def _of_scipy(name: str) -> Any:
+    """A module of scipy.linalg, without the package, which takes 0.3 s, if that is not loaded."""
+    full = f"scipy.linalg.{name}"
+    if not sys.modules.keys() & {"scipy.linalg", full}:
+        folders = [f"{folder}/linalg" for folder in scipy.__path__]
+        spec = importlib.machinery.PathFinder.find_spec(full, folders)
+        if spec is not None and spec.loader is not None:
+            with contextlib.suppress(ImportError):
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+                return module
+    return importlib.import_module(full)
 
 
 def _routine(module: Any, name: str, kinds: str) -> Callable[..., None]:
@@ -68,12 +85,13 @@ def _address(kind: str, value: Any) -> Any:
     return ctypes.byref(value if isinstance(value, ctypes.c_int) else _SCALARS[kind](value))
 
 
-_gemm = {t: _routine(blas, f"{t}gemm", f"cciii{t}{t}i{t}i{t}{t}i") for t in "sd"}
-_syrk = {t: _routine(blas, f"{t}syrk", f"ccii{t}{t}i{t}{t}i") for t in "sd"}
-_dtrsm = _routine(blas, "dtrsm", "cccciiddidi")
-_dsytrd = _routine(lapack, "dsytrd", "cididdddii")
-_dstedc = _routine(lapack, "dstedc", "cidddidiiii")
-_dsterf = _routine(lapack, "dsterf", "iddi")
+_blas, _lapack = _of_scipy("cython_blas"), _of_scipy("cython_lapack")
+_gemm = {t: _routine(_blas, f"{t}gemm", f"cciii{t}{t}i{t}i{t}{t}i") for t in "sd"}
+_syrk = {t: _routine(_blas, f"{t}syrk", f"ccii{t}{t}i{t}{t}i") for t in "sd"}
+_dtrsm = _routine(_blas, "dtrsm", "cccciiddidi")
+_dsytrd = _routine(_lapack, "dsytrd", "cididdddii")
+_dstedc = _routine(_lapack, "dstedc", "cidddidiiii")
+_dsterf = _routine(_lapack, "dsterf", "iddi")
 
 
 def _stride(a: np.ndarray) -> int:

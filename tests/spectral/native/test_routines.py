@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.linalg.cython_blas
@@ -112,3 +115,26 @@ def test_no_eigenvalues_of_what_is_not_finite(place, entry):
 def test_routines_with_other_arguments_are_refused():
     with pytest.raises(RuntimeError, match="dgemm of scipy: expected ccid, found void"):
         routines._routine(scipy.linalg.cython_blas, "dgemm", "ccid")
+
+
+LOADED = """
+import sys
+from svdjax.spectral.native import routines
+assert "scipy.linalg" not in sys.modules, "takes 0.3 s"
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from scipy.linalg import cython_blas
+import scipy.linalg.cython_lapack as cython_lapack
+assert routines._lapack is cython_lapack
+assert set(cython_blas.__pyx_capi__) == set(routines._blas.__pyx_capi__)
+matrix = np.diag([3.0, 2.0, 1.0])
+print(scipy.linalg.svdvals(matrix), jnp.linalg.svd(matrix, compute_uv=False))
+"""
+
+
+def test_scipy_is_not_loaded_whole_and_works_thereafter():
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[3. 2. 1.] [3. 2. 1.]"
