@@ -58,6 +58,12 @@ class Projection:
     transposed: bool = True
     rows: tuple[int, int] | None = None
 
+    @property
+    def turned(self) -> bool:
+        """Whether a matrix that has its short side as rows is W^T; one that is square as stored."""
+        rows, columns = self.shape
+        return rows > columns or (rows == columns and self.transposed)
+
 
 @dataclasses.dataclass(frozen=True)
 class PairPlan:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from svdjax.checkpoint.params import check_finite
 from svdjax.checkpoint.plan import Projection
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
+
+_ALIGNMENT = 64
+_STRIP = 256
 
 
 def stack_dtype(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.dtype:
@@ -19,20 +24,30 @@ def stack_dtype(checkpoint: Checkpoint, projection: Projection, start: int, stop
     return widest
 
 
-def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.ndarray:
+def read_stack(
+    checkpoint: Checkpoint,
+    projection: Projection,
+    start: int,
+    stop: int,
+    *,
+    length: int | None = None,
+    wide: bool = False,
+) -> np.ndarray:
     """Read layers [start, stop) of a projection.
 
-    Holds the stack and one tensor. No value is rescaled, permuted or converted.
+    Holds the stack and one tensor. No value is rescaled or converted.
 
     Args:
         checkpoint: Either side of the pair.
         projection: Of the pair's plan.
         start: First layer.
         stop: One past the last layer.
+        length: Layers of the stack, filled up with copies of the last one; None for no more.
+        wide: Lay the short side of the matrices out as rows, W or W^T (`Projection.turned`).
 
     Returns:
         [L, I, O] in storage dtype: a transposed view of a contiguous [L, O, I] buffer where the
-        tensors are stored so.
+        tensors are stored so. If wide [L, R, M], R = min(I, O), and contiguous.
 
     Raises:
         InputError: A tensor holds NaN or Inf, is not of the planned shape, or cannot be read.
@@ -40,10 +55,31 @@ def read_stack(checkpoint: Checkpoint, projection: Projection, start: int, stop:
     shape = _stored_shape(projection)
     dtype = stack_dtype(checkpoint, projection, start, stop)  # no value changes
     layers = range(len(projection.tensors))[start:stop]
-    buffer = np.empty((len(layers), *shape), dtype)
+    across = wide and projection.turned != projection.transposed
+    buffer = _aligned((length or len(layers), *(shape[::-1] if across else shape)), dtype)
     for place, layer in enumerate(layers):
-        buffer[place] = _read(checkpoint, projection, layer).astype(dtype, copy=False)
-    return buffer.transpose(0, 2, 1) if projection.transposed else buffer
+        tensor = _read(checkpoint, projection, layer).astype(dtype, copy=False)
+        if across:
+            _transpose(tensor, buffer[place])
+        else:
+            buffer[place] = tensor
+        del tensor
+    buffer[len(layers) :] = buffer[len(layers) - 1]
+    return buffer.transpose(0, 2, 1) if projection.transposed and not wide else buffer
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that jax on a CPU takes as it lies, where others are copied."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % _ALIGNMENT
+    return room[begin : begin + size].view(dtype).reshape(shape)
+
+
+def _transpose(tensor: np.ndarray, out: np.ndarray) -> None:
+    """Twice as quick as numpy by itself."""
+    for start in range(0, len(tensor), _STRIP):
+        out[:, start : start + _STRIP] = tensor[start : start + _STRIP].T
 
 
 def check_layer(checkpoint: Checkpoint, projection: Projection, layer: int) -> None:
@@ -52,8 +88,8 @@ def check_layer(checkpoint: Checkpoint, projection: Projection, layer: int) -> N
 
 
 def _stored_shape(projection: Projection) -> tuple[int, int]:
-    shape = projection.shape[0], projection.shape[1]
-    return shape[::-1] if projection.transposed else shape
+    rows, columns = projection.shape
+    return (columns, rows) if projection.transposed else (rows, columns)
 
 
 def _read(checkpoint: Checkpoint, projection: Projection, layer: int) -> np.ndarray:

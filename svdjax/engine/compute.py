@@ -173,18 +173,16 @@ class _Work:
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        # Products run along the short side's rows: a tall matrix would be turned there, once for
-        # each product.
-        turned = group.projection.shape[0] > group.projection.shape[1]
         sources = self.kept.sources if self.kept else set()
         known = any(str(side.path) in sources for side in (plan.base, plan.post))
-        sides = self._side(plan.base, group, turned), self._side(plan.post, group, turned)
-        return _Shipped(sides, known, turned)
+        sides = self._side(plan.base, group), self._side(plan.post, group)
+        return _Shipped(sides, known, group.projection.turned)
 
-    def _side(self, checkpoint: Checkpoint, group: Group, turned: bool) -> Side:
+    def _side(self, checkpoint: Checkpoint, group: Group) -> Side:
         def read() -> np.ndarray:
-            stack = padded_stack(checkpoint, group)
-            return stack.transpose(0, 2, 1) if turned else stack
+            # Products run along the short side's rows: a tall matrix would be turned there, once
+            # for each product.
+            return padded_stack(checkpoint, group, wide=True)
 
         def ship(stacks: Any) -> Any:
             return on_devices(stacks, self.settings.factorisation, self.mesh)
@@ -279,13 +277,11 @@ def on_devices(stacks: Any, factorisation: str, mesh: jax.sharding.Mesh) -> Any:
             return stacks
 
 
-def padded_stack(checkpoint: Checkpoint, group: Group) -> np.ndarray:
-    """The matrices of a group [L, I, O] as stored, filled up to its length with the last one."""
-    stack = read_stack(checkpoint, group.projection, group.start, group.stop)
-    missing = group.length - len(stack)
-    if missing:
-        stack = np.concatenate([stack, np.repeat(stack[-1:], missing, axis=0)])
-    return stack
+def padded_stack(checkpoint: Checkpoint, group: Group, *, wide: bool = False) -> np.ndarray:
+    """The matrices of a group as stored, filled up to its length; see `read_stack`."""
+    return read_stack(
+        checkpoint, group.projection, group.start, group.stop, length=group.length, wide=wide
+    )
 
 
 def collect(pieces: Sequence[Computed]) -> dict[str, ProjectionResult]:

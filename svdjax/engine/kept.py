@@ -99,7 +99,7 @@ class Kept:
         Args:
           checkpoint: the side.
           group: what of it.
-          read: makes its stack [L, I, O], as stored.
+          read: makes its stack [L, R, M], as stored.
           ship: puts a pytree of stacks on the devices.
         """
         if str(checkpoint.path) not in self.sources:
@@ -157,11 +157,7 @@ class Kept:
             self._writer = None
 
     def _key(self, stack: np.ndarray) -> str:
-        """Names what is kept of a stack [L, I, O] as stored: hashes the matrices."""
-        # Along the memory: a copy in the other order takes longer than all the rest.
-        across = stack.transpose(0, 2, 1)
-        if across.flags.c_contiguous and not stack.flags.c_contiguous:
-            return content_key({"across": across}, self._about)
+        """Names what is kept of a stack [L, R, M] as stored: hashes the matrices."""
         return content_key({"w": stack}, self._about)
 
     def _find(self, key: str, shape: tuple[int, ...]) -> Known | None:

@@ -39,6 +39,33 @@ def test_stack_is_layers_in_out(tmp_path, family, dtype):
             assert stack[layer - 1].tobytes() == matrix.T.tobytes()
 
 
+@pytest.mark.parametrize("family", tiny.LAYOUTS)
+def test_wide_stacks_lie_along_their_long_side_and_are_filled_up(tmp_path, family):
+    path = tiny.make_checkpoint(tmp_path / "c", family)
+    checkpoint, found = projections(path)
+    turned = set()
+    for each in found.values():
+        usual = read_stack(checkpoint, each, 1, 3)
+        wide = read_stack(checkpoint, each, 1, 3, length=4, wide=True)
+        assert wide.shape == (4, min(each.shape), max(each.shape))
+        assert wide.flags.c_contiguous
+        assert wide.ctypes.data % 64 == 0, "jax would copy it"
+        expected = usual.transpose(0, 2, 1) if each.turned else usual
+        for layer, of in enumerate((0, 1, 1, 1)):
+            assert wide[layer].tobytes() == expected[of].tobytes()
+        turned.add(each.turned)
+    assert turned == {True, False}
+
+
+def test_long_matrices_are_transposed_in_strips(tmp_path):
+    path = tiny.make_checkpoint(tmp_path / "c", "llama", intermediate_size=600)
+    checkpoint, found = projections(path)
+    for name in ("up_proj", "down_proj"):
+        usual, wide = (read_stack(checkpoint, found[name], 0, 2, wide=w) for w in (False, True))
+        expected = usual.transpose(0, 2, 1) if found[name].turned else usual
+        assert wide.tobytes() == expected.tobytes()
+
+
 def test_parts_of_fused_tensors(tmp_path):
     path = tiny.make_checkpoint(tmp_path / "c", "phi3")
     checkpoint, parts = projections(path, split_fused=True)
