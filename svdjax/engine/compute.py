@@ -30,6 +30,7 @@ from svdjax.spectral import (
     as_bits,
     compile_analysis,
     compile_known,
+    is_long,
     working_precision,
 )
 
@@ -110,15 +111,28 @@ def compile_groups(
     how: Any = {"settings": settings, "mesh": mesh}
     for group in groups:
         sides = plans[group.pair].base, plans[group.pair].post
-        known = any(str(side.path) in sources for side in sides)
+        known = _by_known(plans[group.pair], group, sources)
         dtypes = tuple(
             stack_dtype(side, group.projection, group.start, group.stop) for side in sides
         )
         shape = (group.length, *sorted(group.projection.shape))
-        for dtype in dict.fromkeys(dtypes if known else ()):
-            ahead.request((shape, dtype), functools.partial(_compile_known, shape, dtype, **how))
+        for dtype, needed in zip(dtypes, known):
+            if needed:
+                make = functools.partial(_compile_known, shape, dtype, **how)
+                ahead.request((shape, dtype), make)
         program = shape, dtypes, known
         ahead.request(program, functools.partial(_compile, *program, **how))
+
+
+def _by_known(plan: PairPlan, group: Group, sources: Collection[str]) -> tuple[bool, bool]:
+    """Which of base and post a group is compared by what is known of it, made beforehand.
+
+    Factors are made so on both sides or on none: within the comparison they take more memory.
+    """
+    base, post = str(plan.base.path) in sources, str(plan.post.path) in sources
+    if is_long(group.projection.shape):
+        return base, post
+    return base or post, base or post
 
 
 def _compile_known(
@@ -131,7 +145,7 @@ def _compile_known(
 def _compile(
     shape: tuple[int, int, int],
     dtypes: tuple[np.dtype, np.dtype],
-    known: bool,
+    known: tuple[bool, bool],
     settings: Settings,
     mesh: jax.sharding.Mesh,
 ) -> None:
@@ -153,12 +167,12 @@ class _Shipped:
 
     Attributes:
       sides: base and post, in their storage dtype, [L, R, M] whichever side is the input.
-      known: whether they are compared by what is known of each.
+      known: which of them are compared by what is known of them.
       turned: whether they are transposed.
     """
 
     sides: tuple[Side, Side]
-    known: bool
+    known: tuple[bool, bool]
     turned: bool
 
 
@@ -173,8 +187,7 @@ class _Work:
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        sources = self.kept.sources if self.kept else set()
-        known = any(str(side.path) in sources for side in (plan.base, plan.post))
+        known = _by_known(plan, group, self.kept.sources if self.kept else ())
         sides = self._side(plan.base, group), self._side(plan.post, group)
         return _Shipped(sides, known, group.projection.turned)
 
@@ -193,18 +206,19 @@ class _Work:
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
         """The numbers of a group, on the host."""
-        known, stacks = None, tuple(side.stack for side in shipped.sides)
+        stacks = tuple(side.stack for side in shipped.sides)
         shape, dtypes = stacks[0].shape, tuple(stack.dtype for stack in stacks)
         with working_precision(self.settings.factorisation):
-            if self.kept is not None and shipped.known:
-                known = tuple(self._known(self.kept, side) for side in shipped.sides)
+            known = [self._known(*one) for one in zip(shipped.sides, shipped.known)]
             self.ahead.wait((shape, dtypes, shipped.known))
-            metrics = in_parts(self._run, (*stacks, known), self.mesh.size, group.label)
+            metrics = in_parts(self._run, (*stacks, tuple(known)), self.mesh.size, group.label)
         return metrics.of_transposed() if shipped.turned else metrics
 
-    def _known(self, kept: Kept, side: Side) -> Known:
+    def _known(self, side: Side, needed: bool) -> Known | None:
+        if self.kept is None or not needed:
+            return None
         self.ahead.wait((side.stack.shape, side.stack.dtype))
-        return kept.known(side, self.mesh)
+        return self.kept.known(side, self.mesh)
 
     def _run(self, stacks: Any) -> PairMetrics:
         base, post, known = stacks

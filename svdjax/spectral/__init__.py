@@ -25,7 +25,7 @@ from svdjax.spectral.kernels import (
     values_stack,
 )
 from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
-from svdjax.spectral.relation import Known, known_form
+from svdjax.spectral.relation import Known, is_long, known_form
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
 from svdjax.spectral.stored import Stored, as_bits
 
@@ -49,6 +49,7 @@ __all__ = [
     "construct_stack",
     "factor_stack",
     "get_factorisation",
+    "is_long",
     "known_form",
     "known_stack",
     "nf_unrelated",

@@ -108,7 +108,7 @@ def analyse_stack(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    known: tuple[Known, Known] | None = None,
+    known: tuple[Known | None, Known | None] = (None, None),
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
     """Compare two stacks of matrices, layer by layer.
@@ -123,7 +123,8 @@ def analyse_stack(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `svdjax.spectral.pair.MEASURES`.
-      known: of base and post as `known_stack` returned them, for a route that goes by them.
+      known: of base and of post as `known_stack` returned it, for a route that goes by it; None
+        where it is to be worked out.
       mesh: has an axis ``layers`` over which `L` is divided, padded where it does
         not divide; None for one device.
 
@@ -205,7 +206,7 @@ def compile_analysis(
     factorisation: str | Factorisation,
     corner: int,
     measure: str,
-    known: bool,
+    known: tuple[bool, bool],
     mesh: jax.sharding.Mesh,
 ) -> None:
     """Compile what `analyse_stack` will call, as `compile_known` does.
@@ -216,18 +217,18 @@ def compile_analysis(
       factorisation: as in `analyse_stack`, like all that is not named here.
       corner: likewise.
       measure: likewise.
-      known: whether it will be given.
+      known: whether it will be given of base, and of post.
       mesh: likewise.
     """
     mesh, given = _given(mesh)
     route = get_factorisation(factorisation)
-    both = None
-    if known:
-        form = known_form((shape[1], shape[2]), route.dtype)
-        one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
-        both = (one, one)
+    form = known_form((shape[1], shape[2]), route.dtype) if any(known) else None
+    one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
     _analyse.lower(
-        (*(given(shape, dtype) for dtype in dtypes), both),
+        (
+            *(given(shape, dtype) for dtype in dtypes),
+            tuple(one if is_known else None for is_known in known),
+        ),
         route=route,
         corner=int(corner),
         measure=measure,

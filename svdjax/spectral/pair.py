@@ -161,7 +161,7 @@ def pair_metrics(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    known: tuple[Known, Known] | None = None,
+    known: tuple[Known | None, Known | None] = (None, None),
 ) -> PairMetrics:
     """Compare one pair of matrices.
 
@@ -171,7 +171,7 @@ def pair_metrics(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `MEASURES`.
-      known: of base and post, where `svdjax.spectral.relation.known_of` has told it.
+      known: of base and of post, where `svdjax.spectral.relation.known_of` has told it.
 
     Returns:
       `PairMetrics` without the leading axis.

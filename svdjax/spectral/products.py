@@ -158,14 +158,21 @@ def gram_of(w: Stored, dtype: str) -> jax.Array:
     return _sums((w,), ((0, 0),), dtype)[0]
 
 
-def cross_of(base: Stored, post: Stored, dtype: str) -> jax.Array:
-    """``W_base W_post^T`` likewise, [R, R]."""
-    return _sums((base, post), ((0, 1),), dtype)[0]
+def all_of(
+    base: Stored, post: Stored, dtype: str, *, grams: Sequence[int] = (0, 1)
+) -> tuple[jax.Array, ...]:
+    """Gram matrices (see `gram_of`) and the cross product, out of one reading of both.
 
+    Args:
+      base: W_base [I, O], as stored.
+      post: W_post.
+      dtype: of the products.
+      grams: of which of them, 0 for base.
 
-def all_of(base: Stored, post: Stored, dtype: str) -> tuple[jax.Array, ...]:
-    """Both Gram matrices (see `gram_of`) and the cross product, out of one reading of each."""
-    return _sums((base, post), ((0, 0), (1, 1), (0, 1)), dtype)
+    Returns:
+      The Gram matrices in that order, and ``W_base W_post^T`` likewise, [R, R] each.
+    """
+    return _sums((base, post), [*((side, side) for side in grams), (0, 1)], dtype)
 
 
 def _sums(

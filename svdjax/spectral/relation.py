@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ def related(
     base: Stored,
     post: Stored,
     route: Factorisation,
-    known: tuple[Known, Known] | None = None,
+    known: tuple[Known | None, Known | None] = (None, None),
 ) -> Relation:
     """Relate two matrices [I, O].
 
@@ -137,17 +137,16 @@ def related(
       base: W_base, as stored.
       post: W_post, as stored.
       route: how; one with `halves` does as above.
-      known: what `known_of` gave of base and post, for a route with `halves`.
+      known: what `known_of` gave of base and of post, for a route with `halves`; None where it is
+        to be worked out.
     """
-    match known:
-        case (Factored() as of_base, Factored() as of_post):
-            return by_factors(of_base, of_post)
-        case (Half() as of_base, Half() as of_post):
-            return _by_halves(base, post, route, (of_base, of_post))
+    of_base, of_post = cast(tuple[Any, Any], known)  # which kind, the shape says
     if route.halves and is_long(base.shape):
-        return _by_halves(base, post, route, None)
-    of_base = route(base)
-    return by_factors(of_base, route(_after(of_base.factors.s, post)))
+        return _by_halves(base, post, route, of_base, of_post)
+    if of_base is None:
+        of_base = route(base)
+        post = _after(of_base.factors.s, post)
+    return by_factors(of_base, route(post) if of_post is None else of_post)
 
 
 def _after(s: jax.Array, w: Stored) -> Stored:
@@ -161,16 +160,16 @@ def _after(s: jax.Array, w: Stored) -> Stored:
 
 
 def _by_halves(
-    base: Stored, post: Stored, route: Factorisation, known: tuple[Half, Half] | None
+    base: Stored, post: Stored, route: Factorisation, of_base: Half | None, of_post: Half | None
 ) -> Relation:
     """Relate two long matrices without their long factors, where that is good enough."""
     shape = base.shape[0], base.shape[1]
     scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
-    if known is None:
-        *grams, cross = products.all_of(base, post, route.dtype)
-        of_base, of_post = (_half(gram, by) for gram, by in zip(grams, scales))
-    else:
-        cross, (of_base, of_post) = products.cross_of(base, post, route.dtype), known
+    missing = [side for side, half in enumerate((of_base, of_post)) if half is None]
+    *grams, cross = products.all_of(base, post, route.dtype, grams=missing)
+    made = [_half(gram, scales[side]) for side, gram in zip(missing, grams)]
+    of_base = made.pop(0) if of_base is None else of_base
+    of_post = made.pop(0) if of_post is None else of_post
     errors = gram_errors(of_base.s, shape), gram_errors(of_post.s, shape)
 
     def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:

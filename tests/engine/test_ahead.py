@@ -52,7 +52,7 @@ def test_what_fails_is_left_to_the_call_itself():
 
 
 @pytest.mark.parametrize("shape", [(40, 120), (48, 56)])
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [(False, False), (True, True), (True, False)])
 def test_a_call_compiles_nothing_more(shape, given):
     mesh = jax.make_mesh((1,), ("layers",), devices=jax.local_devices()[:1])
     options = {"factorisation": "gram_f64", "corner": 5, "measure": "vectors", "mesh": mesh}
@@ -68,7 +68,7 @@ def test_a_call_compiles_nothing_more(shape, given):
 
         def make():
             with working_precision("gram_f64"):
-                if given:
+                if any(given):
                     compile_known((2, *shape), base.dtype, factorisation="gram_f64", mesh=mesh)
                 compile_analysis((2, *shape), (base.dtype, post.dtype), known=given, **options)
 
@@ -77,9 +77,10 @@ def test_a_call_compiles_nothing_more(shape, given):
         jax.monitoring.register_event_duration_secs_listener(heard)
         try:
             with working_precision("gram_f64"):
-                known = None
-                if given:
-                    known = known_stack(base, mesh=mesh), known_stack(post, mesh=mesh)
+                known = (
+                    known_stack(base, mesh=mesh) if given[0] else None,
+                    known_stack(post, mesh=mesh) if given[1] else None,
+                )
                 metrics = analyse_stack(base, post, known=known, **options)
                 assert np.all(np.isfinite(jax.device_get(metrics.nf)))
         finally:

@@ -41,7 +41,7 @@ def sweep(models, workdir, pairs, **leaves: Any) -> Any:
 
 @pytest.fixture
 def made(monkeypatch):
-    """Every stack of which something was computed to be kept, or to be used at once."""
+    """Every stack of which something was made before the comparison."""
     found = []
 
     def spy(stack: Any, **how: Any) -> Any:
@@ -59,7 +59,8 @@ def test_a_base_and_its_posts_touch_no_disk(disk, models, tmp_path, made):
     pairs = [("base", post) for post in POSTS]
     leaves = {"factor_cache_bytes": disk} | ({} if disk else {"factor_cache": str(cache)})
     outcome = sweep(models, tmp_path / "W", pairs, **leaves)
-    assert len(made) == PLACES * (1 + len(POSTS))
+    # What is known of a long post is made within the comparison.
+    assert len(made) == PLACES // 2 + PLACES // 2 * (1 + len(POSTS))
     assert not cache.exists()
     assert outcome.computed == PLACES * len(POSTS)
 

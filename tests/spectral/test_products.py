@@ -35,10 +35,12 @@ def test_products_of_slices_add_up(shape, length, dtype, monkeypatch):
     with working_precision("gram_f64"):
         found = jax.jit(lambda b, p: products.all_of(b, p, "float64"))(base, post)
         single = jax.jit(lambda b: products.gram_of(b, "float64"))(base)
-        cross = jax.jit(lambda b, p: products.cross_of(b, p, "float64"))(base, post)
+        cross = jax.jit(lambda b, p: products.all_of(b, p, "float64", grams=()))(base, post)
+        other = jax.jit(lambda b, p: products.all_of(b, p, "float64", grams=[1]))(base, post)
     size = max(np.abs(one).max() for one in rows) ** 2
     # Sums of up to 900 terms of that size, in another order.
-    for mine, theirs in zip((*found, single, cross), (*wanted, wanted[0], wanted[2])):
+    parts = (*found, single, *cross, *other), (*wanted, wanted[0], wanted[2], *wanted[1:])
+    for mine, theirs in zip(*parts, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12 * size)
     np.testing.assert_array_equal(single, single.T)
 
