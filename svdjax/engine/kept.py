@@ -10,7 +10,6 @@ checkpoint they came from, nor whether they are base or post.
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -67,9 +66,9 @@ class Kept:
         self._uses: collections.Counter[Hashable] = collections.Counter()
         self._held: dict[Hashable, Side] = {}
         self._elsewhere: set[Hashable] = set()
-        self._made: set[str] = set()
+        self._made: dict[str, Future[None]] = {}
         self._writer: ThreadPoolExecutor | None = None
-        self._written: collections.deque[Future[None]] = collections.deque()
+        self._last: Future[None] | None = None
         if self._always:
             _ = self._cache  # A directory that cannot be had is to be told of at once.
 
@@ -144,8 +143,7 @@ class Kept:
 
             if self._writer is None:
                 self._writer = ThreadPoolExecutor(1, thread_name_prefix="svdjax-keep")
-            self._written.append(self._writer.submit(keep))
-            self._made.add(key)
+            self._made[key] = self._last = self._writer.submit(keep)
         return made
 
     def close(self) -> None:
@@ -162,7 +160,8 @@ class Kept:
 
     def _find(self, key: str, shape: tuple[int, ...]) -> Known | None:
         """What is on disk of a stack, on the host; None where nothing is."""
-        self._settle()
+        if key in self._made:
+            self._made[key].result()
         leaves, tree = jax.tree.flatten(known_form((shape[1], shape[2]), self._route.dtype))
         names = _names(leaves)
         forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
@@ -172,10 +171,9 @@ class Kept:
         return jax.tree.unflatten(tree, [found[name] for name in names])
 
     def _settle(self) -> None:
-        """Returns when all that was made is kept, or another thread waits for it."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self._written.popleft().result()
+        """Returns when all that was made is kept."""
+        if self._last is not None:
+            self._last.result()
 
 
 def _name(checkpoint: Checkpoint, group: Group) -> Hashable:
