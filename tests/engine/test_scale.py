@@ -24,7 +24,7 @@ def test_memory_is_what_xla_allocates(shape):
     stack = jax.ShapeDtypeStruct((2, *shape), np.float32)
     with working_precision("auto"):
         program = kernels._analyse.lower(
-            (stack, stack, None),
+            (stack, stack, (None, None)),
             route=get_factorisation("auto"),
             corner=25,
             measure="vectors",
