@@ -1,6 +1,7 @@
 """Read, ship, compute: the next group is read by one thread while the present one computes.
 
-Axis legend: `L` layers, `I` in, `O` out. Two groups are in memory at a time.
+Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O), `M` = max(I, O). Two groups are in memory
+at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from svdjax.spectral import (
     Known,
     PairMetrics,
     analyse_stack,
-    as_bits,
     compile_analysis,
     compile_known,
     is_long,
@@ -69,11 +69,10 @@ def compute_groups(
       InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
         each device is more than a device's memory.
     """
+    kept = Kept(settings) if kept is None else kept
     work = _Work(settings, mesh, kept, ahead)
-    sources = kept.sources if kept else set()
-    if kept is not None:
-        kept.expect(groups, plans)
-    compile_groups(groups, plans, settings, mesh, sources=sources, ahead=ahead)
+    kept.expect(groups, plans)
+    compile_groups(groups, plans, settings, mesh, sources=kept.sources, ahead=ahead)
     stream = prefetched(groups, lambda group: work.ship(group, plans[group.pair]), check)
     try:
         for group, shipped in stream:
@@ -85,8 +84,7 @@ def compute_groups(
             yield Computed(group, metrics, time.perf_counter() - start)
     finally:
         stream.close()
-        if kept is not None:
-            kept.close()
+        kept.close()
 
 
 def compile_groups(
@@ -182,12 +180,12 @@ class _Work:
 
     settings: Settings
     mesh: jax.sharding.Mesh
-    kept: Kept | None
+    kept: Kept
     ahead: Ahead
 
     def ship(self, group: Group, plan: PairPlan) -> _Shipped:
         """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        known = _by_known(plan, group, self.kept.sources if self.kept else ())
+        known = _by_known(plan, group, self.kept.sources)
         sides = self._side(plan.base, group), self._side(plan.post, group)
         return _Shipped(sides, known, group.projection.turned)
 
@@ -200,8 +198,6 @@ class _Work:
         def ship(stacks: Any) -> Any:
             return on_devices(stacks, self.settings.factorisation, self.mesh)
 
-        if self.kept is None:
-            return Side(ship(as_bits(read())))
         return self.kept.side(checkpoint, group, read, ship)
 
     def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
@@ -215,7 +211,7 @@ class _Work:
         return metrics.of_transposed() if shipped.turned else metrics
 
     def _known(self, side: Side, needed: bool) -> Known | None:
-        if self.kept is None or not needed:
+        if not needed:
             return None
         self.ahead.wait((side.stack.shape, side.stack.dtype))
         return self.kept.known(side, self.mesh)

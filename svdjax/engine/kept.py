@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import functools
 import pathlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,13 @@ class Kept:
       sources: paths of the checkpoints that are worth keeping them of.
     """
 
-    def __init__(self, settings: Settings, directory: pathlib.Path | str, sources: set[str]):
+    def __init__(
+        self,
+        settings: Settings,
+        directory: pathlib.Path | str = "",
+        sources: Collection[str] = frozenset(),
+    ):
+        """Keeps nothing of any other checkpoint than `sources`; on disk, in `directory`."""
         self.sources = sources
         self._route = get_factorisation(settings.factorisation)
         self._directory, self._bytes = directory, settings.factor_cache_bytes
@@ -187,15 +193,12 @@ def _names(leaves: Sequence[Any]) -> list[str]:
     return [f"x{number}" for number in range(len(leaves))]
 
 
-def kept_for(jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path) -> Kept | None:
-    """What is kept for a sweep; None where no checkpoint occurs twice, and none is to be kept.
+def kept_for(jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path) -> Kept:
+    """What is kept for a sweep, of checkpoints that occur in several pairs.
 
     A directory that the config names keeps everything, for other sweeps.
     """
-    wanted = kept_sources(jobs, settings)
-    if not wanted:
-        return None
-    return Kept(settings, settings.factor_cache or workdir / FOLDER, wanted)
+    return Kept(settings, settings.factor_cache or workdir / FOLDER, kept_sources(jobs, settings))
 
 
 def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:

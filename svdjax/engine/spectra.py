@@ -200,7 +200,7 @@ class _Work:
             self.missing = [group for group in self.groups if not self._read(group)]
         self.reused = [group for group in self.groups if group in self._pieces]
         hosts = stage.hosts
-        self._shares = shares(self.missing, hosts.count, together=self.kept is not None)
+        self._shares = shares(self.missing, hosts.count, together=bool(self.kept.sources))
 
     def share(self, process: int) -> list[Group]:
         """What a process has to compute."""
