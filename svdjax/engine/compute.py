@@ -137,7 +137,13 @@ def _compile_known(
     shape: tuple[int, int, int], dtype: np.dtype, settings: Settings, mesh: jax.sharding.Mesh
 ) -> None:
     with working_precision(settings.factorisation):
-        compile_known(shape, dtype, factorisation=settings.factorisation, mesh=mesh)
+        compile_known(
+            shape,
+            dtype,
+            factorisation=settings.factorisation,
+            measure=settings.measure,
+            mesh=mesh,
+        )
 
 
 def _compile(
@@ -295,7 +301,7 @@ def padded_stack(checkpoint: Checkpoint, group: Group, *, wide: bool = False) ->
 
 
 def collect(pieces: Sequence[Computed]) -> dict[str, ProjectionResult]:
-    """Joins the groups of one pair, given in the plan's order, into results by projection."""
+    """Joins the groups of one pair into results by projection, the layers of each in order."""
     by_name: dict[str, list[Computed]] = {}
     for piece in pieces:
         by_name.setdefault(piece.group.projection.name, []).append(piece)

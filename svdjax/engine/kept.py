@@ -27,7 +27,15 @@ from svdjax.engine.groups import Group
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.engine.settings import Settings
-from svdjax.spectral import Known, Stored, as_bits, get_factorisation, known_form, known_stack
+from svdjax.spectral import (
+    Known,
+    Stored,
+    as_bits,
+    get_factorisation,
+    is_whole,
+    known_form,
+    known_stack,
+)
 
 FOLDER = ".kept"
 
@@ -67,6 +75,7 @@ class Kept:
         """Keeps nothing of any other checkpoint than `sources`; on disk, in `directory`."""
         self.sources = sources
         self._route = get_factorisation(settings.factorisation)
+        self._measure = settings.measure
         self._directory, self._bytes = directory, settings.factor_cache_bytes
         self._always = bool(settings.factor_cache and self._bytes)
         self._uses: collections.Counter[Hashable] = collections.Counter()
@@ -84,7 +93,7 @@ class Kept:
 
     @functools.cached_property
     def _about(self) -> list[Any]:
-        return ["known", self._route.name, devices.versions()]
+        return ["known", self._route.name, is_whole(self._measure), devices.versions()]
 
     def expect(self, groups: Iterable[Group], plans: Mapping[str, PairPlan]) -> None:
         """Takes note of what `side` will be asked for."""
@@ -138,7 +147,9 @@ class Kept:
             side.known = self._find(side.key, side.stack.shape)
         if side.known is not None:
             return side.known
-        made = side.known = known_stack(side.stack, factorisation=self._route, mesh=mesh)
+        made = side.known = known_stack(
+            side.stack, factorisation=self._route, measure=self._measure, mesh=mesh
+        )
         key = side.key
         if key is not None:
             self._settle()
@@ -168,7 +179,8 @@ class Kept:
         """What is on disk of a stack, on the host; None where nothing is."""
         if key in self._made:
             self._made[key].result()
-        leaves, tree = jax.tree.flatten(known_form((shape[1], shape[2]), self._route.dtype))
+        form = known_form((shape[1], shape[2]), self._route.dtype, whole=is_whole(self._measure))
+        leaves, tree = jax.tree.flatten(form)
         names = _names(leaves)
         forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
         found = self._cache.read(key, forms)

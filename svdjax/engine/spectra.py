@@ -25,6 +25,7 @@ from svdjax.engine.settings import Settings
 from svdjax.engine.shares import shares
 from svdjax.engine.stage import Stage
 from svdjax.errors import InputError
+from svdjax.spectral import is_long
 
 _JOURNAL = ".journal"
 _PATIENCE = 60.0  # seconds in which files of other machines have to appear (NFS keeps listings)
@@ -143,14 +144,15 @@ def run_share(jobs: Sequence[PairJob], stage: Stage) -> int:
 def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> list[Group]:
     """All groups of all pairs, pair by pair; side by side where they have a checkpoint in common.
 
-    What is known of its matrices is then needed for one group at a time, and little is kept.
+    What is known of its matrices is then needed for one group at a time, and little is kept. Of
+    each pair long matrices come first: their programs are the soonest made, and while they run
+    the others are.
     """
     budget = group_budget(jobs, settings)
-    groups = [
-        group
-        for job in jobs
-        for group in plan_groups(job.spec.name, job.plan, group_bytes=budget, devices=devices)
-    ]
+    groups = []
+    for job in jobs:
+        mine = plan_groups(job.spec.name, job.plan, group_bytes=budget, devices=devices)
+        groups += sorted(mine, key=lambda group: not is_long(group.projection.shape))
     return side_by_side(groups) if common_sources(jobs, settings) else groups
 
 
@@ -312,13 +314,14 @@ def _finished_pair(directory: pathlib.Path, entry: dict[str, Any]) -> Comparison
 
 def make_comparison(job: PairJob, settings: Settings, pieces: Sequence[Computed]) -> Comparison:
     """Joins the groups of a pair into its `Comparison`."""
+    results = collect(pieces)
     return Comparison(
         pair=job.spec.name,
         base=job.spec.base,
         post=job.spec.post,
         family=job.plan.family,
         coverage=job.plan.coverage,
-        projections=collect(pieces),
+        projections={one.name: results[one.name] for one in job.plan.projections},
         options={
             "factorisation": settings.factorisation,
             "corner": settings.corner,

@@ -24,7 +24,7 @@ from svdjax.spectral.kernels import (
     known_stack,
     values_stack,
 )
-from svdjax.spectral.pair import MEASURES, PairMetrics, pair_metrics
+from svdjax.spectral.pair import MEASURES, PairMetrics, is_whole, pair_metrics
 from svdjax.spectral.relation import Known, is_long, known_form
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
 from svdjax.spectral.stored import Stored, as_bits
@@ -50,6 +50,7 @@ __all__ = [
     "factor_stack",
     "get_factorisation",
     "is_long",
+    "is_whole",
     "known_form",
     "known_stack",
     "nf_unrelated",

@@ -68,7 +68,7 @@ class Factorisation:
       route: function of one tall matrix [I, O], I >= O, in the working dtype.
       halves: whether a comparison of long matrices may do without their factors where that is
         exact enough (see `svdjax.spectral.relation`); the route then takes, as second argument,
-        the singular vectors of the short side, if they are known.
+        the singular vectors of the short side as rows, V^T, if they are known.
     """
 
     name: str
@@ -99,15 +99,16 @@ class Factorisation:
         self.check()
         return jax.lax.convert_element_type(floats_of(w), self.dtype)
 
-    def __call__(self, w: Stored, v: jax.Array | None = None) -> Factored:
+    def __call__(self, w: Stored, rows: jax.Array | None = None) -> Factored:
         """Factor one matrix [I, O] of any orientation and storage dtype.
 
         Args:
           w: the matrix.
-          v: the vectors of its short side [R, R], where the route has `halves` and they are known.
+          rows: the vectors of its short side as rows [R, R], where the route has `halves` and they
+            are known.
         """
         w = self.upcast(w)
-        more = () if v is None else (v,)
+        more = () if rows is None else (rows,)
         if w.shape[0] >= w.shape[1]:
             return self.route(w, *more)
         (u, s, v), *errors = self.route(w.T, *more)
@@ -264,7 +265,7 @@ def _spill(s: jax.Array, e: jax.Array) -> jax.Array:
 
 
 @jax.jit  # likewise
-def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
+def _gram(w: jax.Array, rows: jax.Array | None = None) -> Factored:
     """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j||, u_j = W v_j / s_j, and U made orthonormal.
 
     Quicker than an SVD on a CPU. The u_j lose orthogonality like eps (s_1 / s_j)^2. With
@@ -279,7 +280,7 @@ def _gram(w: jax.Array, v: jax.Array | None = None) -> Factored:
     top = jnp.ldexp(jnp.ones((), w.dtype), jnp.frexp(jnp.max(jnp.abs(w)))[1] - 1)
     top = jnp.where(top > 0, top, 1)  # of numbers so small that they count as zeros
     unit = w / top
-    rows = eigh(inner_gram(unit))[1].T if v is None else v.T
+    rows = eigh(inner_gram(unit))[1].T if rows is None else rows
     images = _images(outer(rows, unit), rows)
     # Foretold, since to see it costs a product.
     likely = _expected_loss(images.s) ** 2 <= POLAR_TOLERANCE

@@ -101,7 +101,10 @@ def rotation_fits(
       every: also the fits that take a polar factor of their own, which is as dear as an SVD: the
         common one with its residuals, and that of the side which is not square; else NaN.
     """
-    q, r = pair.q, min(shape)
+    r = min(shape)
+    q = pair.q
+    if q is None:
+        raise ValueError("Q1 and Q2 were not asked for")
     s_base, norm_base = unit_norm(pair.s_base)
     s_post, norm_post = unit_norm(pair.s_post)
     inside = outer(q.q1 * s_post[None, :], q.q2)

@@ -6,7 +6,8 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +24,8 @@ from svdjax.spectral.factors import (
     singular_values,
 )
 from svdjax.spectral.native import calls as native
-from svdjax.spectral.pair import PairMetrics, pair_metrics
-from svdjax.spectral.relation import Known, known_form, known_of
+from svdjax.spectral.pair import PairMetrics, is_whole, pair_metrics
+from svdjax.spectral.relation import GRAM, Known, is_long, known_form, known_of
 from svdjax.spectral.stored import Stored, as_bits
 
 AXIS = "layers"
@@ -115,7 +116,8 @@ def analyse_stack(
 
     One matrix at a time on each device: of the [R, R] products only vectors and corners outlive
     their layer. Traced once per shape, dtype, factorisation, corner and mesh. The result is not
-    waited for.
+    waited for, but where long matrices are compared without long factors first: to see whether that
+    was good enough, matrix by matrix. Those where it was not are then factorised.
 
     Args:
       base: W_base [L, I, O] as stored, any floating dtype; converted on the device.
@@ -139,17 +141,61 @@ def analyse_stack(
     route = get_factorisation(factorisation)
     layers = _check(base, post)
     stacks, mesh = spread((base, post, known), mesh)
-    return _analyse(
-        stacks, route=route, corner=int(corner), measure=measure, mesh=mesh, layers=layers
+    analyse = functools.partial(
+        _analyse, route=route, corner=int(corner), measure=measure, mesh=mesh
     )
+    grams = _by_grams(route, base.shape)
+    metrics = analyse(stacks, grams=grams, layers=layers)
+    return _again(metrics, stacks, analyse, mesh) if grams else metrics
 
 
-@functools.partial(jax.jit, static_argnames=("route", "corner", "measure", "mesh", "layers"))
-def _analyse(stacks, *, route, corner, measure, mesh, layers):
+def _by_grams(route: Factorisation, shape: Sequence[int]) -> bool:
+    """Whether stacks [L, I, O] are compared without long factors first."""
+    return route.halves and is_long(shape[1:])
+
+
+def _again(
+    metrics: PairMetrics,
+    stacks: Any,
+    analyse: Callable[..., PairMetrics],
+    mesh: jax.sharding.Mesh | None,
+) -> PairMetrics:
+    """Replaces what is not good enough without long factors by what is found with them.
+
+    By a program of its own, on one matrix for each device at a time: it takes several times the
+    memory and is seldom needed.
+    """
+    left = np.flatnonzero(np.asarray(metrics.route) != GRAM)
+    if not len(left):
+        return metrics
+    stacks, fields = jax.device_get((stacks, metrics))
+    fields = [np.array(field) for field in fields]
+    most = 1 if mesh is None else mesh.size
+    for start in range(0, len(left), most):
+        layers = left[start : start + most]
+        # Filled up, so that one program does for any number.
+        part = jax.tree.map(operator.itemgetter(np.resize(layers, most)), stacks)
+        part, _ = spread(part, mesh)
+        found = analyse(part, grams=False, layers=most)
+        for field, new in zip(fields, jax.device_get(found)):
+            field[layers] = new[: len(layers)]
+    return PairMetrics(*fields)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("route", "corner", "measure", "grams", "mesh", "layers")
+)
+def _analyse(stacks, *, route, corner, measure, grams, mesh, layers):
     def one(pair: Any) -> PairMetrics:
         base, post, known = pair
         return pair_metrics(
-            base, post, factorisation=route, corner=corner, measure=measure, known=known
+            base,
+            post,
+            factorisation=route,
+            corner=corner,
+            measure=measure,
+            known=known,
+            grams=grams,
         )
 
     return over_layers(one, stacks, mesh=mesh, layers=layers)
@@ -159,6 +205,7 @@ def known_stack(
     w: Stored,
     *,
     factorisation: str | Factorisation = "gram_f64",
+    measure: str = "all",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Known:
     """What a comparison needs of a stack [L, I, O] alone; every field has a leading `L`.
@@ -169,12 +216,12 @@ def known_stack(
     route = get_factorisation(factorisation)
     _check(w)
     stack, mesh = spread(w, mesh)
-    return _known(stack, route=route, mesh=mesh, layers=stack.shape[0])
+    return _known(stack, route=route, whole=is_whole(measure), mesh=mesh, layers=stack.shape[0])
 
 
-@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
-def _known(stack, *, route, mesh, layers):
-    return over_layers(lambda w: known_of(w, route), stack, mesh=mesh, layers=layers)
+@functools.partial(jax.jit, static_argnames=("route", "whole", "mesh", "layers"))
+def _known(stack, *, route, whole, mesh, layers):
+    return over_layers(lambda w: known_of(w, route, whole=whole), stack, mesh=mesh, layers=layers)
 
 
 def compile_known(
@@ -182,6 +229,7 @@ def compile_known(
     dtype: np.dtype,
     *,
     factorisation: str | Factorisation,
+    measure: str,
     mesh: jax.sharding.Mesh,
 ) -> None:
     """Compile what `known_stack` will call, for a stack as `as_bits` hands it over.
@@ -192,11 +240,17 @@ def compile_known(
       shape: [L, I, O], L a multiple of the mesh's size.
       dtype: as stored.
       factorisation: as in `known_stack`.
+      measure: likewise.
       mesh: likewise.
     """
     mesh, given = _given(mesh)
-    route = get_factorisation(factorisation)
-    _known.lower(given(shape, dtype), route=route, mesh=mesh, layers=shape[0]).compile()
+    _known.lower(
+        given(shape, dtype),
+        route=get_factorisation(factorisation),
+        whole=is_whole(measure),
+        mesh=mesh,
+        layers=shape[0],
+    ).compile()
 
 
 def compile_analysis(
@@ -222,7 +276,9 @@ def compile_analysis(
     """
     mesh, given = _given(mesh)
     route = get_factorisation(factorisation)
-    form = known_form((shape[1], shape[2]), route.dtype) if any(known) else None
+    form = None
+    if any(known):
+        form = known_form((shape[1], shape[2]), route.dtype, whole=is_whole(measure))
     one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
     _analyse.lower(
         (
@@ -232,6 +288,7 @@ def compile_analysis(
         route=route,
         corner=int(corner),
         measure=measure,
+        grams=_by_grams(route, shape),
         mesh=mesh,
         layers=shape[0],
     ).compile()

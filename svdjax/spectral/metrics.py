@@ -1,7 +1,6 @@
 """What changed between the factors of two matrices (docs/mathematics.md, 2 and 3).
 
-Axis legend: `I` in, `O` out, `R` = min(I, O), `C` corner; in einsums `r` numbers pairs of base,
-`s` pairs of post.
+Axis legend: `I` in, `O` out, `R` = min(I, O).
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.products import PRECISION
-from svdjax.spectral.relation import Relation, Rotations
+from svdjax.spectral.relation import Relation
 
 
 def scaling(base: jax.Array, post: jax.Array, rank_base: jax.Array) -> jax.Array:
@@ -49,69 +47,27 @@ class Frobenius(NamedTuple):
     error: jax.Array
 
 
-def normalised_frobenius(
-    pair: Relation, shape: tuple[int, int], rank_base: jax.Array, rank_post: jax.Array
-) -> Frobenius:
+def normalised_frobenius(pair: Relation, shape: tuple[int, int]) -> Frobenius:
     """Distance of I_orth = Q1^T Q2 from the identity.
-
-    As one of Q1, Q2 is orthogonal, ||Q1^T Q2 - I||_F = ||Q1 - Q2||_F: no third product, and no
-    cancellation where post is close to base.
 
     Args:
       pair: the two matrices.
       shape: (I, O).
-      rank_base: numerical rank of base, int32 scalar.
-      rank_post: numerical rank of post.
     """
-    q, r = pair.q, min(shape)
-    index = jnp.arange(r, dtype=jnp.int32)
-    live = (index < rank_base)[:, None] & (index < rank_post)[None, :]
-    distance = jnp.sqrt(jnp.sum(jnp.where(live, q.q1 - q.q2, 0) ** 2))
-    ranks = rank_base.astype(distance.dtype), rank_post.astype(distance.dtype)
+    ranks = tuple(rank.astype(pair.s_base.dtype) for rank in (pair.rank_base, pair.rank_post))
     size = jnp.sqrt(ranks[0] * ranks[1])
     size = jnp.where(size > 0, size, jnp.nan)
-    full = jnp.minimum(rank_base, rank_post) == r
+    full = jnp.minimum(pair.rank_base, pair.rank_post) == min(shape)
     # ||Q1 - Q2|| is the distance of the polar factors as either sees the other: their turns enter
     # whole, a tilt only so far as the other matrix reaches outside, and otherwise squared.
-    overlap = jnp.sum(jnp.where(live, q.q1**2 + q.q2**2, 0))
     outside = sum(shape) - 2 * jnp.minimum(*ranks)
+    overlap = pair.vectors.overlap
     reach = jnp.where(outside > 0, jnp.maximum(2 * jnp.maximum(*ranks) - overlap, 0), 0)
     tilt = pair.tilt_error
     error = pair.turn_error + tilt * jnp.sqrt(reach) + outside * tilt**2
-    nf_rank = distance / size
+    nf_rank = pair.vectors.distance / size
     return Frobenius(
         jnp.where(full, nf_rank, jnp.nan),
         nf_rank,
         jnp.minimum(error, 2 * jnp.sqrt(jnp.minimum(*ranks))) / size,
-    )
-
-
-class Corners(NamedTuple):
-    """What the figures draw of Q1, Q2 and I_orth.
-
-    Attributes:
-      sim_u: |Q1| (eq. 5), leading [C, C].
-      sim_v: |Q2|, leading [C, C].
-      i_orth: Q1^T Q2 (eq. 7), leading [C, C].
-      diag: diagonal of the whole I_orth, [R].
-      trace: its sum.
-    """
-
-    sim_u: jax.Array
-    sim_v: jax.Array
-    i_orth: jax.Array
-    diag: jax.Array
-    trace: jax.Array
-
-
-def corners(q: Rotations, corner: int) -> Corners:
-    """Take the leading corners; C = min(corner, R)."""
-    left, right = q.q1[:, :corner], q.q2[:, :corner]
-    diag = jnp.einsum("rs,rs->s", q.q1, q.q2, precision=PRECISION)
-    return Corners(
-        jnp.abs(left[:corner]),
-        jnp.abs(right[:corner]),
-        jnp.einsum("rs,rt->st", left, right, precision=PRECISION),
-        diag,
-        jnp.sum(diag),
     )

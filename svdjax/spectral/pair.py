@@ -12,13 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import fits, metrics, products
-from svdjax.spectral.factors import Factorisation, get_factorisation, numerical_rank
-from svdjax.spectral.relation import Known, frobenius, related, unit_norm
-from svdjax.spectral.stored import Stored
+from svdjax.spectral.factors import Factorisation, get_factorisation
+from svdjax.spectral.relation import Known, Relation, frobenius, related
+from svdjax.spectral.stored import Stored, floats_of
 
 MEASURES = ("vectors", "fits", "all")
 """What may be asked for, each with all before it: singular values and vectors, and pure scaling of
 the fits of eq. 8; those fits that are cheap; every fit. What was not asked for is NaN."""
+
+
+def is_whole(measure: str) -> bool:
+    """Whether one of `MEASURES` takes Q1 and Q2 whole, not just what `Vectors` tell of them."""
+    return measure != "vectors"
 
 
 class PairMetrics(NamedTuple):
@@ -115,43 +120,30 @@ _LEFT = ("sim_u", "fit_q1_alpha", "fit_q1_error", "residual_q1")
 _RIGHT = ("sim_v", "fit_q2_alpha", "fit_q2_error", "residual_q2")
 
 
-class Differences(NamedTuple):
-    """How far one matrix is from the other, as a vector, scalars.
+def unscaled_rest(
+    base: Stored, post: Stored, pair: Relation, norms: tuple[jax.Array, jax.Array], dtype: str
+) -> jax.Array:
+    """Return ||W_post - alpha W_base|| / ||W_post|| for the alpha that makes it smallest.
 
-    Attributes:
-      norm_base: ||W_base||_F.
-      norm_post: ||W_post||_F.
-      cosine: <W_base, W_post> / (||W_base|| ||W_post||), 0 where either is zero.
-      delta: ||W_post - alpha W_base|| / ||W_post|| for the alpha that makes it smallest.
+    Of the difference, entry by entry, not the difference of squares: a perfect fit reads 1e-15.
+
+    Args:
+      base: W_base [I, O], as stored.
+      post: W_post.
+      pair: the two matrices; its cosine is what is taken of it.
+      norms: ||W_base||_F and ||W_post||_F.
+      dtype: to work in.
     """
 
-    norm_base: jax.Array
-    norm_post: jax.Array
-    cosine: jax.Array
-    delta: jax.Array
-
-
-def differences(base: Stored, post: Stored, route: Factorisation) -> Differences:
-    """Compare two matrices [I, O], as stored, entry by entry."""
-    dtype = route.dtype
+    inverse_base, inverse_post = (jnp.where(norm > 0, 1 / norm, 0) for norm in norms)
     if products.roomy(base.dtype, dtype) and products.roomy(post.dtype, dtype):
-        squares = products.total(lambda b, p: (b * b, p * p, b * p), (base, post), dtype)
-        norm_base, norm_post = jnp.sqrt(squares[0]), jnp.sqrt(squares[1])
-        inverse_base, inverse_post = _inverse(norm_base), _inverse(norm_post)
-        cosine = squares[2] * inverse_base * inverse_post
-        # Of the difference, not the difference of the squares: a perfect fit reads 1e-16.
-        by = cosine * inverse_base
-        left = products.total(lambda b, p: ((p * inverse_post - b * by) ** 2,), (base, post), dtype)
-        return Differences(norm_base, norm_post, cosine, jnp.sqrt(left[0]))
-    unit_base, norm_base = unit_norm(route.upcast(base))
-    unit_post, norm_post = unit_norm(route.upcast(post))
-    cosine = jnp.sum(unit_base * unit_post)
-    return Differences(norm_base, norm_post, cosine, frobenius(unit_post - cosine * unit_base))
-
-
-def _inverse(norm: jax.Array) -> jax.Array:
-    """1 / norm, 0 of 0."""
-    return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
+        by = pair.cosine * inverse_base
+        squares = products.total(
+            lambda b, p: ((p * inverse_post - b * by) ** 2,), (base, post), dtype
+        )
+        return jnp.sqrt(squares[0])
+    base, post = (floats_of(w).astype(dtype) for w in (base, post))
+    return frobenius(post * inverse_post - pair.cosine * (base * inverse_base))
 
 
 def pair_metrics(
@@ -162,6 +154,7 @@ def pair_metrics(
     corner: int = 25,
     measure: str = "all",
     known: tuple[Known | None, Known | None] = (None, None),
+    grams: bool = False,
 ) -> PairMetrics:
     """Compare one pair of matrices.
 
@@ -172,6 +165,7 @@ def pair_metrics(
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `MEASURES`.
       known: of base and of post, where `svdjax.spectral.relation.known_of` has told it.
+      grams: whether to do without long factors; see `svdjax.spectral.relation.related`.
 
     Returns:
       `PairMetrics` without the leading axis.
@@ -184,43 +178,42 @@ def pair_metrics(
     route.check()
     base, post = jax.tree.map(jnp.asarray, (base, post))
     shape = (base.shape[0], base.shape[1])
-    pair = related(base, post, route, known)
-    rank_base = numerical_rank(pair.s_base, shape)
-    rank_post = numerical_rank(pair.s_post, shape)
-    nf = metrics.normalised_frobenius(pair, shape, rank_base, rank_post)
-    corners = metrics.corners(pair.q, corner)
-    norm_base, norm_post, cosine, delta = differences(base, post, route)
+    whole = is_whole(measure)
+    pair = related(base, post, route, known, corner=corner, whole=whole, grams=grams)
+    vectors, nf = pair.vectors, metrics.normalised_frobenius(pair, shape)
+    norm_base, norm_post = frobenius(pair.s_base), frobenius(pair.s_post)
+    delta = unscaled_rest(base, post, pair, (norm_base, norm_post), route.dtype)
     ratio = norm_post / jnp.where(norm_base > 0, norm_base, jnp.nan)
-    deficient = jnp.minimum(rank_base, rank_post) < min(shape)
-    if measure == "vectors":
+    deficient = jnp.minimum(pair.rank_base, pair.rank_post) < min(shape)
+    if not whole:
         none = jnp.minimum(norm_base, norm_post) == 0
         fit = fits.scaling_alone(
-            jnp.where(none, jnp.nan, ratio * cosine), jnp.where(none, jnp.nan, delta)
+            jnp.where(none, jnp.nan, ratio * pair.cosine), jnp.where(none, jnp.nan, delta)
         )
     else:
         fit = fits.rotation_fits(pair, shape, delta, deficient, every=measure == "all")
     return PairMetrics(
         sigma_base=pair.s_base,
         sigma_post=pair.s_post,
-        svsm=metrics.scaling(pair.s_base, pair.s_post, rank_base),
+        svsm=metrics.scaling(pair.s_base, pair.s_post, pair.rank_base),
         nf=nf.nf,
         nf_rank=nf.nf_rank,
         nf_error=nf.error,
         sigma_error=pair.sigma_error,
         route=pair.route,
-        rank_base=rank_base,
-        rank_post=rank_post,
-        trace=corners.trace,
-        diag=corners.diag,
-        sim_u=corners.sim_u,
-        sim_v=corners.sim_v,
-        i_orth=corners.i_orth,
+        rank_base=pair.rank_base,
+        rank_post=pair.rank_post,
+        trace=jnp.sum(vectors.diag),
+        diag=vectors.diag,
+        sim_u=vectors.sim_u,
+        sim_v=vectors.sim_v,
+        i_orth=vectors.i_orth,
         gap_base=metrics.relative_gaps(pair.s_base),
         gap_post=metrics.relative_gaps(pair.s_post),
         norm_base=norm_base,
         norm_post=norm_post,
         norm_delta=norm_post * delta,
-        alpha_ls=ratio * cosine,
+        alpha_ls=ratio * pair.cosine,
         fit_identity_alpha=fit.identity.alpha,
         fit_identity_error=fit.identity.error,
         fit_q1_alpha=fit.q1.alpha,

@@ -30,9 +30,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import products
-from svdjax.spectral.factors import Factored, Factorisation, Factors, backward_error
+from svdjax.spectral.factors import (
+    Factored,
+    Factorisation,
+    Factors,
+    backward_error,
+    numerical_rank,
+)
 from svdjax.spectral.products import matmul
 from svdjax.spectral.stored import Stored
+from svdjax.spectral.vectors import (
+    Half,
+    Rotations,
+    Vectors,
+    divisors,
+    of_halves,
+    of_rotations,
+    root_of,
+    rotations_of_halves,
+)
 
 TOLERANCE = 1e-5
 """Largest estimated error with which the Gram route is content: of NF as a part of the level of
@@ -45,39 +61,19 @@ SPREAD = 8.0
 FACTORS, GRAM = 0, 1
 
 
-class Rotations(NamedTuple):
-    """How the singular vectors of base turn into those of post, columns belonging to post.
-
-    Attributes:
-      q1: U_base^T U_post [R, R].
-      q2: V_base^T V_post [R, R].
-    """
-
-    q1: jax.Array
-    q2: jax.Array
-
-
-class Half(NamedTuple):
-    """What the Gram matrix of one matrix tells.
-
-    Attributes:
-      s: singular values [R], descending.
-      v: singular vectors of the short side [R, R].
-    """
-
-    s: jax.Array
-    v: jax.Array
-
-
 class Relation(NamedTuple):
     """Two matrices as their comparison sees them.
 
     Attributes:
       s_base: singular values of W_base, descending, [R].
       s_post: those of W_post.
-      q: Q1 and Q2 of the two, [R, R] each.
+      rank_base: numerical rank of W_base, int32.
+      rank_post: that of W_post.
+      cosine: <W_base, W_post> / (||W_base|| ||W_post||), 0 where either is zero.
+      vectors: what is measured of their singular vectors.
+      q: Q1 and Q2 of the two, [R, R] each; None where they were not asked for.
       outside: share of ||W_post||_F that lies outside the subspaces of base, 0 if square; NaN where
-        no long factor was formed and only ||W_post - alpha W_base|| can tell.
+        no long factor was formed and only ||W_post - alpha W_base|| can tell, or q is None.
       sigma_error: estimate of the absolute error of any singular value.
       turn_error: of the polar factors of both within their subspaces, Frobenius.
       tilt_error: how far their subspaces lean towards any one direction outside.
@@ -86,7 +82,11 @@ class Relation(NamedTuple):
 
     s_base: jax.Array
     s_post: jax.Array
-    q: Rotations
+    rank_base: jax.Array
+    rank_post: jax.Array
+    cosine: jax.Array
+    vectors: Vectors
+    q: Rotations | None
     outside: jax.Array
     sigma_error: jax.Array
     turn_error: jax.Array
@@ -103,26 +103,34 @@ def is_long(shape: Sequence[int]) -> bool:
     return max(shape) >= 2 * min(shape)
 
 
-def known_of(w: Stored, route: Factorisation) -> Known:
-    """What a comparison by a route with `halves` needs of W [I, O] alone, as stored."""
-    if is_long(w.shape):
-        return _half(products.gram_of(w, route.dtype), products.scale(w, route.dtype))
-    return route(w)
+def known_of(w: Stored, route: Factorisation, *, whole: bool) -> Known:
+    """What a comparison by a route with `halves` needs of W [I, O] alone, as stored.
+
+    Args:
+      w: the matrix.
+      route: the route.
+      whole: as in `related`; a `Half` has a root where it is false.
+    """
+    if not is_long(w.shape):
+        return route(w)
+    half, scale = _scaled_half(products.gram_of(w, route.dtype)), products.scale(w, route.dtype)
+    return Half(half.s / scale, half.rows, None if whole else root_of(half))
 
 
-def known_form(shape: tuple[int, int], dtype: str) -> Any:
+def known_form(shape: tuple[int, int], dtype: str, *, whole: bool) -> Any:
     """Shapes and dtypes of what `known_of` returns, as a pytree of `jax.ShapeDtypeStruct`."""
     r = min(shape)
     of: Any = functools.partial(jax.ShapeDtypeStruct, dtype=np.dtype(dtype))
     if is_long(shape):
-        return Half(s=of((r,)), v=of((r, r)))
+        return Half(s=of((r,)), rows=of((r, r)), root=None if whole else of((r, r)))
     factors = Factors(u=of((shape[0], r)), s=of((r,)), v=of((shape[1], r)))
     return Factored(factors, sigma_error=of(()), turn_error=of(()), tilt_error=of(()))
 
 
-def _half(gram: jax.Array, scale: jax.Array) -> Half:
+def _scaled_half(gram: jax.Array) -> Half:
+    """Of the Gram matrix of W as scaled; no root."""
     values, vectors = products.eigh(gram)
-    return Half(jnp.sqrt(jnp.maximum(values[::-1], 0)) / scale, vectors[:, ::-1])
+    return Half(jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors.T[::-1])
 
 
 def related(
@@ -130,6 +138,10 @@ def related(
     post: Stored,
     route: Factorisation,
     known: tuple[Known | None, Known | None] = (None, None),
+    *,
+    corner: int,
+    whole: bool,
+    grams: bool,
 ) -> Relation:
     """Relate two matrices [I, O].
 
@@ -139,14 +151,33 @@ def related(
       route: how; one with `halves` does as above.
       known: what `known_of` gave of base and of post, for a route with `halves`; None where it is
         to be worked out.
+      corner: size of what `Vectors` show of [R, R] matrices.
+      whole: whether Q1 and Q2 are wanted.
+      grams: whether to do without long factors, good or not: the numbers are nobody's where the
+        result's route is not `GRAM`. For long matrices, and a route with `halves`.
     """
+    view = _View((base.shape[0], base.shape[1]), corner, whole)
     of_base, of_post = cast(tuple[Any, Any], known)  # which kind, the shape says
-    if route.halves and is_long(base.shape):
-        return _by_halves(base, post, route, of_base, of_post)
-    if of_base is None:
-        of_base = route(base)
+    if grams:
+        return _by_halves(base, post, route, of_base, of_post, view)
+    of_base = _factored(base, of_base, route)
+    if of_post is None:
         post = _after(of_base.factors.s, post)
-    return by_factors(of_base, route(post) if of_post is None else of_post)
+    return _by_factors(of_base, _factored(post, of_post, route), view)
+
+
+def _factored(w: Stored, known: Known | None, route: Factorisation) -> Factored:
+    if isinstance(known, Factored):
+        return known
+    return route(w) if known is None else route(w, known.rows)
+
+
+class _View(NamedTuple):
+    """Of which matrices what is wanted; see `related`."""
+
+    shape: tuple[int, int]
+    corner: int
+    whole: bool
 
 
 def _after(s: jax.Array, w: Stored) -> Stored:
@@ -160,64 +191,70 @@ def _after(s: jax.Array, w: Stored) -> Stored:
 
 
 def _by_halves(
-    base: Stored, post: Stored, route: Factorisation, of_base: Half | None, of_post: Half | None
+    base: Stored,
+    post: Stored,
+    route: Factorisation,
+    of_base: Half | None,
+    of_post: Half | None,
+    view: _View,
 ) -> Relation:
-    """Relate two long matrices without their long factors, where that is good enough."""
-    shape = base.shape[0], base.shape[1]
+    """Relate two long matrices without their long factors."""
     scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
     missing = [side for side, half in enumerate((of_base, of_post)) if half is None]
     *grams, cross = products.all_of(base, post, route.dtype, grams=missing)
-    made = [_half(gram, scales[side]) for side, gram in zip(missing, grams)]
-    of_base = made.pop(0) if of_base is None else of_base
-    of_post = made.pop(0) if of_post is None else of_post
-    errors = gram_errors(of_base.s, shape), gram_errors(of_post.s, shape)
+    made = [_scaled_half(gram) for gram in grams]
+    scaled_base, scaled_post = (
+        made.pop(0) if half is None else half._replace(s=half.s * scale)
+        for half, scale in zip((of_base, of_post), scales)
+    )
+    s_base, s_post = scaled_base.s / scales[0], scaled_post.s / scales[1]
+    errors = gram_errors(s_base, view.shape), gram_errors(s_post, view.shape)
 
-    def by_grams(_: tuple[jax.Array, jax.Array]) -> Relation:
-        lengths = _lengths(of_base.s * scales[0]), _lengths(of_post.s * scales[1])
-        long = matmul(products.inner(of_base.v, cross), of_post.v)
-        long = long / lengths[0][:, None] / lengths[1][None, :]
-        short = products.inner(of_base.v, of_post.v)
-        # The long side of a tall matrix is the input side, U.
-        q = Rotations(long, short) if shape[0] > shape[1] else Rotations(short, long)
-        nothing = _nothing(of_base.s)
-        return Relation(
-            s_base=of_base.s,
-            s_post=of_post.s,
-            q=q,
-            outside=nothing + jnp.nan,
-            sigma_error=jnp.maximum(errors[0].sigma, errors[1].sigma),
-            turn_error=errors[0].turn + errors[1].turn,
-            tilt_error=nothing,
-            route=jnp.asarray(GRAM, jnp.int32),
-        )
-
-    # Not one after the other here: XLA would ask for a third less memory but, most pairs doing
-    # without factors, touch more of it (measured on CPU: 30 MB on each device).
-    def with_factors(pair: tuple[Stored, Stored]) -> Relation:
-        return by_factors(route(pair[0], of_base.v), route(pair[1], of_post.v))
-
-    return jax.lax.cond(errors[0].good & errors[1].good, by_grams, with_factors, (base, post))
+    tall = view.shape[0] > view.shape[1]
+    ranks = numerical_rank(s_base, view.shape), numerical_rank(s_post, view.shape)
+    q = None
+    if view.whole:
+        q = rotations_of_halves(scaled_base, scaled_post, cross, tall=tall)
+        vectors = of_rotations(q, ranks, view.corner)
+    else:
+        vectors = of_halves(scaled_base, scaled_post, cross, tall=tall, corner=view.corner)
+    norms = frobenius(scaled_base.s), frobenius(scaled_post.s)
+    return Relation(
+        s_base=s_base,
+        s_post=s_post,
+        rank_base=ranks[0],
+        rank_post=ranks[1],
+        cosine=jnp.sum(jnp.diagonal(cross)) / divisors(norms[0]) / divisors(norms[1]),
+        vectors=vectors,
+        q=q,
+        outside=jnp.full((), jnp.nan, s_base.dtype),
+        sigma_error=jnp.maximum(errors[0].sigma, errors[1].sigma),
+        turn_error=errors[0].turn + errors[1].turn,
+        tilt_error=jnp.zeros((), s_base.dtype),
+        route=jnp.where(errors[0].good & errors[1].good, GRAM, FACTORS).astype(jnp.int32),
+    )
 
 
-def by_factors(base: Factored, post: Factored) -> Relation:
+def _by_factors(base: Factored, post: Factored, view: _View) -> Relation:
     """Relate two matrices whose factors are known."""
     b, p = base.factors, post.factors
     q = rotations(b, p)
+    ranks = numerical_rank(b.s, view.shape), numerical_rank(p.s, view.shape)
+    unit_base, unit_post = unit_norm(b.s)[0], unit_norm(p.s)[0]
     return Relation(
         s_base=b.s,
         s_post=p.s,
-        q=q,
-        outside=_outside(b, p, q),
+        rank_base=ranks[0],
+        rank_post=ranks[1],
+        cosine=jnp.sum(q.q1 * q.q2 * unit_base[:, None] * unit_post[None, :]),
+        vectors=of_rotations(q, ranks, view.corner),
+        q=q if view.whole else None,
+        outside=_outside(b, p, q) if view.whole else jnp.full((), jnp.nan, p.s.dtype),
         sigma_error=jnp.maximum(base.sigma_error, post.sigma_error),
         turn_error=base.turn_error + post.turn_error,
         tilt_error=base.tilt_error + post.tilt_error,
         route=jnp.asarray(FACTORS, jnp.int32),
     )
-
-
-def _nothing(s: jax.Array) -> jax.Array:
-    """A zero that belongs to each device by itself, as s does: branches of a cond must agree."""
-    return jnp.where(s[0] >= 0, 0, s[0])
 
 
 def rotations(base: Factors, post: Factors) -> Rotations:
@@ -237,14 +274,9 @@ def _outside(base: Factors, post: Factors, q: Rotations) -> jax.Array:
     elif columns > rows:
         rest = post.v - matmul(base.v, q.q2)
     else:
-        return _nothing(post.s)
+        return jnp.zeros((), post.s.dtype)
     unit, _ = unit_norm(post.s)
     return frobenius(rest * unit[None, :])
-
-
-def _lengths(s: jax.Array) -> jax.Array:
-    """s, or ones where all are zero, [R]."""
-    return jnp.where(s[0] == 0, 1, s)
 
 
 class GramErrors(NamedTuple):
@@ -274,7 +306,7 @@ def gram_errors(s: jax.Array, shape: tuple[int, int]) -> GramErrors:
     unit = jnp.maximum(jnp.where(zero, 1, s / jnp.where(zero, 1, s[0])), eps)
     backward = backward_error(r, eps)
     entry = SPREAD * backward / r**0.5
-    turn = jnp.sqrt(jnp.sum(1 / (unit[None, :] * (unit[:, None] + unit[None, :])) ** 2))
+    turn = jnp.sqrt(jnp.sum(((1 / unit)[None, :] / (unit[:, None] + unit[None, :])) ** 2))
     turn = entry * turn + backward * r**0.5
     sigma = entry / (2 * unit[-1]) + 2 * backward
     level = (r * (1 + r / max(shape))) ** 0.5

@@ -69,7 +69,8 @@ def test_a_call_compiles_nothing_more(shape, given):
         def make():
             with working_precision("gram_f64"):
                 if any(given):
-                    compile_known((2, *shape), base.dtype, factorisation="gram_f64", mesh=mesh)
+                    how = {"factorisation": "gram_f64", "measure": "vectors", "mesh": mesh}
+                    compile_known((2, *shape), base.dtype, **how)
                 compile_analysis((2, *shape), (base.dtype, post.dtype), known=given, **options)
 
         ahead.request("it", make)
@@ -78,8 +79,8 @@ def test_a_call_compiles_nothing_more(shape, given):
         try:
             with working_precision("gram_f64"):
                 known = (
-                    known_stack(base, mesh=mesh) if given[0] else None,
-                    known_stack(post, mesh=mesh) if given[1] else None,
+                    known_stack(base, measure="vectors", mesh=mesh) if given[0] else None,
+                    known_stack(post, measure="vectors", mesh=mesh) if given[1] else None,
                 )
                 metrics = analyse_stack(base, post, known=known, **options)
                 assert np.all(np.isfinite(jax.device_get(metrics.nf)))

@@ -10,15 +10,16 @@ from svdjax.spectral import PairMetrics, analyse_stack
 LAYERS, CORNER = 4, 9
 
 
-def analyse(base, post, route="svd_f64", mesh=None) -> PairMetrics:
+def analyse(base, post, route="svd_f64", mesh=None, measure="all", **known) -> PairMetrics:
     """Analyse a stack of `LAYERS` matrices and fetch the results."""
-    return jax.device_get(analyse_stack(base, post, factorisation=route, corner=CORNER, mesh=mesh))
+    how = {"factorisation": route, "corner": CORNER, "measure": measure, "mesh": mesh, **known}
+    return jax.device_get(analyse_stack(base, post, **how))
 
 
-def analyse_many(base, post, route="svd_f64") -> PairMetrics:
+def analyse_many(base, post, route="svd_f64", measure="all") -> PairMetrics:
     """Analyse any multiple of `LAYERS` matrices."""
     parts = [
-        analyse(base[i : i + LAYERS], post[i : i + LAYERS], route)
+        analyse(base[i : i + LAYERS], post[i : i + LAYERS], route, measure=measure)
         for i in range(0, len(base), LAYERS)
     ]
     return PairMetrics(*(np.concatenate(field) for field in zip(*parts)))

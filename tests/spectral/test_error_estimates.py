@@ -33,10 +33,12 @@ def spectra(kappa, r):
 
 
 @EXTENDED
-@pytest.mark.parametrize("route", list(KAPPAS))
+@pytest.mark.parametrize(
+    ("route", "measure"), [*((route, "all") for route in KAPPAS), ("gram_f64", "vectors")]
+)
 @pytest.mark.parametrize("shape", matrices.SHAPES)
 @pytest.mark.parametrize("near", [True, False])
-def test_estimate_bounds_the_error(route, shape, near):
+def test_estimate_bounds_the_error(route, measure, shape, near):
     rng = np.random.default_rng(7)
     r, dtype, bases, posts = min(shape), STORED[route], [], []
     for kappa, _ in itertools.product(KAPPAS[route], range(DRAWS)):
@@ -47,7 +49,7 @@ def test_estimate_bounds_the_error(route, shape, near):
                 u = matrices.orthonormal(rng, shape[0], r)
             posts.append(matrices.assemble(u, 0.8 * s * np.linspace(1, 0.9, r), v, dtype))
     base, post = np.stack(bases), np.stack(posts)
-    got = analyse_many(base, post, route)
+    got = analyse_many(base, post, route, measure)
     true = np.array([float(reference.nf_extended(b, p)) for b, p in zip(base, post)])
     assert np.isfinite(got.nf).all()
     error = np.abs(got.nf - true)

@@ -8,7 +8,6 @@ Axis legend: `N` order of a symmetric matrix, `K` reflectors taken together, `M`
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.machinery
 import importlib.util
@@ -33,14 +32,19 @@ _KINDS = {"char *": "c", "int *": "i", "float *": "s", "double *": "d"}
 def _of_scipy(name: str) -> Any:
     """A module of scipy.linalg, without the package, which takes 0.3 s, if that is not loaded."""
     full = f"scipy.linalg.{name}"
-    if not sys.modules.keys() & {"scipy.linalg", full}:
+    if "scipy.linalg" not in sys.modules:
         folders = [f"{folder}/linalg" for folder in scipy.__path__]
         spec = importlib.machinery.PathFinder.find_spec(full, folders)
         if spec is not None and spec.loader is not None:
-            with contextlib.suppress(ImportError):
+            try:
                 module = importlib.util.module_from_spec(spec)
                 spec.loader.exec_module(module)
                 return module
+            except ImportError:
+                pass
+            finally:
+                # Found there, it would not become an attribute of the package once that is loaded.
+                sys.modules.pop(full, None)
     return importlib.import_module(full)
 
 

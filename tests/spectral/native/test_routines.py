@@ -125,8 +125,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from scipy.linalg import cython_blas
-import scipy.linalg.cython_lapack as cython_lapack
-assert routines._lapack is cython_lapack
+import scipy.linalg.cython_lapack
+assert routines._lapack is scipy.linalg.cython_lapack
 assert set(cython_blas.__pyx_capi__) == set(routines._blas.__pyx_capi__)
 matrix = np.diag([3.0, 2.0, 1.0])
 print(scipy.linalg.svdvals(matrix), jnp.linalg.svd(matrix, compute_uv=False))

@@ -1,0 +1,141 @@
+"""How the singular vectors of two matrices lie to each other, as far as the results tell of it.
+
+Axis legend: `I` in, `O` out, `R` = min(I, O), `C` = min(corner, R).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from svdjax.spectral.products import PRECISION, inner_gram, matmul, outer
+
+
+class Rotations(NamedTuple):
+    """How the singular vectors of base turn into those of post, columns belonging to post.
+
+    Attributes:
+      q1: U_base^T U_post [R, R].
+      q2: V_base^T V_post [R, R].
+    """
+
+    q1: jax.Array
+    q2: jax.Array
+
+
+class Half(NamedTuple):
+    """What the Gram matrix of one matrix W tells, seen with its short side as rows.
+
+    Attributes:
+      s: singular values [R], descending.
+      rows: singular vectors of the short side, as rows, V^T [R, R].
+      root: (W W^T)^(-1/2) = V S^-1 V^T of W as `svdjax.spectral.products.scale` scales it [R, R];
+        None where it was not asked for.
+    """
+
+    s: jax.Array
+    rows: jax.Array
+    root: jax.Array | None = None
+
+
+class Vectors(NamedTuple):
+    """What is measured of Q1, Q2 and I_orth = Q1^T Q2.
+
+    Attributes:
+      distance: ||Q1 - Q2||_F on the common rank, that is ||I_orth - I||_F where both have full
+        rank, as one of Q1, Q2 is orthogonal; scalar.
+      overlap: ||Q1||_F^2 + ||Q2||_F^2 there.
+      sim_u: |Q1| (eq. 5), leading [C, C].
+      sim_v: |Q2|, leading [C, C].
+      i_orth: I_orth (eq. 7), leading [C, C].
+      diag: diagonal of the whole of it, [R].
+    """
+
+    distance: jax.Array
+    overlap: jax.Array
+    sim_u: jax.Array
+    sim_v: jax.Array
+    i_orth: jax.Array
+    diag: jax.Array
+
+
+def of_rotations(q: Rotations, ranks: tuple[jax.Array, jax.Array], corner: int) -> Vectors:
+    """Measure Q1 and Q2.
+
+    The distance takes no third product, and nothing is cancelled where post is close to base.
+
+    Args:
+      q: Q1 and Q2.
+      ranks: numerical ranks of base and post, int32 scalars.
+      corner: C, if R is no less.
+    """
+    index = jnp.arange(len(q.q1), dtype=jnp.int32)
+    live = (index < ranks[0])[:, None] & (index < ranks[1])[None, :]
+    left, right = q.q1[:, :corner], q.q2[:, :corner]
+    return Vectors(
+        distance=jnp.sqrt(jnp.sum(jnp.where(live, q.q1 - q.q2, 0) ** 2)),
+        overlap=jnp.sum(jnp.where(live, q.q1**2 + q.q2**2, 0)),
+        sim_u=jnp.abs(left[:corner]),
+        sim_v=jnp.abs(right[:corner]),
+        i_orth=_thin(left.T, right.T),
+        diag=jnp.einsum("rs,rs->s", q.q1, q.q2, precision=PRECISION),
+    )
+
+
+def of_halves(base: Half, post: Half, cross: jax.Array, *, tall: bool, corner: int) -> Vectors:
+    """Measure two long matrices of full rank without Q1 and Q2, by one product less.
+
+    With ``C = W_base W_post^T`` and ``M = C V_post S_post^-1``, ``Q_long = S_base^-1 V_base^T M``
+    and ``V_base Q_long = (W_base W_base^T)^(-1/2) M``, which is to be compared with V_post
+    (*derived*): V_base being orthogonal, nothing changes of norms and of products of columns.
+
+    Args:
+      base: of W_base, as scaled.
+      post: of W_post, as scaled.
+      cross: C.
+      tall: whether the short side is the output side.
+      corner: C, if R is no less.
+    """
+    rows = post.rows  # transposed, as all matrices here: columns are rows
+    image = outer(rows, cross) / divisors(post.s)[:, None]
+    root = root_of(base) if base.root is None else base.root
+    seen = matmul(image, root)
+    first, last = base.rows[:corner], rows[:corner]
+    long = _thin(first, image[:corner]) / divisors(base.s)[:corner, None]
+    short = _thin(first, last)
+    orth = _thin(seen[:corner], last)
+    if not tall:
+        long, short, orth = short, long, orth.T
+    return Vectors(
+        distance=jnp.sqrt(jnp.sum((seen - rows) ** 2)),
+        overlap=jnp.sum(seen**2) + len(rows),
+        sim_u=jnp.abs(long),
+        sim_v=jnp.abs(short),
+        i_orth=orth,
+        diag=jnp.sum(seen * rows, axis=1),
+    )
+
+
+def rotations_of_halves(base: Half, post: Half, cross: jax.Array, *, tall: bool) -> Rotations:
+    """Q1 and Q2 of two long matrices of full rank; arguments as in `of_halves`."""
+    long = outer(matmul(base.rows, cross), post.rows)
+    long = long / divisors(base.s)[:, None] / divisors(post.s)[None, :]
+    short = outer(base.rows, post.rows)
+    return Rotations(long, short) if tall else Rotations(short, long)
+
+
+def root_of(half: Half) -> jax.Array:
+    """V S^-1 V^T [R, R]; nothing in particular of a matrix that is not of full rank."""
+    return inner_gram(half.rows / jnp.sqrt(divisors(half.s))[:, None])
+
+
+def divisors(s: jax.Array) -> jax.Array:
+    """s, ones in the place of zeros, [R]."""
+    return jnp.where(s > 0, s, 1)
+
+
+def _thin(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a b^T`` of a few rows."""
+    return jnp.matmul(a, b.T, precision=PRECISION)
