@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from svdjax.spectral.products import eigh, matmul
+from svdjax.spectral.products import eigh, matmul, slice_length
 
 START_SECONDS = 3.0
 """Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""
@@ -61,19 +61,20 @@ def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> C
     r, long = min(shape), max(shape)
     whole, square = 2.0 * long * r**2, 2.0 * r**3
     if long >= 2 * r:
-        products = (posts + 1) * _SYMMETRIC * whole + posts * (whole + 3 * square)
+        products = (posts + 1) * _SYMMETRIC * whole + posts * (whole + 2 * square)
+        products += _SYMMETRIC * square  # the root of base
         eigen = {r: posts + 1.0}
     else:
         # Gram matrix, images, loss, the lower half again, its loss, the correction in float32.
         factors = (3 * _SYMMETRIC + 1.5) * whole + _SYMMETRIC * whole / 4 + square
         products = (posts + 1) * factors + posts * (whole + square)
         eigen = {r: posts + 1.0, r // 2: posts + 1.0}
-    # As XLA counts the buffers of the compiled program, with those of the factors that a long
-    # matrix may have to take.
+    # As XLA counts the buffers of the compiled program. A long matrix that has to be factorised
+    # takes 8 * 7 r M, for as long as that takes.
     if long >= 2 * r:
-        working = 8 * (10 * r * long + 12 * r**2)
+        working = 8 * (5 * r**2 + 2 * r * slice_length(r, long, 8))
     else:
-        working = 8 * 12 * r * long
+        working = 8 * 10 * r * long
     stored = (posts + 1) * itemsize * r * long
     return Cost(products, eigen, stored, working)
 

@@ -149,6 +149,18 @@ def total(terms: Products, matrices: Sequence[Stored], dtype: str) -> tuple[jax.
     return sums
 
 
+def slice_length(rows: int, length: int, itemsize: int) -> int:
+    """How much of a long side of so much `gram_of` and `all_of` bring to the working dtype at once.
+
+    Args:
+      rows: the short side.
+      length: the long side.
+      itemsize: of the working dtype, in bytes.
+    """
+    most = max(_SLICE, _SLICE_BYTES // (rows * itemsize))
+    return math.ceil(length / math.ceil(length / most))
+
+
 def gram_of(w: Stored, dtype: str) -> jax.Array:
     """``W W^T`` of ``scale(w) * w`` [I, O] seen with its short side as rows, [R, R].
 
@@ -182,8 +194,7 @@ def _sums(
     scales = [scale(w, dtype) for w in matrices]
     axis = int(matrices[0].shape[0] < matrices[0].shape[1])
     length = matrices[0].shape[axis]
-    most = _SLICE_BYTES // (matrices[0].shape[1 - axis] * np.dtype(dtype).itemsize)
-    size = math.ceil(length / math.ceil(length / max(_SLICE, most)))
+    size = slice_length(matrices[0].shape[1 - axis], length, np.dtype(dtype).itemsize)
     count = math.ceil(length / size)
     rest = length - (count - 1) * size
     slices = [_Slices(w) for w in matrices]

@@ -9,13 +9,15 @@ and S, and ``C = W_base W_post^T`` all that the long sides know of each other:
     Q_short = V_base^T V_post,    Q_long = S_base^-1 (V_base^T C V_post) S_post^-1.
 
 Three products with M in them (two of them symmetric: half the work) and two symmetric
-eigenproblems take the place of two SVDs, all in float64. What that costs is precision, like
-eps kappa^2 where an SVD has eps kappa. So it depends:
+eigenproblems take the place of two SVDs, all in float64; what is asked of vectors alone takes
+neither Q (`svdjax.spectral.vectors`). What that costs is precision, like eps kappa^2 where an SVD
+has eps kappa. So it depends:
 
 - where M >= 2 R and the estimated error is within `TOLERANCE`, which holds to a condition number
   of some 1e4 to 1e5: as above;
-- else by the factors of both: out of the same Gram matrices with the long factor formed and made
-  orthonormal (`gram_f64`: as good as an SVD to 1e8);
+- else by the factors of both: out of their Gram matrices with the long factor formed and made
+  orthonormal (`gram_f64`: as good as an SVD to 1e8); by a program of its own, since it takes
+  several times the memory, and most matrices do without (`svdjax.spectral.kernels`);
 - and where that says it is not good enough either, by an SVD.
 """
 

@@ -28,6 +28,7 @@ def test_memory_is_what_xla_allocates(shape):
             route=get_factorisation("auto"),
             corner=25,
             measure="vectors",
+            grams=shape[1] >= 2 * shape[0],
             mesh=None,
             layers=2,
         ).compile()

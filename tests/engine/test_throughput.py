@@ -61,9 +61,9 @@ def arrays(workdir, pair):
 
 def test_what_several_pairs_share_is_computed_once(models, tmp_path):
     pairs = [("base", "one"), ("base", "two"), ("one", "two")]
-    before = compiled(kernels._known)
+    kernels._known.clear_cache()
     sweep(models, tmp_path / "all", pairs)
-    assert compiled(kernels._known) > before
+    assert compiled(kernels._known) > 0
     assert not (tmp_path / "all" / ".kept").exists()
     for pair in pairs:
         sweep(models, tmp_path / "-".join(pair), [pair])
