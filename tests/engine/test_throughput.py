@@ -17,6 +17,7 @@ from svdjax.engine.compute import in_parts
 from svdjax.errors import InputError
 from svdjax.options import default_config
 from svdjax.spectral import kernels
+from tests.spectral import matrices, reference
 
 SHAPES = {"up.weight": (48, 16), "down.weight": (16, 16)}
 
@@ -61,7 +62,7 @@ def arrays(workdir, pair):
 
 def test_what_several_pairs_share_is_computed_once(models, tmp_path):
     pairs = [("base", "one"), ("base", "two"), ("one", "two")]
-    kernels._known.clear_cache()
+    kernels._known.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
     sweep(models, tmp_path / "all", pairs)
     assert compiled(kernels._known) > 0
     assert not (tmp_path / "all" / ".kept").exists()
@@ -81,6 +82,35 @@ def test_a_named_cache_keeps_them_by_content(models, tmp_path):
     assert len(kept) == 2 * 3 * len(SHAPES)  # both sides, every layer by itself
     sweep(models, tmp_path / "again", [("one", "base")], factor_cache=str(cache))
     assert len(list(cache.glob("svdjax-*"))) == len(kept)
+
+
+@pytest.mark.parametrize("measure", ["vectors", "fits"])
+def test_matrices_that_need_their_factors_get_them(measure, tmp_path):
+    rng, kappas = np.random.default_rng(1), (1e1, 1e7, 1e8, 1e2)
+    weights = {"base": [], "one": [], "two": []}
+    for kappa in kappas:
+        base, one = matrices.pair(rng, (48, 16), kappa)
+        weights["base"].append(base)
+        weights["one"].append(one)
+        weights["two"].append(one @ (np.eye(16) + 0.01 * rng.standard_normal((16, 16))))
+    for side, stack in weights.items():
+        (tmp_path / side).mkdir()
+        # safetensors stores [out, in].
+        tensors = {f"layers.{k}.up.weight": np.ascontiguousarray(w.T) for k, w in enumerate(stack)}
+        save_file(tensors, tmp_path / side / "model.safetensors", {"format": "pt"})
+        (tmp_path / side / "config.json").write_text(json.dumps({"model_type": "novel"}))
+    pairs = [("base", "one"), ("base", "two")]
+    sweep(tmp_path, tmp_path / "W", pairs, measure=measure, corner=8)
+    for base, post in pairs:
+        found = arrays(tmp_path / "W", f"{base}-{post}")
+        route, nf, error = (
+            np.concatenate([found[f"layers.{k}.up.weight/{name}"] for k in range(len(kappas))])
+            for name in ("route", "nf", "nf_error")
+        )
+        assert list(route) == [kappa < 1e5 for kappa in kappas]
+        want = [reference.pair(*two)["nf"] for two in zip(weights[base], weights[post])]
+        # numpy's SVD errs by eps kappa itself.
+        assert np.all(np.abs(nf - want) <= error + 2 * np.finfo(float).eps * np.array(kappas))
 
 
 def test_each_shape_is_compiled_once(models, tmp_path):
