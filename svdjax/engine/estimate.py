@@ -17,16 +17,15 @@ from svdjax.engine.behaviour.material import Material, read_material
 from svdjax.engine.editing.heldout import read_heldout
 from svdjax.engine.groups import (
     Group,
-    layer_bytes,
     matrix_bytes,
     matrix_work,
-    plan_groups,
     total_work,
     working_bytes,
 )
 from svdjax.engine.nulls.stage import null_work
 from svdjax.engine.progress import duration
 from svdjax.engine.settings import PairSpec, Settings, read_config
+from svdjax.engine.spectra import plan_spectra
 from svdjax.engine.temperature.plan import Plan, read_plans
 from svdjax.errors import InputError
 from svdjax.spectral import analyse_stack, get_factorisation, working_precision
@@ -60,19 +59,17 @@ def dry_run(config: Any) -> str:
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     rate = _rate(settings)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
+    plan = plan_spectra(jobs, settings, mesh.size)
     seconds, most_host, most_device, read = 0.0, 0, 0, 0
     for job in jobs:
-        groups = plan_groups(
-            job.spec.name, job.plan, group_bytes=settings.group_bytes, devices=mesh.size
-        )
         lines += [f"{job.spec.name}: {job.spec.base} -> {job.spec.post} ({job.plan.family})"]
         lines += job.plan.notes
         lines.append(_row(_HEAD))
         for projection in job.plan.projections:
-            mine = [group for group in groups if group.projection is projection]
+            mine = [g for g in plan if g.pair == job.spec.name and g.projection is projection]
             took = total_work(mine) / rate / mesh.size
             host, device = 2 * mine[0].bytes, _device_bytes(mine[0], mesh.size)
-            bytes_read = layer_bytes(job.plan, projection) * len(projection.tensors)
+            bytes_read = sum(group.read for group in mine)
             lines.append(
                 _row(
                     (
@@ -94,8 +91,9 @@ def dry_run(config: Any) -> str:
         lines.append("")
     lines += [
         f"devices: {', '.join(devices.describe(mesh))}",
-        f"reads {_size(read)}; at most {_size(most_host)} of stacks on the host (two groups) and "
-        f"{_size(most_device)} on each device",
+        f"{len(plan)} groups read {_size(read)}, shared matrices once; at most "
+        f"{_size(most_host)} of stacks on the host (two groups) and {_size(most_device)} on each "
+        "device",
         f"predicted time: {duration(seconds)} at {rate / 1e9:.1f} Gflop/s per device "
         f"({settings.factorisation}), and a few seconds to compile each shape",
     ]

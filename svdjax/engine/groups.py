@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from svdjax.checkpoint import PairPlan, Projection
+from svdjax.checkpoint import Checkpoint, PairPlan, Projection
 from svdjax.engine.scale import pair_cost
 from svdjax.errors import printable
 
@@ -26,7 +26,8 @@ class Group:
       stop: one past the last layer.
       length: layers of the stack on the devices, at least ``stop - start``.
       bytes: host bytes of both stacks as stored.
-      work: floating point operations, by the estimate of `matrix_work`.
+      read: bytes read for it; less than `bytes` where a group before leaves a side on the devices.
+      work: floating point operations, by the estimate of `svdjax.engine.scale.pair_cost`.
     """
 
     pair: str
@@ -35,6 +36,7 @@ class Group:
     stop: int
     length: int
     bytes: int
+    read: int
     work: float
 
     @property
@@ -68,6 +70,7 @@ def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) ->
                     stop=min(start + length, layers),
                     length=length,
                     bytes=length * per_layer,
+                    read=(min(start + length, layers) - start) * per_layer,
                     work=length * matrix_work(projection.shape),
                 )
             )
@@ -97,9 +100,13 @@ def group_length(layers: int, budget: int, devices: int) -> int:
 
 def layer_bytes(plan: PairPlan, projection: Projection) -> int:
     """Bytes of one layer of a projection, both sides as stored."""
-    size = projection.shape[0] * projection.shape[1]
-    name = projection.tensors[0]
-    return size * (plan.base.spec(name).dtype.itemsize + plan.post.spec(name).dtype.itemsize)
+    return side_bytes(plan.base, projection) + side_bytes(plan.post, projection)
+
+
+def side_bytes(checkpoint: Checkpoint, projection: Projection) -> int:
+    """Bytes of one layer of a projection in one checkpoint, as stored."""
+    itemsize = checkpoint.spec(projection.tensors[0]).dtype.itemsize
+    return projection.shape[0] * projection.shape[1] * itemsize
 
 
 def matrix_work(shape: tuple[int, int]) -> float:

@@ -10,6 +10,7 @@ checkpoint they came from, nor whether they are base or post.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -23,9 +24,10 @@ import numpy as np
 from svdjax.checkpoint import Checkpoint, PairPlan
 from svdjax.checkpoint.cache import ArrayCache, content_key
 from svdjax.engine import devices
-from svdjax.engine.groups import Group
+from svdjax.engine.groups import Group, side_bytes
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
+from svdjax.engine.scale import pair_cost
 from svdjax.engine.settings import Settings
 from svdjax.spectral import (
     Known,
@@ -192,6 +194,32 @@ class Kept:
         """Returns when all that was made is kept."""
         if self._last is not None:
             self._last.result()
+
+
+def share_sides(
+    groups: Sequence[Group], plans: Mapping[str, PairPlan], sources: Collection[str]
+) -> list[Group]:
+    """Groups with the `read` and `work` that are left when shared matrices are had once.
+
+    Args:
+      groups: in the order in which they are computed.
+      plans: the plan of every pair that occurs in `groups`.
+      sources: paths of the checkpoints of whose matrices something is kept.
+    """
+    seen: set[Hashable] = set()
+    shared = []
+    for group in groups:
+        plan, layers = plans[group.pair], group.stop - group.start
+        fresh, read = 0, 0
+        for checkpoint in (plan.base, plan.post):
+            name = _name(checkpoint, group)
+            if name not in seen or str(checkpoint.path) not in sources:
+                fresh += 1
+                read += layers * side_bytes(checkpoint, group.projection)
+            seen.add(name)
+        work = group.length * pair_cost(group.projection.shape, sides=fresh).operations
+        shared.append(dataclasses.replace(group, read=read, work=work))
+    return shared
 
 
 def _name(checkpoint: Checkpoint, group: Group) -> Hashable:

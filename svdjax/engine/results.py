@@ -202,7 +202,7 @@ class Comparison:
         ``sigma_error_max`` is relative to sigma_1, ``svsm_error_max`` and ``nf_error_max`` are
         absolute, all three estimates of the factorisation's own error, the largest of any layer.
         ``delta_mean`` is the mean of ||post - alpha base||_F / ||post||_F; fit errors are
-        relative (eq. 8, MATH.md section 5).
+        relative (eq. 8, docs/mathematics.md).
         """
         projections = {name: result.summary() for name, result in self.projections.items()}
         return plain(

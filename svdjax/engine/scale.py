@@ -52,30 +52,40 @@ class Cost:
         return self.products + sum(9.0 * n**3 * count for n, count in self.eigen.items())
 
 
-def pair_cost(shape: tuple[int, int], *, posts: int = 1, itemsize: int = 2) -> Cost:
+def pair_cost(
+    shape: tuple[int, int], *, posts: int = 1, sides: int | None = None, itemsize: int = 2
+) -> Cost:
     """Cost of one base matrix [I, O] and its posts, compared by ``measure="vectors"``.
 
     Long matrices (M >= 2 R) by their Gram matrices alone; others by factors made out of them,
     with their smaller singular values worked out a second time.
+
+    Args:
+      shape: (I, O).
+      posts: comparisons.
+      sides: matrices that are read and factorised for them; a base and its posts by default, fewer
+        where an earlier comparison has left some.
+      itemsize: bytes of an entry as stored.
     """
+    sides = posts + 1 if sides is None else sides
     r, long = min(shape), max(shape)
     whole, square = 2.0 * long * r**2, 2.0 * r**3
     if long >= 2 * r:
-        products = (posts + 1) * _SYMMETRIC * whole + posts * (whole + 2 * square)
+        products = sides * _SYMMETRIC * whole + posts * (whole + 2 * square)
         products += _SYMMETRIC * square  # the root of base
-        eigen = {r: posts + 1.0}
+        eigen = {r: float(sides)}
     else:
         # Gram matrix, images, loss, the lower half again, its loss, the correction in float32.
         factors = (3 * _SYMMETRIC + 1.5) * whole + _SYMMETRIC * whole / 4 + square
-        products = (posts + 1) * factors + posts * (whole + square)
-        eigen = {r: posts + 1.0, r // 2: posts + 1.0}
+        products = sides * factors + posts * (whole + square)
+        eigen = {r: float(sides), r // 2: float(sides)}
     # As XLA counts the buffers of the compiled program. A long matrix that has to be factorised
     # takes 8 * 7 r M, for as long as that takes.
     if long >= 2 * r:
         working = 8 * (5 * r**2 + 2 * r * slice_length(r, long, 8))
     else:
         working = 8 * 10 * r * long
-    stored = (posts + 1) * itemsize * r * long
+    stored = sides * itemsize * r * long
     return Cost(products, eigen, stored, working)
 
 

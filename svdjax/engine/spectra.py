@@ -18,7 +18,7 @@ from svdjax.engine.groups import Group, plan_groups, side_by_side, total_work
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.kept import FOLDER as KEPT
-from svdjax.engine.kept import common_sources, group_budget, kept_for, kept_sources
+from svdjax.engine.kept import common_sources, group_budget, kept_for, kept_sources, share_sides
 from svdjax.engine.progress import Progress
 from svdjax.engine.results import Comparison
 from svdjax.engine.settings import Settings
@@ -153,7 +153,10 @@ def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> l
     for job in jobs:
         mine = plan_groups(job.spec.name, job.plan, group_bytes=budget, devices=devices)
         groups += sorted(mine, key=lambda group: not is_long(group.projection.shape))
-    return side_by_side(groups) if common_sources(jobs, settings) else groups
+    if common_sources(jobs, settings):
+        groups = side_by_side(groups)
+    plans = {job.spec.name: job.plan for job in jobs}
+    return share_sides(groups, plans, kept_sources(jobs, settings))
 
 
 def compile_spectra(

@@ -58,7 +58,7 @@ def environment(devices: int = 1) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags(devices),
         "HF_HUB_OFFLINE": "1",
-        "XDG_CACHE_HOME": os.environ["SVDJAX_TEST_PROGRAMS"],
+        "XDG_CACHE_HOME": os.environ["SVDJAX_TEST_CACHE"],
         # It would make its list of fonts anew there.
         "MPLCONFIGDIR": str(pathlib.Path.home() / ".cache" / "matplotlib"),
         "MPLBACKEND": "Agg",
@@ -105,7 +105,7 @@ def tensor(directory: pathlib.Path, name: str) -> np.ndarray:
 
 
 def expected(base: np.ndarray, post: np.ndarray) -> dict[str, np.ndarray]:
-    """The definitions of MATH.md sections 2 and 3, word for word, for one matrix (in, out)."""
+    """The definitions of docs/mathematics.md, word for word, for one matrix (in, out)."""
     u_base, s_base, vt_base = np.linalg.svd(base, full_matrices=False)
     u_post, s_post, vt_post = np.linalg.svd(post, full_matrices=False)
     q1 = u_base.T @ u_post

@@ -21,7 +21,7 @@ class Named:
 def group(name: str, work: float, pair: str = "pair", start: int = 0) -> Group:
     """A group of so much work."""
     projection: Any = Named(name)
-    return Group(pair, projection, start, start + 1, 1, 1, work)
+    return Group(pair, projection, start, start + 1, 1, 1, 1, work)
 
 
 def test_cost_is_balanced_and_not_count():

@@ -198,9 +198,6 @@ class _Pair:
             return None
         return self._held_against().measure(replaced_leaves(self.maker.original(), leaves))
 
-    def _original_loss(self) -> float:
-        return self._held_against().measure(self.maker.original()).loss
-
     def _held_against(self) -> Divergences:
         """Post on the devices, put there when it is first needed."""
         assert self.heldout is not None
