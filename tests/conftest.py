@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
+import platform
+import re
 import shutil
 import tempfile
+from collections.abc import Generator
+from typing import Any
 
 # A test's programs run once or twice; optimising them as for a sweep is what takes the time.
 os.environ["XLA_FLAGS"] = (
@@ -20,6 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import jaxlib
 import pytest
 
 from tests.engine import harness
@@ -29,11 +35,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 PROGRAMS = {
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
-    # With a bound jax locks the directory; without one, two writers may meet.
-    "jax_compilation_cache_max_size": 4 * 2**30,
+    # Small programs are by far the most: thousands, at some 20 ms each.
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    # A bound would make jax look through the whole directory, locked, whenever it keeps a program.
+    "jax_compilation_cache_max_size": -1,
 }
-_FOLDER = "SVDJAX_TEST_PROGRAMS"
+MOST_BYTES = 4 * 2**30
+"""Kept programs beyond this are thrown away at the start of a run."""
+
+MOST_SECONDS = 15.0
+"""CPU time of a test that is not marked slow, without its fixtures."""
+
+_PROGRAMS = "SVDJAX_TEST_PROGRAMS"
+_CACHE = "SVDJAX_TEST_CACHE"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,14 +64,50 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What one process has compiled, none of this run compiles again."""
+    """Compiles no program that this run or an earlier one has compiled."""
     if not hasattr(config, "workerinput"):
-        # The workers inherit it.
-        os.environ[_FOLDER] = tempfile.mkdtemp(prefix="svdjax-programs-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ[_FOLDER], ignore_errors=True))
-    jax.config.update("jax_compilation_cache_dir", os.environ[_FOLDER])
+        # The workers inherit both.
+        os.environ[_PROGRAMS] = str(_programs(config))
+        os.environ[_CACHE] = tempfile.mkdtemp(prefix="svdjax-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ[_CACHE], ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", os.environ[_PROGRAMS])
     for name, value in PROGRAMS.items():
         jax.config.update(name, value)
+
+
+def _programs(config: pytest.Config) -> pathlib.Path:
+    """Directory of the compiled programs, for this jax on this kind of CPU."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        cpu = "".join(sorted(set(re.findall(r"^(?:model name|flags)\s*:.*$", text, re.MULTILINE))))
+    except OSError:
+        cpu = platform.processor()
+    key = hashlib.sha256(f"{jax.__version__} {jaxlib.__version__} {cpu}".encode()).hexdigest()[:16]
+    folder = pathlib.Path(config.cache.mkdir(f"programs-{key}"))  # type: ignore[union-attr]
+    if sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) > MOST_BYTES:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fails a test that takes long and is not marked so."""
+    before = _cpu_seconds()
+    outcome = yield
+    seconds = _cpu_seconds() - before
+    if seconds > MOST_SECONDS and not item.get_closest_marker("slow"):
+        pytest.fail(
+            f"takes {seconds:.0f} s of CPU time, more than {MOST_SECONDS:.0f}: make it smaller, or "
+            "mark it slow (CONTRIBUTING.md says when)"
+        )
+    return outcome
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of the commands it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -73,7 +123,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
     found = harness.environment() | {name.upper(): str(value) for name, value in PROGRAMS.items()}
-    found["JAX_COMPILATION_CACHE_DIR"] = os.environ[_FOLDER]
+    found["JAX_COMPILATION_CACHE_DIR"] = os.environ[_PROGRAMS]
     return found | {"PYTHONPATH": f"{site}{os.pathsep}{found['PYTHONPATH']}"}
 
 

@@ -55,7 +55,7 @@ def test_formulas_agree_with_monte_carlo_where_they_are_said_to_hold(shape, kapp
     norm = size * np.linalg.norm(sigma)
     s = float(nulls.entry_scale(np.array(norm), shape))
     wanted, error = monte_carlo(rng, shape, sigma, norm, 6)
-    # 2 % of the formulas themselves, as MATH.md has it, and four standard errors of the draws.
+    # 2 % of the formulas themselves (docs/mathematics.md), and four standard errors of the draws.
     room = 0.02 * wanted + 4 * error
     every = nulls.all_orders(sigma, s, shape)
     first_holds = nulls.first_order_holds(sigma, s, shape)
