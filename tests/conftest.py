@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import platform
@@ -25,7 +26,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
-import jaxlib
 import pytest
 
 from tests.engine import harness
@@ -82,7 +82,8 @@ def _programs(config: pytest.Config) -> pathlib.Path:
         cpu = "".join(sorted(set(re.findall(r"^(?:model name|flags)\s*:.*$", text, re.MULTILINE))))
     except OSError:
         cpu = platform.processor()
-    key = hashlib.sha256(f"{jax.__version__} {jaxlib.__version__} {cpu}".encode()).hexdigest()[:16]
+    versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib")]
+    key = hashlib.sha256(f"{versions} {cpu}".encode()).hexdigest()[:16]
     folder = pathlib.Path(config.cache.mkdir(f"programs-{key}"))  # type: ignore[union-attr]
     if sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) > MOST_BYTES:
         shutil.rmtree(folder)
