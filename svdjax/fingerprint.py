@@ -1,20 +1,33 @@
-"""Does one model descend from another? A verdict from the weights alone.
+"""Do two models share an origin? A verdict from the weights alone.
 
     python -m svdjax.fingerprint --reference=DIR --suspect=DIR --out=verdict.json
+    python -m svdjax.fingerprint --reference=DIR,DIR,DIR --suspect=DIR --out=verdict.json
+    python -m svdjax.fingerprint --reference=DIR --ancestor=DIR --suspect=DIR --out=verdict.json
 
-The suspect may be disguised: neurons, heads and groups of heads in another order, scales moved
-between v and o, up and down, q and k, a norm and what follows it, another basis of the residual
-stream, rounding and noise. What can be undone without changing the function is undone first, found
-from the weights; then NF and the agreement of the polar factors, tr(I_orth), are measured in every
-linear layer. The verdict rests on the size of that agreement: derived, unrelated or undecided; the
-p-value guards against chance. Layers may have been left out and tokens added or removed; models of
-another width cannot be compared.
+The suspect may be disguised: neurons, heads, groups of heads and layers in another order, scales
+moved between v and o, up and down, q and k, a norm and what follows it, another basis of the
+residual stream, rounding and noise. What can be undone without changing the function is undone
+first, found from the weights; then NF and the agreement of the polar factors, tr(I_orth), are
+measured in every linear layer, and in embeddings and heads over common tokens. Layers may have
+been left out, repeated or moved, and tokens added or removed; models of another width cannot be
+compared.
 
-FILE is JSON: "verdict", "distance" (0 same, about 1 unrelated), "p_value", "alignment" (what was
-undone), "projections" (per layer and pooled), "assumption" (what the p-value presumes). A page with
-the same lies beside it, FILE's name with .html. A FILE that is there is replaced. Exit status: 0
-whatever the verdict, 2 the two cannot be compared (one line on stderr says why), 130 or 143 stopped
-on request, 1 a fault of svdjax.
+The verdict rests on the size of that agreement; the p-value guards against chance:
+  related         they share an origin: one comes from the other, or both from a third
+  partly related  only the parts (layers, modules, embeddings, head) that are named do
+  undecided       more in common than models trained apart have, less than related ones
+  unrelated       no more in common was found than models trained apart have
+Which of two came first, two checkpoints do not tell. Of several references the nearest is named
+where the numbers allow it; with --ancestor, a checkpoint that is known to be older than the two,
+also which of the three lies between the others.
+
+FILE is JSON: "verdict", "direction" ("unknown"), "distance" (0 same, about 1 unrelated), "p_value"
+("log10_p_value" does not underflow), "related_parts", "parts", "alignment" (what was undone),
+"projections" (per layer and pooled), "shared_training" (whether the two share more than initial
+weights), "assumption" (what the p-value presumes); with more than two checkpoints "references",
+"nearest" and "ancestor". A page with the same lies beside it, FILE's name with .html. A FILE that
+is there is replaced. Exit status: 0 whatever the verdict, 2 two cannot be compared (one line on
+stderr says why), 130 or 143 stopped on request, 1 a fault of svdjax.
 """
 
 from __future__ import annotations
@@ -27,12 +40,23 @@ from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
 
 _REFERENCE = flags.DEFINE_string(
-    "reference", None, "The model that may be the origin: directory or hub id org/name[@revision]."
+    "reference",
+    None,
+    "The model that may have an origin in common with the suspect: directory or hub id "
+    "org/name[@revision]; or several, separated by commas: the nearest is named.",
 )
-_SUSPECT = flags.DEFINE_string("suspect", None, "The model that may descend from it: likewise.")
+_SUSPECT = flags.DEFINE_string(
+    "suspect", None, "The model that is asked about: directory or hub id org/name[@revision]."
+)
+_ANCESTOR = flags.DEFINE_string(
+    "ancestor",
+    FingerprintJob.ancestor,
+    "A third checkpoint, known to be older than reference and suspect: which of the three lies "
+    "between the others.",
+)
 _OUT = flags.DEFINE_string("out", None, "File for the verdict, such as verdict.json.")
 _DERIVED = flags.DEFINE_float(
-    "derived", FingerprintJob.derived, "Largest distance at which the verdict is derived."
+    "derived", FingerprintJob.derived, "Largest distance at which the verdict is related."
 )
 _UNRELATED = flags.DEFINE_float(
     "unrelated",
@@ -40,7 +64,7 @@ _UNRELATED = flags.DEFINE_float(
     "Smallest distance at which it is unrelated; between the two it is undecided.",
 )
 _P_VALUE = flags.DEFINE_float(
-    "p_value", FingerprintJob.p_value, "Largest p-value with which the verdict may be derived."
+    "p_value", FingerprintJob.p_value, "Largest p-value with which the verdict may be related."
 )
 _DEVICES = flags.DEFINE_integer(
     "devices", FingerprintJob.devices, "Devices to factorise on; 0 takes all."
@@ -58,6 +82,7 @@ def main() -> str:
             unrelated=_UNRELATED.value,
             p_value=_P_VALUE.value,
             devices=_DEVICES.value,
+            ancestor=_ANCESTOR.value,
         )
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.

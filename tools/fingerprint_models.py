@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-from svdjax.model import init_params
+from svdjax.model import forward, init_params
 from svdjax.reference.batches import pretraining_batch, tuning_batch
 from svdjax.reference.recipes import Recipe
 from svdjax.reference.solutions import short
@@ -36,6 +36,8 @@ class Run:
         data: "world", "prime" (text) or "answers" (chat).
         steps: Optimiser steps.
         peak: Highest learning rate.
+        order: Seed of the data.
+        teacher: The model whose next-token distribution is the target, or "" for the text itself.
     """
 
     like: pathlib.Path
@@ -44,6 +46,8 @@ class Run:
     data: str
     steps: int
     peak: float
+    order: int = 900
+    teacher: str = ""
 
 
 def runs(stories: pathlib.Path | None, steps: int) -> dict[str, Run]:
@@ -55,6 +59,21 @@ def runs(stories: pathlib.Path | None, steps: int) -> dict[str, Run]:
         "qwen_a_answers": Run(base, "qwen_a", 0, "answers", steps // 2, 8e-4),
         "qwen_a_prime": Run(base, "qwen_a", 0, "prime", steps // 2, 8e-4),
         "qwen_b_prime": Run(base, "qwen_b", 0, "prime", steps // 2, 8e-4),
+    }
+    # From the same initial weights on other text and on the same text in another order, a short
+    # and a long run; what is trained on from them; and a student of the shipped base.
+    for length, suffix in ((steps, ""), (4 * steps, "_long")):
+        table |= {
+            f"twin{suffix}": Run(base, "", 5, "world", length, 3e-3),
+            f"twin{suffix}_prime": Run(base, "", 5, "prime", length, 3e-3),
+        }
+        for parent in (f"twin{suffix}", f"twin{suffix}_prime"):
+            table[f"{parent}_answers"] = Run(base, parent, 0, "answers", steps // 2, 8e-4)
+    table |= {
+        "twin_order": Run(base, "", 5, "world", steps, 3e-3, order=901),
+        "twin_answers_prime": Run(base, "twin_answers", 0, "prime", steps // 2, 8e-4),
+        "twin_long_hard": Run(base, "twin_long", 0, "prime", steps, 3e-3),
+        "student": Run(base, "", 6, "world", 2 * steps, 3e-3, teacher="base"),
     }
     if stories is None:
         return table
@@ -82,9 +101,11 @@ def train(name: str, run: Run, models: dict[str, pathlib.Path], folder: pathlib.
     params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), params)
     state = {"params": params, "moments": optimiser(recipe).init(params)}
     step = make_step(recipe, config)
+    if run.teacher:
+        step = _distilling_step(recipe, config, models[run.teacher])
     losses = []
     for number in range(run.steps):
-        state, loss = step(state, *_batch(tokenizer, run.data, number))
+        state, loss = step(state, *_batch(tokenizer, run, number))
         losses.append(loss)
     models[name] = folder / name
     tree = jax.tree.map(np.asarray, state["params"])
@@ -93,11 +114,35 @@ def train(name: str, run: Run, models: dict[str, pathlib.Path], folder: pathlib.
     return f"{name}: loss {first:.2f} -> {last:.2f}, {time.perf_counter() - begun:.0f} s"
 
 
-def _batch(tokenizer: Tokenizer, data: str, step: int) -> Any:
-    sizes: dict[str, Any] = {"rows": 8, "length": 96, "seed": 900, "step": step}
-    if data == "answers":
+def _distilling_step(recipe: Recipe, config: Any, teacher: pathlib.Path) -> Any:
+    """A training step on the cross-entropy with a teacher's next-token distribution."""
+    with open_checkpoint(teacher) as checkpoint:
+        taught_config = model_config(checkpoint.path)
+        targets_of = jax.tree.map(jnp.asarray, load_params(checkpoint, taught_config))
+    rule = optimiser(recipe)
+
+    @jax.jit
+    def step(state: Any, tokens: jax.Array, weights: jax.Array) -> Any:
+        targets = jax.nn.softmax(forward(targets_of, taught_config, tokens[:, :-1]))
+
+        def loss(params: Any) -> jax.Array:
+            logits = forward(params, config, tokens[:, :-1])
+            each = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+            return jnp.sum(each * weights) / jnp.sum(weights)
+
+        value, gradient = jax.value_and_grad(loss)(state["params"])
+        updates, moments = rule.update(gradient, state["moments"], state["params"])
+        params = jax.tree.map(jnp.add, state["params"], updates)
+        return {"params": params, "moments": moments}, value
+
+    return step
+
+
+def _batch(tokenizer: Tokenizer, run: Run, step: int) -> Any:
+    sizes: dict[str, Any] = {"rows": 8, "length": 96, "seed": run.order, "step": step}
+    if run.data == "answers":
         return tuning_batch(tokenizer, short, **sizes)
-    world = WORLD if data == "world" else WORLD_PRIME
+    world = WORLD if run.data == "world" else WORLD_PRIME
     return _packed(tokenizer, world, sizes)
 
 

@@ -1,6 +1,7 @@
-"""The fingerprint table: disguise x pair -> distance, p-value, verdict, seconds.
+"""The fingerprint table: disguise x pair -> distance, p-value, verdict, seconds; and changes.
 
     python tools/fingerprint_table.py
+    python tools/fingerprint_table.py --table=changes
 
 Takes the reference family, stories260k (../shared, if it is there) and small models that it trains
 itself, from several seeds on the same data and on from one another; disguises the suspect of every
@@ -26,8 +27,12 @@ from svdjax import door
 from svdjax.engine.process import prepare_process
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_TABLE = flags.DEFINE_enum("table", "disguises", ["disguises", "changes"], "Which of the two.")
 _JSON = flags.DEFINE_string(
-    "json", "", "File for the numbers; docs/benchmarks/fingerprint-<date>.json by default."
+    "json",
+    "",
+    "File for the numbers; docs/benchmarks/fingerprint-<date>.json by default, "
+    "fingerprint-changes-<date>.json for the second table.",
 )
 _SHARED = flags.DEFINE_string(
     "shared", str(_ROOT.parent / "shared"), "Folder with checkpoints/stories260k."
@@ -82,7 +87,9 @@ def main() -> str:
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
         kept = pathlib.Path(_MODELS.value).absolute() if _MODELS.value else place / "models"
-        models = _models(kept)
+        models = _models(kept, _TABLE.value)
+        if _TABLE.value == "changes":
+            return _changes(models, place)
         rows = []
         for related, pairs in ((True, RELATED), (False, UNRELATED)):
             for reference, suspect in pairs:
@@ -102,7 +109,22 @@ def main() -> str:
     return f"{_markdown(rows, summary)}\n\n{file}"
 
 
-def _models(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _changes(models: dict[str, pathlib.Path], place: pathlib.Path) -> str:
+    import benchmark_shared
+    import fingerprint_changes
+
+    from svdjax.atomic import write_json
+
+    result = {"machine": benchmark_shared.machine(), **fingerprint_changes.measure(models, place)}
+    file = pathlib.Path(
+        _JSON.value
+        or _ROOT / "docs/benchmarks" / f"fingerprint-changes-{time.strftime('%Y-%m-%d')}.json"
+    )
+    write_json(file, result)
+    return f"{fingerprint_changes.markdown(result)}\n\n{file}"
+
+
+def _models(folder: pathlib.Path, table: str) -> dict[str, pathlib.Path]:
     import fingerprint_models
 
     from svdjax import reference
@@ -116,7 +138,16 @@ def _models(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         note(f"{stories} is not there: its pairs are left out")
     folder.mkdir(parents=True, exist_ok=True)
     runs = fingerprint_models.runs(stories if stories.is_dir() else None, _STEPS.value)
+    wanted = {name for pair in RELATED + UNRELATED for name in pair}
+    if table == "changes":
+        import fingerprint_changes
+
+        wanted = fingerprint_changes.names()
+    for name, run in reversed(runs.items()):
+        wanted |= {run.parent, run.teacher} if name in wanted else set()
     for name, run in runs.items():
+        if name not in wanted:
+            continue
         if (folder / name).is_dir():
             models[name] = folder / name
         else:
@@ -185,7 +216,7 @@ def _summary(rows: list[Row]) -> dict[str, Any]:
     related = [row.distance for row in rows if row.related]
     unrelated = [row.distance for row in rows if not row.related]
     wins = [(a < b) + 0.5 * (a == b) for a in related for b in unrelated]
-    wrong = [row for row in rows if row.verdict != ("derived" if row.related else "unrelated")]
+    wrong = [row for row in rows if row.verdict != ("related" if row.related else "unrelated")]
     return {
         "fingerprints": len(rows),
         "pairs_related": len({(r.reference, r.suspect) for r in rows if r.related}),
@@ -210,7 +241,7 @@ def _markdown(rows: list[Row], summary: dict[str, Any]) -> str:
         mine = [row for row in rows if row.disguise == "+".join(names)]
         ours = [row for row in mine if row.related]
         others = [row for row in mine if not row.related]
-        wrong = [r for r in mine if r.verdict != ("derived" if r.related else "unrelated")]
+        wrong = [r for r in mine if r.verdict != ("related" if r.related else "unrelated")]
         lines.append(
             f"| {', '.join(names) or 'none'} | {_span([r.raw_nf for r in ours], 2)} "
             f"| {_span([r.distance for r in ours], 4)} | {_span([r.distance for r in others], 4)} "

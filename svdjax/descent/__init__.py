@@ -1,12 +1,12 @@
-"""Does one model descend from the other? Alignment from the weights alone, then NF and its test.
+"""Do two models share an origin? Alignment from the weights alone, then NF and its test.
 
 `canonical` shares scales out evenly, `compare_layers` undoes what is left of a disguise (orders of
 neurons and heads, phases, bases, a rotated residual stream) and measures, `pool` adds up.
 """
 
 from svdjax.descent.aligned import Factored, compare_layers
+from svdjax.descent.blocks import assign_blocks, spectral_distance
 from svdjax.descent.canonical import canonical
-from svdjax.descent.depth import match_depth
 from svdjax.descent.disguise import ROUGH, disguise
 from svdjax.descent.disguises import DISGUISES
 from svdjax.descent.layer import PROJECTIONS, Layer, read_layer
@@ -15,7 +15,10 @@ from svdjax.descent.statistic import (
     Agreement,
     Pooled,
     agreement,
+    along_leading,
+    leading_count,
     log10_p,
+    outlier,
     p_value,
     polar_stack,
     pool,
@@ -31,16 +34,20 @@ __all__ = [
     "Layer",
     "Pooled",
     "agreement",
+    "along_leading",
+    "assign_blocks",
     "canonical",
     "compare_layers",
     "disguise",
     "from_grams",
     "from_matches",
+    "leading_count",
     "log10_p",
-    "match_depth",
     "nearest_rotation",
+    "outlier",
     "p_value",
     "polar_stack",
     "pool",
     "read_layer",
+    "spectral_distance",
 ]

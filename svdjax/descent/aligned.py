@@ -17,7 +17,7 @@ from svdjax.descent import matching
 from svdjax.descent.layer import Layer
 from svdjax.descent.matching import Heads, rotated
 from svdjax.descent.neurons import Neurons, match_neurons
-from svdjax.descent.statistic import Agreement, agreement
+from svdjax.descent.statistic import Agreement, agreement, along_leading, outlier
 
 
 class Factored(NamedTuple):
@@ -28,12 +28,16 @@ class Factored(NamedTuple):
       polar: their polar factors in the same layout.
       ranks: numerical rank by projection.
       sigma: singular values by projection, descending.
+      directions: leading singular vectors U [in, k] and V [out, k] by projection.
+      leading: U V^T of these, in the layer's layout.
     """
 
     layer: Layer
     polar: Layer
     ranks: Mapping[str, int]
     sigma: Mapping[str, np.ndarray]
+    directions: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    leading: Layer
 
 
 def compare_layers(
@@ -50,35 +54,63 @@ def compare_layers(
       Agreement by projection, and shares of heads and neurons that had to be moved.
     """
     here, there = reference.layer, rotated(suspect.layer, rotation)
-    polar = rotated(suspect.polar, rotation)
-    moved: dict[str, np.ndarray] = {}
+    heads = neurons = None
     shares: dict[str, float] = {}
     if "q_proj" in suspect.ranks:
         by_values = matching.match_heads(matching.value_output_similarity(here, there))
         by_queries = matching.match_heads(matching.query_key_similarity(here, there))
-        moved |= {
-            "q_proj": _queries(here, there, polar, by_values),
-            "k_proj": _keys(here, there, polar, by_values),
-            "v_proj": _values(here, there, polar, by_queries),
-            "o_proj": _outputs(here, there, polar, by_queries),
-        }
-        shares |= _heads_moved(by_values, by_queries)
+        heads = by_values, by_queries
+        shares |= _heads_moved(*heads)
     if "gate_proj" in suspect.ranks:
-        gate, up, down = match_neurons(here, there).values()
-        moved |= {
-            "gate_proj": polar.gate[:, gate.order],
-            "up_proj": polar.up[:, up.order] * up.signs,
-            "down_proj": polar.down[down.order] * down.signs[:, None],
-        }
-        shares |= _neurons_moved(gate, up, down)
+        neurons = tuple(match_neurons(here, there).values())
+        shares |= _neurons_moved(*neurons)
     own = reference.polar.matrices()
-    found = {
-        name: agreement(
-            own[name], moved[name].reshape(own[name].shape), (reference.ranks[name], rank)
+    agreements = {}
+    for name, q in _moved(here, there, rotated(suspect.polar, rotation), heads, neurons).items():
+        ranks = reference.ranks[name], suspect.ranks[name]
+        agreements[name] = agreement(own[name], q.reshape(own[name].shape), ranks)
+    for name, q in _moved(here, there, rotated(suspect.leading, rotation), heads, neurons).items():
+        shape = own[name].shape
+        agreements[name] = agreements[name]._replace(
+            leading=along_leading(q.reshape(shape), *reference.directions[name]),
+            outlier=outlier(reference.sigma[name], shape),
         )
-        for name, rank in suspect.ranks.items()
-    }
-    return found, shares
+    return agreements, shares
+
+
+def _moved(
+    here: Layer,
+    there: Layer,
+    source: Layer,
+    heads: tuple[Heads, Heads] | None,
+    neurons: tuple[Neurons, ...] | None,
+) -> dict[str, np.ndarray]:
+    """Matrices of the suspect's polar factors in the place of the reference's, by projection.
+
+    Args:
+      here: the reference.
+      there: the suspect in the reference's residual basis; where orders and bases are found.
+      source: what is moved, of the suspect and in the same basis.
+      heads: as found from v and o, and from q and k; None leaves attention out.
+      neurons: for gate, up and down; None leaves the feed-forward part out.
+    """
+    moved: dict[str, np.ndarray] = {}
+    if heads is not None:
+        by_values, by_queries = heads
+        moved |= {
+            "q_proj": _queries(here, there, source, by_values),
+            "k_proj": _keys(here, there, source, by_values),
+            "v_proj": _values(here, there, source, by_queries),
+            "o_proj": _outputs(here, there, source, by_queries),
+        }
+    if neurons is not None:
+        gate, up, down = neurons
+        moved |= {
+            "gate_proj": source.gate[:, gate.order],
+            "up_proj": source.up[:, up.order] * up.signs,
+            "down_proj": source.down[down.order] * down.signs[:, None],
+        }
+    return moved
 
 
 def _queries(here: Layer, there: Layer, polar: Layer, heads: Heads) -> np.ndarray:

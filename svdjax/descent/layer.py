@@ -13,6 +13,7 @@ import numpy as np
 from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig
 from svdjax.checkpoint.families import dimensions
 from svdjax.checkpoint.params import check_finite
+from svdjax.spectral.storage import eps_of
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -34,6 +35,8 @@ class Layer:
         planes: Head dimensions (j, j + planes) turn together under the rotary embedding.
         qk_norm: What queries and keys are normalised over ("head", "all" or ""), as in
             `ModelConfig`.
+        eps: Distance from 1 to the next number of the dtype that the matrices were stored in, the
+            finest where they differ; 0 where they are exact.
     """
 
     q: np.ndarray
@@ -45,6 +48,7 @@ class Layer:
     down: np.ndarray
     planes: int
     qk_norm: str = ""
+    eps: float = 0.0
 
     def matrices(self) -> dict[str, np.ndarray]:
         """The same by projection, as matrices [in, out]."""
@@ -96,6 +100,7 @@ def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer
     """
     parts: dict[str, np.ndarray] = {}
     scales: dict[str, np.ndarray] = {}
+    eps: list[float] = []
     for weight in FAMILIES[config.family].present(config):
         if not weight.stacked or not weight.path.endswith(("/kernel", "/scale")):
             continue
@@ -106,6 +111,7 @@ def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer
         if weight.path.endswith("/scale"):
             scales[weight.projection] = tensor + config.norm_plus_one
             continue
+        eps.append(eps_of(checkpoint.spec(name).dtype))
         start, sizes = 0, dimensions(config)
         for role, letter in weight.parts or ((weight.projection, weight.shape[0]),):
             parts[role] = tensor[start : start + sizes[letter]].T
@@ -124,4 +130,5 @@ def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer
         down=np.ascontiguousarray(parts["down_proj"]),
         planes=rotary_planes(config),
         qk_norm=config.qk_norm,
+        eps=min(eps),
     )

@@ -20,11 +20,6 @@ _TRIALS, _STEPS, _ENOUGH = 5, 25, 1e-3
 _CONVINCING = 0.5
 
 
-def procrustes(suspect: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The orthogonal R that minimises ||suspect R - reference||_F, rows being tokens [V, D]."""
-    return nearest_rotation(suspect.T @ reference)
-
-
 class Grams:
     """Sums of Gram matrices of one side on the residual stream, apart for even and odd layers.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import get_factorisation, nf_unrelated, working_precision
-from svdjax.spectral.factors import numerical_rank
 from svdjax.spectral.kernels import over_layers, spread
 from svdjax.spectral.products import outer
+from svdjax.spectral.storage import carried_rank
 
 ROUTE = "gram_f64"
+
+LEADING = 0.1
+"""Share of the singular directions, the largest first, that count as leading."""
+
+
+def leading_count(shape: tuple[int, ...]) -> int:
+    """How many of the r = min(in, out) singular directions are leading, at least one."""
+    return math.ceil(LEADING * min(shape))
 
 
 class Polar(NamedTuple):
@@ -32,32 +40,49 @@ class Polar(NamedTuple):
     Attributes:
       p: sum over the singular values above rounding of u_j v_j^T, [L, I, O], float64.
       sigma: singular values, [L, R], descending.
-      rank: numerical ranks, [L], int32.
+      rank: numerical ranks, or what storage carries, [L], int32.
+      u: leading left singular vectors, [L, I, k], k as `leading_count` has it.
+      v: leading right singular vectors, [L, O, k].
     """
 
     p: np.ndarray
     sigma: np.ndarray
     rank: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
 
 
-def polar_stack(w: np.ndarray, mesh: jax.sharding.Mesh | None = None) -> Polar:
-    """Polar factors of matrices [L, I, O], each on one device of the mesh, in float64."""
+def polar_stack(
+    w: np.ndarray, mesh: jax.sharding.Mesh | None = None, eps: Sequence[float] | None = None
+) -> Polar:
+    """Polar factors of matrices [L, I, O], each on one device of the mesh, in float64.
+
+    Args:
+      w: the matrices.
+      mesh: devices with an axis ``layers``; None for one.
+      eps: distance from 1 to the next number of the dtype that each matrix was stored in, [L]:
+        directions that its rounding hides are left out (`svdjax.spectral.storage.carried_rank`).
+        None where they are exact.
+    """
     route = get_factorisation(ROUTE)
     with working_precision(route):
-        stack, spread_over = spread(np.asarray(w, np.float64), mesh)
+        roundings = np.zeros(len(w)) if eps is None else np.asarray(eps, np.float64)
+        stack, spread_over = spread((np.asarray(w, np.float64), roundings), mesh)
         found = _polar(stack, route=route, mesh=spread_over, layers=len(w))
         return Polar(*(np.asarray(each) for each in found))
 
 
 @functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
 def _polar(stack, *, route, mesh, layers):
-    def one(w: jax.Array) -> Any:
+    def one(stored: tuple[jax.Array, jax.Array]) -> Any:
+        w, eps = stored
         factors = route(w).factors
-        rank = numerical_rank(factors.s, (w.shape[0], w.shape[1]))
+        rank = carried_rank(factors.s, eps, (w.shape[0], w.shape[1]))
         live = jnp.arange(factors.s.shape[0], dtype=jnp.int32) < rank
         u = jnp.where(live[None, :], factors.u, 0)
         p = outer(u, factors.v)
-        return p, factors.s, rank
+        k = leading_count(w.shape)
+        return p, factors.s, rank, u[:, :k], factors.v[:, :k]
 
     return over_layers(one, stack, mesh=mesh, layers=layers)
 
@@ -72,6 +97,8 @@ class Agreement(NamedTuple):
         rank.
       nf: ||I_orth - I||_F / r; NaN where a matrix is rank-deficient.
       shape: (in, out).
+      leading: `along_leading` of the two.
+      outlier: `outlier` of the reference.
     """
 
     trace: float
@@ -79,6 +106,8 @@ class Agreement(NamedTuple):
     variance: float
     nf: float
     shape: tuple[int, int]
+    leading: float = math.nan
+    outlier: float = math.nan
 
     @property
     def nf_unrelated(self) -> float:
@@ -110,6 +139,33 @@ def agreement(p: np.ndarray, q: np.ndarray, ranks: tuple[int, int]) -> Agreement
         nf = float(np.linalg.norm(product)) / r
     both = ranks[0] * ranks[1]
     return Agreement(trace, math.sqrt(both), both / (rows * columns), nf, (rows, columns))
+
+
+def along_leading(q: np.ndarray, u: np.ndarray, v: np.ndarray) -> float:
+    """Agreement of the leading singular directions of two matrices, <U_r V_r^T, U_s V_s^T> / k.
+
+    1 where they are the same, about 0 where they are unrelated, whatever the signs of singular
+    vectors.
+
+    Args:
+      q: ``U_s V_s^T`` of the suspect's k leading directions, [I, O].
+      u: the reference's leading left singular vectors, [I, k].
+      v: its leading right singular vectors, [O, k].
+    """
+    return float(np.sum((q.T @ u) * v)) / u.shape[1]
+
+
+def outlier(sigma: np.ndarray, shape: tuple[int, int]) -> float:
+    """σ_1 over the largest singular value of a random matrix of this size, rms(W) (√I + √O).
+
+    1 for independent entries of one variance, up to a share that vanishes with the size
+    (Marchenko and Pastur's edge); NaN for a matrix of zeros.
+    """
+    rows, columns = shape
+    edge = math.sqrt(float(np.sum(sigma**2)) / (rows * columns)) * (
+        math.sqrt(rows) + math.sqrt(columns)
+    )
+    return float(sigma[0]) / edge if edge else math.nan
 
 
 class Pooled(NamedTuple):

@@ -1,4 +1,4 @@
-"""The page of a verdict on descent: the verdict, what it rests on, what was undone, one figure."""
+"""The page of a verdict on common origin: what it rests on, what was undone, one figure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from svdjax.engine.descent.wording import (
+    ancestor_words,
+    nearest_words,
+    training_words,
+    verdict_words,
+)
 from svdjax.report import page, style
 from svdjax.report.cells import Head, TableView
 from svdjax.report.numbers import decimal, percent, significant
 from svdjax.report.page import Picture
 
-_WORDS = {
-    "derived": "The suspect's weights descend from those of the reference.",
-    "unrelated": "The suspect's weights do not descend from those of the reference.",
-    "undecided": "The evidence does not allow a verdict.",
-}
 _RESIDUAL = {
     "as it is": "none was needed: the residual streams are laid over each other as they are",
     "embeddings": "by orthogonal Procrustes on the embeddings of common tokens",
@@ -42,11 +43,18 @@ def write_fingerprint(path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.
         path,
         "fingerprint.html",
         result=result,
-        words=_WORDS[result["verdict"]],
+        words=verdict_words(result),
+        more=[
+            text
+            for text in (training_words(result), nearest_words(result), ancestor_words(result))
+            if text
+        ],
         distance=decimal(result["distance"]),
         p=probability(result["log10_p_value"]),
         facts=_facts(result),
         projections=_projections(result),
+        parts=_parts(result),
+        references=_references(result),
         tried=_tried(result),
         figure=figure,
     )
@@ -113,6 +121,49 @@ def _projections(result: Mapping[str, Any]) -> TableView:
     )
 
 
+def _parts(result: Mapping[str, Any]) -> TableView:
+    rows = [
+        (
+            part["part"],
+            "–" if part["reference"] is None else str(part["reference"]),
+            part["verdict"],
+            decimal(part["distance"]),
+            significant(part["z"]),
+            probability(part["log10_p_value"]),
+        )
+        for part in result["parts"]
+    ]
+    return _view(
+        "By part",
+        "Attention and feed-forward part of each layer of the suspect with the layer of the "
+        "reference that it was compared with, embeddings and head over common tokens. p is "
+        "multiplied by the numbers of parts and of alignments.",
+        ("part", "layer of the reference", "verdict", "distance", "z", "p ≤"),
+        rows,
+    )
+
+
+def _references(result: Mapping[str, Any]) -> TableView | None:
+    if "references" not in result:
+        return None
+    rows = [
+        (
+            each["reference"],
+            each["role"],
+            each["verdict"],
+            decimal(each["distance"]),
+            probability(each["log10_p_value"]),
+        )
+        for each in result["references"]
+    ]
+    return _view(
+        "By reference",
+        "The suspect against each of them. The rest of the page is about the nearest reference.",
+        ("checkpoint", "named as", "verdict", "distance", "p ≤"),
+        rows,
+    )
+
+
 def _tried(result: Mapping[str, Any]) -> TableView:
     rows = [
         (name, decimal(one["distance"]), significant(one["z"]))
@@ -120,7 +171,8 @@ def _tried(result: Mapping[str, Any]) -> TableView:
     ]
     return _view(
         "Alignments of the residual stream that were tried",
-        "The one with the smallest distance counts; the p-value is multiplied by their number.",
+        "The one under which most parts are related counts, of several the one with the smallest "
+        "distance; the p-value is multiplied by their number.",
         ("alignment", "distance", "z"),
         rows,
     )
@@ -152,7 +204,7 @@ def _picture(result: Mapping[str, Any]) -> Picture:
         anchor="distances",
         title="Distance by layer",
         caption="Every matrix by itself, aligned. Below the lower line a pooled distance counts as "
-        "derived, above the upper one as unrelated.",
+        "related, above the upper one as unrelated.",
         alt="Distance of every projection over the layers.",
         data=base64.b64encode(data).decode("ascii"),
         width=round(width * scale),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -35,19 +36,46 @@ def verdict(reference: pathlib.Path, suspect: pathlib.Path) -> dict[str, Any]:
     return fingerprint(FingerprintJob(str(reference), str(suspect), "unused.json"))
 
 
-def raw_nf(reference: pathlib.Path, suspect: pathlib.Path) -> dict[str, float]:
-    """NF / NF_unrelated by projection, mean over the layers, without any alignment."""
-    layers = []
-    for source in (reference, suspect):
-        with open_checkpoint(source) as checkpoint:
-            layers.append(load_params(checkpoint, model_config(checkpoint.path))["layers"])
-    found = {}
-    for module in ("self_attn", "mlp"):
-        for name, leaves in layers[0][module].items():
-            pairs = zip(leaves["kernel"], layers[1][module][name]["kernel"])
-            nf = [svd_trace(a.astype(np.float64), b.astype(np.float64))[1] for a, b in pairs]
-            found[name] = float(np.mean(nf) / nf_unrelated(*leaves["kernel"].shape[1:]))
-    return found
+def raw_nf(reference: pathlib.Path, suspect: pathlib.Path, names: tuple[str, ...]) -> list[float]:
+    """NF / NF_unrelated of projections, mean over the layers, without any alignment."""
+    sides = [kernels(reference), kernels(suspect)]
+    ratios = []
+    for name in names:
+        nf = [svd_trace(a, b)[1] for a, b in zip(*(side[name] for side in sides))]
+        ratios.append(float(np.mean(nf) / nf_unrelated(*sides[0][name].shape[1:])))
+    return ratios
+
+
+@functools.lru_cache
+def kernels(source: pathlib.Path) -> dict[str, np.ndarray]:
+    """Linear layers [L, in, out] by projection, float64."""
+    with open_checkpoint(source) as checkpoint:
+        layers = load_params(checkpoint, model_config(checkpoint.path))["layers"]
+    return {
+        name: leaves["kernel"].astype(np.float64)
+        for module in ("self_attn", "mlp")
+        for name, leaves in layers[module].items()
+    }
+
+
+def rewritten(source: pathlib.Path, target: pathlib.Path, change: Any) -> pathlib.Path:
+    """A copy whose tree and config.json went through `change`."""
+    with open_checkpoint(source) as checkpoint:
+        tree = load_params(checkpoint, model_config(checkpoint.path))
+        raw = dict(checkpoint.config)
+    change(tree, raw)
+    return save_checkpoint(target, tree, raw, dtype="float32")
+
+
+def reorder_layers(tree: Any, order: list[int]) -> None:
+    """Layers in another order, left out or repeated, in place."""
+
+    def taken(branch: Any) -> Any:
+        if isinstance(branch, dict):
+            return {name: taken(leaf) for name, leaf in branch.items()}
+        return branch[order]
+
+    tree["layers"] = taken(tree["layers"])
 
 
 def random_layer(rng: np.random.Generator, *, planes: int = 2) -> Layer:

@@ -7,11 +7,10 @@ import pytest
 
 from svdjax import reference
 from svdjax.descent import DISGUISES, Grams, canonical, from_grams, from_matches
-from svdjax.descent.depth import increasing
 from svdjax.descent.matching import rotated
 from tests.fingerprint.harness import DEFEATED, disguised, random_layer, raw_nf, verdict
 
-BASE, INSTRUCT, PRIME = (reference.path(name) for name in ("base", "instruct", "base_prime"))
+BASE, INSTRUCT = (reference.path(name) for name in ("base", "instruct"))
 # What each disguise touches.
 TOUCHED = {
     "neurons": ("gate_proj", "up_proj", "down_proj"),
@@ -26,9 +25,12 @@ TOUCHED = {
 }
 
 
+EVERY = TOUCHED["rotation"]
+
+
 @pytest.fixture(scope="module")
-def plain() -> dict[str, float]:
-    return raw_nf(BASE, INSTRUCT)
+def plain() -> list[float]:
+    return raw_nf(BASE, INSTRUCT, EVERY)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +45,10 @@ def test_every_disguise_is_tested():
 @pytest.mark.parametrize("name", DISGUISES)
 def test_a_disguise_defeats_raw_nf_and_is_survived(name, plain, undisguised, tmp_path):
     suspect = disguised(INSTRUCT, tmp_path / name, name)
-    raw = raw_nf(BASE, suspect)
-    ratios = {each: raw[each] for each in TOUCHED[name]}
-    assert min(ratios.values()) > DEFEATED, ratios
-    assert max(plain.values()) < DEFEATED / 2
+    assert min(raw_nf(BASE, suspect, TOUCHED[name])) > DEFEATED
+    assert max(plain) < DEFEATED / 2
     found = verdict(BASE, suspect)
-    assert found["verdict"] == "derived"
+    assert found["verdict"] == "related"
     if name == "rotation":
         # Fitted to embeddings that training moved too: it costs 0.01, less than noise of 1 %.
         assert found["distance"] < undisguised + 0.02
@@ -74,11 +74,3 @@ def test_gram_matrices_and_matches_find_a_rotation():
         assert abs(np.trace(turn @ start)) / 24 > 0.99
         # The neurons then give it to rounding (their table of cosines is float32, the fit is not).
         np.testing.assert_allclose(from_matches(pairs[half::2], start), turn.T, atol=1e-9)
-
-
-def test_layers_are_matched_in_order():
-    costs = np.array([[0.1, 5, 5], [0.0, 4, 5], [5, 0.1, 3], [5, 0.0, 5], [5, 5, 0.2]])
-    assert increasing(costs) == [1, 3, 4]
-    # The cheapest row of each column, were it not for the order.
-    assert increasing(np.array([[3.0, 0.0], [0.0, 3.0], [9.0, 1.0]])) == [1, 2]
-    assert increasing(np.zeros((3, 3))) == [0, 1, 2]

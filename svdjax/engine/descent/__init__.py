@@ -1,4 +1,4 @@
-"""A verdict on descent: two checkpoints in, one file out.
+"""A verdict on common origin: two checkpoints or more in, one file out.
 
 `svdjax.engine` is the way in.
 """

@@ -1,49 +1,36 @@
-"""Holds a suspect against a reference: aligns, measures, decides, writes one file and a page."""
+"""A verdict on common origin: one suspect, one reference or more, one file and a page."""
 
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from svdjax.atomic import write_json
-from svdjax.descent import log10_p, nearest_rotation
-from svdjax.engine import devices
-from svdjax.engine.descent.candidates import (
-    Blocks,
-    Candidate,
-    Check,
-    measure,
-    pair_blocks,
-    rotations_from_weights,
-)
-from svdjax.engine.descent.evidence import Found, evidence, sentence
+from svdjax.engine.descent import several
+from svdjax.engine.descent.candidates import Check
+from svdjax.engine.descent.compare import compare_pair
 from svdjax.engine.descent.fingerprint_job import FingerprintJob
-from svdjax.engine.descent.sides import Pair, Tokens, common_tokens, open_pair, token_product
-from svdjax.engine.descent.verdict import decide
-from svdjax.engine.progress import note
+from svdjax.engine.descent.sides import open_pair
+from svdjax.engine.descent.wording import sentences
 from svdjax.engine.stop import StopRequest
 from svdjax.engine.writing import writing_to
-from svdjax.errors import InputError
 
 
 class Pages(Protocol):
-    """What the door hands in to write the page."""
+    """What the command hands in to write the page."""
 
     def write_fingerprint(self, path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.Path: ...
 
 
 @dataclass(frozen=True)
 class FingerprintOutcome:
-    """What was found.
+    """The verdict and where it was written.
 
     Attributes:
       file: the JSON file; None where nothing was written.
-      page: the report; likewise.
+      page: the report; None where nothing was written.
       result: the content of the file.
     """
 
@@ -53,21 +40,22 @@ class FingerprintOutcome:
 
     def text(self) -> str:
         """A few lines for stdout, with the paths."""
-        return "\n".join([sentence(self.result), *(str(p) for p in (self.file, self.page) if p)])
+        paths = (str(path) for path in (self.file, self.page) if path)
+        return "\n".join([*sentences(self.result), *paths])
 
 
 def run_fingerprint(
     job: FingerprintJob, pages: Pages | None = None, *, stop: StopRequest | None = None
 ) -> FingerprintOutcome:
-    """Gives a verdict on descent and writes it to exactly ``job.out``.
+    """Gives a verdict on common origin and writes it to exactly ``job.out``.
 
     Args:
-      job: the two checkpoints and the file.
+      job: the checkpoints and the file.
       pages: module with `write_fingerprint`, for the report beside the file; None writes none.
       stop: the caller's entered `StopRequest`; without one, the run enters its own.
 
     Raises:
-      InputError: a checkpoint cannot be read, the two cannot be compared, or the file not written.
+      InputError: a checkpoint cannot be read, two cannot be compared, or the file not written.
       Interrupted: SIGTERM or SIGINT; nothing is written then.
     """
     if stop is None:
@@ -84,64 +72,34 @@ def run_fingerprint(
 
 
 def fingerprint(job: FingerprintJob, *, check: Check = lambda where: None) -> dict[str, Any]:
-    """The same without files: what `run_fingerprint` writes."""
-    begun = time.perf_counter()
-    pair = open_pair(job.reference, job.suspect)
-    working = pair.reference.config.hidden_size * pair.reference.config.intermediate_size * 8 * 8
-    mesh = devices.layer_mesh(job.devices, working)
-    blocks = pair_blocks(pair, mesh, check)
-    tokens = common_tokens(pair)
-    tried = [Candidate("as it is", (None, None))]
-    rotation, notes = _from_tokens(pair, tokens)
-    if rotation is not None:
-        tried.append(Candidate("embeddings", (rotation, rotation)))
-    measure(pair, blocks, tried, mesh, check)
-    if not _convincing(tried, job):
-        note("nothing found so far: looking for a rotation in the weights alone")
-        found = rotations_from_weights(pair, blocks, check)
-        if found is None:
-            notes.append("no rotation was sought in the weights: too few blocks or projections")
-        else:
-            last = Candidate("weights", found)
-            measure(pair, blocks, [last], mesh, check)
-            tried.append(last)
-    return _conclude(job, pair, blocks, tokens, tried, notes, time.perf_counter() - begun)
+    """What `run_fingerprint` writes, with nothing written.
+
+    All pairs are opened, and refused if they cannot be compared, before any is computed.
+    """
+    references = [*job.references, *([job.ancestor] if job.ancestor else [])]
+    pairs = [open_pair(source, job.suspect) for source in references]
+    line = open_pair(job.ancestor, job.references[0]) if job.ancestor else None
+    results = [compare_pair(pair, job.thresholds, job.devices, check) for pair in pairs]
+    if len(results) == 1:
+        return results[0]
+    # The verdict at the top is that on the nearest of the references proper.
+    count = len(job.references)
+    top = min(results[:count], key=lambda result: result["distance"])
+    result = dict(top)
+    result["references"] = [
+        _summary(each, several.REFERENCE if number < count else several.ANCESTOR)
+        for number, each in enumerate(results)
+    ]
+    result["nearest"] = several.nearest(results)
+    if line is not None:
+        direct = compare_pair(line, job.thresholds, job.devices, check)
+        order = several.between(results[0], results[1], direct)
+        result["ancestor"] = {"source": job.ancestor, **order}
+    return result
 
 
-def _from_tokens(pair: Pair, tokens: Tokens) -> tuple[np.ndarray | None, list[str]]:
-    """Procrustes on the embeddings of common tokens, if there are enough to fix a rotation."""
-    count, width = len(tokens.rows[0]), pair.reference.config.hidden_size
-    if count < width:
-        return None, [
-            f"the vocabularies have {count} tokens in common, too few to fix a rotation of "
-            f"{width} dimensions: embeddings were not used"
-        ]
-    return nearest_rotation(token_product(pair, tokens)), []
-
-
-def _convincing(tried: list[Candidate], job: FingerprintJob) -> bool:
-    return any(1 - one.pooled.effect <= job.derived for one in tried)
-
-
-def _conclude(
-    job: FingerprintJob,
-    pair: Pair,
-    blocks: Blocks,
-    tokens: Tokens,
-    tried: list[Candidate],
-    notes: list[str],
-    seconds: float,
-) -> dict[str, Any]:
-    # NaN, where every matrix is zero, loses against any number.
-    best = max(tried, key=lambda one: np.nan_to_num(one.pooled.effect, nan=-np.inf))
-    pooled = best.pooled
-    if np.isnan(pooled.effect):
-        raise InputError(
-            f"{pair.reference.checkpoint.path} and {pair.suspect.checkpoint.path} cannot be "
-            "compared because all matrices of one of them are zero"
-        )
-    # The largest of several was taken.
-    log10 = min(0.0, log10_p(pooled.z) + float(np.log10(len(tried))))
-    verdict = decide(1 - pooled.effect, log10, job.thresholds)
-    found = Found(pair, blocks, tokens, tried, best, verdict, log10, job.thresholds, notes, seconds)
-    return evidence(found)
+def _summary(result: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """A comparison in short, for the list of all of them."""
+    names = ("reference", "verdict", "distance", "p_value", "log10_p_value", "z")
+    short = {name: result[name] for name in names}
+    return {"role": role, **short, "related_parts": [p["part"] for p in result["related_parts"]]}

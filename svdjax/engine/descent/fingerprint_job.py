@@ -13,7 +13,7 @@ from svdjax.errors import InputError
 
 @dataclass(frozen=True)
 class FingerprintJob:
-    """One suspect held against one reference.
+    """One suspect held against one reference or several, and a third checkpoint.
 
     The flags of ``python -m svdjax.fingerprint`` have the fields' names and explain them.
 
@@ -28,11 +28,13 @@ class FingerprintJob:
     unrelated: float = Thresholds.unrelated
     p_value: float = Thresholds.p_value
     devices: int = 0
+    ancestor: str = ""
 
     def __post_init__(self) -> None:
         found = missing_faults(self, ("reference", "suspect", "out"))
         if self.out:
             found += self._out_faults()
+        found += self._source_faults()
         if not 0 < self.derived <= self.unrelated:
             found.append(
                 f"--derived={self.derived:g} and --unrelated={self.unrelated:g}: expected "
@@ -43,6 +45,13 @@ class FingerprintJob:
         found += least_faults(self, {"devices": 0})
         if found:
             raise InputError(" | ".join(found))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """``reference`` split at its commas, unless it is itself a directory."""
+        if pathlib.Path(self.reference).expanduser().is_dir():
+            return (self.reference,)
+        return tuple(self.reference.split(","))
 
     @property
     def thresholds(self) -> Thresholds:
@@ -58,6 +67,24 @@ class FingerprintJob:
     def page(self) -> pathlib.Path:
         """The report beside it."""
         return self.file.with_suffix(".html")
+
+    def _source_faults(self) -> list[str]:
+        faults = []
+        if self.reference and not all(self.references):
+            faults.append(
+                f"--reference={self.reference}: a name between commas is empty; expected "
+                "directories or hub ids, separated by single commas"
+            )
+        if len(set(self.references)) < len(self.references):
+            faults.append(f"--reference={self.reference}: names a checkpoint twice")
+        if self.ancestor and len(self.references) > 1:
+            faults.append(
+                f"--ancestor={self.ancestor} with {len(self.references)} references: expected one "
+                "reference; to ask which is nearest, name the ancestor among the references"
+            )
+        if self.ancestor and self.ancestor in (self.suspect, *self.references):
+            faults.append(f"--ancestor={self.ancestor}: expected a third checkpoint")
+        return faults
 
     def _out_faults(self) -> list[str]:
         try:

@@ -1,11 +1,13 @@
-"""From the size of the effect and the p-value to one of three words."""
+"""From the sizes of the effects and the p-values to one of four words."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-DERIVED, UNRELATED, UNDECIDED = "derived", "unrelated", "undecided"
+RELATED, PARTLY, UNDECIDED, UNRELATED = "related", "partly related", "undecided", "unrelated"
+VERDICTS = (RELATED, PARTLY, UNDECIDED, UNRELATED)
 
 ASSUMPTION = (
     "The p-value is the probability of so much agreement if every compared matrix of the suspect "
@@ -14,9 +16,10 @@ ASSUMPTION = (
     "z = tr(I_orth) / sqrt(r/R) is N(0, 1) for each matrix and sum tr / sqrt(sum r/R) for the "
     "layers of a projection; where matrices were aligned by means of one another (those of a "
     "module) their deviations are added up, which bounds that of the sum. p <= exp(-z^2/2), times "
-    "the number of alignments tried. It tests independence only: models trained apart on alike "
-    "data share a few directions once their residual streams are aligned, which is enough for a "
-    "small p. So the verdict rests on the size of the effect, and p only guards against chance."
+    "the number of alignments tried, and for a part times the number of parts. It tests "
+    "independence only: models trained apart on alike data share a few directions once their "
+    "residual streams are aligned, which is enough for a small p. So the verdict rests on the size "
+    "of the effect, and p only guards against chance."
 )
 
 
@@ -25,9 +28,9 @@ class Thresholds:
     """Where the words change (docs/fingerprint.md says why here).
 
     Attributes:
-      derived: largest distance of a derived model.
+      derived: largest distance of a related model.
       unrelated: smallest distance of an unrelated one; between the two it is undecided.
-      p_value: largest p-value of a derived model.
+      p_value: largest p-value of a related model.
     """
 
     derived: float = 0.7
@@ -35,8 +38,13 @@ class Thresholds:
     p_value: float = 1e-6
 
 
+def significant(log10_p: float, thresholds: Thresholds) -> bool:
+    """Whether chance is out of the question: p at most the threshold."""
+    return log10_p <= math.log10(thresholds.p_value)
+
+
 def decide(distance: float, log10_p: float, thresholds: Thresholds) -> str:
-    """The verdict on a pair.
+    """The word for a whole or a part by itself: "related", "undecided" or "unrelated".
 
     Args:
       distance: 1 - tr(I_orth) / r, pooled: 0 same, about 1 unrelated.
@@ -46,6 +54,21 @@ def decide(distance: float, log10_p: float, thresholds: Thresholds) -> str:
     if math.isnan(distance):
         return UNDECIDED
     if distance <= thresholds.derived:
-        sure = log10_p <= math.log10(thresholds.p_value)
-        return DERIVED if sure else UNDECIDED
+        return RELATED if significant(log10_p, thresholds) else UNDECIDED
     return UNRELATED if distance >= thresholds.unrelated else UNDECIDED
+
+
+def overall(whole: str, layers: Sequence[str], ends: Sequence[str]) -> str:
+    """The verdict: the word for the whole, "partly related" where not all of it is related.
+
+    That is where a part is related although the whole is not, or a part of a layer is unrelated
+    although the whole is related. Embeddings or a head that were replaced leave a model related.
+
+    Args:
+      whole: `decide` of all layers pooled.
+      layers: `decide` of each part of a layer.
+      ends: `decide` of embeddings and head.
+    """
+    if RELATED in layers and UNRELATED in layers:
+        return PARTLY
+    return PARTLY if whole != RELATED and RELATED in (*layers, *ends) else whole

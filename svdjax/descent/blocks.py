@@ -1,0 +1,67 @@
+"""Which block of the suspect goes with which of the reference, whatever their order and number.
+
+Axes: `L` layers of the reference, `M` layers of the suspect, `R` singular values.
+
+From the singular values alone: they know nothing of rotations, orders and signs, and by themselves
+say nothing about the singular vectors that the test then looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from svdjax.spectral import top_count
+
+Spectra = Mapping[str, np.ndarray]
+
+# Logarithms of singular values of equal matrices stored in float32 differ by up to about 1e-6:
+# below that, one pair is no nearer than another.
+_ROUNDING = 1e-12
+
+
+def assign_blocks(
+    reference: Sequence[Spectra], suspect: Sequence[Spectra]
+) -> list[tuple[int, int]]:
+    """The pairs of blocks with the nearest singular values, in the order of the suspect.
+
+    One-to-one by `scipy.optimize.linear_sum_assignment` on `spectral_distance`, which leaves blocks
+    of a deeper reference out. The further blocks of a deeper suspect (copies, where a model was
+    made deeper by repeating blocks) go with the nearest of the reference.
+
+    Args:
+      reference: singular values by projection, for each of L layers, descending.
+      suspect: the same of M layers.
+
+    Returns:
+      Pairs (reference layer, suspect layer), min(L, M) of them or M if that is more.
+    """
+    costs = np.array([[spectral_distance(a, b) for b in suspect] for a in reference])
+    rows, columns = linear_sum_assignment(costs)
+    pairs = dict(zip(columns.tolist(), rows.tolist()))
+    for column in range(len(suspect)):
+        if len(suspect) > len(reference):
+            pairs.setdefault(column, int(costs[:, column].argmin()))
+    return [(row, column) for column, row in sorted(pairs.items())]
+
+
+def spectral_distance(reference: Spectra, suspect: Spectra) -> float:
+    """Logarithm of the variance of differences of log singular values, mean over the projections.
+
+    The variance is of the top 90 % (the tails are what noise and rounding change most) and does not
+    depend on a factor. Its logarithm is the likelihood of a normal difference whose variance each
+    pair of matrices has for itself: pairs that agree outweigh any number that do not, so that a few
+    copied blocks are found among unrelated ones.
+    """
+    total = []
+    for name, sigma in reference.items():
+        top = top_count(len(sigma))
+        difference = _logs(sigma[:top]) - _logs(suspect[name][:top])
+        total.append(np.log(np.var(difference) + _ROUNDING))
+    return float(np.mean(total))
+
+
+def _logs(sigma: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(sigma, 1e-12 * max(float(sigma[0]), 1e-300)))
