@@ -9,8 +9,8 @@ Every model reads the same prompts, with its own chat template and the paper's s
 OUT/entropy.npz holds "<model>/last" and "<model>/mean" [blocks, heads]: the entropy (nats) of the
 attention of the last position, mean over the prompts, and of all positions. OUT/cka.npz holds
 "<model>" [blocks of the first model, blocks]: linear CKA of the hidden states after the blocks, and
-each kind of it by name: "<model>/prompt" (a sample is a prompt, its tokens averaged),
-"<model>/position" (a sample is a position, the prompts averaged: eq. 17 to the letter), both also
+each kind of it by name: "<model>/prompt" (a sample is a prompt, its tokens averaged: our choice and
+the default), "<model>/position" (a sample is a position, the prompts averaged: eq. 17), both also
 "_debiased". OUT/maps.npz holds the first prompt's attention [blocks, tokens, tokens], averaged over
 the heads; OUT/figures what the paper draws. <model> is the directory's name, with -2, -3 where
 names repeat. A finished probe given again does nothing. Exit status: 0 done, 2 the input cannot be
@@ -38,7 +38,10 @@ _LIMIT = flags.DEFINE_integer(
     "limit", ProbeJob.limit, "Take the first prompts only, the paper's 100 by default; 0 takes all."
 )
 _SAMPLES = flags.DEFINE_enum(
-    "samples", "prompt", list(SAMPLES), 'Which CKA is stored as "<model>" and drawn.'
+    "samples",
+    "prompt",
+    list(SAMPLES),
+    'Which CKA is stored as "<model>" and drawn: over prompts (our choice) or positions (eq. 17).',
 )
 _DEBIASED = flags.DEFINE_bool(
     "debiased", False, 'Store and draw the debiased CKA as "<model>"; the paper\'s is biased.'

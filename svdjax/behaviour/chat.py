@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svdjax.behaviour.benchmarks import Question
+from svdjax.behaviour.benchmarks import Question, in_repeat
 from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
 from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.errors import InputError, printable
@@ -157,6 +157,29 @@ def question_prompts(
         model.prompt(one.text, one.system if system is None else system, f"question {one.id}")
         for one in questions
     ]
+
+
+def repeat_prompts(
+    model: ChatModel, questions: Sequence[Question], repeats: int, *, system: str | None = None
+) -> list[list[Prompt]]:
+    """The prompts of every repeat of a benchmark, which differ where the order of options does.
+
+    Args:
+        model: Who is asked.
+        questions: What.
+        repeats: How often.
+        system: As in `question_prompts`.
+
+    Raises:
+        InputError: As `ChatModel.prompt`.
+    """
+    prompts = [question_prompts(model, questions, system=system)]
+    if not any(question.options for question in questions):
+        return prompts * repeats
+    for repeat in range(1, repeats):
+        asked = [in_repeat(question, repeat) for question in questions]
+        prompts.append(question_prompts(model, asked, system=system))
+    return prompts
 
 
 def _why(error: Exception) -> str:

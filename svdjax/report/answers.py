@@ -11,6 +11,7 @@ from svdjax.report import figures_answers, page, style
 from svdjax.report.answer_tables import PAPER_TABLES, all_answers_table, answers_table, matrix
 from svdjax.report.cells import TableView
 from svdjax.report.constructions import Section
+from svdjax.report.control_findings import answer_lines
 from svdjax.report.figures_answers import MOST_BENCHMARKS, by_group
 from svdjax.report.numbers import decimal, ends, plus_minus
 from svdjax.report.tables import Table
@@ -99,9 +100,24 @@ def _answers_lead(evaluation: EvaluationResults) -> str:
         post, base = (evaluation.scores[name][benchmark] for name in ("post", "base"))
         parts.append(
             f"{benchmark}: post answers {_right(post)} % right in {decimal(post.tokens_mean, 1)} "
-            f"tokens, base {_right(base)} % in {decimal(base.tokens_mean, 1)}"
+            f"tokens, base {_right(base)} % in {decimal(base.tokens_mean, 1)}; "
+            f"{_cut(post, base, evaluation.settings['max_new_tokens'])}"
         )
     return "; ".join(parts) + "."
+
+
+def _cut(post: Score, base: Score, limit: int) -> str:
+    """What the limit of new tokens does to the accuracy beside which it stands."""
+    if min(post.stopped, base.stopped) == 100:
+        return f"every answer ended by itself within the limit of {limit} new tokens"
+    shares = [
+        f"{decimal(100 - score.stopped, 1)} % of {name}'s"
+        for score, name in ((post, "post"), (base, "base"))
+    ]
+    return (
+        f"{' and '.join(shares)} answers were cut at the limit of {limit} new tokens or at the end "
+        "of the context"
+    )
 
 
 def _right(score: Score) -> str:
@@ -112,7 +128,7 @@ def _right(score: Score) -> str:
 
 def _answer_findings(evaluation: EvaluationResults) -> list[str]:
     """One sentence per group of models and benchmark."""
-    lines = []
+    lines = answer_lines(evaluation)
     for heading, members in by_group(evaluation.scores).items():
         if heading == "Originals":
             continue

@@ -1,6 +1,7 @@
-"""Figures of what goes on inside models: attention entropy (figs. 4, 15-18), CKA (figs. 6, 19).
+"""Figures of what goes on inside models: attention entropy (figs. 4b, 15-18), CKA (figs. 6, 19).
 
-Also attention maps. Every mapping is from the name of a model to its numbers, drawn in its order.
+Also attention maps and their differences (fig. 4a). Every mapping is from the name of a model to
+its numbers, drawn in its order.
 
 Axes: `L` blocks, `H` heads, `T` time.
 """
@@ -101,8 +102,14 @@ def entropy_heatmaps(entropies: Named, *, blocks: Sequence[int] | None = None) -
     return figure
 
 
-def cka_heatmaps(cka: Named, *, first: str) -> Figure:
-    """CKA [Lf, Lm] of the blocks of `first` (upwards) with those of every model (across)."""
+def cka_heatmaps(cka: Named, *, first: str, words: str = "CKA") -> Figure:
+    """CKA [Lf, Lm] of the blocks of `first` (upwards) with those of every model (across).
+
+    Args:
+      cka: the values.
+      first: the model that the others are held against.
+      words: what the values are called.
+    """
     cka = _finite_or_nan(cka)
     figure, axes = _squares(len(cka), 2.55, 2.5, _columns(len(cka)))
     norm = Normalize(0.0, 1.0)
@@ -112,7 +119,7 @@ def cka_heatmaps(cka: Named, *, first: str) -> Figure:
         _heatmap(ax, values, norm, aspect="equal" if alike else "auto")
         _ticks(ax, x=values.shape[1], y=values.shape[0])
         ax.set_title(_wrapped(name, 22))
-    labels = ("block of the model above", _wrapped(f"block of {first}", 18), "CKA")
+    labels = ("block of the model above", _wrapped(f"block of {first}", 18), words)
     _finish(figure, axes, cka, norm, labels)
     return figure
 
@@ -139,6 +146,39 @@ def attention_maps(maps: Named, *, log: bool = True) -> Figure:
         ax.set_title(_wrapped(name))
     seen = {name: values[np.tri(len(values), dtype=bool)] for name, values in lower.items()}
     _finish(figure, axes, seen, norm, ("attends to position", "position", "attention weight"))
+    return figure
+
+
+def differences(maps: Named, first: str) -> dict[str, np.ndarray]:
+    """Attention of every other model minus that of `first`, of those with maps of its shape."""
+    return {
+        name: np.asarray(values, np.float64) - maps[first]
+        for name, values in maps.items()
+        if name != first and np.shape(values) == np.shape(maps[first])
+    }
+
+
+def attention_differences(changes: Named) -> Figure:
+    """Differences of attention weights [T, T] as `differences` returns them (fig. 4a, panel 3).
+
+    Args:
+      changes: rows are the positions that attend; only the lower triangle is drawn.
+    """
+    figure, axes = _squares(len(changes), 3.2, 2.9, 3)
+    lower = {
+        name: np.where(np.tri(len(values), dtype=bool), values, np.nan)
+        for name, values in _finite_or_nan(changes).items()
+    }
+    finite = np.abs(_finite(lower))
+    most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    norm = Normalize(-most, most)
+    for ax, (name, values) in zip(axes, lower.items(), strict=True):
+        _heatmap(ax, values, norm, aspect="equal", origin="upper", triangle=True, colours="RdBu_r")
+        _ticks(ax, x=len(values), y=len(values))
+        ax.set_title(_wrapped(name))
+    seen = {name: values[np.tri(len(values), dtype=bool)] for name, values in lower.items()}
+    labels = ("attends to position", "position", "difference of attention weight")
+    _finish(figure, axes, seen, norm, labels)
     return figure
 
 
@@ -196,6 +236,7 @@ def _heatmap(
     aspect: str,
     origin: str = "lower",
     triangle: bool = False,
+    colours: str = "viridis",
 ) -> None:
     """Draws values; those that are NaN let a hatched ground show, of which there is then one."""
     rows, columns = values.shape
@@ -205,7 +246,7 @@ def _heatmap(
         top = np.minimum(edges, rows - 0.5) if triangle else np.full(columns + 1, -0.5)
         ax.fill_between(edges, top, rows - 0.5, step="post", zorder=-1, **_UNDEFINED)
     ax.imshow(
-        *(values, style.colour_map("viridis", bad="none")),
+        *(values, style.colour_map(colours, bad="none")),
         norm=norm,
         aspect=aspect,  # type: ignore[arg-type]
         origin=origin,  # type: ignore[arg-type]

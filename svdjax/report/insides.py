@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svdjax.constructions.recipes import VARIANTS
+from svdjax.engine.behaviour.probe_job import cka_words
 from svdjax.report import figures_probes, page, style
 from svdjax.report.cells import dec, plain, view
 from svdjax.report.constructions import Section
@@ -43,7 +44,12 @@ def insides_section(probes: ProbeResults, folder: pathlib.Path) -> Section:
         findings=[("", line) for line in _probe_findings(probes)],
         facts=[("prompts", probes.prompts), ("CKA", _kind(probes))],
         notes=list(probes.notes),
-        tables=[view(table, "Inside the models", _INSIDE, _INSIDE_CELLS, text={"model"})],
+        tables=[
+            view(
+                *(table, "Inside the models", f"{_words(probes)}. {_INSIDE}", _INSIDE_CELLS),
+                text={"model"},
+            )
+        ],
         figures=figures,
         files=[table.name],
     )
@@ -69,10 +75,16 @@ def _insides(probes: ProbeResults) -> Table:
 def _kind(probes: ProbeResults) -> str:
     estimate = "debiased" if probes.settings["debiased"] else "biased, as in the paper"
     samples = {
-        "prompt": "a sample is a prompt, its tokens averaged",
-        "position": f"a sample is one of {probes.positions} positions, the prompts averaged",
+        "prompt": "a sample is a prompt, its tokens averaged: a choice of svdjax, where eq. 17 "
+        "averages the prompts at each position (config.probes.samples=position)",
+        "position": f"a sample is one of {probes.positions} positions, the prompts averaged, as "
+        "eq. 17 has it",
     }
     return f"{estimate}; {samples[probes.settings['samples']]}"
+
+
+def _words(probes: ProbeResults) -> str:
+    return cka_words(probes.settings["samples"], probes.settings["debiased"])
 
 
 def _probe_findings(probes: ProbeResults) -> list[str]:
@@ -86,7 +98,8 @@ def _probe_findings(probes: ProbeResults) -> list[str]:
         entropy = [float(np.mean(probes.entropy[f"{name}/last"])) for name in names]
         what = "Base model" if heading == "Originals" else heading
         lines.append(
-            f"{what}: CKA with the original {alike}, mean over the blocks; attention entropy of "
+            f"{what}: {_words(probes)} with the original {alike}, mean over the blocks; attention "
+            "entropy of "
             f"the last position {ends(entropy, lambda x: decimal(x, 3))} nats (original "
             f"{decimal(post, 3)})."
         )
@@ -99,23 +112,33 @@ def _probe_figures(probes: ProbeResults, folder: pathlib.Path) -> Iterator[Pictu
     for module, where in modules.items() if edited else (("all", ""),):
         names = [name for name in probes.titles if _edits(name, module)]
         shown = {name: _label(name) for name in names}
-        for kind, words in (("last", "the last position"), ("mean", "all positions")):
-            title = f"Attention entropy of {words}{where} (figs. 4, 15, 16)"
+        for kind, words, paper in (
+            ("last", "the last position", " (figs. 4b, 15 to 18)"),
+            ("mean", "all positions", ""),
+        ):
+            title = f"Attention entropy of {words}{where}{paper}"
             values = {shown[name]: probes.entropy[f"{name}/{kind}"] for name in names}
             figure = figures_probes.entropy_curves(values, first=shown["post"])
             stem = f"entropy_{kind}_{module}"
             yield page.place(figure, folder, stem, title, _ENTROPY, f"{title}.")
-        title = f"CKA with the original{where} (figs. 6, 19)"
+        over = {"prompt": "as figs. 6, 19, but over prompts", "position": "figs. 6, 19"}
+        title = f"CKA with the original{where} ({over[probes.settings['samples']]})"
         figure = figures_probes.cka_heatmaps(
             {shown[name]: probes.cka[name] for name in names}, first="the original"
         )
-        yield page.place(figure, folder, f"cka_{module}", title, _CKA, f"{title}.")
+        caption = f"{_words(probes)}. {_CKA}"
+        yield page.place(figure, folder, f"cka_{module}", title, caption, f"{title}.")
     if probes.maps:
         block = len(probes.maps["post"]) // 2
-        title = f"Attention to the first prompt in block {block} (figs. 17, 18)"
+        title = f"Attention to the first prompt in block {block} (fig. 4a)"
         maps = {_label(name): stack[block] for name, stack in probes.maps.items()}
         figure = figures_probes.attention_maps(maps)
         yield page.place(figure, folder, "attention", title, _MAPS, f"{title}.")
+        changes = figures_probes.differences(maps, _label("post"))
+        if changes:
+            title = f"Difference of attention from the original in block {block} (fig. 4a)"
+            figure = figures_probes.attention_differences(changes)
+            yield page.place(figure, folder, "attention_difference", title, _CHANGES, f"{title}.")
 
 
 def _edits(name: str, module: str) -> bool:
@@ -154,5 +177,9 @@ _ENTROPY = (
 _CKA = (
     "Rows: blocks of the original; columns: blocks of the model above. A bright diagonal means "
     "that hidden states are alike block by block."
+)
+_CHANGES = (
+    "The model's weights above minus the original's, mean over the heads: red where it attends "
+    "more, blue where less, on one scale for all."
 )
 _MAPS = "Mean over the heads; rows attend to columns. Only some of the models have maps."

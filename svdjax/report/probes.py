@@ -23,8 +23,11 @@ def write_probes(
     entropy: Mapping[str, np.ndarray],
     cka: Mapping[str, np.ndarray],
     maps: Mapping[str, np.ndarray],
+    words: str = "CKA",
 ) -> list[pathlib.Path]:
     """Writes entropy_last.png, entropy_mean.png, entropy_heads.png, cka.png, attention_<model>.png.
+
+    And attention_difference_<model>.png: its maps minus those of `first`, where shapes are equal.
 
     Args:
       directory: where to; made if it does not exist.
@@ -33,13 +36,14 @@ def write_probes(
       entropy: "<model>/last" and "<model>/mean" to [blocks, heads], nats.
       cka: model to [blocks of first, blocks].
       maps: model to attention [blocks, T, T], mean over the heads; some of the blocks are drawn.
+      words: what the CKA is called.
 
     Returns:
       The files.
     """
     written = []
     with style.drawing():
-        for name, figure in _figures(first, blocks, entropy, cka, maps):
+        for name, figure in _figures(first, blocks, entropy, cka, maps, words):
             written.append(write(directory / f"{name}.png", style.png(figure)))
     return written
 
@@ -50,6 +54,7 @@ def _figures(
     entropy: Mapping[str, np.ndarray],
     cka: Mapping[str, np.ndarray],
     maps: Mapping[str, np.ndarray],
+    words: str,
 ) -> Iterator[tuple[str, Figure]]:
     titles = {"last": "the last position", "mean": "all positions"}
     for kind, words in titles.items():
@@ -70,7 +75,7 @@ def _figures(
         )
         if kind == "last":
             yield "entropy_heads", figures_probes.entropy_heatmaps(values, blocks=numbers)
-    yield "cka", figures_probes.cka_heatmaps(cka, first=first)
+    yield "cka", figures_probes.cka_heatmaps(cka, first=first, words=words)
     used: set[str] = set()
     for name, stack in maps.items():
         shown = np.unique(np.linspace(0, len(stack) - 1, min(_MOST_MAPS, len(stack))).astype(int))
@@ -78,5 +83,13 @@ def _figures(
         while file in used:
             file += "_"
         used.add(file)
-        drawn = {f"{name}, block {block}": stack[block] for block in shown.tolist()}
+        titles = {block: f"{name}, block {block}" for block in shown.tolist()}
+        drawn = {title: stack[block] for block, title in titles.items()}
         yield file, figures_probes.attention_maps(drawn)
+        if name != first and first in maps and stack.shape == maps[first].shape:
+            changes = {title: stack[b] - maps[first][b] for b, title in titles.items()}
+            stem = "attention_difference" + file.removeprefix("attention")
+            while stem in used:
+                stem += "_"
+            used.add(stem)
+            yield stem, figures_probes.attention_differences(changes)

@@ -64,7 +64,8 @@ def check(found: Divergence, wanted: Divergence, loss: float, kl: float) -> None
     assert found.agreement == pytest.approx(wanted.agreement)
 
 
-@pytest.mark.parametrize("family", tiny.LAYOUTS)
+# The end tied or not, logits capped or not, and the rotary factors that change with the length.
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3"])
 def test_agrees_with_float64_from_our_logits(family, tmp_path):
     (original, config), (edited, _) = map(load, make_pair(tmp_path, family))
     # Shorter than phi3's original context (longrope) together with longer ones, in one batch.
@@ -72,7 +73,14 @@ def test_agrees_with_float64_from_our_logits(family, tmp_path):
     found = Divergences(original, config, rows).measure(edited)
 
     def logits(params):
-        return lambda tokens: np.asarray(forward(params, config, tokens))
+        def run(tokens):
+            # Of one shape for all rows; padding changes nothing, as test_decoder.py shows.
+            length = tokens.shape[1]
+            padded = np.pad(tokens, [(0, 0), (0, 32 - length)])
+            valid = np.arange(32)[None, :] < length
+            return np.asarray(forward(params, config, padded, valid))[:, :length]
+
+        return run
 
     wanted = expected(logits(original), logits(edited), rows)
     # Logits of the same kernels, but in batches of another shape (1e-6 of some 10 nats), and the
@@ -119,7 +127,7 @@ def test_shared_leaves_change_nothing(loaded, rows):
 
 def test_a_row_alone_is_the_row_in_a_batch(loaded):
     original, edited, config = loaded
-    rows = random_rows((7, 21, 40), seed=3)
+    rows = random_rows((7, 21, 30), seed=3)
     sums = np.zeros(4)
     for tokens, weights in zip(rows.tokens, rows.weights):
         one = Divergences(original, config, Rows((tokens,), (weights,))).measure(edited)
@@ -137,7 +145,7 @@ def test_batches_and_devices_do_not_matter(loaded, found, rows):
     mesh = layer_mesh(2)
     spread = Divergences(original, config, rows, mesh=mesh)
     np.testing.assert_allclose(spread.measure(edited), found, rtol=1e-6)
-    built = constructions.construct(edited, original, "eq16", modules="all", mesh=mesh)
+    built = constructions.construct(edited, original, "eq10", modules="o_proj|up_proj", mesh=mesh)
     numbers = jax.tree.map(np.asarray, built)
     wanted = Divergences(original, config, rows).measure(numbers)
     for measured in (spread, Divergences(original, config, rows)):

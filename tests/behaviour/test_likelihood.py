@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
-from svdjax.behaviour.likelihood import kl_divergence, log_probabilities
+from svdjax.behaviour import likelihood
 from tests.behaviour.expected import log_softmax
+
+log_probabilities = jax.jit(likelihood.log_probabilities)
+kl_divergence = jax.jit(likelihood.kl_divergence)
 
 
 def logits(shape=(40, 300), scale=3.0, seed=0) -> np.ndarray:
@@ -17,7 +20,7 @@ def logits(shape=(40, 300), scale=3.0, seed=0) -> np.ndarray:
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 30.0, 1e4])
 def test_log_probabilities(scale):
     x = logits(scale=scale)
-    found = np.asarray(log_probabilities(jnp.asarray(x)))
+    found = np.asarray(log_probabilities(x))
     assert found.dtype == np.float32
     # Rounding of x - m and of a sum of 300 positive terms, a few ulp of the result; underflow.
     np.testing.assert_allclose(found, log_softmax(x), rtol=1e-6, atol=1e-37)
@@ -27,7 +30,7 @@ def test_log_probabilities(scale):
 def test_small_losses_keep_their_relative_accuracy(gap):
     x = logits(scale=0.5)
     x[:, 7] = x.max(-1) + gap
-    found = np.asarray(log_probabilities(jnp.asarray(x)))[:, 7]
+    found = np.asarray(log_probabilities(x))[:, 7]
     shifted = x.astype(np.float64) - x[:, 7:8]
     wanted = -np.log1p(np.exp(np.delete(shifted, 7, axis=-1)).sum(-1))
     # The gaps themselves, up to 80, are rounded to 6e-8 of their size before exp.
@@ -36,24 +39,24 @@ def test_small_losses_keep_their_relative_accuracy(gap):
 
 def test_two_equal_maxima_share():
     x = np.array([[5.0, 5.0, -100.0]], np.float32)
-    np.testing.assert_allclose(log_probabilities(jnp.asarray(x))[0, :2], -np.log(2.0), rtol=1e-7)
+    np.testing.assert_allclose(log_probabilities(x)[0, :2], -np.log(2.0), rtol=1e-7)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_nan_in_its_row_only(bad):
     x = logits((3, 10))
     x[1, 4] = bad
-    found = np.asarray(log_probabilities(jnp.asarray(x)))
+    found = np.asarray(log_probabilities(x))
     assert np.isnan(found[1]).all()
     assert np.isfinite(found[[0, 2]]).all()
-    kl = np.asarray(kl_divergence(jnp.asarray(found), jnp.asarray(found[::-1])))
+    kl = np.asarray(kl_divergence(found, found[::-1]))
     assert np.isnan(kl).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("step", [1e-5, 1e-4, 1e-2, 0.3, 1.0, 10.0, 80.0])
 def test_kl_of_near_and_of_far_distributions(step):
     x, y = logits(), logits() + step * logits(scale=1.0, seed=1)
-    p, q = (log_probabilities(jnp.asarray(each)) for each in (x, y))
+    p, q = (log_probabilities(each) for each in (x, y))
     found = np.asarray(kl_divergence(p, q))
     assert (found >= 0).all()
     # From the same rounded logarithms, in a form that loses none of what they tell apart. Beyond
@@ -68,14 +71,14 @@ def test_kl_of_near_and_of_far_distributions(step):
 
 
 def test_kl_to_itself_is_zero():
-    p = log_probabilities(jnp.asarray(logits()))
+    p = log_probabilities(logits())
     assert np.all(np.asarray(kl_divergence(p, p)) == 0.0)
 
 
 def test_extremes_stay_finite():
     """Probabilities that underflow on one side, on the other, or on both."""
     x = np.array([[0.0, -300.0, -300.0], [0.0, -300.0, 0.0]], np.float32)
-    p = log_probabilities(jnp.asarray(x))
+    p = log_probabilities(x)
     found = np.asarray(kl_divergence(p, p[:, ::-1]))
     a, b = log_softmax(x), log_softmax(x)[:, ::-1]
     wanted = np.sum(np.exp(a) * (a - b), -1)

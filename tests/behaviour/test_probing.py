@@ -57,8 +57,9 @@ def test_against_transformers(name: str, tmp_path: pathlib.Path) -> None:
     directory = write(name, tmp_path)
     config, params = load(directory)
     draw = np.random.default_rng(1)
-    # Longer than every window, on both sides of phi3's original context, in two buckets.
-    prompts = [draw.integers(3, 128, size).tolist() for size in (21, 9, 40)]
+    # Longer than every window, on both sides of phi3's original context; in two buckets, once.
+    longest = 40 if name == "qwen2_windows" else 30
+    prompts = [draw.integers(3, 128, size).tolist() for size in (21, 9, longest)]
     seen = [shown(directory, prompt) for prompt in prompts]
     found = ours(params, config, prompts, 2, maps=True)
     last = np.mean([entropy(p)[:, :, -1] for p, _ in seen], axis=0)
@@ -92,7 +93,7 @@ def test_batches_change_nothing(tmp_path: pathlib.Path) -> None:
         ours(params, config, [[1], []], 1)
 
 
-@pytest.mark.parametrize("name", ["qwen2_windows", "llama", "mistral", "phi3_plain"])
+@pytest.mark.parametrize("name", ["qwen2_windows", "phi3_plain"])  # with biases, and fused
 def test_scaled_queries_and_keys_are_a_temperature(name: str, tmp_path: pathlib.Path) -> None:
     """Appendix G.1: q and k times a (biases too) is attention at the temperature 1 / a^2."""
     config, params = load(write(name, tmp_path))

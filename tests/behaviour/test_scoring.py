@@ -40,15 +40,16 @@ def wanted(params, config, request):
 
 
 @pytest.mark.parametrize(
-    ("family", "devices", "tensor_parallel"),
-    [("qwen2", 1, 1), ("phi3", 2, 1), ("gemma2", 2, 2)],
+    ("family", "devices", "tensor_parallel", "longest"),
+    # Rows of several lengths; of one, on either side of phi3's original context.
+    [("qwen2", 1, 1, 60), ("phi3", 2, 1, 32), ("gemma2", 2, 2, 32)],
 )
-def test_every_request_as_if_alone(family, devices, tensor_parallel, tmp_path):
+def test_every_request_as_if_alone(family, devices, tensor_parallel, longest, tmp_path):
     path = tiny.make_checkpoint(tmp_path, family)
     config = model_config(path)
     with open_checkpoint(path) as checkpoint:
         params = load_params(checkpoint, config, None)
-    requests = random_requests(config, 14, 60)
+    requests = random_requests(config, 14, longest)
     context = requests[0][0]
     # Four answers to one question, one of them twice, and greedy ones of one and of three tokens.
     requests += [(context, [token]) for token in (3, 5, 7, 7)]

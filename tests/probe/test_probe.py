@@ -1,4 +1,4 @@
-"""`python -m svdjax.probe`: the shipped models, real files, real processes."""
+"""`python -m svdjax.probe`: the shipped models, real files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from svdjax.engine.behaviour.probe_job import model_names
 from svdjax.errors import InputError
 from svdjax.model import decoder_mesh, place
 from tests.engine import harness
+from tests.support.commands import call
 
 MODELS = tuple(str(reference.path(name)) for name in ("instruct", "base", "instruct"))
 
@@ -54,10 +55,13 @@ def test_files_and_shapes(done: ProbeOutcome) -> None:
     np.testing.assert_array_equal(cka["instruct"], cka["instruct-2"])
     assert np.all(np.diagonal(cka["base"]) < 0.999)
     np.testing.assert_array_equal(cka["base"], cka["base/prompt"])
+    # The default's samples are ours, and are called so.
+    assert "CKA over prompts (svdjax's samples, not eq. 17's) with instruct" in done.text()
     drawn = {path.stem for path in (done.out / "figures").iterdir()}
     assert drawn == {
         *("entropy_last", "entropy_mean", "entropy_heads", "cka"),
         *(f"attention_{name}" for name in names),
+        *(f"attention_difference_{name}" for name in names[1:]),
     }
 
 
@@ -149,17 +153,16 @@ def test_names_of_models() -> None:
 
 
 def test_the_command(tmp_path: pathlib.Path, env: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "svdjax.probe"]
-    shown = subprocess.run([*command, "--help"], cwd=harness.ROOT, env=env, capture_output=True)
-    assert shown.returncode == 0
-    assert b"--prompt_format" in shown.stdout
+    shown = call("probe", "--help")
+    assert shown.status == 0
+    assert "--prompt_format" in shown.out
     flags = [f"--models={MODELS[0]},{MODELS[1]}", f"--prompts={reference.heldout_path()}"]
     flags += ["--limit=5", f"--out={tmp_path}/out"]
-    good = subprocess.run([*command, *flags], cwd=harness.ROOT, env=env, capture_output=True)
+    command = [sys.executable, "-m", "svdjax.probe", *flags]
+    good = subprocess.run(command, cwd=harness.ROOT, env=env, capture_output=True)
     assert good.returncode == 0, good.stderr
     assert f"{tmp_path}/out/cka.npz".encode() in good.stdout
     assert (tmp_path / "out" / "figures" / "cka.png").is_file()
-    bad = [*command, *flags, "--max=3"]
-    wrong = subprocess.run(bad, cwd=harness.ROOT, env=env, capture_output=True)
-    assert wrong.returncode == 2
-    assert len(wrong.stderr.splitlines()) == 1
+    wrong = call("probe", *flags, "--max=3")
+    assert wrong.status == 2
+    assert len(wrong.err.splitlines()) == 1

@@ -110,6 +110,24 @@ def test_the_index_names_pairs_and_the_protocol(tmp_path):
     assert index_answers({}, {}, tmp_path) is None
 
 
+def test_the_limit_of_tokens_stands_beside_the_accuracy_that_it_cuts(tmp_path):
+    def said(one: EvaluationResults) -> str:
+        section = index_answers({"one": one}, {}, tmp_path)
+        assert section is not None
+        return section.findings[0][1]
+
+    line = said(results("gsm8k"))
+    assert line.endswith(
+        "; 10.0 % of post's and 10.0 % of base's answers were cut at the limit of 1024 new tokens "
+        "or at the end of the context."
+    )
+    one = results("gsm8k")
+    whole = dataclasses.replace(one.scores["post"]["gsm8k"], stopped=100.0)
+    one = dataclasses.replace(one, scores={name: {"gsm8k": whole} for name in one.scores})
+    line = said(one)
+    assert line.endswith("; every answer ended by itself within the limit of 1024 new tokens.")
+
+
 def test_names_from_outside_are_text(tmp_path):
     section = behaviour_section(None, results("gsm8k", note=HOSTILE), tmp_path, KEY)
     assert section is not None

@@ -267,6 +267,26 @@ def test_attention_is_drawn_below_the_diagonal():
     assert image.to_rgba(np.zeros((1, 1)))[0, 0].tolist() == list(image.get_cmap()(0))
 
 
+def test_differences_are_those_from_the_first_on_a_scale_with_0_in_its_middle(tmp_path):
+    given = maps(3, 20)
+    given["of another length"] = maps(1, 9)["original"]
+    changes = figures_probes.differences(given, "original")
+    assert list(changes) == list(given)[1:3]
+    lower = np.tri(20, dtype=bool)
+    with style.drawing():
+        figure = figures_probes.attention_differences(changes)
+        assert_alive(figure, tmp_path)
+        assert_texts_fit(figure)
+        assert_alive(figures_probes.attention_differences({"same": np.zeros((4, 4))}), tmp_path)
+    most = max(np.abs(values).max() for values in changes.values())
+    for ax, (name, values) in zip(panels(figure, 2), changes.items(), strict=True):
+        np.testing.assert_array_equal(values, given[name] - given["original"])
+        np.testing.assert_array_equal(shown(ax)[lower], values[lower])
+        assert np.isnan(shown(ax)[~lower]).all()
+        assert ax.images[0].get_clim() == (-most, most)
+        assert ax.get_title() == name
+
+
 HEATMAPS: dict[str, Callable[[Made], Figure]] = {
     "entropies": figures_probes.entropy_heatmaps,
     "cka": lambda made: figures_probes.cka_heatmaps(made, first="original"),

@@ -18,6 +18,8 @@ class Question:
         kind: "math", compared as mathematics, or "choice", compared as a letter.
         letters: The letters of the options of a multiple-choice question, such as "ABCD".
         group: The part of the benchmark it belongs to, such as a subject; empty where there is one.
+        stem: The question without options and instruction, where the options' order is drawn.
+        options: The options in the order of `text`, where that is drawn; else empty.
     """
 
     id: str
@@ -27,3 +29,5 @@ class Question:
     kind: Literal["math", "choice"]
     letters: str = ""
     group: str = ""
+    stem: str = ""
+    options: tuple[str, ...] = ()

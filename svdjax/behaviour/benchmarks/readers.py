@@ -56,7 +56,7 @@ def read_benchmark(
         limit: How many questions to take, from the beginning; 0 takes all. What lies beyond is not
             looked at.
         seed: Orders the options of GPQA; the order of a question depends on it and on the
-            question's content alone.
+            question's content alone, and beyond the first repeat on the repeat (`in_repeat`).
         split: "dev", "test" or "val": which part of MMLU, where `path` holds several.
 
     Raises:

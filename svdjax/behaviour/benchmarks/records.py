@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -68,19 +69,46 @@ def commonsenseqa(row: Row, seed: int = 0) -> Question:
 
 
 def gpqa(row: Row, seed: int = 0) -> Question:
-    """One right and three wrong answers, in an order that depends on seed and content alone."""
+    """One right and three wrong answers, in an order that depends on seed and content alone.
+
+    That is the order of the first repeat; `in_repeat` draws those of the others.
+    """
     text, *options = (row.text(key) for key in GPQA_COLUMNS)
     content = _digest(json.dumps([text, *options]))
     # Ranks by hash are a uniform permutation that no version of a generator can change.
     order = sorted(range(4), key=lambda option: _digest(f"{seed}/{content}/{option}"))
     record, domain = row.values.get("Record ID"), row.values.get("High-level domain")
-    return _choice(
+    ordered = [options[option] for option in order]
+    question = _choice(
         record if isinstance(record, str) and record.strip() else content[:16],
         text,
-        [options[option] for option in order],
+        ordered,
         LETTERS[order.index(0)],
         domain if isinstance(domain, str) else "",
     )
+    return dataclasses.replace(question, stem=text, options=tuple(ordered))
+
+
+def in_repeat(question: Question, repeat: int) -> Question:
+    """A question as it is asked in one repeat.
+
+    Where the order of the options is drawn, every repeat has its own, so that accuracy and its
+    spread do not hang on one order; it depends on seed, content and repeat alone.
+
+    Args:
+        question: As `read_benchmark` returns it, which is how repeat 0 asks it.
+        repeat: 0, 1, ...
+    """
+    if not repeat or not question.options:
+        return question
+    asked = _digest(question.text)
+    order = sorted(
+        range(len(question.options)), key=lambda option: _digest(f"{repeat}/{asked}/{option}")
+    )
+    options = tuple(question.options[option] for option in order)
+    text = multiple_choice(question.stem, options)
+    answer = LETTERS[order.index(LETTERS.index(question.answer))]
+    return dataclasses.replace(question, text=text, options=options, answer=answer)
 
 
 def _choice(name: str, text: str, options: Sequence[str], answer: str, group: str = "") -> Question:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import tqdm
 from jax.sharding import Mesh
 
-from svdjax.behaviour.benchmarks import Grader, Question
+from svdjax.behaviour.benchmarks import Grader, Question, in_repeat
 from svdjax.behaviour.chat import ChatModel, Prompt
 from svdjax.engine.behaviour.evaluate_job import Protocol
 from svdjax.engine.behaviour.responses import Journal, Key, Response, stream
@@ -44,7 +44,7 @@ class Asking:
     Args:
       chat: how the model reads.
       questions: the benchmark.
-      prompts: the same as the model reads them, in this order.
+      prompts: by repeat, the same as the model reads them, in this order.
       grader: entered.
       how: the protocol.
       label: what progress calls it.
@@ -54,14 +54,18 @@ class Asking:
         self,
         chat: ChatModel,
         questions: Sequence[Question],
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Sequence[Prompt]],
         grader: Grader,
         how: Protocol,
         label: str,
     ):
         self.chat, self.grader, self.how, self.label = chat, grader, how, label
-        self.questions = {one.id: one for one in questions}
-        self.prompts = {one.id: prompt for one, prompt in zip(questions, prompts)}
+        self.questions: dict[Key, Question] = {}
+        self.prompts: dict[Key, Prompt] = {}
+        for repeat in range(how.rounds):
+            for question, prompt in zip(questions, prompts[repeat], strict=True):
+                key = question.id, repeat
+                self.questions[key], self.prompts[key] = in_repeat(question, repeat), prompt
 
     def answers(
         self,
@@ -80,7 +84,7 @@ class Asking:
           The responses, and how many of them are new.
         """
         kept = journal.read()
-        keys = [(name, number) for number in range(self.how.rounds) for name in self.questions]
+        keys = list(self.questions)
         missing = [key for key in keys if key not in kept]
         if missing:
             for some in self._asked(generator(), missing, len(keys), check):
@@ -134,20 +138,20 @@ class Asking:
         yield graded
 
     def _request(self, key: Key) -> Request:
-        tokens = self.prompts[key[0]].tokens
+        tokens = self.prompts[key].tokens
         context = self.chat.config.max_position_embeddings
         most = min(self.how.max_new_tokens, context - len(tokens))
         return Request(tokens, most, stream(key))
 
     def _graded(self, key: Key, one: Completion) -> Response:
-        question = self.questions[key[0]]
+        question = self.questions[key]
         text = self.chat.decode(one.tokens)
         verdict = self.grader.grade(question, text)
         return Response(
             id=question.id,
             repeat=key[1],
             group=question.group,
-            prompt=self.prompts[question.id].text,
+            prompt=self.prompts[key].text,
             response=text,
             answer=question.answer,
             extracted=verdict.extracted,

@@ -11,7 +11,7 @@ from typing import Any
 
 from svdjax.atomic import remove_leftovers, write_json
 from svdjax.behaviour.benchmarks import Grader, read_benchmark
-from svdjax.behaviour.chat import chat_model, question_prompts
+from svdjax.behaviour.chat import chat_model, repeat_prompts
 from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
 from svdjax.engine import devices
 from svdjax.engine.behaviour.asking import Asking, make_generator
@@ -86,7 +86,7 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
     with open_checkpoint(job.model) as checkpoint:
         config = model_config(checkpoint.home)
         chat = chat_model(checkpoint, config, job.prompt_format)
-        prompts = question_prompts(chat, questions, system=job.system)
+        prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
         place = Workdir(job.out, flag="--out", kind="evaluation")
         state = {
             "config": {k: v for k, v in asdict(job).items() if k not in _FREE}

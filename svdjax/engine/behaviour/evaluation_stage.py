@@ -76,7 +76,7 @@ class _Asker:
 
     def pair(self, maker: Maker) -> EvaluationResults:
         name = maker.job.spec.name
-        asked = subjects(maker, self.material, self.stage)
+        asked = subjects(maker, self.material, self.stage, controls=True)
         scores: dict[str, dict[str, Score]] = {}
         times: list[float] = []
         for number, one in enumerate(asked, 1):
@@ -132,7 +132,7 @@ class _Asker:
         about = [
             one.weights,
             questions_digest(self.material.questions[benchmark]),
-            [prompt.tokens for prompt in one.reader.questions[benchmark]],
+            [prompt.tokens for prompt in one.reader.questions[benchmark][0]],
             sorted(one.reader.chat.stop_tokens),
             {k: v for k, v in self._settings().items() if k not in _FREE},
         ]

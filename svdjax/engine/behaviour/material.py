@@ -12,7 +12,7 @@ from typing import Any
 
 from svdjax.behaviour.benchmarks import Question, read_benchmark
 from svdjax.behaviour.benchmarks.wording import SYSTEM
-from svdjax.behaviour.chat import ChatModel, Prompt, chat_model, question_prompts
+from svdjax.behaviour.chat import ChatModel, Prompt, chat_model, repeat_prompts
 from svdjax.behaviour.prompts import Asked, read_prompts
 from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, model_config
 from svdjax.engine.behaviour.responses import questions_digest
@@ -31,7 +31,7 @@ class Reader:
       checkpoint: its weights, of which a variant replaces some.
       config: of its decoder.
       chat: its tokenizer and template.
-      questions: prompts by benchmark, in the order of the questions.
+      questions: prompts by benchmark and repeat, in the order of the questions.
       prompts: token ids of the prompts to probe with.
       note: what is to be known of it; empty if nothing.
     """
@@ -39,7 +39,7 @@ class Reader:
     checkpoint: Checkpoint
     config: ModelConfig
     chat: ChatModel
-    questions: dict[str, list[Prompt]]
+    questions: dict[str, list[list[Prompt]]]
     prompts: list[tuple[int, ...]]
     note: str = ""
 
@@ -137,7 +137,7 @@ def _reader(
             config=config,
             chat=chat,
             questions={
-                name: question_prompts(chat, some, system=how.system)
+                name: repeat_prompts(chat, some, settings.evaluation.rounds, system=how.system)
                 for name, some in material.questions.items()
             },
             prompts=[chat.prompt(one.text, system, one.place).tokens for one in material.prompts],

@@ -25,7 +25,7 @@ from svdjax.checkpoint import (
     open_checkpoint,
 )
 from svdjax.engine import devices
-from svdjax.engine.behaviour.probe_job import ProbeJob, model_names
+from svdjax.engine.behaviour.probe_job import ProbeJob, cka_words, model_names
 from svdjax.engine.behaviour.probes import Probes, probed
 from svdjax.engine.behaviour.results import CKA, ENTROPY
 from svdjax.engine.progress import note
@@ -50,6 +50,7 @@ class Figures(Protocol):
         entropy: Mapping[str, np.ndarray],
         cka: Mapping[str, np.ndarray],
         maps: Mapping[str, np.ndarray],
+        words: str = "CKA",
     ) -> list[pathlib.Path]: ...
 
 
@@ -61,12 +62,14 @@ class ProbeOutcome:
       out: the directory.
       entropy: "<model>/last" and "<model>/mean" to [blocks, heads].
       cka: "<model>", and all four kinds of it, to [blocks of the first model, blocks].
+      kind: what the CKA under "<model>" is called.
       was_finished: there was nothing to do.
     """
 
     out: pathlib.Path
     entropy: Mapping[str, np.ndarray]
     cka: Mapping[str, np.ndarray]
+    kind: str
     was_finished: bool = False
 
     def text(self) -> str:
@@ -79,8 +82,8 @@ class ProbeOutcome:
             shown = "not defined" if math.isnan(own) else f"{own:.4f}"
             entropy = float(np.mean(self.entropy[f"{name}/last"]))
             lines.append(
-                f"  {name}: attention entropy of the last position {entropy:.3f} nats, CKA with "
-                f"{names[0]} block by block {shown}"
+                f"  {name}: attention entropy of the last position {entropy:.3f} nats, {self.kind} "
+                f"with {names[0]} block by block {shown}"
             )
         return "\n".join([*lines, *(str(self.out / file) for file in (ENTROPY, CKA, "figures"))])
 
@@ -150,9 +153,10 @@ def run_probe(
                 entropy=entropy,
                 cka={one.name: cka[one.name] for one in models},
                 maps=probes.maps,
+                words=f"CKA over {job.samples}s",
             )
         where.write_state(state | {"status": "done"})
-        return ProbeOutcome(where.path, entropy, cka)
+        return ProbeOutcome(where.path, entropy, cka, cka_words(job.samples, job.debiased))
 
 
 def _open(job: ProbeJob, asked: tuple[Asked, ...], stack: contextlib.ExitStack) -> list[_Model]:
@@ -199,6 +203,7 @@ def _take(where: Workdir, state: dict[str, Any]) -> ProbeOutcome | None:
         # Damaged like missing: it is made again.
         with contextlib.suppress(OSError, ValueError):
             entropy, cka = (read_npz(where.path / name) for name in (ENTROPY, CKA))
-            return ProbeOutcome(where.path, entropy, cka, was_finished=True)
+            kind = cka_words(state["config"]["samples"], state["config"]["debiased"])
+            return ProbeOutcome(where.path, entropy, cka, kind, was_finished=True)
     where.write_state(state | {"status": "running"})
     return None

@@ -13,9 +13,26 @@ from svdjax.errors import InputError
 SAMPLES = ("prompt", "position")
 
 
+def cka_words(samples: str, debiased: bool) -> str:
+    """What a kind of CKA is called wherever it is printed.
+
+    Eq. 17 averages hidden states over the prompts at each position; prompts as samples are a
+    choice of svdjax.
+
+    Args:
+      samples: one of `SAMPLES`.
+      debiased: whether HSIC is the debiased estimate; the paper's is not.
+    """
+    over = {
+        "prompt": "CKA over prompts (svdjax's samples, not eq. 17's)",
+        "position": "CKA over positions (eq. 17)",
+    }[samples]
+    return "debiased " * debiased + over
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """What is probed, by default as in the paper."""
+    """What is probed, by default as in the paper but for the samples of CKA (`cka_words`)."""
 
     prompts: str = ""
     limit: int = 100

@@ -24,7 +24,7 @@ from svdjax.engine.stage import Stage
 from svdjax.model import decoder_mesh
 
 _JOURNAL = ".probes"
-# As in the paper's figs. 17 and 18: maps of every variant would fill the disk.
+# Fig. 4a shows post and replaced; maps of every variant would fill the disk.
 _MAPPED = ("post", "base", "replaced", "restoration_V_SA", "ablation_V_SA")
 
 

@@ -17,6 +17,7 @@ from svdjax.behaviour.benchmarks import Question
 from svdjax.checkpoint import digest_of
 
 Key = tuple[str, int]
+_DRAWN = ("stem", "options")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def stream(key: Key) -> int:
 
 def questions_digest(questions: Sequence[Question]) -> str:
     """Fingerprint of questions with their answers."""
-    return digest_of([asdict(one) for one in questions])
+    # Fields for drawn options say nothing of questions that have none.
+    fields = [asdict(question) for question in questions]
+    return digest_of([{k: v for k, v in one.items() if v or k not in _DRAWN} for one in fields])
 
 
 class Journal:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from svdjax.checkpoint import digest_of, load_params
+from svdjax.constructions.controls import controls_of
 from svdjax.constructions.recipes import Variant
 from svdjax.engine.behaviour.material import Material, Reader
-from svdjax.engine.editing.making import Maker
+from svdjax.engine.editing.making import Maker, Model
 from svdjax.engine.stage import Stage
 
 
@@ -18,7 +19,7 @@ class Subject:
     """A model to be run.
 
     Attributes:
-      name: ``post``, ``base`` or that of a variant.
+      name: ``post``, ``base`` or that of a variant or control.
       title: a few words for tables and figures.
       reader: how it reads.
       weights: digest of all that determines its weights.
@@ -32,8 +33,18 @@ class Subject:
     load: Callable[[], Any]
 
 
-def subjects(maker: Maker, material: Material, stage: Stage) -> list[Subject]:
-    """The models of a pair, post first; constructed ones where the pair has any."""
+def subjects(
+    maker: Maker, material: Material, stage: Stage, *, controls: bool = False
+) -> list[Subject]:
+    """The models of a pair, post first; constructed ones where the pair has any.
+
+    Args:
+      maker: of the pair.
+      material: what they read.
+      stage: as the sweep hands it over.
+      controls: behind a constructed model also its controls, where
+        ``config.constructions.asked`` names its kind.
+    """
     spec, readers = maker.job.spec, material.readers[maker.job.spec.name]
     inputs, versions = stage.identity["inputs"], stage.identity["versions"]
 
@@ -43,7 +54,7 @@ def subjects(maker: Maker, material: Material, stage: Stage) -> list[Subject]:
     def base() -> Any:
         return load_params(readers["base"].checkpoint, readers["base"].config, None)
 
-    def constructed(variant: Variant) -> Callable[[], Any]:
+    def constructed(variant: Model) -> Callable[[], Any]:
         label = f"while {spec.name} {variant.name} was made again"
         return lambda: maker.params(variant, lambda: stage.check(label))
 
@@ -51,7 +62,15 @@ def subjects(maker: Maker, material: Material, stage: Stage) -> list[Subject]:
         Subject("post", "original", readers["post"], weights(spec.post), maker.original),
         Subject("base", "base model", readers["base"], weights(spec.base), base),
     ]
-    for variant in maker.possible() if spec.constructed else ():
+    options = stage.settings.constructions
+
+    def with_controls(variant: Variant) -> tuple[Model, ...]:
+        asked = controls and variant.recipe.kind in options.asked
+        return (variant, *(controls_of(variant, options.controls) if asked else ()))
+
+    models = maker.possible() if spec.constructed else ()
+    every = {one.name: one for variant in models for one in with_controls(variant)}
+    for variant in every.values():
         found.append(
             Subject(
                 variant.name,

@@ -108,7 +108,7 @@ class Measures:
             asked = {
                 name: [
                     questions_digest(some),
-                    [p.tokens for p in reader.questions[name]][: len(some)],
+                    [p.tokens for p in reader.questions[name][0]][: len(some)],
                 ]
                 for name, some in self.plan.questions.items()
             }
@@ -179,7 +179,7 @@ class Measures:
             generator = make_generator(scaled, reader.chat, how, mesh=mesh, dtype=decoder.dtype)
             found: dict[str, dict[str, float]] = {}
             for name, questions in self.plan.questions.items():
-                prompts = reader.questions[name][: len(questions)]
+                prompts = [reader.questions[name][0][: len(questions)]]
                 asking = Asking(
                     reader.chat, questions, prompts, self.grader(), how, f"{label} {name}"
                 )

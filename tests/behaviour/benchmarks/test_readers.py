@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 
 from svdjax import reference
 from svdjax.behaviour.benchmarks import BENCHMARKS, Question, read_benchmark
-from svdjax.behaviour.benchmarks.records import commonsenseqa, gsm8k, mmlu
+from svdjax.behaviour.benchmarks.records import commonsenseqa, gsm8k, in_repeat, mmlu
 from svdjax.behaviour.benchmarks.rows import Row
 from tests.behaviour.benchmarks.writing import (
     COMMONSENSE,
@@ -149,6 +150,40 @@ def test_gpqa_order_is_seeded_uniform_and_independent_of_the_limit(tmp_path):
     again = read_benchmark("gpqa", write_csv(tmp_path / "h.csv", [header, *moved]))
     assert [question.text for question in again] == [q.text for q in found[2::-1]]
     assert len({question.id for question in again}) == 3
+
+
+def test_every_repeat_of_gpqa_has_an_order_of_its_own(tmp_path):
+    path = write_csv(tmp_path / "g.csv", [GPQA_HEADER, *gpqa_records(2000)])
+    found = read_benchmark("gpqa", path)
+    repeats = [[in_repeat(question, repeat) for question in found] for repeat in range(3)]
+    assert tuple(repeats[0]) == found
+    for asked in repeats:
+        for i, question in enumerate(asked[:50]):
+            assert question.id == found[i].id
+            assert f"{question.answer}.right {i} " in question.text
+            assert all(f".wrong {i}{k} " in question.text for k in "abc")
+            assert (question.system, question.letters) == (SHORT, "ABCD")
+        # 500 each are expected, with a deviation of 19.
+        counts = collections.Counter(question.answer for question in asked)
+        assert all(abs(counts[letter] - 500) < 100 for letter in "ABCD")
+    for one, other in itertools.combinations(repeats, 2):
+        # One in 24 is expected to have the same order by chance: 83, with a deviation of 9.
+        assert 40 < sum(a.text == b.text for a, b in zip(one, other)) < 130
+        # And where the right one stands tells nothing of where it stands in another repeat.
+        assert 400 < sum(a.answer == b.answer for a, b in zip(one, other)) < 600
+    # Reproducible: it follows from seed, content and repeat.
+    assert [in_repeat(question, 2) for question in read_benchmark("gpqa", path)] == repeats[2]
+    other = [in_repeat(question, 1) for question in read_benchmark("gpqa", path, seed=1)]
+    # Those whose order in repeat 0 is that of the other seed go on together: 1 in 12.
+    assert 100 < sum(a.text == b.text for a, b in zip(other, repeats[1])) < 230
+
+
+def test_repeats_of_other_benchmarks_ask_the_same():
+    for question in (
+        Question("a", "1 + 1", SHORT, "2", "math"),
+        Question("b", FOUR, SHORT, "B", "choice", "ABCD", "s"),
+    ):
+        assert in_repeat(question, 2) is question
 
 
 def test_real_files(shared):
