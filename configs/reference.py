@@ -7,12 +7,13 @@ Four small models trained by this project (see svdjax/reference/README.md): `bas
     python -m svdjax.sweep --config=configs/reference.py
 
 The two post models stay far below the unrelated level of NF, `base_prime` lies at it. Of `instruct`
-and `reasoning` all constructed models are made too, judged on held-out answers in the model's own
-format, probed on held-out questions, and asked them: by the paper's protocol all 450, three times,
-which takes well over an hour on two cores (models that collapsed talk on up to the end of
-their context), and scaled layer by layer at 145 points a model, four minutes more; quick asks 30
-once, for at most 160 tokens, scales at 17 points, and takes four to five minutes. What the whole
-protocol gave: docs/reference_results.md.
+and `reasoning` all constructed models are made too, beside controls of the same size, judged on
+held-out answers in the model's own format, probed on held-out questions, and asked them (of the
+controls, those of restorations): by the paper's protocol all 450, three times, which takes well
+over an hour on two cores (models that collapsed talk on up to the end of their context), and scaled
+layer by layer at 145 points a model, four minutes more; quick asks 30 once, for at most 160 tokens,
+scales at 17 points, and takes five to eight minutes. What the whole protocol gave:
+docs/reference_results.md.
 """
 
 from svdjax import reference

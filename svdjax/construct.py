@@ -11,6 +11,10 @@ and those of the base model, by one of the constructions of the paper (arXiv 250
     eq16  restoration of U           (U_base V_base^T V_post) S_post V_post^T
     eq12  eq11 with --other, another post model, in the place of base (which is only checked)
 
+or, with --control, that construction's control, which edits the same matrices: noise moves each of
+them exactly as far from W_post in a random direction, interpolated as far straight towards base,
+reverted puts base's own in (docs/mathematics.md, 5);
+
 or, of --base alone, one of the initialisations that its appendix F suggests:
 
     lora    LoRA factors from --rank singular components (--components=top, middle, bottom or the
@@ -19,13 +23,15 @@ or, of --base alone, one of the initialisations that its appendix F suggests:
 
 The result is a Hugging Face directory in the layout and dtype of the post model, which
 transformers and vLLM load: all other tensors bit for bit, tokenizer and licence copied, a model
-card that says what was done and how much changed.
+card that says what was done, how much changed, and how much of post-training's change is left.
 
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq9 --out=DIR
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \\
         --modules=self_attn --out=DIR
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \\
         --modules=mlp --signs=aligned --layers=0-3 --dtype=float32 --out=DIR
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \\
+        --modules=self_attn --control=noise --seed=1 --out=DIR
     python -m svdjax.construct --base=DIR --construction=lora \\
         --rank=16 --components=middle --out=DIR
 
@@ -42,6 +48,7 @@ from typing import Any
 from absl import flags
 
 from svdjax import door
+from svdjax.constructions.controls import CONTROLS
 from svdjax.constructions.recipes import RECIPES, SIGNS
 from svdjax.engine.editing.construct_job import DTYPES, ConstructJob
 from svdjax.engine.editing.initialise_job import INITIALISATIONS, InitialiseJob
@@ -94,6 +101,14 @@ _DTYPE = flags.DEFINE_enum(
     list(DTYPES),
     "Storage dtype of the result; default: that of the edited model, for lora float32.",
 )
+_CONTROL = flags.DEFINE_enum(
+    "control",
+    None,
+    list(CONTROLS),
+    "Write this control of the construction instead of the construction itself. interpolated is "
+    "base where base is nearer to W_post than the construction.",
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of --control=noise.")
 _RANK = flags.DEFINE_integer("rank", 0, "lora: how many singular components to take out.")
 _COMPONENTS = flags.DEFINE_string(
     "components",
@@ -165,6 +180,8 @@ def main() -> str:
             factorisation=_FACTORISATION.value,
             factor_cache=_CACHE.value,
             factor_cache_bytes=_CACHE_BYTES.value,
+            control=_CONTROL.value or "",
+            seed=_SEED.value,
             **shared,
         )
         prepare_process()
@@ -176,7 +193,7 @@ def main() -> str:
 def _refuse_idle() -> None:
     """Raises `InputError` for flags that the construction would not look at."""
     single = _CONSTRUCTION.value in INITIALISATIONS
-    pair = (_POST, _OTHER, _ALPHA, _SIGNS, _FACTORISATION, _CACHE, _CACHE_BYTES)
+    pair = (_POST, _OTHER, _ALPHA, _SIGNS, _FACTORISATION, _CACHE, _CACHE_BYTES, _CONTROL, _SEED)
     idle = [
         flag.name for flag in (pair if single else (_RANK, _COMPONENTS, _FACTOR)) if flag.present
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.spectral import Built, statistics
+from svdjax.spectral import Built, predicted_surviving, statistics
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Change:
       arbitrary: mean share of pairs whose aligned sign is arbitrary; NaN unless aligned.
       deficient: how many matrices are numerically rank-deficient, on either side.
       alpha: alpha' of eq. 9; NaN for the others.
+      surviving: share of the change of post-training that is left,
+        <W' - alpha W_base, Delta> / ||Delta||^2 with Delta = W_post - alpha W_base, mean over the
+        matrices; NaN where base is not known.
+      surviving_predicted: what restorations leave of a small random change, mean over the matrices;
+        NaN for the others.
     """
 
     layers: int
@@ -44,6 +49,8 @@ class Change:
     arbitrary: float
     deficient: int
     alpha: float
+    surviving: float = math.nan
+    surviving_predicted: float = math.nan
 
     @classmethod
     def load(cls, entry: Mapping[str, Any]) -> Change:
@@ -52,7 +59,9 @@ class Change:
         Raises:
           KeyError, TypeError: it is something else.
         """
-        fields: dict[str, Any] = {name: entry[name] for name in cls.__dataclass_fields__}
+        # Results of earlier versions have no shares.
+        added = {"surviving": None, "surviving_predicted": None}
+        fields: dict[str, Any] = {n: (added | dict(entry))[n] for n in cls.__dataclass_fields__}
         known: Any = {k: math.nan if v is None else v for k, v in fields.items()}
         return cls(**known)
 
@@ -61,8 +70,15 @@ class Change:
         return asdict(self)
 
 
-def record(built: Built, layer: int) -> dict[str, Any]:
-    """What is kept of one matrix of a stack, JSON-able."""
+def record(built: Built, layer: int, construction: str = "") -> dict[str, Any]:
+    """What is kept of one matrix of a stack, JSON-able.
+
+    Args:
+      built: the stack.
+      layer: which of its matrices.
+      construction: which it is; empty for a control.
+    """
+    _, rows, columns = built.w.shape
     sigma, post = (np.asarray(s[layer], np.float64) for s in (built.sigma, built.sigma_post))
     top = statistics.top_count(sigma.size)
     live = post[:top] > 0
@@ -76,6 +92,8 @@ def record(built: Built, layer: int) -> dict[str, Any]:
         "sigma_ratio_max": float(ratios.max()) if ratios.size else math.nan,
         "arbitrary": float(built.arbitrary[layer]),
         "deficient": bool(built.deficient[layer]),
+        "surviving": float(built.surviving[layer]),
+        "surviving_predicted": predicted_surviving(construction, (rows, columns)),
     }
 
 
@@ -83,7 +101,8 @@ def pooled(records: Sequence[Mapping[str, Any]], alpha: float | None = None) -> 
     """Joins the records of a projection's matrices; NaN may have become None on the way."""
 
     def column(name: str) -> np.ndarray:
-        return np.array([math.nan if r[name] is None else r[name] for r in records], np.float64)
+        values = [r.get(name) for r in records]
+        return np.array([math.nan if v is None else v for v in values], np.float64)
 
     def over(reduce: Any, values: np.ndarray) -> float:
         known = values[~np.isnan(values)]
@@ -104,4 +123,6 @@ def pooled(records: Sequence[Mapping[str, Any]], alpha: float | None = None) -> 
         arbitrary=over(np.mean, column("arbitrary")),
         deficient=sum(bool(r["deficient"]) for r in records),
         alpha=math.nan if alpha is None else alpha,
+        surviving=over(np.mean, column("surviving")),
+        surviving_predicted=over(np.mean, column("surviving_predicted")),
     )

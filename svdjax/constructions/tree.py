@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svdjax.constructions.controls import get_control, noise_seeds
 from svdjax.constructions.recipes import get_recipe
 from svdjax.constructions.selection import Layers, Modules, site_of
 from svdjax.errors import InputError
 from svdjax.spectral import (
     construct_stack,
+    control_stack,
     get_factorisation,
     statistics,
     values_stack,
@@ -49,6 +51,9 @@ def construct(
     factorisation: str = "auto",
     dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
+    control: str = "",
+    base: Tree | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Carry out a construction on every chosen linear layer of a model.
 
@@ -67,11 +72,19 @@ def construct(
       factorisation: ``auto``, or a key of `svdjax.spectral.FACTORISATIONS`.
       dtype: of the new leaves; None keeps those of post.
       mesh: devices to spread the layers over, axis ``layers``.
+      control: a key of `svdjax.constructions.controls.CONTROLS`: that control of the construction
+        instead of the construction itself.
+      base: parameters of base, for controls of eq. 12; elsewhere they are `partner`'s.
+      seed: of the control ``noise``.
 
     Raises:
-      InputError: unknown construction, nothing chosen, trees that do not fit together.
+      InputError: unknown construction or control, nothing chosen, trees that do not fit together.
     """
     recipe = get_recipe(construction)
+    if control:
+        get_control(control)
+        if base is None and recipe.partner == "other":
+            raise InputError(f"base is not given: the controls of {construction} need it")
     if not modules and not recipe.everywhere:
         raise InputError(f"modules is not given: {construction} has no default; see Modules")
     route = route_for(factorisation, recipe.polar)
@@ -89,20 +102,36 @@ def construct(
             raise InputError(f"alpha: no number for {name}; there are {', '.join(alpha)}")
         factor = alpha[name] if isinstance(alpha, Mapping) else alpha
         with working_precision(route):
-            built = construct_stack(
-                leaf[index] if part else leaf,
-                other[index] if part else other,
-                name=construction,
-                alpha=np.full(len(chosen), factor),
-                signs=signs,
-                dtype=leaf.dtype if dtype is None else dtype,
-                factorisation=route,
-                mesh=mesh,
-            ).w
-            new[path] = built
+            before = leaf[index] if part else leaf
+            stored: Any = leaf.dtype if dtype is None else dtype
+            built = None
+            if control != "reverted":
+                built = construct_stack(
+                    before,
+                    other[index] if part else other,
+                    name=construction,
+                    alpha=np.full(len(chosen), factor),
+                    signs=signs,
+                    dtype=stored,
+                    factorisation=route,
+                    mesh=mesh,
+                )
+            if control:
+                origin = other if base is None else rows_within(leaf_at(base, path), mesh)
+                built = control_stack(
+                    before,
+                    origin[index] if part else origin,
+                    None if built is None else built.change,
+                    noise_seeds(seed, site_of(path), chosen),
+                    name=control,
+                    dtype=stored,
+                    mesh=mesh,
+                )
+            assert built is not None
+            new[path] = built.w
             if part:
                 # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.
-                new[path] = jnp.asarray(leaf.astype(built.dtype)).at[index].set(built)
+                new[path] = jnp.asarray(leaf.astype(built.w.dtype)).at[index].set(built.w)
     return replaced_leaves(post, new)
 
 

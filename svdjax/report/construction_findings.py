@@ -19,8 +19,9 @@ from svdjax.report.construction_groups import (
     grouped,
     measured,
 )
-from svdjax.report.construction_questions import signs_line, size_line
+from svdjax.report.construction_questions import signs_line
 from svdjax.report.construction_tables import arbitrary_share
+from svdjax.report.control_findings import control_lines, surviving_lines
 from svdjax.report.numbers import ends, percent, significant
 from svdjax.spectral.constructions import ARBITRARY
 
@@ -69,7 +70,8 @@ def findings(results: ConstructionResults) -> list[str]:
         parts.append(f"change of the weights {ends([one.change for one in members], percent)}")
         lines.append(f"{head}: {'; '.join(parts)}.")
     if known:
-        lines += size_line(groups)
+        lines += control_lines(results)
+    lines += surviving_lines(results)
     lines += signs_line(groups, results.original_loss if known else math.nan)
     return [*lines, *_arbitrary(groups.get("aligned", [])), *_deficient(results)]
 

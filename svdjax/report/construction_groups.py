@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svdjax.constructions.controls import ALL_CONTROLS
 from svdjax.constructions.recipes import RECIPES, VARIANTS, Recipe
 from svdjax.report.numbers import listed
 
@@ -52,6 +53,9 @@ GROUPS = {
     "other": Group("Restoration from another post model", "#5ba3e6", "v"),
     "raw": Group("Ablation with raw signs", "#b3261e", "s"),
     "aligned": Group("Ablation with aligned signs", "#d18b00", "^"),
+    "noise": Group("Control: noise of the same size", "#5b6b7b", "x"),
+    "interpolated": Group("Control: base + sΔ at the same distance", "#2e7d5b", "<"),
+    "reverted": Group("Control: modules reverted to base", "#7a5a3a", ">"),
     "unknown": Group("Other constructions", "#8e44ad", "P"),
 }
 
@@ -62,7 +66,9 @@ def group_of(one: VariantResult) -> str:
 
 
 def group_of_name(name: str) -> str:
-    """The key in `GROUPS` of the variant of that name."""
+    """The key in `GROUPS` of the variant or control of that name."""
+    if name in ALL_CONTROLS:
+        return ALL_CONTROLS[name].kind
     variant = VARIANTS.get(name)
     return _group(variant.recipe, variant.signs) if variant else "unknown"
 
@@ -90,7 +96,10 @@ def short(one: VariantResult) -> str:
 
 
 def short_name(name: str) -> str:
-    """The same of the variant of that name."""
+    """The same of the variant of that name; of a control, the title of its variant."""
+    control = ALL_CONTROLS.get(name)
+    if control is not None:
+        return control.variant.title if control.variant else _WHERE[control.modules]
     variant = VARIANTS.get(name)
     return _short(variant.recipe, variant.modules) if variant else name
 

@@ -1,7 +1,7 @@
-"""Two questions that the paper leaves open, answered from the numbers of the constructed models.
+"""A question that the paper leaves open, answered from the numbers of the constructed models.
 
-Is restoration more than a small change of the weights? And does ablation still destroy a model
-when it does not depend on the arbitrary signs of singular vectors?
+Does ablation still destroy a model when it does not depend on the arbitrary signs of singular
+vectors?
 """
 
 from __future__ import annotations
@@ -10,54 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from svdjax.report.construction_groups import GROUPS, fate, fates, partners, short
-from svdjax.report.construction_tables import cost
-from svdjax.report.numbers import ends, listed, percent, significant
+from svdjax.report.construction_groups import fate, fates, partners
+from svdjax.report.numbers import ends, percent, significant
 
 if TYPE_CHECKING:
     from svdjax.engine.editing.results import VariantResult
 
-CHEAPER = 0.5  # share of ablation's KL per squared change up to which it is not size alone
 _LOSE = "lose or leave without finite outputs"
 Groups = Mapping[str, Sequence["VariantResult"]]
-
-
-def size_line(groups: Groups) -> list[str]:
-    """Whether restoration costs less than ablation even for its size."""
-    restored = groups.get("restoration", ())
-    rivals: dict[str, list[VariantResult]] = {}
-    for key in ("raw", "aligned"):
-        for one, other in partners(restored, groups.get(key, ())):
-            if math.isfinite(cost(one)) and math.isfinite(cost(other)):
-                rivals.setdefault(one.name, []).append(other)
-    models = [one for one in restored if one.name in rivals]
-    if not models:
-        return []
-    least = {one.name: min(cost(other) for other in rivals[one.name]) for one in models}
-    better = [short(one) for one in models if cost(one) <= CHEAPER * least[one.name]]
-    worse = [short(one) for one in models if cost(one) > CHEAPER * least[one.name]]
-    costs = [f"{ends([cost(one) for one in models], significant)} for restoration"]
-    for key in ("raw", "aligned", "replaced"):
-        values = [cost(one) for one in groups.get(key, ())]
-        if any(map(math.isfinite, values)):
-            label = GROUPS[key].label
-            costs.append(f"{ends(values, significant)} for {label[0].lower()}{label[1:]}")
-    times = [other.change / one.change for one in models for other in rivals[one.name]]
-    text = (
-        "Is restoration more than a small change? Ablation of the same factor in the same modules "
-        f"changes the weights {ends(times, significant)} times as much, and the KL of a small "
-        "change grows with its square (that of a large one need not). KL per squared relative "
-        f"change is {listed(costs)}"
-    )
-    text += f". The line is drawn at {percent(CHEAPER)} of what ablation of the same costs: "
-    if not worse:
-        return [text + "every restoration is below it, which its size alone does not explain."]
-    if not better:
-        return [text + "no restoration is below it, and its size may be all there is to it."]
-    return [
-        f"{text}restoration of {listed(better)} is below it, which its size alone does not "
-        f"explain; that of {listed(worse)} is not, and its size may be all there is to it."
-    ]
 
 
 def signs_line(groups: Groups, original: float) -> list[str]:

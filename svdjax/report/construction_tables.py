@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from svdjax.constructions.controls import CONTROLS
 from svdjax.constructions.recipes import RECIPES, VARIANTS
 from svdjax.report.tables import Table
 
@@ -20,20 +21,33 @@ MODELS = (
     *("kl", "agreement", "kl_per_squared_change"),
     *("sigma_ratio_mean", "sigma_ratio_min", "sigma_ratio_max", "arbitrary_signs"),
     *("matrices", "rank_deficient", "seconds", "saved"),
+    *("surviving_share", "surviving_predicted"),
+    *(f"{kind}_{field}" for kind in CONTROLS for field in ("change", "loss", "kl", "agreement")),
 )
 CHANGES = (
     *("variant", "construction", "modules", "signs", "projection", "layers", "change"),
     *("change_min", "change_max", "norm_ratio", "sigma_ratio", "sigma_ratio_min"),
     *("sigma_ratio_max", "arbitrary", "deficient", "alpha"),
+    *("surviving", "surviving_predicted"),
+)
+CONTROL_MODELS = (
+    *("control", "name", "title", "control_of", "modules", "relative_change", "wanted_change"),
+    *("loss", "original_loss", "loss_difference", "kl", "agreement", "kl_per_squared_change"),
+    *("surviving_share", "matrices", "at_base", "seconds"),
 )
 
 
 def construction_tables(results: ConstructionResults) -> dict[str, Table]:
-    """Returns the tables of a pair by name: constructions, construction_changes."""
+    """Returns the tables of a pair by name: constructions, their changes, their controls."""
     models = results.variants.values()
     made = (
         Table("constructions", MODELS, tuple(_model_rows(results))),
         Table("construction_changes", CHANGES, tuple(r for one in models for r in _rows(one))),
+        *(
+            [Table("construction_controls", CONTROL_MODELS, tuple(_control_rows(results)))]
+            if results.controls
+            else []
+        ),
     )
     return {table.name: table for table in made}
 
@@ -89,6 +103,43 @@ def _model_rows(results: ConstructionResults) -> Iterable[dict[str, Any]]:
             "rank_deficient": sum(change.deficient for change in changes),
             "seconds": one.seconds,
             "saved": one.saved,
+            "surviving_share": one.surviving,
+            "surviving_predicted": one.surviving_predicted,
+            **_beside(results, one),
+        }
+
+
+def _beside(results: ConstructionResults, one: VariantResult) -> dict[str, float]:
+    """Numbers of a model's controls, NaN where there are none."""
+    values = {}
+    for kind in CONTROLS:
+        control = results.control(one, kind)
+        for field in ("change", "loss", "kl", "agreement"):
+            values[f"{kind}_{field}"] = getattr(control, field) if control else math.nan
+    return values
+
+
+def _control_rows(results: ConstructionResults) -> Iterable[dict[str, Any]]:
+    for name, one in results.controls.items():
+        variant = results.variants.get(one.control_of)
+        yield {
+            "control": one.control,
+            "name": name,
+            "title": one.title,
+            "control_of": one.control_of,
+            "modules": one.modules,
+            "relative_change": one.change,
+            "wanted_change": variant.change if variant else math.nan,
+            "loss": one.loss,
+            "original_loss": results.original_loss,
+            "loss_difference": one.loss - results.original_loss,
+            "kl": one.kl,
+            "agreement": one.agreement,
+            "kl_per_squared_change": cost(one),
+            "surviving_share": one.surviving,
+            "matrices": sum(change.layers for change in one.projections.values()),
+            "at_base": one.at_base,
+            "seconds": one.seconds,
         }
 
 

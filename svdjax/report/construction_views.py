@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from svdjax.constructions.controls import CONTROLS
 from svdjax.report.cells import (
     MOST_COLUMNS,
     Head,
@@ -22,9 +23,9 @@ from svdjax.report.numbers import MISSING, percent, significant
 from svdjax.report.tables import Table
 from svdjax.spectral.constructions import ARBITRARY
 
-_TEXT = frozenset({"variant", "formula", "modules", "pair", "projection", "appendix D"}) | {
-    "Tables 2 and 7"
-}
+_TEXT = frozenset(
+    {"variant", "control", "formula", "modules", "pair", "projection", "appendix D"}
+) | {"Tables 2 and 7"}
 
 
 def construction_views(tables: Mapping[str, Table]) -> list[TableView]:
@@ -42,6 +43,7 @@ def construction_views(tables: Mapping[str, Table]) -> list[TableView]:
             [*_MODELS, *(_MEASURED if known else ())],
             text=_TEXT,
         ),
+        *_beside(tables, known),
         view(
             models,
             "What was done to the weights",
@@ -61,6 +63,39 @@ def construction_views(tables: Mapping[str, Table]) -> list[TableView]:
         view(changes, "By variant and projection", _PROJECTIONS, _CHANGES, folded=True, text=_TEXT),
     ]
     return [each for each in views if each.rows]
+
+
+def _beside(tables: Mapping[str, Table], known: bool) -> list[TableView]:
+    """Each construction beside its controls, and what is left of the change of post-training."""
+    models, controls = tables["constructions"], tables.get("construction_controls")
+    some = any(math.isfinite(row["surviving_share"]) for row in models.rows)
+    if controls is None and not some:
+        return []
+    columns = [("variant", plain("title")), ("change", share("relative_change"))]
+    caption = _SURVIVING if some else ""
+    if controls is not None:
+        caption = _CONTROLS + caption
+        if known:
+            columns += [("KL", sig("kl")), *((f"KL, {k}", sig(f"{k}_kl")) for k in CONTROLS)]
+        else:
+            columns += [(f"change, {k}", share(f"{k}_change")) for k in CONTROLS]
+    if some:
+        columns += [("surviving", share("surviving_share"))]
+        columns += [("predicted", share("surviving_predicted"))]
+    views = [view(models, "Beside their controls", caption, columns, text=_TEXT)]
+    if controls is not None:
+        measured = [*_MEASURED] if known else []
+        views.append(
+            view(
+                controls,
+                "The controls",
+                _CONTROL,
+                [*_CONTROLLED, *measured, ("surviving", share("surviving_share")), _AT_BASE],
+                folded=True,
+                text=_TEXT,
+            )
+        )
+    return views
 
 
 def index_views(table: Table) -> list[TableView]:
@@ -143,7 +178,15 @@ _CHANGES: list[Spec] = [
     ("norm ratio", dec("norm_ratio")),
     ("σ ratio", dec("sigma_ratio")),
     ("α′", dec("alpha", 1)),
+    ("surviving", share("surviving")),
+    ("predicted", share("surviving_predicted")),
 ]
+_CONTROLLED: list[Spec] = [
+    ("control", plain("title")),
+    ("change", share("relative_change")),
+    ("of the construction", share("wanted_change")),
+]
+_AT_BASE: Spec = ("at base", lambda row: f"{row['at_base']} of {row['matrices']}")
 
 _BEHAVIOUR = (
     "Loss: next-token cross-entropy on the held-out text, nats per token. KL: from the original's "
@@ -160,6 +203,20 @@ _SIGNS = (
     f"below {ARBITRARY}, so that their aligned sign is. "
 )
 _RANKS = "Deficient: matrices that are numerically rank-deficient on either side."
+_CONTROLS = (
+    "Controls edit the same matrices. Noise: each moved exactly as far in a random direction. "
+    "Interpolated: base + s (post − base), each as far from post. Reverted: base's own. "
+)
+_SURVIVING = (
+    "Surviving: ⟨new − α base, Δ⟩ / ‖Δ‖² with Δ = post − α base, α by least squares, mean over the "
+    "matrices; 1 of post, 0 of base. Predicted: what a restoration leaves of any small random Δ, "
+    "1 − r/2R where it changes the complete side, r/2R where the other (r is the shorter, R the "
+    "longer side of the matrix)."
+)
+_CONTROL = (
+    "One row per control. At base: matrices of base + sΔ that are base's own, as the construction "
+    "moved them farther than base lies. "
+)
 _NAMES = (
     "Variants are named here after the factor they change: U, the input side of h W, or V, its "
     "output side. The paper's in and out can be read in two ways. Its section 5.2 and appendix D "
@@ -169,7 +226,8 @@ _NAMES = (
 )
 _PROJECTIONS = (
     "Change of a projection's matrices together, of the one that changed least and of the one that "
-    "changed most; ‖new‖ / ‖post‖; mean of σ new / σ post over the top 90 %; α′ of eq. 9."
+    "changed most; ‖new‖ / ‖post‖; mean of σ new / σ post over the top 90 %; α′ of eq. 9; "
+    "surviving share of Δ, and what is predicted of a small random one."
 )
 _KL = "KL from the original's next-token distributions on the pair's held-out text, nats per token."
 _MOVED = "‖new − post‖ / ‖post‖ of all edited matrices together."

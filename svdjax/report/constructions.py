@@ -120,8 +120,8 @@ def _left_out(results: ConstructionResults) -> list[str]:
 
 _OUTCOMES = (
     "One row per model. Left: its loss on the held-out text, with a line from the original's "
-    "(dashed). Right: KL of its next-token distributions from the original's. Logarithmic where "
-    "values span more than a decade."
+    "(dashed). Right: KL of its next-token distributions from the original's, and in the same row "
+    "that of its controls. Logarithmic where values span more than a decade."
 )
 _SIZES = (
     "Right: more of the weights changed; up: more of the behaviour. The KL of a small change grows "

@@ -6,13 +6,14 @@ Rows are models, under the name of their group; the x axes hold the numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from svdjax.constructions.controls import CONTROLS
 from svdjax.report import figures_rows, style
 from svdjax.report.construction_groups import GROUPS, group_of, grouped, measured, short
 from svdjax.report.numbers import listed
@@ -34,8 +35,21 @@ def outcomes(results: ConstructionResults) -> Figure:
     start = results.original_loss
     _draw(loss, places, models, {k: one.loss for k, one in models.items()}, start=start)
     loss.set_xlabel("loss, nats per token (dashed: the original)")
-    _draw(kl, places, models, {k: one.kl for k, one in models.items()})
+    beside = _controls(results)
+    drawn = [value for values in beside.values() for value in values.values()]
+    _draw(kl, places, models, {k: one.kl for k, one in models.items()}, more=drawn)
     kl.set_xlabel("KL from the original, nats per token")
+    for kind, values in beside.items():
+        group = GROUPS[kind]
+        kl.plot(
+            list(values.values()),
+            [places[name] for name in values],
+            **{"color": group.colour, "marker": group.marker, "markersize": 4.5},
+            **{"linestyle": "", "alpha": 0.85, "label": group.label},
+        )
+    if beside:
+        handles, labels = kl.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
@@ -86,6 +100,17 @@ def _rows(
     return figures_rows.rows(named, panels)
 
 
+def _controls(results: ConstructionResults) -> dict[str, dict[str, float]]:
+    """KL of the controls by kind, then by the model that they control; what can be drawn of it."""
+    found: dict[str, dict[str, float]] = {}
+    for name, one in results.variants.items():
+        for kind in CONTROLS:
+            control = results.control(one, kind)
+            if control is not None and 0 < control.kl < math.inf:
+                found.setdefault(kind, {})[name] = control.kl
+    return found
+
+
 def _draw(
     ax: Axes,
     places: Mapping[str, int],
@@ -94,9 +119,13 @@ def _draw(
     *,
     start: float = math.nan,
     percent: bool = False,
+    more: Sequence[float] = (),
 ) -> None:
-    """A marker per model, with a line from `start` if that is given; says where there is none."""
-    log = figures_rows.scale(ax, np.array([*values.values(), start]), percent=percent)
+    """A marker per model, with a line from `start` if that is given; says where there is none.
+
+    `more` are values that the axis has room for too.
+    """
+    log = figures_rows.scale(ax, np.array([*values.values(), start, *more]), percent=percent)
     if math.isfinite(start):
         ax.axvline(start, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
     for name, value in values.items():

@@ -43,6 +43,8 @@ class Built(NamedTuple):
       arbitrary: share of pairs whose aligned sign is arbitrary; NaN unless signs were aligned.
       deficient: whether W_post or its partner is numerically rank-deficient, bool: the vectors of
         null spaces are arbitrary, and so is what a rotation makes of them.
+      surviving: share of the change of post-training that is left, see `surviving_share`; of the
+        rounded matrix. NaN where W_base is not known.
     """
 
     w: jax.Array
@@ -53,6 +55,7 @@ class Built(NamedTuple):
     norm: jax.Array
     arbitrary: jax.Array
     deficient: jax.Array
+    surviving: jax.Array
 
 
 def replaced(post: Factors, sigma: jax.Array) -> jax.Array:
@@ -107,10 +110,56 @@ def aligned_signs(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     return jnp.where(both < 0, -one, one), share
 
 
+def surviving_share(new: jax.Array, post: jax.Array, base: jax.Array) -> jax.Array:
+    """<W' - alpha W_base, Delta> / ||Delta||^2 with Delta = W_post - alpha W_base, scalar.
+
+    alpha is that of least squares. 1 for W_post, 0 for W_base; restorations of a small random Delta
+    leave `predicted_surviving` (docs/mathematics.md, 5).
+
+    Args:
+      new: W' [I, O], in the working dtype.
+      post: W_post [I, O].
+      base: W_base [I, O].
+
+    Returns:
+      The share; NaN where Delta is 0 to the precision of the dtype.
+    """
+    square = jnp.sum(base * base)
+    alpha = jnp.sum(post * base) / jnp.where(square > 0, square, 1)
+    delta = post - alpha * base
+    size = frobenius(delta)
+    unit = delta / jnp.where(size > 0, size, 1)
+    # From what was taken away: W' is close to W_post.
+    share = 1 + jnp.sum((new - post) * unit) / jnp.where(size > 0, size, 1)
+    nothing = size <= 8 * jnp.finfo(size.dtype).eps * frobenius(post)
+    return jnp.where(nothing, jnp.full((), jnp.nan, share.dtype), share)
+
+
+def predicted_surviving(name: str, shape: tuple[int, int]) -> float:
+    """Expected `surviving_share` of a restoration if Delta is small and random (*derived*).
+
+    1 - r / 2R where the side that is changed is the complete one (V of a tall matrix, U of a wide
+    one), r / 2R where it is the other, to first order in Delta and up to 1 / 2R.
+
+    Args:
+      name: of the construction.
+      shape: (in, out).
+
+    Returns:
+      The share, 1/2 for square matrices; NaN for what is no restoration.
+    """
+    if name not in ("eq11", "eq12", "eq16"):
+        return float("nan")
+    half = min(shape) / (2 * max(shape))
+    tall = shape[0] > shape[1]
+    return 1 - half if tall == (name != "eq16") else half
+
+
 def build(
     w_post: jax.Array,
     post: Factors,
     partner: Factors,
+    w_base: jax.Array | None = None,
     *,
     name: str,
     alpha: jax.Array | float = 1.0,
@@ -124,6 +173,7 @@ def build(
       post: its factors.
       partner: factors of base, or of the other post model for eq. 12. Eqs. 9 and 14 look at its
         singular values only; the vectors may be None.
+      w_base: W_base [I, O] as stored, for the surviving share; None leaves it NaN.
       name: ``eq9``, ``eq10``, ``eq11``, ``eq12``, ``eq14``, ``eq15`` or ``eq16``.
       alpha: alpha' of eq. 9, scalar.
       signs: ``raw``, as the factorisation returned them, or ``aligned``; eqs. 10 and 15.
@@ -157,6 +207,9 @@ def build(
     # By way of float32, which devices convert to every storage dtype alike.
     stored = new.astype("float32").astype(dtype) if dtype != work else new
     old, rounded = w_post.astype(work), stored.astype(work)
+    surviving = jnp.full((), jnp.nan, work)
+    if w_base is not None:
+        surviving = surviving_share(rounded, old, w_base.astype(work))
     return Built(
         w=stored,
         sigma=sigma,
@@ -166,12 +219,14 @@ def build(
         norm=frobenius(rounded),
         arbitrary=arbitrary,
         deficient=rank < min(shape),
+        surviving=surviving,
     )
 
 
 def construct_matrix(
     w_post: jax.Array,
     w_partner: jax.Array | None,
+    w_base: jax.Array | None = None,
     *,
     name: str,
     sigma: jax.Array | None = None,
@@ -185,6 +240,7 @@ def construct_matrix(
     Args:
       w_post: W_post [I, O].
       w_partner: the partner's matrix; not looked at, and may be None, where `sigma` is given.
+      w_base: W_base [I, O], for the surviving share; None where it is `w_partner`, or not known.
       name: see `build`.
       sigma: the partner's singular values [R], for eqs. 9 and 14, if they are known.
       alpha: see `build`.
@@ -207,7 +263,9 @@ def construct_matrix(
             # Vectors that nobody looks at are not computed.
             sigma = singular_values(route.upcast(w_partner))
         partner: Any = Factors(None, sigma, None)  # type: ignore[arg-type]
-    return build(w_post, post, partner, name=name, alpha=alpha, signs=signs, dtype=dtype)
+    if w_base is None and name != "eq12":
+        w_base = w_partner
+    return build(w_post, post, partner, w_base, name=name, alpha=alpha, signs=signs, dtype=dtype)
 
 
 def _assemble(u: jax.Array, s: jax.Array, v: jax.Array) -> jax.Array:

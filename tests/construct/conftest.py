@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.harness import SQUARE, square_pair
 from tests.support import tiny
 
 # Base and post are stored differently, so that no step can take one for the other.
@@ -40,3 +41,12 @@ def models(tmp_path_factory):
         return made[family]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def square(tmp_path_factory) -> tuple[pathlib.Path, ...]:
+    """Base, post and another post whose matrices have one shape: little to compile."""
+    root = tmp_path_factory.mktemp("square")
+    like, post = square_pair(root)
+    base = tiny.make_checkpoint(root / "narrow", "llama", seed=11, dtype="bfloat16", **SQUARE)
+    return base, post, tiny.perturb(like, root / "other", seed=33, noise=0.2)

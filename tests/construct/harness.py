@@ -1,12 +1,14 @@
-"""Runs `python -m svdjax.construct` in real processes, and builds what it should have built."""
+"""Runs `python -m svdjax.construct`, here or in a process, and builds what it should have built."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,26 +22,16 @@ from tests.engine import harness
 from tests.engine.harness import Done
 from tests.spectral import reference
 from tests.support import tiny
+from tests.support.commands import call
 
 TENSOR = "model.layers.{}.{}.{}.weight"
 INDEX = "model.safetensors.index.json"
 
-# Limits the size of files and becomes the command: a preexec_fn would fork this process, which
-# has the threads of jax.
-_LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
-
-def start(env: dict[str, str], *flags: str, largest: int = 0) -> subprocess.Popen[str]:
-    """Starts the command and returns its process; no file may exceed `largest` bytes."""
-    command: Sequence[str] = ["-m", "svdjax.construct", *flags]
-    if largest:
-        command = ["-c", _LIMITED, str(largest), *command]
+def start(env: dict[str, str], *flags: str) -> subprocess.Popen[str]:
+    """Starts the command and returns its process."""
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, "-m", "svdjax.construct", *flags],
         cwd=harness.ROOT,
         env=env,
         text=True,
@@ -48,9 +40,21 @@ def start(env: dict[str, str], *flags: str, largest: int = 0) -> subprocess.Pope
     )
 
 
-def construct(env: dict[str, str], *flags: str, largest: int = 0) -> Done:
-    """Runs the command to its end."""
-    return harness.finish(start(env, *flags, largest=largest))
+def construct(*flags: str, stop: Callable[[str], object] | None = None) -> Done:
+    """Runs the command in this process (see `call`), on one device if nothing is said."""
+    said = any(one.startswith("--devices=") for one in flags)
+    return call("construct", *flags, *["--devices=1"] * (not said), stop=stop)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """While entered, no file of this process can grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class StopAfter(StopRequest):

@@ -33,8 +33,8 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("equation", "options"), CASES)
-def test_every_number_is_that_of_numpy(equation, options, models, tmp_path):
-    base, post, other = models("llama")
+def test_every_number_is_that_of_numpy(equation, options, square, tmp_path):
+    base, post, other = square
     recipe = RECIPES[equation]
     if recipe.partner == "other":
         options = options | {"other": str(other)}
@@ -109,8 +109,8 @@ def arbitrary(name, layers, base, post) -> str:
     return f"{100 * np.mean(shares):.3g} %"
 
 
-def test_paths_cannot_forge_a_card(models, tmp_path):
-    base, _, _ = models("llama")
+def test_paths_cannot_forge_a_card(square, tmp_path):
+    base, _, _ = square
     evil = tmp_path / "a | b\n---\nlicense: evil\n# head"
     post = tiny.perturb(base, evil)
     out = harness.run(base, post, "eq14", tmp_path / "out", modules="o_proj").path

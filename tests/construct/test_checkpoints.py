@@ -19,8 +19,8 @@ from tests.support import tiny
 
 # Every layout, every equation, every kind of choice of modules and layers, at least once.
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("qwen2", "eq9", {"alpha": "auto_raw"}),
-    ("llama", "eq9", {"alpha": "1.25", "layers": "0,2-"}),
+    ("qwen2", "eq9", {"alpha": "auto_raw", "modules": "self_attn"}),
+    ("llama", "eq9", {"alpha": "1.25", "modules": "mlp", "layers": "0,2-"}),
     ("gemma3_text", "eq14", {}),
     ("qwen2", "eq11", {"modules": "self_attn"}),
     ("llama", "eq16", {"modules": "mlp"}),

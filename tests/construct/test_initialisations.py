@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
+import shutil
 import warnings
 
 import numpy as np
@@ -85,21 +84,22 @@ def test_scaled_by_layer(models, tmp_path):
         assert (after[name].tobytes() == value.tobytes()) == (factor == 1)
 
 
-def test_a_stopped_one_goes_on(models, env, tmp_path):
-    base, _, _ = models("llama")
+def test_a_killed_one_goes_on(square, tmp_path):
+    base, _, _ = square
     flags = [f"--base={base}", "--construction=lora", "--rank=3", "--group_bytes=1"]
-    calm = harness.construct(env, *flags, f"--out={tmp_path / 'calm'}")
+    out, folder = tmp_path / "out", tmp_path / ".calm.svdjax"
+
+    def watch(_: str) -> None:
+        if len(list(folder.glob("lora-*.npz"))) == 4:
+            # What a kill would leave at this moment.
+            shutil.copytree(folder, tmp_path / ".out.svdjax", dirs_exist_ok=True)
+
+    calm = harness.construct(*flags, f"--out={tmp_path / 'calm'}", stop=watch)
     assert calm.status == 0, calm.err
-    out, folder = tmp_path / "out", tmp_path / ".out.svdjax"
-    process = harness.start(env, *flags, f"--out={out}")
-    while process.poll() is None and len(list(folder.glob("lora-*.npz"))) < 4:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert harness.finish_quietly(process) == -signal.SIGKILL
-    assert not out.exists()
+    assert (tmp_path / ".out.svdjax").is_dir()
     # In groups of another size: what was kept of the old ones is not joined in.
     kept = [flag for flag in flags if "group" not in flag]
-    again = harness.construct(env, *kept, f"--out={out}")
+    again = harness.construct(*kept, f"--out={out}")
     assert again.status == 0, again.err
     assert again.computed < calm.computed
     for name, content in harness.listing(tmp_path / "calm"):
@@ -108,7 +108,7 @@ def test_a_stopped_one_goes_on(models, env, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calm", "out"]
 
 
-def test_flags_that_do_not_belong_are_refused(models, env, tmp_path):
+def test_flags_that_do_not_belong_are_refused(models, tmp_path):
     base, post, _ = models("llama")
     common = [f"--base={base}", f"--out={tmp_path / 'out'}"]
     for flags, words in (
@@ -121,7 +121,7 @@ def test_flags_that_do_not_belong_are_refused(models, env, tmp_path):
         (["--construction=scaled", "--factor=2", "--rank=3"], ["only --construction=lora"]),
         (["--construction=scaled", "--factor=none.json"], ["none.json", "expected a number"]),
     ):
-        refused(harness.construct(env, *common, *flags), *words)
+        refused(harness.construct(*common, *flags), *words)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from svdjax.checkpoint import mirror as module
 from svdjax.checkpoint import open_checkpoint
 from svdjax.checkpoint.mirror import Mirror
 from tests.construct import harness
@@ -21,16 +22,46 @@ KILLS = 6
 
 
 @pytest.fixture(scope="module")
-def job(models, env, tmp_path_factory):
-    """Flags of a construction in many small groups, the undisturbed result, and its seconds."""
-    base, post, _ = models("llama")
-    root = tmp_path_factory.mktemp("calm")
-    flags = [f"--base={base}", f"--post={post}", "--construction=eq9", "--group_bytes=1"]
-    for name in ("warm", "calm"):
-        start = time.monotonic()
-        done = harness.construct(env, *flags, f"--out={root / name}")
-        assert done.status == 0, done.err
-    return flags, harness.listing(root / "calm"), done.computed, time.monotonic() - start
+def job(square, tmp_path_factory):
+    """Flags of a construction in many small groups, the undisturbed result, and its groups."""
+    base, post, _ = square
+    out = tmp_path_factory.mktemp("calm") / "out"
+    flags = [
+        *(f"--base={base}", f"--post={post}", "--construction=eq9"),
+        *("--group_bytes=1", "--devices=1"),
+    ]
+    done = harness.construct(*flags, f"--out={out}")
+    assert done.status == 0, done.err
+    return flags, harness.listing(out), done.computed
+
+
+@pytest.fixture(scope="module")
+def interrupted(job, env, tmp_path_factory):
+    """A process that SIGINT ended halfway: its folder, its end, and what another said meanwhile."""
+    flags, _, _ = job
+    folder = tmp_path_factory.mktemp("interrupted")
+    process = harness.start(env, *flags, f"--out={folder / 'out'}")
+    while process.poll() is None and written(folder / ".out.svdjax") < 3:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        second = harness.construct(*flags, f"--out={folder / 'out'}")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+    return folder, harness.harness.finish(process), second
+
+
+@pytest.fixture(scope="module")
+def half(job, tmp_path_factory):
+    """A folder in which a construction was stopped halfway, and how many groups are left."""
+    flags, _, groups = job
+    folder = tmp_path_factory.mktemp("half")
+    done = harness.construct(
+        *flags, f"--out={folder / 'out'}", stop=lambda _: written(folder / ".out.svdjax") >= 5
+    )
+    assert done.status == 143, done.err
+    return folder, groups - done.computed
 
 
 def same(out, wanted) -> None:
@@ -39,8 +70,16 @@ def same(out, wanted) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_is_completed_by_the_same_command(job, env, tmp_path):
-    flags, wanted, _, seconds = job
+def test_killed_at_any_moment_it_is_completed_by_the_same_command(models, env, tmp_path):
+    base, post, _ = models("llama")
+    flags = [f"--base={base}", f"--post={post}", "--construction=eq9", "--group_bytes=1"]
+    for _ in ("warm", "calm"):
+        shutil.rmtree(tmp_path / "calm", ignore_errors=True)
+        begin = time.monotonic()
+        done = harness.harness.finish(harness.start(env, *flags, f"--out={tmp_path / 'calm'}"))
+        assert done.status == 0, done.err
+    seconds, wanted = time.monotonic() - begin, harness.listing(tmp_path / "calm")
+    shutil.rmtree(tmp_path / "calm")
     chance = random.Random(int(os.environ.get("SVDJAX_TEST_SEED", "7")))
     out, killed, rounds = tmp_path / "out", 0, 0
     folder = tmp_path / ".out.svdjax"
@@ -67,7 +106,7 @@ def test_killed_at_any_moment_it_is_completed_by_the_same_command(job, env, tmp_
         if out.exists():
             same(out, wanted)
             shutil.rmtree(out)
-    last = harness.construct(env, *flags, f"--out={out}")
+    last = harness.harness.finish(harness.start(env, *flags, f"--out={out}"))
     assert last.status == 0, last.err
     same(out, wanted)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -80,44 +119,35 @@ def written(folder) -> int:
     return 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT])
-def test_a_signal_ends_cleanly_and_nothing_is_done_twice(signum, job, env, tmp_path):
-    flags, wanted, groups, _ = job
-    out = tmp_path / "out"
-    process = harness.start(env, *flags, f"--out={out}")
-    while process.poll() is None and written(tmp_path / ".out.svdjax") < 3:
-        time.sleep(0.001)
-    process.send_signal(signum)
-    done = harness.harness.finish(process)
-    assert done.status == 128 + signum, done.err
+def test_a_signal_ends_cleanly_and_nothing_is_done_twice(interrupted, job, tmp_path):
+    folder, done, _ = interrupted
+    flags, wanted, groups = job
+    assert done.status == 128 + signal.SIGINT, done.err
     assert "same command goes on" in done.err.splitlines()[-1]
-    assert not out.exists()
-    again = harness.construct(env, *flags, f"--out={out}")
+    assert not (folder / "out").exists()
+    out = shutil.copytree(folder, tmp_path / "mine") / "out"
+    again = harness.construct(*flags, f"--out={out}")
     assert again.status == 0, again.err
     assert "continuing" in again.err
     assert done.computed + again.computed == groups
     same(out, wanted)
 
 
+def test_the_second_of_two_at_once_is_refused(interrupted):
+    # That it disturbed nothing, the test above has seen.
+    refused(interrupted[2], "another process is writing it")
+
+
 @pytest.fixture
-def halfway(job, env, tmp_path):
+def halfway(half, job, tmp_path):
     """A construction that was stopped: its flags, where its files lie, and its result."""
-    flags, wanted, groups, _ = job
-    process = harness.start(env, *flags, f"--out={tmp_path / 'out'}")
-    while process.poll() is None and written(tmp_path / ".out.svdjax") < 5:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGTERM)
-    done = harness.harness.finish(process)
-    assert done.status == 143, done.err
-    return (
-        [*flags, f"--out={tmp_path / 'out'}"],
-        tmp_path / ".out.svdjax",
-        wanted,
-        groups - done.computed,
-    )
+    flags, wanted, _ = job
+    folder, left = half
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return [*flags, f"--out={tmp_path / 'out'}"], tmp_path / ".out.svdjax", wanted, left
 
 
-def test_damaged_tensors_are_built_again(halfway, env, tmp_path):
+def test_damaged_tensors_are_built_again(halfway, tmp_path):
     flags, folder, wanted, left = halfway
     journal = json.loads((folder / "journal.json").read_text())
     name = sorted(journal["written"])[0]
@@ -128,98 +158,84 @@ def test_damaged_tensors_are_built_again(halfway, env, tmp_path):
         if name in header:
             content[8 + length + header[name]["data_offsets"][0]] ^= 1
             file.write_bytes(content)
-    again = harness.construct(env, *flags)
+    again = harness.construct(*flags)
     assert again.status == 0, again.err
     assert again.computed == left + 1
     same(tmp_path / "out", wanted)
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"written": {}, "copied": 3}'])
-def test_a_torn_journal_is_started_over(content, halfway, env, tmp_path):
+def test_a_torn_journal_is_started_over(content, halfway, tmp_path):
     flags, folder, wanted, _ = halfway
     (folder / "journal.json").write_bytes(content)
-    again = harness.construct(env, *flags)
+    again = harness.construct(*flags)
     assert again.status == 0, again.err
     assert "continuing" not in again.err
     same(tmp_path / "out", wanted)
 
 
-def test_another_construction_starts_over(halfway, env, tmp_path):
+def test_another_construction_starts_over(halfway, tmp_path):
     flags, _, wanted, _ = halfway
     other = [flag for flag in flags if "eq9" not in flag]
-    again = harness.construct(env, *other, "--construction=eq14")
+    again = harness.construct(*other, "--construction=eq14")
     assert again.status == 0, again.err
     assert "continuing" not in again.err
     assert dict(harness.listing(tmp_path / "out")) != dict(wanted)
 
 
-def test_what_another_job_kept_is_not_used(halfway, models, env, tmp_path):
+def test_what_another_job_kept_is_not_used(halfway, square, tmp_path):
     flags, folder, _, _ = halfway
     assert list(folder.glob("spectra-*.npz"))
-    _, _, other = models("llama")
+    _, _, other = square
     mine = [f"--post={other}" if flag.startswith("--post") else flag for flag in flags]
-    again = harness.construct(env, *mine)
+    again = harness.construct(*mine)
     assert again.status == 0, again.err
     fresh = [flag for flag in mine if not flag.startswith("--out")]
-    done = harness.construct(env, *fresh, f"--out={tmp_path / 'fresh'}")
+    done = harness.construct(*fresh, f"--out={tmp_path / 'fresh'}")
     assert done.status == 0, done.err
     assert harness.bits(tmp_path / "out") == harness.bits(tmp_path / "fresh")
 
 
-def test_killed_after_the_last_rename_it_is_done(job, models, env, tmp_path):
-    flags, wanted, _, _ = job
+def test_killed_after_the_last_rename_it_is_done(job, tmp_path, monkeypatch):
+    flags, wanted, _ = job
     out = tmp_path / "out"
     folder = tmp_path / ".out.svdjax"
-    process = harness.start(env, *flags, f"--out={out}")
-    kept = None
-    while process.poll() is None:
-        time.sleep(0.001)
-        with contextlib.suppress(OSError):
-            kept = (folder / "journal.json").read_bytes()
-    assert harness.harness.finish(process).status == 0
-    assert kept is not None
+    kept = []
+    take_place = module.take_place
+
+    def spy(*arguments):
+        kept.append((folder / "journal.json").read_bytes())
+        take_place(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "take_place", spy)
+        done = harness.construct(*flags, f"--out={out}")
+    assert done.status == 0, done.err
     folder.mkdir()
-    (folder / "journal.json").write_bytes(kept)
-    again = harness.construct(env, *flags, f"--out={out}")
+    (folder / "journal.json").write_bytes(kept[0])
+    again = harness.construct(*flags, f"--out={out}")
     assert again.status == 0, again.err
     assert "had been put in its place" in again.err
     same(out, wanted)
     assert not folder.exists()
 
 
-def test_the_second_of_two_at_once_is_refused(job, env, tmp_path):
-    flags, wanted, _, _ = job
-    out = tmp_path / "out"
-    process = harness.start(env, *flags, f"--out={out}")
-    while process.poll() is None and written(tmp_path / ".out.svdjax") < 1:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGSTOP)
-    try:
-        second = harness.construct(env, *flags, f"--out={out}")
-    finally:
-        process.send_signal(signal.SIGCONT)
-    refused(second, "another process is writing it")
-    assert harness.harness.finish(process).status == 0
-    same(out, wanted)
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(job, env, tmp_path):
-    flags, _, _, _ = job
-    done = harness.construct(env, *flags, f"--out={tmp_path / 'out'}", largest=60_000)
+def test_a_full_disk_is_one_line_and_leaves_nothing(job, tmp_path):
+    flags, _, _ = job
+    with harness.largest_file(10_000):
+        done = harness.construct(*flags, f"--out={tmp_path / 'out'}")
     refused(done, str(tmp_path / "out"), "cannot be written", "make room")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_really_full_disk(job, env, tmp_path):
-    flags, _, _, _ = job
+def test_a_really_full_disk(job, tmp_path):
+    flags, _, _ = job
     place = tmp_path / "small"
     place.mkdir()
-    if os.system(f"mount -t tmpfs -o size=128k tmpfs {place} 2>/dev/null"):
+    if os.system(f"mount -t tmpfs -o size=16k tmpfs {place} 2>/dev/null"):
         pytest.skip("needs the right to mount a small file system")
     try:
-        refused(
-            harness.construct(env, *flags, f"--out={place / 'out'}"), "No space left", "make room"
-        )
+        refused(harness.construct(*flags, f"--out={place / 'out'}"), "No space left", "make room")
         assert list(place.iterdir()) == []
     finally:
         assert os.system(f"umount {place}") == 0

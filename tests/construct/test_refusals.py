@@ -18,6 +18,7 @@ from svdjax.errors import InputError
 from tests.construct import harness
 from tests.engine.test_refusals import refused
 from tests.support import tiny
+from tests.support.commands import call
 
 EQ11 = ("--construction=eq11", "--modules=mlp")
 
@@ -78,12 +79,20 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("case", FLAGS)
-def test_flags(case, models, env, tmp_path):
+def test_flags(case, models, tmp_path):
     flags, words = FLAGS[case]
     base, post, _ = models("llama")
     if case not in ("no flags", "no post"):
         flags = [f"--base={base}", f"--post={post}", f"--out={tmp_path / 'out'}", *flags]
-    refused(harness.construct(env, *flags), *words)
+    refused(call("construct", *flags), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_like_that_too(models, env, tmp_path):
+    base, post, _ = models("llama")
+    flags, words = FLAGS["devices"]
+    sides = [f"--base={base}", f"--post={post}", f"--out={tmp_path / 'out'}"]
+    refused(harness.harness.finish(harness.start(env, *sides, *flags)), *words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,15 +136,15 @@ def truncate(directory) -> None:
         ("post", lambda d: edit(d, quantization_config={"quant_method": "awq"}), ["awq"]),
     ],
 )
-def test_checkpoints(side, damage, words, copies, env, tmp_path):
+def test_checkpoints(side, damage, words, copies, tmp_path):
     base, post, flags = copies
     damage({"base": base, "post": post}[side])
     before = harness.listing(tmp_path)
-    refused(harness.construct(env, *flags, f"--out={tmp_path / 'out'}"), *words)
+    refused(harness.construct(*flags, f"--out={tmp_path / 'out'}"), *words)
     assert harness.listing(tmp_path) == before
 
 
-def test_places(copies, env, tmp_path):
+def test_places(copies, tmp_path):
     base, post, flags = copies
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -155,12 +164,12 @@ def test_places(copies, env, tmp_path):
     ):
         refused_at_once([*flags, *more, f"--out={out}"], *words)
         assert harness.listing(tmp_path) == before, out
-    done = harness.construct(env, *flags, "--overwrite", f"--out={tmp_path / 'other'}")
+    done = harness.construct(*flags, "--overwrite", f"--out={tmp_path / 'other'}")
     assert done.status == 0, done.err
     assert (tmp_path / "other" / "README.md").is_file()
 
 
-def test_alpha_files(copies, env, tmp_path):
+def test_alpha_files(copies, tmp_path):
     _, _, flags = copies
     flags = [flag for flag in flags if "eq11" not in flag]
     path = tmp_path / "alpha.json"
@@ -178,19 +187,19 @@ def test_alpha_files(copies, env, tmp_path):
         more = ["--construction=eq9", f"--alpha={path}", f"--out={tmp_path / 'out'}"]
         refused_at_once([*flags, *more], "alpha.json", *words)
     # The last one as the command says it.
-    refused(harness.construct(env, *flags, *more), "alpha.json", *words)
+    refused(harness.construct(*flags, *more), "alpha.json", *words)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_architecture_needs_a_pattern(copies, env, tmp_path):
+def test_an_unknown_architecture_needs_a_pattern(copies, tmp_path):
     base, post, flags = copies
     for side in (base, post):
         edit(side, model_type="novel")
     flags = [flag for flag in flags if "modules" not in flag]
     out = f"--out={tmp_path / 'out'}"
-    refused(harness.construct(env, *flags, out, "--modules=all"), "no name table", "regular")
-    refused(harness.construct(env, *flags, out, "--modules=mlp", "--layers=1"), "no numbers")
-    done = harness.construct(env, *flags, out, r"--modules=layers\.1\.mlp\.")
+    refused(harness.construct(*flags, out, "--modules=all"), "no name table", "regular")
+    refused(harness.construct(*flags, out, "--modules=mlp", "--layers=1"), "no numbers")
+    done = harness.construct(*flags, out, r"--modules=layers\.1\.mlp\.")
     assert done.status == 0, done.err
     before, after = harness.bits(post), harness.bits(tmp_path / "out")
     changed = {name for name, value in after.items() if value != before[name]}

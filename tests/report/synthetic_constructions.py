@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from svdjax.constructions.changes import Change
+from svdjax.constructions.controls import Control, controls_of
 from svdjax.constructions.recipes import VARIANTS, Variant
 from svdjax.engine.editing.results import ConstructionResults, VariantResult
 
@@ -76,12 +77,34 @@ def model(name: str, size: float, kl: float, /, **fields: Any) -> VariantResult:
     return VariantResult(**(values | fields))
 
 
+def control(one: Control, size: float, kl: float, /, **fields: Any) -> VariantResult:
+    """One control; fields override its own."""
+    of = one.variant
+    values: dict[str, Any] = {
+        "name": one.name,
+        "construction": of.recipe.name if of else "",
+        "modules": one.modules,
+        "signs": of.signs if of else "",
+        "title": one.title,
+        "change": size,
+        "projections": {each: change(size) for each in PROJECTIONS[one.modules]},
+        "loss": ORIGINAL + kl,
+        "kl": kl,
+        "agreement": 100 * math.exp(-kl),
+        "surviving": {"noise": 1.0, "interpolated": 0.6, "reverted": 0.0}[one.kind],
+        "control": one.kind,
+        "control_of": of.name if of else "",
+    }
+    return VariantResult(**(values | fields))
+
+
 def results(
     *,
     text: str = "held-out.jsonl",
     names: Sequence[str] = tuple(VARIANTS),
     overridden: dict[str, dict[str, Any]] | None = None,
     fields: dict[str, Any] | None = None,
+    controls: dict[str, float] | None = None,
     **kinds: tuple[float, float],
 ) -> ConstructionResults:
     """All variants of a pair.
@@ -91,6 +114,7 @@ def results(
       names: which variants.
       overridden: fields of single variants, by name.
       fields: of the whole.
+      controls: KL by kind of control, of every model; without it there are none.
       **kinds: other numbers for a kind, see `KINDS`.
     """
     made = {}
@@ -109,6 +133,11 @@ def results(
         "tokens": 2075 if text else 0,
         "original_loss": ORIGINAL if text else math.nan,
         "variants": made,
+        "controls": {
+            each.name: control(each, made[name].change, (controls or {})[each.kind])
+            for name in made
+            for each in controls_of(VARIANTS[name], controls or {})
+        },
     }
     return ConstructionResults(**(values | (fields or {})))
 

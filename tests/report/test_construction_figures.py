@@ -58,15 +58,18 @@ CASES: dict[str, Callable[[], ConstructionResults]] = {
 }
 
 
+# Pairs are drawn by what draws one: where their axes or labels are others.
+BESIDE = ("as the paper", "without text", "some not finite", "nothing changed", "odd names")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_panel_is_drawn(case, tmp_path):
     made = CASES[case]()
     with style.drawing():
-        for figure in (
-            figures_constructions.outcomes(made),
-            figures_sizes.sizes(made),
-            figures_constructions.pairs({"a": made, "$b$": synthetic.results()}),
-        ):
+        figures = [figures_constructions.outcomes(made), figures_sizes.sizes(made)]
+        if case in BESIDE:
+            figures.append(figures_constructions.pairs({"a": made, "$b$": synthetic.results()}))
+        for figure in figures:
             assert_alive(figure, tmp_path)
             assert_ticks_apart(figure)
 
@@ -90,6 +93,19 @@ def test_every_model_has_its_marker_where_its_numbers_are():
     assert kl.get_xscale() == "log"
     dashed = [line for line in loss.lines if np.array_equal(line.get_xdata(), [1.25, 1.25])]
     assert dashed
+
+
+def test_controls_lie_in_the_row_of_what_they_control():
+    made = synthetic.results(controls={"noise": 0.001, "interpolated": 0.03, "reverted": 0.0})
+    with style.drawing():
+        loss, kl = figures_constructions.outcomes(made).axes
+    for kind, value in (("noise", 0.001), ("interpolated", 0.03)):
+        (line,) = (each for each in kl.lines if each.get_label() == GROUPS[kind].label)
+        np.testing.assert_array_equal(line.get_xdata(), [value] * len(made.variants))
+        assert len(np.unique(np.asarray(line.get_ydata()))) == len(made.variants)
+        assert kl.get_xlim()[0] < value < kl.get_xlim()[1]
+    labels = [each.get_label() for each in (*kl.lines, *loss.lines)]
+    assert GROUPS["reverted"].label not in labels  # 0 has no place on a logarithmic axis
 
 
 def test_a_loss_that_spans_decades_is_logarithmic():

@@ -120,25 +120,9 @@ def test_the_share_of_arbitrary_signs_is_said():
     assert not [one for one in findings(synthetic.results(names=RAW)) if "arbitrary where" in one]
 
 
-def test_restoration_is_held_against_its_size():
-    # KL per squared change: 0.004 / 0.09² = 0.5 against 6 / 1.2² = 4.2 and 4 / 0.5² = 16.
-    more = line(synthetic.results(), "Is restoration")
-    assert "every restoration is below it" in more
-    assert f"at 50.0{NARROW}% of what" in more
-    assert "0.49" in more
-    # 0.04 / 0.09² = 4.9: no better than raw ablation for its size, though it is near the original.
-    made = synthetic.results(restoration=(0.09, 0.04))
-    assert "all 4 are near" in line(made, "Restoration (")
-    assert "no restoration is below it, and its size may be all there is" in said(made)
-    some = {"restoration_V_SA": {"kl": 0.08}}
-    text = line(synthetic.results(overridden=some), "Is restoration")
-    assert "restoration of V in MLP, U in attention and U in MLP is below it" in text
-    assert "that of V in attention is not" in text
-
-
-def test_restoration_without_any_ablation_is_not_compared():
+def test_a_restoration_without_controls_shows_nothing_of_itself():
     made = synthetic.results(names=("restoration_V_SA", "ablation_U_SA", "restoration_V_FFN"))
-    assert "Is restoration" not in said(made)
+    assert "No change of the same size was made beside it" in line(made, "Is restoration")
     assert "Does ablation" not in said(made)
 
 
@@ -192,7 +176,7 @@ def test_rank_deficient_matrices_are_counted():
 
 
 def test_a_change_of_nothing_is_no_division_by_zero():
-    made = synthetic.results(restoration=(0.0, 0.0), replaced=(0.0, 0.0))
+    made = synthetic.results(restoration=(0.0, 0.0), other=(0.0, 0.0), replaced=(0.0, 0.0))
     assert "all 4 are near the original" in lead(made)
     assert "Is restoration" not in said(made)
 

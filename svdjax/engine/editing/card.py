@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import svdjax
 from svdjax.checkpoint.matching import ranges
 from svdjax.constructions.changes import Change
+from svdjax.constructions.controls import CONTROLS
 from svdjax.constructions.tree import route_for
 from svdjax.engine.editing.construct_job import ConstructJob
 from svdjax.errors import printable
@@ -19,18 +20,23 @@ def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequenc
     """The text of README.md."""
     recipe = job.recipe
     sources = [job.post, job.other if recipe.partner == "other" else job.base]
+    control = [("W′ of the construction", recipe.formula), ("control", job.control)]
+    enters = recipe.partner == "base" or bool(job.control)
     rows = [
         ("construction", f"eq. {recipe.number}, {recipe.title}"),
-        ("new W_post", recipe.formula),
+        *(control * bool(job.control)),
+        ("new W_post", CONTROLS.get(job.control, recipe.formula)),
         ("modules", f"`{printable(job.chosen.text, 200)}`: {', '.join(changes)}"),
         ("layers", ranges(layers)),
         ("post", f"`{printable(job.post, 300)}`"),
         (
             "base",
-            f"`{printable(job.base, 300)}`" + " (does not enter)" * (recipe.partner == "other"),
+            f"`{printable(job.base, 300)}`" + " (does not enter)" * (not enters),
         ),
     ]
     rows += [("other", f"`{printable(job.other, 300)}`")] * bool(job.other)
+    if job.control == "noise":
+        rows.append(("seed", str(job.seed)))
     if recipe.signed:
         rows.append(("signs of pairs", job.signs))
     if recipe.scaled:
@@ -38,11 +44,12 @@ def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequenc
     rows.append(("factorisation", route_for(job.factorisation, recipe.polar)))
     front = {
         "library_name": "transformers",
-        "tags": ["svdjax", "construction", job.construction],
+        "tags": ["svdjax", "construction", job.construction, *([job.control] * bool(job.control))],
         "base_model": [source for source in sources if _is_hub_id(source)],
     }
     lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v), "---", ""]
-    lines += [f"# {recipe.title[0].upper()}{recipe.title[1:]} (eq. {recipe.number})", ""]
+    title = f"{recipe.title[0].upper()}{recipe.title[1:]} (eq. {recipe.number})"
+    lines += [f"# {title}" + f", control: {job.control}" * bool(job.control), ""]
     lines += [
         "A checkpoint edited to test an explanation of what post-training does (Understanding "
         "Post-Training Structural Changes in Large Language Models, arXiv 2509.17866), "
@@ -59,7 +66,9 @@ def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequenc
         "## What changed",
         "",
         "‖new − post‖_F / ‖post‖_F over the chosen layers together and of single matrices, "
-        "‖new‖_F / ‖post‖_F, and σ_new / σ_post over the top 90 % of the singular values.",
+        "‖new‖_F / ‖post‖_F, and σ_new / σ_post over the top 90 % of the singular values. "
+        "Surviving: ⟨new − α base, Δ⟩ / ‖Δ‖² with Δ = post − α base, α by least squares: 1 of "
+        "post, 0 of base; a restoration leaves the share predicted of any small random Δ.",
         "",
     ]
     return "\n".join([*lines, *_table(changes, job), ""])
@@ -69,7 +78,7 @@ def _table(changes: Mapping[str, Change], job: ConstructJob) -> list[str]:
     heads = ["projection", "matrices", "change", "smallest … largest", "norm ratio", "σ ratio"]
     heads += ["α′"] * job.recipe.scaled
     heads += ["arbitrary signs"] * (job.signs == "aligned")
-    heads += ["rank-deficient"]
+    heads += ["surviving", "predicted", "rank-deficient"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, one in changes.items():
         cells = [
@@ -83,7 +92,7 @@ def _table(changes: Mapping[str, Change], job: ConstructJob) -> list[str]:
         ]
         cells += [_number(one.alpha, 6)] * job.recipe.scaled
         cells += [f"{100 * one.arbitrary:.3g} %"] * (job.signs == "aligned")
-        cells += [str(one.deficient)]
+        cells += [_number(one.surviving), _number(one.surviving_predicted), str(one.deficient)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

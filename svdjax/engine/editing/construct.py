@@ -28,7 +28,7 @@ from svdjax.constructions.changes import Change, pooled, record
 from svdjax.constructions.tree import route_for
 from svdjax.engine import devices, inputs
 from svdjax.engine.compute import padded_stack
-from svdjax.engine.editing.building import Builder, build_groups, by_tensor
+from svdjax.engine.editing.building import Builder, ControlSpec, build_groups, by_tensor
 from svdjax.engine.editing.card import model_card
 from svdjax.engine.editing.construct_job import ConstructJob
 from svdjax.engine.editing.targets import chosen_layers, chosen_projections
@@ -65,6 +65,7 @@ class ConstructOutcome:
         lines += [
             f"  {name}: {change.layers} matrices, relative change {change.change:.4g}"
             + ("" if math.isnan(change.alpha) else f", alpha' {change.alpha:.6g}")
+            + _survived(change)
             for name, change in self.changes.items()
         ]
         return "\n".join([*lines, f"checkpoint: {self.path}"])
@@ -165,6 +166,7 @@ class _Construct:
             "construction": job.construction,
             "alpha": self.given or job.factors.source,
             "signs": job.signs,
+            "control": [job.control, job.seed] if job.control else None,
             "factorisation": self.builder.factorisation,
             "versions": devices.versions(),
             "inputs": {source: input_digest(opened[source]) for source in sources},
@@ -253,10 +255,14 @@ class _Construct:
                 signs=self.job.signs,
                 dtype=mirror.dtype,
                 check=self._check(progress),
+                base=self.pairs[0].plan.base if self.job.recipe.partner == "other" else None,
+                control=ControlSpec(self.job.control, self.job.seed) if self.job.control else None,
+                numbers=self.layers,
             )
+            about = "" if self.job.control else self.job.construction
             for group, built, seconds in stream:
                 values = by_tensor(group, built)
-                records = {name: record(built, layer) for layer, name in enumerate(values)}
+                records = {name: record(built, layer, about) for layer, name in enumerate(values)}
                 mirror.write(values, records)
                 progress.computed(group, seconds)
                 del built, values
@@ -290,6 +296,16 @@ class _Construct:
         return with_dtype(config, self.job.dtype) if self.job.dtype else config
 
 
+def _survived(change: Change) -> str:
+    """What is left of the change of post-training, and what would be of a small random one."""
+    if math.isnan(change.surviving):
+        return ""
+    text = f", surviving share of Delta {change.surviving:.4g}"
+    if math.isnan(change.surviving_predicted):
+        return text
+    return f"{text} (of a small random one {change.surviving_predicted:.4g})"
+
+
 def _kept_spectra(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         kept = read_npz(path)
@@ -318,7 +334,7 @@ def construct_checkpoint(
       out: directory of the result.
       **options: the other flags of ``python -m svdjax.construct``: other, modules, layers, alpha,
         signs, dtype, overwrite, factorisation, group_bytes, devices, factor_cache,
-        factor_cache_bytes.
+        factor_cache_bytes, control, seed.
 
     Returns:
       Where it lies, and the relative change of every projection.

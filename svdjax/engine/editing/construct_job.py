@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from svdjax.constructions.alpha import AUTO, Alpha
+from svdjax.constructions.controls import get_control
 from svdjax.constructions.recipes import SIGNS, Recipe, get_recipe
 from svdjax.constructions.selection import Layers, Modules
 from svdjax.engine.faults import missing_faults
@@ -42,6 +43,8 @@ class ConstructJob:
     devices: int = 0
     factor_cache: str = ""
     factor_cache_bytes: int = 20 * 2**30
+    control: str = ""
+    seed: int = 0
     recipe: Recipe = field(init=False)
     chosen: Modules = field(init=False)
     chosen_layers: Layers = field(init=False)
@@ -59,6 +62,8 @@ class ConstructJob:
         attempt("recipe", lambda: get_recipe(self.construction))
         attempt("chosen_layers", lambda: Layers.parse(self.layers))
         attempt("factors", lambda: Alpha.parse(self.alpha))
+        if self.control:
+            attempt("control", lambda: get_control(self.control))
         recipe = getattr(self, "recipe", None)
         modules = self.modules or ("all" if recipe is not None and recipe.everywhere else "")
         if modules:
@@ -90,6 +95,8 @@ class ConstructJob:
             found.append(
                 f"--signs=aligned: {recipe.name} does not depend on signs, only eq10 and eq15 do"
             )
+        if self.seed and self.control != "noise":
+            found.append(f"--seed={self.seed}: only --control=noise draws anything")
         return found
 
     def _range_faults(self) -> list[str]:
@@ -103,6 +110,8 @@ class ConstructJob:
             )
         if self.group_bytes < 1 or self.factor_cache_bytes < 0:
             found.append("--group_bytes and --factor_cache_bytes: expected a number of bytes")
+        if not 0 <= self.seed < 2**32:
+            found.append(f"--seed={self.seed}: expected 0 or more and less than 2^32")
         if self.devices < 0:
             found.append(f"--devices={self.devices}: expected a count, or 0 for all")
         if self.out:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from svdjax.checkpoint import PairPlan, Projection, digest_of, load_params, model_config
 from svdjax.checkpoint.cache import ArrayCache
-from svdjax.constructions.recipes import Variant
+from svdjax.constructions.controls import Control, controls_of
+from svdjax.constructions.recipes import RECIPES, Variant
 from svdjax.constructions.tree import replaced_leaves
-from svdjax.engine.editing.building import Builder, build_groups
+from svdjax.engine.editing.building import Builder, ControlSpec, build_groups
 from svdjax.engine.groups import Group, plan_groups
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
@@ -20,6 +21,7 @@ from svdjax.engine.results import Comparison
 from svdjax.engine.stage import Stage
 from svdjax.spectral import Built
 
+Model = Variant | Control
 FACTORS = ".factors"
 _ROUTE = "svd_f64"
 
@@ -43,6 +45,7 @@ class Maker:
         self.job, self.builder = job, builder
         self._comparison, self._stage = comparison, stage
         self._original: dict[str, Any] | None = None
+        self._distances: dict[str, dict[str, np.ndarray]] = {}
 
     def why_not(self, variant: Variant) -> str:
         """Why a variant cannot be made; empty where it can."""
@@ -65,11 +68,16 @@ class Maker:
         chosen = self._stage.settings.chosen_variants
         return [variant for variant in chosen if not self.why_not(variant)]
 
-    def projections(self, variant: Variant) -> tuple[Projection, ...]:
-        """What a variant edits."""
-        return tuple(
-            one for one in self._plan(variant).projections if variant.modules in ("all", one.module)
-        )
+    def controls(self, variants: Iterable[Variant]) -> list[Control]:
+        """The controls of variants that are to be made; those of a module once."""
+        kinds = self._stage.settings.constructions.controls
+        found = [one for variant in variants for one in controls_of(variant, kinds)]
+        return list({one.name: one for one in found}.values())
+
+    def projections(self, model: Model) -> tuple[Projection, ...]:
+        """What a variant or control edits."""
+        plan = self._plan(_carried(model))
+        return tuple(one for one in plan.projections if model.modules in ("all", one.module))
 
     def alphas(self, variant: Variant) -> dict[str, float]:
         """alpha' by projection where it enters."""
@@ -78,10 +86,15 @@ class Maker:
         return {one.name: self._alpha(one) for one in self.projections(variant)}
 
     def groups(
-        self, variant: Variant, check: Callable[[], None]
+        self, model: Model, check: Callable[[], None]
     ) -> Iterator[tuple[Group, Built, float]]:
-        """Yields groups of layers with their new matrices [L, I, O] and the seconds it took."""
-        whole, projections = self._plan(variant), self.projections(variant)
+        """Yields groups of layers with their new matrices [L, I, O] and the seconds it took.
+
+        How far a variant moved its matrices is remembered for its controls; a control whose variant
+        was not made before carries it out again.
+        """
+        variant = _carried(model)
+        whole, projections = self._plan(variant), self.projections(model)
         plan = replace(whole, projections=projections)
         sigma = {}
         if variant.recipe.values_only:
@@ -95,7 +108,7 @@ class Maker:
             group_bytes=max(1, self._stage.settings.group_bytes // 8),
             devices=self.builder.mesh.size,
         )
-        return build_groups(
+        stream = build_groups(
             groups,
             plan,
             self.builder,
@@ -105,7 +118,17 @@ class Maker:
             signs=variant.signs or "raw",
             dtype=lambda tensor: plan.post.spec(tensor).dtype,
             check=check,
+            base=self.job.plan.base if variant.recipe.partner == "other" else None,
+            control=self._control(model),
         )
+        moved: dict[str, list[np.ndarray]] = {one.name: [] for one in projections}
+        for group, built, seconds in stream:
+            moved[group.projection.name].append(
+                np.asarray(built.change)[: group.stop - group.start]
+            )
+            yield group, built, seconds
+        if isinstance(model, Variant):
+            self._distances[model.name] = {k: np.concatenate(v) for k, v in moved.items()}
 
     def original(self) -> dict[str, Any]:
         """The parameters of post in their storage dtype, read when they are first needed."""
@@ -114,25 +137,27 @@ class Maker:
             self._original = load_params(post, model_config(post.home), None)
         return self._original
 
-    def params(self, variant: Variant, check: Callable[[], None]) -> dict[str, Any]:
-        """The parameters of a constructed model; leaves that it does not edit are `original`'s."""
+    def params(self, model: Model, check: Callable[[], None]) -> dict[str, Any]:
+        """The parameters of a constructed model or control; other leaves are `original`'s."""
         leaves: dict[str, np.ndarray] = {}
-        for group, built, _ in self.groups(variant, check):
+        for group, built, _ in self.groups(model, check):
             store(leaves, group, built)
         return replaced_leaves(self.original(), leaves)
 
-    def key(self, variant: Variant) -> str:
-        """Digest of all that determines a variant's weights."""
+    def key(self, model: Model) -> str:
+        """Digest of all that determines the weights of a variant or control."""
         settings, inputs = self._stage.settings, self._stage.identity["inputs"]
         spec = self.job.spec
         about = [
-            variant.name,
+            model.name,
             # By role: two pairs of the same three models differ in nothing else.
             [inputs[spec.base], inputs[spec.post], inputs[spec.other] if spec.other else None],
             self._stage.identity["versions"],
             settings.factorisation,
             settings.group_bytes,
         ]
+        if isinstance(model, Control):
+            about.append(settings.constructions.seed)
         return digest_of(about)
 
     def _plan(self, variant: Variant) -> PairPlan:
@@ -140,8 +165,22 @@ class Maker:
         assert plan is not None
         return plan
 
+    def _control(self, model: Model) -> ControlSpec | None:
+        if isinstance(model, Variant):
+            return None
+        known = self._distances.get(model.variant.name, {}) if model.variant else {}
+        return ControlSpec(model.kind, self._stage.settings.constructions.seed, known)
+
     def _alpha(self, projection: Projection) -> float:
         return self._comparison[projection.name].alpha_prime
+
+
+def _carried(model: Model) -> Variant:
+    """The variant that is carried out for a model: itself, or that of a control."""
+    if isinstance(model, Variant):
+        return model
+    # What is only reverted needs none; its modules and its partner, base, are those of any.
+    return model.variant or Variant(model.name, RECIPES["eq11"], model.modules)
 
 
 def store(leaves: dict[str, np.ndarray], group: Group, built: Built) -> None:

@@ -20,10 +20,11 @@ FILE = "constructions.json"
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One constructed model.
+    """One constructed model, or a control of one.
 
     Attributes:
-      name: of the variant, see `svdjax.constructions.VARIANTS`.
+      name: of the variant, see `svdjax.constructions.VARIANTS`; of a control, see
+        `svdjax.constructions.controls`.
       construction: ``eq9`` to ``eq16``.
       modules: ``self_attn``, ``mlp`` or ``all``.
       signs: ``raw`` or ``aligned`` where it depends on them, else empty.
@@ -36,6 +37,14 @@ class VariantResult:
       agreement: percentage of tokens with the same likeliest prediction as post; likewise.
       seconds: what it took.
       saved: directory of the checkpoint, relative to the pair's; empty unless it was asked for.
+      surviving: share of the change of post-training that is left, mean over the matrices, see
+        `svdjax.spectral.constructions.surviving_share`.
+      surviving_predicted: what a restoration leaves of a small random change, mean over the
+        matrices; NaN for other models.
+      control: ``noise``, ``interpolated`` or ``reverted``; empty for a construction.
+      control_of: the variant whose distances a control has; empty for ``reverted``.
+      at_base: of ``interpolated``, how many matrices are base's own, as the construction moved them
+        farther than base lies.
     """
 
     name: str
@@ -50,6 +59,11 @@ class VariantResult:
     agreement: float = math.nan
     seconds: float = 0.0
     saved: str = ""
+    surviving: float = math.nan
+    surviving_predicted: float = math.nan
+    control: str = ""
+    control_of: str = ""
+    at_base: int = 0
 
     def summary(self) -> dict[str, Any]:
         """JSON-able but for NaN."""
@@ -63,9 +77,16 @@ class VariantResult:
         Raises:
           KeyError, TypeError, AttributeError: it is something else.
         """
-        fields: dict[str, Any] = {name: entry[name] for name in cls.__dataclass_fields__}
+        # Results of earlier versions have neither shares nor controls.
+        fields: dict[str, Any] = {n: (_ADDED | dict(entry))[n] for n in cls.__dataclass_fields__}
         changes = {name: Change.load(one) for name, one in entry["projections"].items()}
         return cls(**{**_numbers(fields), "projections": changes})
+
+
+_ADDED: dict[str, Any] = {
+    **{"surviving": None, "surviving_predicted": None},
+    **{"control": "", "control_of": "", "at_base": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +104,8 @@ class ConstructionResults:
       original_loss: the loss of post on it, nats per token; NaN without a text.
       variants: by name, in the order of `svdjax.constructions.VARIANTS`.
       left_out: variants that were asked for and could not be made, with the reason.
+      controls: the controls of the variants by name, see `svdjax.constructions.controls`; empty
+        where none were asked for.
     """
 
     pair: str
@@ -95,12 +118,23 @@ class ConstructionResults:
     original_loss: float = math.nan
     variants: dict[str, VariantResult] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, VariantResult] = field(default_factory=dict)
+
+    def control(self, variant: VariantResult, kind: str) -> VariantResult | None:
+        """The control of a variant; None where there is none."""
+        of = "" if kind == "reverted" else variant.name
+        for one in self.controls.values():
+            if (one.control, one.control_of, one.modules) == (kind, of, variant.modules):
+                return one
+        return None
 
     def summary(self) -> dict[str, Any]:
         """What constructions.json holds, JSON-able (NaN is None)."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         variants = {name: one.summary() for name, one in self.variants.items()}
-        return plain({"format_version": FORMAT_VERSION, **fields, "variants": variants})
+        controls = {name: one.summary() for name, one in self.controls.items()}
+        models = {"variants": variants, "controls": controls}
+        return plain({"format_version": FORMAT_VERSION, **fields, **models})
 
     def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
         """Writes ``constructions.json``, whole or not at all; returns its path."""
@@ -121,8 +155,12 @@ class ConstructionResults:
                     f"{path} has format_version {stored['format_version']!r}, this svdjax reads "
                     f"{FORMAT_VERSION}"
                 )
+            stored = {"controls": {}, **stored}
             fields: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
-            variants = {name: VariantResult.load(one) for name, one in stored["variants"].items()}
+            variants, controls = (
+                {name: VariantResult.load(one) for name, one in stored[key].items()}
+                for key in ("variants", "controls")
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -130,7 +168,7 @@ class ConstructionResults:
                 f"{path} is missing or damaged ({type(error).__name__}: {error}); run the sweep "
                 "again in a new workdir"
             ) from error
-        return cls(**{**_numbers(fields), "variants": variants})
+        return cls(**{**_numbers(fields), "variants": variants, "controls": controls})
 
 
 def _numbers(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The constructions stage: every constructed model of a pair, one after the other, in memory.
 
-A variant is built group by group out of factors that are computed once per checkpoint and kept in
-a cache on disk, and is judged, where the pair names held-out text, by the decoder: which takes the
-memory of two such models as they are stored, and of two in float32 (spread over the devices).
-Finished variants are journaled; a sweep that was killed redoes the one in flight.
+Beside each variant stand its controls (`svdjax.constructions.controls`). A variant is built group
+by group out of factors that are computed once per checkpoint and kept in a cache on disk, and is
+judged, where the pair names held-out text, by the decoder: which takes the memory of two such
+models as they are stored, and of two in float32 (spread over the devices). Finished models are
+journaled; a sweep that was killed redoes the one in flight.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from svdjax.behaviour import Divergence, Divergences
 from svdjax.checkpoint import Projection, digest_of, model_config
 from svdjax.checkpoint.mirror import Mirror
 from svdjax.constructions.changes import Change, pooled, record
+from svdjax.constructions.controls import Control
 from svdjax.constructions.recipes import Variant
 from svdjax.constructions.tree import replaced_leaves
 from svdjax.engine.editing.building import by_tensor
 from svdjax.engine.editing.card import model_card
 from svdjax.engine.editing.construct_job import ConstructJob
 from svdjax.engine.editing.heldout import Heldout
-from svdjax.engine.editing.making import Maker, kept_builder, store
+from svdjax.engine.editing.making import Maker, Model, kept_builder, store
 from svdjax.engine.editing.results import ConstructionResults, VariantResult
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
@@ -37,6 +39,7 @@ from svdjax.engine.results import Comparison
 from svdjax.engine.stage import Stage
 
 _JOURNAL = ".constructions"
+_AT_BASE = 1e-3
 
 
 def run_variants(
@@ -82,7 +85,8 @@ class _Pair:
     def run(self) -> ConstructionResults:
         chosen = self.stage.settings.chosen_variants
         left_out = {one.name: why for one in chosen if (why := self.maker.why_not(one))}
-        wanted = [one for one in chosen if one.name not in left_out]
+        made = [one for one in chosen if one.name not in left_out]
+        wanted = self._with_controls(made)
         self.journal.mkdir(parents=True, exist_ok=True)
         remove_leftovers([self.journal])
         spec, results, times = self.job.spec, {}, []
@@ -106,6 +110,7 @@ class _Pair:
                 )
             results[variant.name] = kept
         text = self.heldout
+        constructed = {one.name: results[one.name] for one in made}
         return ConstructionResults(
             pair=spec.name,
             base=spec.base,
@@ -117,51 +122,74 @@ class _Pair:
             original_loss=self._held_against().measure(self.maker.original()).loss
             if text and wanted
             else math.nan,
-            variants=results,
+            variants=constructed,
             left_out=left_out,
+            controls={name: one for name, one in results.items() if name not in constructed},
         )
 
-    def _make(self, variant: Variant, check: Callable[[], None], began: float) -> VariantResult:
-        recipe, projections = variant.recipe, self.maker.projections(variant)
+    def _with_controls(self, variants: Sequence[Variant]) -> list[Model]:
+        """Each variant with its controls behind it, while its distances are remembered."""
+        found: dict[str, Model] = {}
+        for variant in variants:
+            for one in (variant, *self.maker.controls([variant])):
+                found.setdefault(one.name, one)
+        return list(found.values())
+
+    def _make(self, variant: Model, check: Callable[[], None], began: float) -> VariantResult:
+        projections = self.maker.projections(variant)
+        control = variant if isinstance(variant, Control) else None
+        origin = variant.variant if isinstance(variant, Control) else variant
+        construction = origin.recipe.name if origin else ""
         leaves: dict[str, np.ndarray] = {}
         records: dict[str, list[dict[str, Any]]] = {one.name: [] for one in projections}
         with self._mirror(variant, projections) as mirror:
             for group, built, _ in self.maker.groups(variant, check):
-                mine = [record(built, layer) for layer in range(group.stop - group.start)]
+                mine = [
+                    record(built, layer, "" if control else construction)
+                    for layer in range(group.stop - group.start)
+                ]
                 records[group.projection.name] += mine
                 if self.heldout is not None:
                     store(leaves, group, built)
                 if mirror is not None:
                     values = by_tensor(group, built)
                     mirror.write(values, dict(zip(values, mine, strict=True)))
-            alphas = self.maker.alphas(variant)
+            alphas = {} if isinstance(variant, Control) else self.maker.alphas(variant)
             changes = {k: pooled(v, alphas.get(k)) for k, v in records.items()}
             saved = ""
             if mirror is not None:
+                assert isinstance(variant, Variant)
                 saved = self._finish(mirror, variant, changes)
         found = self._measure(leaves)
         every = [one for each in records.values() for one in each]
+        whole = pooled(every)
         return VariantResult(
             name=variant.name,
-            construction=recipe.name,
+            construction=construction,
             modules=variant.modules,
-            signs=variant.signs,
+            signs=origin.signs if origin else "",
             title=variant.title,
-            change=pooled(every).change,
+            change=whole.change,
             projections=changes,
             loss=found.loss if found else math.nan,
             kl=found.kl if found else math.nan,
             agreement=found.agreement if found else math.nan,
             seconds=time.perf_counter() - began,
             saved=saved,
+            surviving=whole.surviving,
+            surviving_predicted=whole.surviving_predicted,
+            control=control.kind if control else "",
+            control_of=origin.name if control and origin else "",
+            # s is the surviving share; it is 0 but for what the storage dtype cannot carry.
+            at_base=sum(one["surviving"] <= _AT_BASE for one in every)
+            if control is not None and control.kind == "interpolated"
+            else 0,
         )
 
     @contextlib.contextmanager
-    def _mirror(
-        self, variant: Variant, projections: Sequence[Projection]
-    ) -> Iterator[Mirror | None]:
-        """Where the checkpoint of a variant is written, if that is asked for."""
-        if not self.stage.settings.save_variants:
+    def _mirror(self, variant: Model, projections: Sequence[Projection]) -> Iterator[Mirror | None]:
+        """Where the checkpoint of a variant is written, if that is asked for; no control is."""
+        if not self.stage.settings.save_variants or isinstance(variant, Control):
             yield None
             return
         target = self.stage.workdir / self.job.spec.name / "models" / variant.name
@@ -208,7 +236,7 @@ class _Pair:
             )
         return self._divergences
 
-    def _key(self, variant: Variant) -> str:
+    def _key(self, variant: Model) -> str:
         """Digest of all that determines a variant's numbers."""
         text, settings = self.job.spec.text, self.stage.settings
         about = [
@@ -219,7 +247,7 @@ class _Pair:
         ]
         return digest_of(about)
 
-    def _read(self, variant: Variant) -> VariantResult | None:
+    def _read(self, variant: Model) -> VariantResult | None:
         """A variant that an earlier run has journaled."""
         try:
             stored = json.loads((self.journal / f"{variant.name}.json").read_text("utf-8"))
