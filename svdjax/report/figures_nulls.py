@@ -1,4 +1,4 @@
-"""Figures of the null models: measured curves before the band that random changes give.
+"""Figures of the null models: measured curves before the band that random signs of the change give.
 
 Axis legend: `L` layers, `R` rank, `D` draws.
 """
@@ -30,7 +30,7 @@ def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
     figure, axes = style.grid(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
         measured, formula = _rows(panel, nulls, "nf"), _rows(panel, nulls, "nf_all_orders")
-        draws = _rows(panel, nulls, "nf_spectrum")
+        draws = _rows(panel, nulls, "nf_signs")
         chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0) if draws.size else []
         mean, std = _moments(draws[chosen]) if len(chosen) else (np.zeros(0), np.zeros(0))
         if len(chosen):
@@ -46,7 +46,7 @@ def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
         style.layer_axis(ax, panel.layers)
         ax.grid(axis="y")
     figure.supylabel("NF", fontsize=8.5)
-    _legend(figure, ("Gaussian change, by formula", (0, (4, 3)), style.MUTED))
+    _legend(figure, ("random directions, by formula", (0, (4, 3)), style.MUTED))
     return figure
 
 
@@ -57,8 +57,8 @@ def svsm(panels: Sequence[Panel], nulls: Nulls) -> Figure:
         chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0)
         layer = chosen[len(chosen) // 2] if len(chosen) else (len(panel.layers) - 1) // 2
         measured = panel.stack("svsm")[layer]
-        mean = _rows(panel, nulls, "svsm_mean_spectrum")[layer]
-        std = _rows(panel, nulls, "svsm_std_spectrum")[layer]
+        mean = _rows(panel, nulls, "svsm_mean_signs")[layer]
+        std = _rows(panel, nulls, "svsm_std_signs")[layer]
         if np.isfinite(mean).any():
             _band(ax, np.arange(len(mean), dtype=float), mean, std)
         marker = "o" if len(measured) == 1 else ""
@@ -116,7 +116,7 @@ def _legend(figure: Figure, last: tuple[str, object, str]) -> None:
     text, dashes, colour = last
     handles = [
         Line2D([], [], color=style.BASE, marker="o", markersize=3.2, label="measured"),
-        Patch(facecolor=_BAND, label="random change, same singular values: mean ± 2 std"),
+        Patch(facecolor=_BAND, label="random signs of the same change: mean ± 2 std"),
         Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=text),  # type: ignore[arg-type]
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

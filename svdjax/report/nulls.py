@@ -1,4 +1,4 @@
-"""The part of a pair's report on null models: is it more than a small change?"""
+"""The part of a pair's report on null models: did both sides turn together, or just change?"""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ from svdjax.report.views import fits_matrix, pairs_matrix
 
 if TYPE_CHECKING:
     from svdjax.engine.nulls.results import NullResults, ProjectionNulls
+    from svdjax.engine.nulls.verdicts import Judgement
 
-KINDS, MEASURES = ("spectrum", "gaussian"), ("nf", "alpha", "spread")
-_PLACED = ("mean", "std", "z", "p_low", "p_high")
-_PLACES = tuple(f"{what}_{kind}_{key}" for what in MEASURES for kind in KINDS for key in _PLACED)
+KINDS, MEASURES = ("spectrum", "gaussian", "signs"), ("nf", "alpha", "spread")
+_PLACED = ("mean", "std", "z", "p_low", "p_high", "p")
+_PAIRS = (*((what, kind) for what in MEASURES for kind in KINDS), ("scaling", "signs"))
+_PLACES = tuple(f"{what}_{kind}_{key}" for what, kind in _PAIRS for key in _PLACED)
 _PROJECTION = (
     *("projection", "in", "out", "layers", "layers_sampled", "draws", "delta_mean", "verdict"),
     *("nf_over_null", "nf_ratio", "nf_ratio_gaussian", *MEASURES, *_PLACES),
+    *("nf_over_signs", "nf_ratio_signs", "p_corrected", "verdict_scaling", "p_corrected_scaling"),
+    *("verdict_spread", "p_corrected_spread", "alpha_ls", "top_half", "top_half_uniform"),
 )
 _LAYER = (
     *("projection", "layer", "delta", "rounding", "source", "nf_null", "nf_over_null"),
     *("nf_first_order", "first_order_holds", "nf_all_orders", "all_orders_hold"),
-    *(*MEASURES, *_PLACES),
+    *(*MEASURES, *_PLACES, "nf_over_signs", "alpha_ls", "top_half"),
 )
 
 
@@ -63,7 +67,12 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
         facts=null_facts(results),
         notes=null_notes(results),
         tables=[
-            view(projections, "NF and scaling against their nulls", _CAPTION, _COLUMNS),
+            view(
+                projections,
+                "NF and scaling against random signs",
+                _CAPTION,
+                _COLUMNS,
+            ),
             view(layers, "Nulls of every layer", _LAYERS, _LAYER_COLUMNS, folded=True),
         ],
         figures=figures,
@@ -81,16 +90,24 @@ def index_nulls(nulls: Mapping[str, NullResults], folder: pathlib.Path) -> Secti
     if not nulls:
         return None
     rows = tuple(
-        {"pair": pair, **_row(one)}
+        {"pair": pair, **_row(one, results.judgements[name])}
         for pair, results in nulls.items()
-        for one in results.projections.values()
+        for name, one in results.projections.items()
     )
     table = Table("nulls", ("pair", *_PROJECTION), rows)
     table.write(folder / "tables")
     if fits_matrix(table):
-        views = [pairs_matrix(table, "NF / null", _MATRIX, _judged)]
+        views = [pairs_matrix(table, "NF / random signs", _MATRIX, _judged)]
     else:
-        views = [view(table, "NF against its null", _CAPTION, _INDEX_COLUMNS, folded=True)]
+        views = [
+            view(
+                table,
+                "NF against random signs",
+                _CAPTION,
+                _INDEX_COLUMNS,
+                folded=True,
+            )
+        ]
     lines = [(pair, null_line(results)) for pair, results in nulls.items()]
     return Section(_LEAD, lines, [], [], views if rows else [], [], [table.name])
 
@@ -98,13 +115,14 @@ def index_nulls(nulls: Mapping[str, NullResults], folder: pathlib.Path) -> Secti
 def null_tables(results: NullResults) -> tuple[Table, Table]:
     """``nulls``, a row per projection, and ``nulls_layers``, a row per matrix."""
     every = results.projections.values()
+    rows = tuple(_row(one, results.judgements[one.name]) for one in every)
     return (
-        Table("nulls", _PROJECTION, tuple(_row(one) for one in every)),
+        Table("nulls", _PROJECTION, rows),
         Table("nulls_layers", _LAYER, tuple(row for one in every for row in _layer_rows(one))),
     )
 
 
-def _row(one: ProjectionNulls) -> Mapping[str, Any]:
+def _row(one: ProjectionNulls, judgements: Mapping[str, Judgement]) -> Mapping[str, Any]:
     return {
         "projection": one.name,
         "in": one.shape[0],
@@ -113,15 +131,26 @@ def _row(one: ProjectionNulls) -> Mapping[str, Any]:
         "layers_sampled": int(one.arrays.sampled.sum()),
         "draws": one.draws,
         "delta_mean": over(np.mean, one.arrays.delta),
-        "verdict": one.verdict,
+        "verdict": judgements["nf"].verdict,
+        "p_corrected": judgements["nf"].p,
         "nf_over_null": over(np.mean, one.nf_over_null),
-        "nf_ratio": one.pooled("nf").ratio,
+        "nf_over_signs": over(np.mean, one.nf_over_signs),
+        "nf_ratio": one.pooled("nf", "spectrum").ratio,
         "nf_ratio_gaussian": one.pooled("nf", "gaussian").ratio,
+        "nf_ratio_signs": one.pooled("nf").ratio,
+        **{
+            f"{key}_{what}": getattr(judgements[what], name)
+            for what in ("scaling", "spread")
+            for key, name in (("verdict", "verdict"), ("p_corrected", "p"))
+        },
+        "alpha_ls": over(np.mean, one.arrays.alpha_ls[one.arrays.sampled]),
+        "top_half": over(np.mean, one.arrays.top_half),
+        "top_half_uniform": one.uniform_top_half,
         **{what: one.pooled(what).observed for what in MEASURES},
         **{
-            f"{what}_{kind}_{key}": getattr(one.pooled(what, kind), key)
-            for what in MEASURES
-            for kind in KINDS
+            f"{what}_{kind}_{key}": getattr(place, key)
+            for what, kind in _PAIRS
+            for place in [one.pooled(what, kind)]
             for key in _PLACED
         },
     }
@@ -129,26 +158,25 @@ def _row(one: ProjectionNulls) -> Mapping[str, Any]:
 
 def _layer_rows(one: ProjectionNulls) -> Iterable[Mapping[str, Any]]:
     a = one.arrays
+    columns = ("delta", "rounding", "nf_first_order", "first_order_holds", "nf_all_orders")
     for layer in range(one.layers):
-        placed = {
-            f"{what}_{kind}_{key}": getattr(found, key)
-            for what in MEASURES
-            for kind in KINDS
-            for found in [one.placed(layer, what, kind)]
-            for key in _PLACED
-        }
-        columns = ("delta", "rounding", "nf_first_order", "first_order_holds", "nf_all_orders")
         yield {
             "projection": one.name,
             "layer": layer,
             "source": str(one.source[layer]),
             "nf_null": float(one.nf_null[layer]),
             "nf_over_null": float(one.nf_over_null[layer]),
+            "nf_over_signs": float(one.nf_over_signs[layer]),
             **{
                 key: getattr(a, key)[layer].item()
-                for key in (*columns, "all_orders_hold", *MEASURES)
+                for key in (*columns, "all_orders_hold", *MEASURES, "alpha_ls", "top_half")
             },
-            **placed,
+            **{
+                f"{what}_{kind}_{key}": getattr(place, key)
+                for what, kind in _PAIRS
+                for place in [one.placed(layer, what, kind)]
+                for key in _PLACED
+            },
         }
 
 
@@ -158,16 +186,23 @@ def _figures(
     names = ", ".join(panel.name for panel in panels)
     nulls = results.projections
     for figure, name, title, caption in (
-        (figures_nulls.nf(panels, nulls), "nulls_nf", "NF before its null", _NF),
-        (figures_nulls.svsm(panels, nulls), "nulls_svsm", "Scaling before its null", _SVSM),
+        (
+            figures_nulls.nf(panels, nulls),
+            "nulls_nf",
+            "NF before random signs",
+            _NF,
+        ),
+        (figures_nulls.svsm(panels, nulls), "nulls_svsm", "Scaling before random signs", _SVSM),
     ):
         yield page.place(figure, folder, name, title, caption, f"{title}, for {names}.")
 
 
 def _judged(row: Mapping[str, Any]) -> str:
-    """NF over its null, with the verdict where there is one."""
-    drawn = math.isfinite(row["nf_ratio"])
-    text = percent(row["nf_ratio" if drawn else "nf_over_null"])
+    """NF over its mean under random signs, with the verdict where there is one."""
+    drawn = math.isfinite(row["nf_ratio_signs"])
+    if not drawn:
+        return f"({percent(row['nf_over_null'])})" if math.isfinite(row["nf_over_null"]) else "–"
+    text = percent(row["nf_ratio_signs"])
     return f"{text} {row['verdict']}" if row["verdict"] in JUDGED else text
 
 
@@ -178,10 +213,12 @@ def _plus_minus(mean: str, std: str):
 
 
 _CAPTION = (
-    "Means over the sampled layers; the null is the random change with the same singular values, "
-    "mean ± standard deviation of the draws. p: share of draws at or below the measurement. "
-    "Gaussian: NF as a share of what a Gaussian change of the same norm gives. Factors and spread: "
-    "of the top 90 % of the singular values."
+    "Means over the sampled layers. Random signs: the change as it is, with the signs of its rows "
+    "and columns in base's singular frame drawn anew, mean ± standard deviation of the draws. p is "
+    "two-sided and corrected for the number of projections. Random directions: NF as a share of "
+    "what the same singular values in random directions give, which says where the change lies. "
+    "Factor and spread: of the top 90 % of the singular values; least squares does not drift with "
+    "the size of a change; change alone: the factor under random signs without any scaling."
 )
 _COLUMNS: list[Spec] = [
     ("projection", plain("projection")),
@@ -189,52 +226,59 @@ _COLUMNS: list[Spec] = [
     ("layers sampled", lambda row: f"{row['layers_sampled']} of {row['layers']}"),
     ("draws", plain("draws")),
     ("NF", sig("nf")),
-    ("null", _plus_minus("nf_spectrum_mean", "nf_spectrum_std")),
-    ("NF / null", share("nf_ratio")),
-    ("z", lambda row: one_decimal(row["nf_spectrum_z"])),
-    ("p", sig("nf_spectrum_p_low", 2)),
-    ("Gaussian", share("nf_ratio_gaussian")),
+    ("random signs", _plus_minus("nf_signs_mean", "nf_signs_std")),
+    ("NF / signs", share("nf_ratio_signs")),
+    ("z", lambda row: one_decimal(row["nf_signs_z"])),
+    ("p", sig("p_corrected", 2)),
+    ("random directions", share("nf_ratio")),
     ("factor", dec("alpha")),
-    ("its null", _plus_minus("alpha_spectrum_mean", "alpha_spectrum_std")),
+    ("least squares", dec("alpha_ls")),
+    ("change alone", _plus_minus("scaling_signs_mean", "scaling_signs_std")),
     ("spread", dec("spread")),
-    ("its null ", _plus_minus("spread_spectrum_mean", "spread_spectrum_std")),
+    ("random signs ", _plus_minus("spread_signs_mean", "spread_signs_std")),
 ]
 _INDEX_COLUMNS: list[Spec] = [("pair", plain("pair")), *_COLUMNS]
 _LEAD = (
-    "Held against α W_base with a random change added that has the singular values of the real "
-    "one, and so its size. Below that, left and right singular vectors stayed together more than "
-    "the smallness of the change explains."
+    "Held against the change itself with random signs in base's singular frame: its size, its "
+    "place and its singular values stay, what the two sides do together does not. Below that, left "
+    "and right singular vectors turned together more than by chance."
 )
 _MATRIX = (
-    "Mean NF of the sampled layers as a share of what random changes of the same singular values "
-    "give, and whether it lies below, within or above their draws at level 0.05. Without such a "
-    "word: by formula, or with too few draws to tell."
+    "Mean NF of the sampled layers as a share of what random signs of the same change give, and "
+    "whether it lies below, within or above them (two-sided, level 0.05 for all projections of a "
+    "pair together). Without such a word: too few draws. In brackets: by formula, of what an "
+    "equally large change in random directions gives, which is not judged."
 )
 _LAYERS = (
-    "Source: what NF is held against in this layer: draws (sampled), a formula that holds there "
-    "(first_order, all_orders), or none. The file has more columns."
+    "Random directions: NF as a share of what draws (source sampled) or a formula that holds there "
+    "(first_order, all_orders) give. p of single layers is two-sided and not corrected. The file "
+    "has more columns."
 )
 _LAYER_COLUMNS: list[Spec] = [
     ("projection", plain("projection")),
     ("layer", plain("layer")),
     ("change", share("delta")),
     ("NF", sig("nf")),
-    ("null", sig("nf_null")),
+    ("random signs", sig("nf_signs_mean")),
+    ("NF / signs", share("nf_over_signs")),
+    ("z", lambda row: one_decimal(row["nf_signs_z"])),
+    ("p", sig("nf_signs_p", 2)),
+    ("random directions", share("nf_over_null")),
     ("source", plain("source")),
-    ("NF / null", share("nf_over_null")),
-    ("z", lambda row: one_decimal(row["nf_spectrum_z"])),
-    ("p", sig("nf_spectrum_p_low", 2)),
-    ("first order", sig("nf_first_order")),
-    ("all orders", sig("nf_all_orders")),
+    ("factor", dec("alpha")),
+    ("least squares", dec("alpha_ls")),
+    ("change alone", dec("scaling_signs_mean")),
 ]
 _NF = (
-    "Blue: NF as measured. Band: random changes with the singular values of the real one, mean and "
-    "two standard deviations, at the layers that were sampled. Dashed: what a Gaussian change of "
-    "the same norm gives by formula. Below the band, left and right singular vectors stayed "
-    "together more than by chance."
+    "Blue: NF as measured. Band: the same change with random signs in base's singular frame, mean "
+    "and two standard deviations, at the layers that were sampled; below it left and right "
+    "singular vectors turned together more than by chance. Dashed: what a Gaussian change of the "
+    "same norm in random directions gives by formula; how far the band lies from it is a matter of "
+    "where the change lies."
 )
 _SVSM = (
     "One sampled layer of each projection, largest singular value on the left; the dashed upright "
-    "ends the top 90 %, which the scale is chosen for. The band rises or falls by chance alone; a "
-    "level line away from it is a scaling that no random change makes."
+    "ends the top 90 %, which the scale is chosen for. Band: the same change with random signs, at "
+    "the factor of least squares; it rises or falls by chance alone. A level line away from 1 "
+    "within the band is that factor; away from the band it is more than the change makes of it."
 )

@@ -2,10 +2,15 @@
 
 Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O), `D` draws.
 
-Nothing depends on the singular vectors of the base, since those of the change are Haar-random: W is
-taken as [diag(sigma); 0], tall. Of the rows of a Gaussian matrix beyond the first R only their
-triangular factor matters, R x R, which is had without a factorisation (Bartlett: chi on the
-diagonal, normal above). So what is factorised is 2R x R at most, however long the matrix.
+Two questions, two sorts of null. Random signs in base's frame (``signs``) ask whether both sides
+turned together: where the change lies is kept. Haar-random directions (``spectrum``, ``gaussian``)
+ask where the change lies (its concentration).
+
+Nothing depends on the singular vectors of the base, since the change is given in their frame, or
+its own are Haar-random: W is taken as [diag(sigma); 0], tall. Of the rows of a Gaussian matrix
+beyond the first R only their triangular factor matters, R x R, which is had without a factorisation
+(Bartlett: chi on the diagonal, normal above). So what is factorised is 2R x R at most, however long
+the matrix.
 """
 
 from __future__ import annotations
@@ -17,14 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral.factors import get_factorisation, numerical_rank, singular_values
+from svdjax.spectral.factors import get_factorisation, numerical_rank
 from svdjax.spectral.kernels import over_layers, spread
 from svdjax.spectral.metrics import scaling
+from svdjax.spectral.null_signs import ROUTE, FramedChange, with_random_signs
 from svdjax.spectral.products import outer
 from svdjax.spectral.statistics import top_count
 
-ROUTE = "gram_f64"
-KINDS = ("spectrum", "gaussian")
+KINDS = ("spectrum", "gaussian", "signs")
+"""Names of the nulls; see `draw_nulls`."""
 Array = jax.Array | np.ndarray
 
 
@@ -46,57 +52,29 @@ class NullDraws(NamedTuple):
     svsm_std: jax.Array | np.ndarray
 
 
-def delta_values(
-    base: Array, post: Array, alpha: Array, *, mesh: jax.sharding.Mesh | None = None
-) -> jax.Array:
-    """Singular values of Delta = W_post - alpha W_base in float64, without vectors, [L, R].
-
-    Args:
-      base: W_base [L, I, O] as stored, any floating dtype.
-      post: W_post [L, I, O].
-      alpha: scale of each layer, [L].
-      mesh: as in `svdjax.spectral.analyse_stack`.
-
-    Raises:
-      RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
-    """
-    layers = base.shape[0]
-    stacks, mesh = spread((base, post, np.asarray(alpha, np.float64)), mesh)
-    return _delta(stacks, mesh=mesh, layers=layers)
-
-
-@functools.partial(jax.jit, static_argnames=("mesh", "layers"))
-def _delta(stacks, *, mesh, layers):
-    upcast = get_factorisation(ROUTE).upcast
-
-    def one(parts):
-        base, post, alpha = parts
-        return singular_values(upcast(post) - alpha * upcast(base))
-
-    return over_layers(one, stacks, mesh=mesh, layers=layers)
-
-
 def draw_nulls(
     sigma_base: Array,
     alpha: Array,
-    sigma_delta: Array,
+    change: FramedChange,
     seeds: Array,
     *,
     shape: tuple[int, int],
     draws: int,
     mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, NullDraws]:
-    """Draws alpha W_base + Delta for two kinds of random Delta and measures each against W_base.
+    """Draws alpha W_base + Delta for three kinds of random Delta and measures each against W_base.
 
-    ``spectrum``: Delta has the singular values of the real one, and Haar-random singular vectors.
-    ``gaussian``: its entries are normal, its Frobenius norm is that of the real one. Both are made
-    of one normal matrix a draw. What is drawn depends on a layer's seeds and the number of the
-    draw, on nothing else.
+    ``signs``: the real Delta with random signs of its rows and columns in base's singular frame,
+    see `svdjax.spectral.null_signs.with_random_signs`. ``spectrum``: Delta has the singular values
+    of the real one, and Haar-random singular vectors. ``gaussian``: its entries are normal, its
+    Frobenius norm is that of the real one. The last two are made of one normal matrix a draw. What
+    is drawn depends on a layer's seeds and the number of the draw, on nothing else.
 
     Args:
       sigma_base: singular values of W_base, descending, [L, R].
       alpha: scale of each layer, [L], of either sign.
-      sigma_delta: singular values of the real Delta, [L, R].
+      change: the real Delta, as `svdjax.spectral.null_signs.framed_change` returned it, a leading
+        `L` in every field.
       seeds: of each layer, unsigned 32-bit integers, [L, any].
       shape: (in, out).
       draws: how many of each kind, `D`.
@@ -109,8 +87,8 @@ def draw_nulls(
       RuntimeError: 64-bit types are off.
     """
     layers = sigma_base.shape[0]
-    stacks = tuple(np.asarray(x, np.float64) for x in (sigma_base, alpha, sigma_delta))
-    stacks, mesh = spread((*stacks, np.asarray(seeds, np.uint32)), mesh)
+    stacks = tuple(np.asarray(x, np.float64) for x in (sigma_base, alpha))
+    stacks, mesh = spread((*stacks, change, np.asarray(seeds, np.uint32)), mesh)
     size = (max(shape), min(shape))
     return _draw(stacks, size=size, draws=draws, mesh=mesh, layers=layers)
 
@@ -118,24 +96,24 @@ def draw_nulls(
 @functools.partial(jax.jit, static_argnames=("size", "draws", "mesh", "layers"))
 def _draw(stacks, *, size, draws, mesh, layers):
     # Refuses to compute in float32 without saying so.
-    stacks = (*map(get_factorisation(ROUTE).upcast, stacks[:3]), stacks[3])
+    get_factorisation(ROUTE).check()
 
     def one(parts):
-        sigma, alpha, sigma_delta, seeds = parts
+        sigma, alpha, change, seeds = parts
         key = jax.random.key(0)
         for seed in seeds:
             key = jax.random.fold_in(key, seed)
 
         def draw(number):
-            # One call for all of a draw, and one matrix for both kinds: compiling takes longest.
-            normal = jax.random.normal(
-                jax.random.fold_in(key, number), (sum(size), size[1]), jnp.float64
-            )
+            # One call for all of a draw, and one matrix for two kinds: compiling takes longest.
+            own = jax.random.fold_in(key, number)
+            normal = jax.random.normal(own, (sum(size), size[1]), jnp.float64)
             first = folded(normal[: size[0]])
-            norm = jnp.sqrt(jnp.sum(sigma_delta**2) / jnp.sum(first**2))
-            turned = with_values(first, sigma_delta, normal[size[0] :])
-            # Not vmap, as in `over_layers`; both kinds are one trace.
-            deltas = jnp.stack([turned, norm * first])
+            norm = jnp.sqrt(jnp.sum(change.values**2) / jnp.sum(first**2))
+            turned = with_values(first, change.values, normal[size[0] :])
+            signs = with_random_signs(jax.random.fold_in(own, 1), change, sigma)
+            # Not vmap, as in `over_layers`; all kinds are one trace.
+            deltas = jnp.stack([turned, norm * first, signs])
             return jax.lax.map(lambda delta: _measure(sigma, alpha, delta, size[0]), deltas)
 
         nf, ratios = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))

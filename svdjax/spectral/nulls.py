@@ -1,4 +1,4 @@
-"""Analytic null models: the NF that a random change of the same size would give, in numpy.
+"""Analytic nulls: the NF of a change of the same size in random directions, in numpy.
 
 Axis legend: `L` layers, `R` = min(in, out), `T` nodes of the quadrature.
 

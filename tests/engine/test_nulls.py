@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.atomic import read_npz
+from svdjax.atomic import read_npz, write_npz
 from svdjax.engine import Comparison, run_sweep
 from svdjax.engine.nulls.choosing import Analytic, analytic_nulls, chosen_layers
 from svdjax.engine.nulls.results import NullResults
@@ -84,21 +84,27 @@ def test_arrays_say_what_the_checkpoints_say(made, pair):
             square = np.sum(delta**2) / 256 * (pairs.sum() - np.trace(pairs))
             first = stored[f"{name}/nf_first_order"][layer]
             assert first == pytest.approx(np.sqrt(square) / 16, rel=1e-9)
+            assert stored[f"{name}/alpha_ls"][layer] == pytest.approx(alpha, rel=1e-9)
             values = stored[f"{name}/sigma_delta"][layer]
             if layer in sampled:
+                u, _, vt = np.linalg.svd(base)
+                share = np.sum((u.T @ delta @ vt.T)[:8, :8] ** 2) / np.sum(delta**2)
+                assert stored[f"{name}/top_half"][layer] == pytest.approx(share, rel=1e-7)
                 wanted = np.linalg.svd(delta, compute_uv=False)
                 # Of a difference of numbers of size 1, rounded to float64.
                 np.testing.assert_allclose(values, wanted, rtol=1e-9, atol=1e-13)
             else:
                 assert np.isnan(values).all()
-                assert np.isnan(stored[f"{name}/nf_spectrum"][layer]).all()
+                for key in ("nf_spectrum", "nf_signs", "svsm_mean_signs", "top_half"):
+                    assert np.isnan(stored[f"{name}/{key}"][layer]).all()
 
 
-def test_the_change_was_random_and_is_found_to_be(made):
+@pytest.mark.parametrize("kind", ["signs", "spectrum"])
+def test_the_change_was_random_and_is_found_to_be(made, kind):
     _, outcome = made
     results = outcome.nulls["pair"]
     placed = [
-        results.projections[name].placed(layer, "nf")
+        results.projections[name].placed(layer, "nf", kind)
         for name in ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
         for layer in np.flatnonzero(results.projections[name].arrays.sampled)
     ]
@@ -106,8 +112,23 @@ def test_the_change_was_random_and_is_found_to_be(made):
     assert len(z) == 10
     # Standard normal, roughly: the mean of ten within four of its deviations.
     assert abs(z.mean()) < 4 / np.sqrt(10)
-    ratios = [one.nf_over_null for one in results.projections.values() if one.name != "k_proj"]
+    every = [one for one in results.projections.values() if one.name != "k_proj"]
+    ratios = [one.nf_over_null if kind == "spectrum" else one.nf_over_signs for one in every]
     assert 0.8 < np.nanmean(np.concatenate(ratios)) < 1.25
+    assert all(results.judgements[one.name]["nf"].verdict == "within" for one in every)
+
+
+def test_the_factor_is_held_against_a_change_without_scaling(made):
+    # Everything was halved: by far more than the change alone would make of it.
+    results = made[1].nulls["pair"]
+    one = results.projections["q_proj"]
+    layers = np.flatnonzero(one.arrays.sampled)
+    alone = one.arrays.alpha_signs[layers] / one.arrays.alpha_ls[layers, None]
+    place = results.judgements["q_proj"]["scaling"].against
+    assert place.mean == pytest.approx(alone.mean(), rel=1e-12)
+    assert place.observed == pytest.approx(one.arrays.alpha[layers].mean(), rel=1e-12)
+    assert 0.9 < place.mean < 1.3
+    assert results.judgements["q_proj"]["scaling"].verdict == "below"
 
 
 def test_what_has_no_null_is_said(made):
@@ -119,8 +140,12 @@ def test_what_has_no_null_is_said(made):
     assert deficient["layers_sampled"] == 2
     assert deficient["sources"]["none"] >= 1
     assert outcome.nulls["pair"].projections["v_proj"].source[0] == "none"
-    assert summary["cost"] == {"matrices": 12, "draws": 2 * 19 * 12}
-    assert "456 null draws for 12 matrices" in outcome.summary()
+    assert summary["cost"] == {"matrices": 12, "draws": 3 * 19 * 12}
+    assert "684 null draws for 12 matrices" in outcome.summary()
+    q = summary["projections"]["q_proj"]
+    assert (q["verdict"], q["verdict_scaling"]) == ("within", "below")
+    assert q["p_corrected"] >= q["nf_signs"]["p"]
+    assert q["top_half_uniform"] == 0.25
 
 
 class StopAfter(StopRequest):
@@ -163,7 +188,23 @@ def test_without_draws_the_formulas_stand_in(pair, tmp_path):
     assert set(one.source) <= {"first_order", "all_orders", "none"}
     known = one.source == "first_order"
     np.testing.assert_array_equal(one.nf_null[known], one.arrays.nf_first_order[known])
-    assert one.verdict == "undefined"
+    assert results.judgements["q_proj"]["nf"].verdict == "undefined"
+
+
+def test_results_from_before_there_were_signs_are_read_and_not_judged(made, tmp_path):
+    made[1].nulls["pair"].save(tmp_path)
+    arrays = read_npz(tmp_path / "nulls.npz")
+    old = {
+        key: value
+        for key, value in arrays.items()
+        if not key.endswith(("_signs", "/alpha_ls", "/top_half"))
+    }
+    write_npz(tmp_path / "nulls.npz", old)
+    results = NullResults.load(tmp_path)
+    assert results.judgements["q_proj"]["nf"].verdict == "undefined"
+    np.testing.assert_array_equal(
+        results.projections["q_proj"].nf_null, made[1].nulls["pair"].projections["q_proj"].nf_null
+    )
 
 
 def test_damaged_results_are_named(made, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import pytest
 from svdjax.engine.nulls.choosing import analytic_nulls
 from svdjax.engine.nulls.results import NullArrays, NullResults, ProjectionNulls
 from svdjax.report import figures_nulls, style, write_index, write_pair
+from svdjax.report.corotation_findings import corotation_lead
+from svdjax.report.findings import lead
 from svdjax.report.null_findings import (
+    null_clause,
     null_facts,
     null_findings,
     null_lead,
     null_line,
     null_notes,
+    null_verdict,
 )
 from svdjax.report.panels import drawn
 from tests.report import synthetic
@@ -24,8 +29,12 @@ from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_co
 from tests.report.pixels import assert_alive
 
 
-def nulls_of(one, draws=19, sampled=(0, 2), ratio=1.0):
-    """Nulls of a projection whose NF is `ratio` times what the draws give, scaling likewise."""
+def nulls_of(one, draws=19, sampled=(0, 2), ratio=1.0, place=0.7, alone=1.0):
+    """Nulls of a projection.
+
+    Its NF is `ratio` times that of random signs and `place` times that of random directions, its
+    spread as its NF; without any scaling the mean factor would be `alone`.
+    """
     analytic, rank = analytic_nulls(one), min(one.shape)
     chosen = np.zeros(one.layers, bool)
     chosen[list(sampled) if draws else []] = True
@@ -38,6 +47,7 @@ def nulls_of(one, draws=19, sampled=(0, 2), ratio=1.0):
         "nf": one.nf,
         "alpha": one.statistics.layer_mean,
         "spread": one.statistics.layer_std,
+        "alpha_ls": np.asarray(one.metrics.alpha_ls),
         "delta": analytic.delta,
         "rounding": np.full(one.layers, 0.0017),
         "nf_first_order": analytic.first_order,
@@ -46,16 +56,20 @@ def nulls_of(one, draws=19, sampled=(0, 2), ratio=1.0):
         "all_orders_hold": analytic.all_orders_hold,
         "sampled": chosen,
         "sigma_delta": rows(1.0, rank),
+        "top_half": rows(0.6, 1)[:, 0],
     }
-    for kind in ("spectrum", "gaussian"):
-        for what in ("nf", "alpha", "spread"):
-            arrays[f"{what}_{kind}"] = rows(arrays[what][:, None] / ratio * steps, draws)
+    for kind in ("signs", "spectrum", "gaussian"):
+        by = ratio if kind == "signs" else place
+        for what in ("nf", "spread"):
+            arrays[f"{what}_{kind}"] = rows(arrays[what][:, None] / by * steps, draws)
+        factors = arrays["alpha_ls"][:, None] * alone * (1 + (steps - 1) / 100)
+        arrays[f"alpha_{kind}"] = rows(factors, draws)
         arrays[f"svsm_mean_{kind}"] = rows(one.svsm, rank)
         arrays[f"svsm_std_{kind}"] = rows(0.01, rank)
     return ProjectionNulls(one.name, one.shape, NullArrays(**arrays))
 
 
-def results_of(comparison, draws=19, **how):
+def results_of(comparison, draws: int = 19, **how: Any):
     """Nulls of every projection but what `how` says of one."""
     settings = {"draws": draws, "layers": 2, "seed": 0}
     projections = {
@@ -74,29 +88,83 @@ def results(related):
 def test_a_sentence_for_every_projection_says_whether_it_is_more_than_chance(results, related):
     lines = dict(null_findings(results))
     assert set(lines) == set(related.projections)
-    assert "the observed consistency exceeds what an equally large" in lines["q_proj"]
+    assert "): more alike than by chance;" in lines["q_proj"]
     assert "is 50.0\u202f% of the" in lines["q_proj"]
-    assert "p = 0.050" in lines["q_proj"]
-    assert "stayed together less than" in lines["k_proj"]
+    assert "70.0\u202f% of what the same singular values in random directions" in lines["q_proj"]
+    assert "): less alike than by chance;" in lines["k_proj"]
     assert "(layer 1)" in lines["o_proj"]
     for name in ("v_proj", "o_proj", "gate_proj"):
-        assert "does not exceed what an equally large" in lines[name]
-    lead = null_lead(results)
-    assert "In 1 of 7 projections" in lead
-    assert "Less than by chance they stayed together in k_proj" in lead
-    assert "more evenly than by such changes in 1 of 7" in lead
+        assert "no more alike than by chance, nor less" in lines[name]
+        assert "corrected p = 1.0" in lines[name]
+    verdict = null_verdict(results)
+    assert "NF is between 50.0\u202f% and 200\u202f% of what random signs" in verdict
+    assert "below them in q_proj (1 of 7 projections; two-sided, level 0.05" in verdict
+    assert "): there both sides turned more alike than by chance, so that NF is 50.0" in verdict
+    assert verdict.endswith("It lies above them in k_proj.")
+    text = null_lead(results)
+    assert text.startswith(verdict)
+    assert "random directions give it is 70.0\u202f%: that says where the change lies" in text
+    assert "60.0\u202f% of it, squared; between 10.0\u202f% and 25.0\u202f% in random" in text
+    assert "more evenly than by such changes in 1 of 7" in text
+
+
+def test_where_nothing_turned_together_that_is_the_verdict(related):
+    verdict = null_verdict(results_of(related))
+    assert "NF is 100\u202f% of what random signs" in verdict
+    assert "below them in no projection (two-sided" in verdict
+    assert verdict.endswith("by NF both sides turned no more alike than by chance.")
+
+
+def test_a_page_has_one_verdict(results, related):
+    """The co-rotation share's: of NF the top of the page has the numbers alone."""
+    top = lead(related, results)
+    assert corotation_lead(related) in top
+    assert "more alike than by chance" not in top.replace(corotation_lead(related), "")
+    assert top.endswith(null_clause(results))
+    assert null_clause(results) == (
+        "NF is between 50.0\u202f% and 200\u202f% of its mean under random signs, significantly "
+        "below it in q_proj and above it in k_proj (two-sided, level 0.05 for all together)."
+    )
+    assert "significantly off it in no projection" in null_clause(results_of(related))
+    # Without a verdict of the draws there are no numbers either.
+    assert null_clause(results_of(related, 0)) == ""
+    assert lead(related, results_of(related, 0)) == lead(related)
+
+
+def test_a_factor_is_one_where_the_change_alone_does_not_make_it(related):
+    # All were scaled by 0.9; what the change alone makes of them is planted.
+    text = lead(related, results_of(related))
+    assert "Each projection's singular values were scaled by a nearly uniform factor" in text
+    assert "without any scaling gives 1.000" in text
+    alone = {
+        name: {"alone": one.statistics.layer_mean[[0, 2]].mean()}
+        for name, one in related.projections.items()
+    }
+    text = lead(related, results_of(related, 19, **alone))
+    assert "No projection's singular values were scaled by a factor beyond" in text
+    some = dict(list(alone.items())[:5])
+    text = lead(related, results_of(related, 19, **some))
+    assert "nearly uniform factor in 2 of 7 projections, up_proj and down_proj" in text
+    # Farther from 1 than the measured factor: what is left is no scaling down.
+    text = lead(related, results_of(related, 19, **{name: {"alone": 0.8} for name in alone}))
+    assert "No projection's singular values were scaled by a factor beyond" in text
+    section = null_lead(results_of(related, 19, **some))
+    # Where nothing is left of the base there is no factor to hold against one.
+    one = results_of(related).projections["q_proj"]
+    gone = dataclasses.replace(one, arrays=one.arrays._replace(delta=np.ones(3)))
+    foreign = dataclasses.replace(results_of(related), projections={"q_proj": gone})
+    assert "without any scaling" not in null_lead(foreign) + dict(null_findings(foreign))["q_proj"]
+    assert "without any scaling: below it in up_proj and down_proj" in section
 
 
 def test_too_few_draws_and_none_make_no_claim(related):
     few = results_of(related, 9, q_proj={"ratio": 0.5})
-    assert (
-        "cannot be told at level 0.05 with fewer than 19 draws"
-        in dict(null_findings(few))["q_proj"]
-    )
+    assert "with fewer than 19 draws that is not judged" in dict(null_findings(few))["q_proj"]
+    assert "with fewer than 19 draws it is not judged" in null_lead(few)
     none = results_of(related, 0)
-    assert "without draws there is no p-value" in dict(null_findings(none))["gate_proj"]
-    for one in (few, none):
-        assert "too little was drawn" in null_lead(one)
+    assert "without draws it is not judged" in dict(null_findings(none))["gate_proj"]
+    assert "without draws it is not judged" in null_lead(none)
+    assert null_verdict(few) == null_verdict(none) == ""
     assert dict(null_facts(none))["drawn"] == "none; formulas only"
 
 
@@ -125,15 +193,17 @@ def test_page_and_tables(results, related, tmp_path):
         nulls=dataclasses.replace(results, projections=some[1]),
     )
     text = assert_self_contained(page).text
-    assert "More than a small change?" in text
-    assert "exceeds what an equally large random change would show" in text
+    assert "Turned together?" in text
+    assert "more alike than by chance" in text
     (tmp_path / "report.html").touch()
     assert_links_lead_somewhere(page)
     with (tmp_path / "pair" / "tables" / "nulls.csv").open() as file:
         rows = {row["projection"]: row for row in csv.DictReader(file)}
     assert rows["q_proj"]["verdict"] == "below"
-    assert float(rows["q_proj"]["nf_ratio"]) == pytest.approx(0.5)
-    assert float(rows["q_proj"]["nf_spectrum_p_low"]) == 0.05
+    assert float(rows["q_proj"]["nf_ratio_signs"]) == pytest.approx(0.5)
+    assert float(rows["q_proj"]["nf_ratio"]) == pytest.approx(0.7)
+    assert float(rows["q_proj"]["nf_signs_p_low"]) == 0.05
+    assert float(rows["q_proj"]["p_corrected"]) == float(rows["q_proj"]["nf_signs_p"])
     with (tmp_path / "pair" / "tables" / "nulls_layers.csv").open() as file:
         layers = list(csv.DictReader(file))
     assert [row["source"] == "sampled" for row in layers] == [True, False, True]
@@ -158,16 +228,17 @@ def test_the_index_has_a_line_and_a_row_for_every_pair(results, related, tmp_pat
         "other/report.html#nulls",
     ]
     assert null_line(results) in page.text
-    assert "In 1 of 7 projections NF lies below what equally large" in page.text
-    assert "(each at level 0.05), in k_proj above; it is between 50.0\u202f% and" in page.text
-    assert "too little was drawn" in page.text
+    assert "In 1 of 7 projections NF lies below what random signs of the same" in page.text
+    assert "give, in k_proj above (two-sided, level 0.05 for all together)" in page.text
+    assert "it is between 50.0\u202f% and" in page.text
+    assert "without draws it is not judged" in page.text
     for cell in ("50.0\u202f% below", "200\u202f% above", "100\u202f% within"):
         assert cell in page.text
     with (tmp_path / "tables" / "nulls.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["pair"] for row in rows] == ["one"] * 7 + ["other"]
     assert [row["verdict"] for row in rows[:2]] == ["below", "above"]
-    assert "More than a small change?" not in Page(write_index(tmp_path, pairs)).text
+    assert "Turned together?" not in Page(write_index(tmp_path, pairs)).text
 
 
 def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
@@ -175,7 +246,7 @@ def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
     many = {f"layer_{i}": dataclasses.replace(one, name=f"layer_{i}") for i in range(9)}
     nulls = {"one": dataclasses.replace(results, projections=many)}
     text = Page(write_index(tmp_path, {}, nulls=nulls)).text
-    assert "NF against its null" in text
+    assert "NF against random signs" in text
     assert "Show 9 rows" in text
     none = dataclasses.replace(results, projections={})
     text = Page(write_index(tmp_path, {}, nulls={"one": none})).text

@@ -1,4 +1,4 @@
-"""The sweep's stage of null models: what a random change of the same size would have shown.
+"""The sweep's stage of null models: the change with random signs, and in random directions.
 
 Empty, so that its options can be read without jax.
 """

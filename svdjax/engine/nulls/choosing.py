@@ -25,7 +25,7 @@ class Analytic(NamedTuple):
       first_order_holds: whether it does.
       all_orders_hold: likewise.
       delta: ||W_post - alpha W_base||_F / ||W_post||_F.
-      usable: there is a change, and NF and alpha are defined.
+      usable: there is a change, NF and alpha are defined, and storage carries every direction.
     """
 
     first_order: np.ndarray
@@ -44,6 +44,7 @@ def analytic_nulls(one: ProjectionResult) -> Analytic:
     alpha = np.asarray(m.alpha_ls, np.float64)
     delta = np.divide(norm_delta, norm_post, out=np.full(layers, np.nan), where=norm_post > 0)
     usable = np.isfinite(one.nf) & np.isfinite(alpha) & (delta > UNCHANGED)
+    usable &= ~one.storage_limited  # its NF is mostly rounding
     sigma = nulls.scaled_base(np.asarray(m.sigma_base), np.where(usable, alpha, 1.0), one.shape)
     s = nulls.entry_scale(norm_delta, one.shape)
     first, every = np.full((2, layers), np.nan)

@@ -17,32 +17,48 @@ import numpy as np
 
 from svdjax.atomic import read_npz, write_json, write_npz
 from svdjax.engine.nulls.choosing import UNCHANGED
-from svdjax.engine.nulls.verdicts import Against, against, pooled, verdict
+from svdjax.engine.nulls.verdicts import Against, Judgement, against, judged, pooled
 from svdjax.engine.results import FORMAT_VERSION, member
 from svdjax.errors import InputError
+from svdjax.spectral.null_draws import KINDS
 
 ARRAYS, SUMMARY = "nulls.npz", "nulls.json"
 SOURCES = ("sampled", "first_order", "all_orders", "none")
+MEASURES = ("nf", "alpha", "spread", "scaling")
+"""What is held against draws; ``scaling`` is ``alpha`` against changes without any scaling."""
+NEARLY_ALL = 0.9
+"""Size of a change, relative to W_post, from which there is no factor to speak of."""
+_DRAWN = ("nf", "alpha", "spread")
 
 
 class NullArrays(NamedTuple):
     """The arrays of a projection; in nulls.npz as ``<projection>/<name>``.
 
-    ``spectrum``: the real change's singular values, random singular vectors. ``gaussian``: normal
-    entries, the real change's norm.
+    ``signs``: the real change with random signs of its rows and columns in base's singular frame,
+    which judges NF and SVSM: did both sides turn together? ``spectrum``: its singular values,
+    random singular vectors. ``gaussian``: normal entries, its norm. The last two tell where the
+    change lies (concentration).
 
     Attributes:
       nf: NF as measured, [L].
       alpha: mean scaling of the top 90 % of the singular values as measured, [L].
       spread: population standard deviation of the same, [L].
+      alpha_ls: alpha by least squares, which no random change moves in the mean, [L].
       delta: ||W_post - alpha W_base||_F / ||W_post||_F, [L].
       rounding: what of that the storage dtype's rounding alone would make, [L].
-      nf_first_order: analytic null of NF, [L].
-      nf_all_orders: likewise, Gaussian, [L].
+      nf_first_order: NF of a change in random directions, to first order, [L].
+      nf_all_orders: the same of a Gaussian change over all orders, [L].
       first_order_holds: bool [L].
       all_orders_hold: bool [L].
       sampled: which layers were, bool [L].
       sigma_delta: singular values of the real change, [L, R].
+      top_half: share of ||Delta||_F^2 between the leading halves of base's singular vectors of
+        both sides, [L]; see `uniform_top_half`.
+      nf_signs: NF of every draw with random signs, [L, D].
+      alpha_signs: as alpha, [L, D].
+      spread_signs: as spread, [L, D].
+      svsm_mean_signs: mean over the draws of each sigma_draw / sigma_base, [L, R].
+      svsm_std_signs: standard deviation over the draws, [L, R].
       nf_spectrum: NF of every draw, [L, D].
       nf_gaussian: likewise.
       alpha_spectrum: as alpha, [L, D].
@@ -58,6 +74,7 @@ class NullArrays(NamedTuple):
     nf: np.ndarray
     alpha: np.ndarray
     spread: np.ndarray
+    alpha_ls: np.ndarray
     delta: np.ndarray
     rounding: np.ndarray
     nf_first_order: np.ndarray
@@ -66,6 +83,12 @@ class NullArrays(NamedTuple):
     all_orders_hold: np.ndarray
     sampled: np.ndarray
     sigma_delta: np.ndarray
+    top_half: np.ndarray
+    nf_signs: np.ndarray
+    alpha_signs: np.ndarray
+    spread_signs: np.ndarray
+    svsm_mean_signs: np.ndarray
+    svsm_std_signs: np.ndarray
     nf_spectrum: np.ndarray
     nf_gaussian: np.ndarray
     alpha_spectrum: np.ndarray
@@ -123,7 +146,10 @@ class ProjectionNulls:
 
     @cached_property
     def nf_null(self) -> np.ndarray:
-        """The null of each layer's NF: mean of the ``spectrum`` draws, or by formula, [L]."""
+        """NF of a change in random directions: mean of the ``spectrum`` draws, or a formula, [L].
+
+        It measures concentration; co-rotation is judged by the ``signs`` draws.
+        """
         a = self.arrays
         formula = np.where(a.first_order_holds, a.nf_first_order, a.nf_all_orders)
         drawn = a.nf_spectrum.mean(axis=1) if self.draws else formula
@@ -132,33 +158,52 @@ class ProjectionNulls:
 
     @cached_property
     def nf_over_null(self) -> np.ndarray:
-        """NF over its null, [L]; NaN where either is not defined."""
-        known = self.nf_null > 0
-        return np.divide(
-            self.arrays.nf, self.nf_null, out=np.full(self.layers, np.nan), where=known
-        )
+        """NF over `nf_null`, [L]: below 1 the change lies where it turns little."""
+        return _over(self.arrays.nf, self.nf_null)
+
+    @cached_property
+    def nf_over_signs(self) -> np.ndarray:
+        """NF over the mean of the ``signs`` draws, [L]: below 1 both sides turned together."""
+        draws = self.arrays.nf_signs
+        mean = draws.mean(axis=1) if self.draws else np.full(self.layers, np.nan)
+        return _over(self.arrays.nf, mean)
 
     @property
-    def verdict(self) -> str:
-        """Where NF lies: ``below``, ``within``, ``above`` its null, ``untold``, ``undefined``."""
-        return self.judged("nf")
+    def uniform_top_half(self) -> float:
+        """What `NullArrays.top_half` is of a change in random directions."""
+        return (min(self.shape) // 2) ** 2 / (self.shape[0] * self.shape[1])
 
-    def judged(self, what: str) -> str:
-        """The verdict on ``nf``, ``alpha`` or ``spread`` against changes of the same spectrum."""
-        return verdict(self.pooled(what), self.draws)
+    def drawn(self, what: str, kind: str = "signs") -> np.ndarray:
+        """The draws that one of `MEASURES` is held against, [L, D].
 
-    def placed(self, layer: int, what: str, kind: str = "spectrum") -> Against:
+        Those of ``scaling`` are the draws of ``alpha`` over the least-squares alpha: exactly the
+        SVSM mean of ``W_base + Delta / alpha``, a change as large without any scaling; NaN where
+        that alpha is not positive or the change is nearly all of W_post (`NEARLY_ALL`).
+        """
+        if what != "scaling":
+            return getattr(self.arrays, f"{what}_{kind}")
+        ls = self.arrays.alpha_ls
+        related = (ls > 0) & (self.arrays.delta < NEARLY_ALL)
+        return getattr(self.arrays, f"alpha_{kind}") / np.where(related, ls, np.nan)[:, None]
+
+    def measured(self, what: str) -> np.ndarray:
+        """What was measured of one of `MEASURES`, [L]."""
+        return getattr(self.arrays, "alpha" if what == "scaling" else what)
+
+    def placed(self, layer: int, what: str, kind: str = "signs") -> Against:
         """One layer's measurement among its draws."""
-        draws = getattr(self.arrays, f"{what}_{kind}")[layer]
-        return against(float(getattr(self.arrays, what)[layer]), draws)
+        return against(float(self.measured(what)[layer]), self.drawn(what, kind)[layer])
 
-    def pooled(self, what: str, kind: str = "spectrum") -> Against:
-        """Mean of the sampled layers of ``nf``, ``alpha`` or ``spread`` among its draws."""
-        draws = getattr(self.arrays, f"{what}_{kind}")
-        return pooled(getattr(self.arrays, what), draws, self.arrays.sampled)
+    def pooled(self, what: str, kind: str = "signs") -> Against:
+        """Mean of the sampled layers of one of `MEASURES` among its draws."""
+        return pooled(self.measured(what), self.drawn(what, kind), self.arrays.sampled)
 
-    def summary(self) -> dict[str, Any]:
-        """The projection's entry in nulls.json."""
+    def summary(self, judgements: Mapping[str, Judgement]) -> dict[str, Any]:
+        """The projection's entry in nulls.json.
+
+        Args:
+          judgements: of this projection, by measure; see `NullResults.judgements`.
+        """
         return {
             "shape": list(self.shape),
             "layers": self.layers,
@@ -168,12 +213,22 @@ class ProjectionNulls:
             "unchanged_layers": int(self.unchanged.sum()),
             "layers_within_rounding": int(self.rounded.sum()),
             "delta_mean": _mean(self.arrays.delta),
+            "alpha_ls": _mean(self.arrays.alpha_ls),
             "nf_over_null": _mean(self.nf_over_null),
-            "verdict": self.verdict,
+            "nf_over_signs": _mean(self.nf_over_signs),
+            "top_half": _mean(self.arrays.top_half),
+            "top_half_uniform": self.uniform_top_half,
+            "verdict": judgements["nf"].verdict,
+            "p_corrected": judgements["nf"].p,
+            "verdict_scaling": judgements["scaling"].verdict,
+            "p_corrected_scaling": judgements["scaling"].p,
+            "verdict_spread": judgements["spread"].verdict,
+            "p_corrected_spread": judgements["spread"].p,
+            "scaling_signs": self.pooled("scaling")._asdict(),
             **{
                 f"{what}_{kind}": self.pooled(what, kind)._asdict()
-                for what in ("nf", "alpha", "spread")
-                for kind in ("spectrum", "gaussian")
+                for what in _DRAWN
+                for kind in KINDS
             },
         }
 
@@ -194,9 +249,23 @@ class NullResults:
 
     @property
     def cost(self) -> dict[str, int]:
-        """What was drawn: matrices sampled, draws of both kinds together."""
+        """What was drawn: matrices sampled, draws of all kinds together."""
         matrices = sum(int(one.arrays.sampled.sum()) for one in self.projections.values())
-        return {"matrices": matrices, "draws": 2 * int(self.settings["draws"]) * matrices}
+        return {"matrices": matrices, "draws": len(KINDS) * int(self.settings["draws"]) * matrices}
+
+    @cached_property
+    def judgements(self) -> Mapping[str, Mapping[str, Judgement]]:
+        """What is said of each projection by its ``signs`` draws: by projection, then measure.
+
+        Each measure is one family of tests, corrected for the number of projections.
+        """
+        names = list(self.projections)
+        every: dict[str, dict[str, Judgement]] = {name: {} for name in names}
+        for what in ("nf", "spread", "scaling"):
+            places = [self.projections[name].pooled(what) for name in names]
+            for name, judgement in zip(names, judged(places, int(self.settings["draws"]))):
+                every[name][what] = judgement
+        return every
 
     def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
         """Writes ``nulls.npz``, then ``nulls.json``; returns the latter's path."""
@@ -211,7 +280,9 @@ class NullResults:
             "pair": self.pair,
             "settings": dict(self.settings),
             "cost": self.cost,
-            "projections": {name: one.summary() for name, one in self.projections.items()},
+            "projections": {
+                name: one.summary(self.judgements[name]) for name, one in self.projections.items()
+            },
         }
         return write_json(folder / SUMMARY, entry)
 
@@ -232,7 +303,7 @@ class NullResults:
                 name: ProjectionNulls(
                     name,
                     (entry["shape"][0], entry["shape"][1]),
-                    NullArrays(**{key: arrays[member(name, key)] for key in NullArrays._fields}),
+                    _read(arrays, name),
                 )
                 for name, entry in stored["projections"].items()
             }
@@ -242,6 +313,26 @@ class NullResults:
                 f"{folder / SUMMARY} is missing or damaged ({type(error).__name__}: {error}); run "
                 "the sweep again in a new workdir"
             ) from error
+
+
+def _read(arrays: Mapping[str, np.ndarray], name: str) -> NullArrays:
+    """The arrays of a projection; what files from before there were ``signs`` lack is NaN."""
+    stored = {
+        key: arrays[member(name, key)]
+        for key in NullArrays._fields
+        if not (key.endswith("_signs") or key in ("alpha_ls", "top_half"))
+        or member(name, key) in arrays
+    }
+    for key in NullArrays._fields:
+        if key not in stored:
+            like = stored[key.replace("_signs", "_spectrum") if "_signs" in key else "nf"]
+            stored[key] = np.full(like.shape, np.nan)
+    return NullArrays(**stored)
+
+
+def _over(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """values / by; NaN where `by` is not positive."""
+    return np.divide(values, by, out=np.full(len(values), np.nan), where=by > 0)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""The nulls stage of a sweep: analytic nulls of every matrix, draws for some of each projection.
+"""The nulls stage of a sweep: draws for some matrices of each projection, formulas for all.
 
 What is drawn depends on seed, projection, layer and the number of the draw, not on the groups, so
 that a sweep which was killed goes on with the same numbers. Axis legend: `L` layers, `R` rank, `D`
@@ -31,7 +31,8 @@ from svdjax.engine.progress import note
 from svdjax.engine.results import Comparison, ProjectionResult
 from svdjax.engine.stage import Stage
 from svdjax.spectral import nulls, working_precision
-from svdjax.spectral.null_draws import KINDS, ROUTE, delta_values, draw_nulls
+from svdjax.spectral.null_draws import KINDS, draw_nulls
+from svdjax.spectral.null_signs import ROUTE, framed_change
 
 _JOURNAL = ".nulls"
 _DRAWN = ("nf", "alpha", "spread", "svsm_mean", "svsm_std")
@@ -64,11 +65,11 @@ def run_nulls(
 def null_work(shape: tuple[int, int], draws: int) -> float:
     """Floating point operations of sampling one matrix, roughly.
 
-    Values of the change (2 R r^2 + 3 r^3), and for each draw of both kinds two QRs, three products
-    and the Gram route of a 2 r x r matrix.
+    Values and frame of the change (three products with the long side, two Gram routes), and for
+    each draw of all kinds two QRs, three products and three Gram routes of a 2 r x r matrix.
     """
     r, R = min(shape), max(shape)
-    return 2 * R * r**2 + 3 * r**3 + draws * 65.0 * r**3
+    return 10 * R * r**2 + 30 * r**3 + draws * 95.0 * r**3
 
 
 @dataclass
@@ -164,24 +165,29 @@ class _Pair:
         seeds = [(how.seed, tag, layer) for layer in filled]
         mesh = self.stage.mesh
         with working_precision(ROUTE):
-            values = delta_values(base, post, alpha, mesh=mesh)
+            change = framed_change(base, post, alpha, mesh=mesh)
             found = draw_nulls(
                 np.asarray(metrics.sigma_base)[filled],
                 alpha,
-                np.asarray(values),
+                change,
                 np.array(seeds, np.uint32),
                 shape=group.projection.shape,
                 draws=how.draws,
                 mesh=mesh,
             )
-            found, values = jax.device_get((found, values))
+            values, top_half = change.values, change.top_half
+            found, values, top_half = jax.device_get((found, values, top_half))
         count = len(layers)
         drawn = {
             f"{key}_{kind}": np.asarray(getattr(found[kind], key))[:count]
             for kind in KINDS
             for key in _DRAWN
         }
-        return {"sigma_delta": np.asarray(values)[:count], **drawn}
+        return {
+            "sigma_delta": np.asarray(values)[:count],
+            "top_half": np.asarray(top_half)[:count, None],
+            **drawn,
+        }
 
     def _path(self, group: Group, chosen: Mapping[str, np.ndarray]) -> pathlib.Path:
         """Where the journal keeps a group; the name is the digest of what determines it."""
@@ -212,7 +218,7 @@ def _rounding(plan: PairPlan, tensor: str) -> float:
 
 def _whole(arrays: dict[str, np.ndarray]) -> Drawn:
     """What a journal's file should hold; raises KeyError where it does not."""
-    names = ["sigma_delta", *(f"{key}_{kind}" for kind in KINDS for key in _DRAWN)]
+    names = ["sigma_delta", "top_half", *(f"{key}_{kind}" for kind in KINDS for key in _DRAWN)]
     return {name: arrays[name] for name in names}
 
 
@@ -240,6 +246,7 @@ def _arrays(
         nf=np.asarray(one.nf, np.float64),
         alpha=one.statistics.layer_mean,
         spread=one.statistics.layer_std,
+        alpha_ls=np.asarray(one.metrics.alpha_ls, np.float64),
         delta=analytic.delta,
         rounding=rounding,
         nf_first_order=analytic.first_order,
@@ -248,6 +255,7 @@ def _arrays(
         all_orders_hold=analytic.all_orders_hold,
         sampled=sampled,
         sigma_delta=rows("sigma_delta", rank),
+        top_half=rows("top_half", 1)[:, 0],
         **{
             f"{key}_{kind}": rows(f"{key}_{kind}", widths.get(key, rank))
             for kind in KINDS
