@@ -65,15 +65,30 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
     "factor_cache_bytes": (20 * 2**30, "Most bytes of disk that they may take."),
     "stages": (
         ("spectra", "report"),
-        "What to do: spectra, nulls (what a random change of that size would show), constructions "
-        "(of every pair that names no constructed = False; judged on the pair's held-out text "
-        "where it names one), probes and evaluation (of base, post and, with constructions, all "
-        "constructed models), temperature (scales singular values layer by layer), report.",
+        "What to do: spectra, nulls (what random signs of the same change would show), "
+        "constructions (of every pair that names no constructed = False; judged on the pair's "
+        "held-out text where it names one, beside controls), probes and evaluation (of base, post "
+        "and, with constructions, all constructed models), temperature (scales singular values "
+        "layer by layer), report.",
     ),
+    "constructions.controls": (
+        ("noise", "interpolated", "reverted"),
+        "Controls made beside every constructed model and judged on the same text: noise moves "
+        "each matrix as far in a random direction, interpolated as far straight towards base, "
+        "reverted puts base's own modules in. () makes none.",
+    ),
+    "constructions.asked": (
+        ("restoration",),
+        "Kinds of constructions whose controls the evaluation stage asks too: replaced, "
+        "restoration, ablation. Each variant brings up to two more models to ask, each module one; "
+        "() asks none.",
+    ),
+    "constructions.seed": (0, "Of the noise."),
     "nulls.draws": (
         19,
-        "Random changes drawn of each kind for a sampled matrix; 19 is the least that can give "
-        "p = 0.05. 0 draws none: analytic nulls only.",
+        "Draws of each kind for a sampled matrix: the change with random signs, which judges NF "
+        "and scaling, and in random directions, which tell where it lies. With fewer than 19 "
+        "nothing is judged; 0 draws none: formulas for random directions only.",
     ),
     "nulls.layers": (
         3,
@@ -87,7 +102,10 @@ OPTIONS: Mapping[str, tuple[Any, str]] = {
         "prompt a line.",
     ),
     "probes.limit": (100, "Take the first prompts only, as many as the paper's; 0 takes all."),
-    "probes.samples": ("prompt", "Which CKA is reported: a sample is a prompt, or a position."),
+    "probes.samples": (
+        "prompt",
+        "Which CKA is reported: a sample is a prompt (our choice), or a position (eq. 17).",
+    ),
     "probes.debiased": (False, "Report the debiased CKA; the paper's is biased."),
     "benchmarks.gsm8k": ("", "GSM8K for the evaluation stage: its file, folder or hf:org/name."),
     "benchmarks.math500": ("", "MATH-500, likewise."),

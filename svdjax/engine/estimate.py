@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from svdjax.checkpoint import resolve
+from svdjax.constructions.controls import controls_of
 from svdjax.engine import devices, inputs
 from svdjax.engine.behaviour.material import Material, read_material
 from svdjax.engine.editing.heldout import read_heldout
@@ -29,6 +30,7 @@ from svdjax.engine.spectra import plan_spectra
 from svdjax.engine.temperature.plan import Plan, read_plans
 from svdjax.errors import InputError
 from svdjax.spectral import analyse_stack, get_factorisation, working_precision
+from svdjax.spectral.null_draws import KINDS
 
 _PROBE = 512
 _WIDTHS = (18, 12, 7, 8, 10, 12, 12, 12)
@@ -114,12 +116,15 @@ def _constructions(job: inputs.PairJob, settings: Settings) -> str:
     )
     chosen = settings.chosen_variants
     count = sum(one.recipe.partner != "other" or job.other is not None for one in chosen)
+    kinds = settings.constructions.controls
+    made = [one for one in chosen if one.recipe.partner != "other" or job.other is not None]
+    controls = len({one.name for variant in made for one in controls_of(variant, kinds)})
     post = job.plan.post
     specs = [post.spec(name) for name in post.names]
     model = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in specs)
     parameters = sum(int(np.prod(spec.shape)) for spec in specs)
     text = (
-        f"  constructions: {count} models; singular vectors take "
+        f"  constructions: {count} models and {controls} controls; singular vectors take "
         f"{_size(8 * factors * len(job.sources))} of disk, at most "
         f"{_size(settings.factor_cache_bytes)} are kept"
     )
@@ -154,16 +159,26 @@ def _nulls(jobs: Sequence[inputs.PairJob], settings: Settings, rate: float) -> s
     matrices = sum(count for _, count in shapes) if how.draws else 0
     work = sum(count * null_work(shape, how.draws) for shape, count in shapes)
     took = duration(work / rate if how.draws else 0.0)
+    draws = len(KINDS) * how.draws * matrices
     return (
-        f"nulls: at most {2 * how.draws * matrices} draws for {matrices} matrices come on top, "
-        f"predicted time {took}"
+        f"nulls: at most {draws} draws for {matrices} matrices come on top, predicted time {took}"
     )
 
 
 def _asked(material: Material, jobs: Sequence[inputs.PairJob], settings: Settings) -> list[str]:
     """What the stages that run models will ask of how many."""
     variants = len(settings.chosen_variants)
-    built = sum(variants for job in jobs if job.spec.constructed)
+    options = settings.constructions
+    controls = len(
+        {
+            one.name
+            for variant in settings.chosen_variants
+            if variant.recipe.kind in options.asked
+            for one in controls_of(variant, options.controls)
+        }
+    )
+    count = sum(job.spec.constructed for job in jobs)
+    built, beside = variants * count, f" with {controls * count} controls" * bool(controls * count)
     originals = {source for job in jobs for source in (job.spec.base, job.spec.post)}
     models = f"{len(originals)} models and at most {built} constructed ones"
     lines = []
@@ -173,8 +188,8 @@ def _asked(material: Material, jobs: Sequence[inputs.PairJob], settings: Setting
         how = settings.evaluation
         asked = how.rounds * sum(map(len, material.questions.values()))
         lines.append(
-            f"evaluation: {models} give {asked} answers each ({', '.join(material.questions)}), of "
-            f"up to {how.max_new_tokens} tokens"
+            f"evaluation: {models}{beside} give {asked} answers each "
+            f"({', '.join(material.questions)}), of up to {how.max_new_tokens} tokens"
         )
     return lines
 

@@ -13,6 +13,8 @@ from svdjax.engine.editing.results import ConstructionResults
 from svdjax.engine.nulls.results import SUMMARY as NULLS
 from svdjax.engine.nulls.results import NullResults
 from svdjax.engine.results import Comparison
+from svdjax.engine.standout import summary_line
+from svdjax.engine.storage import rank_notes
 from svdjax.engine.temperature.results import TEMPERATURE, TemperatureResults
 
 RESULTS: Mapping[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
@@ -36,7 +38,7 @@ class SweepOutcome:
       computed: groups computed by this run.
       reused: groups taken from the journal of an earlier run.
       was_finished: there was nothing to do.
-      nulls: what random changes of the same size would show, by pair, where it was asked for.
+      nulls: what random signs and directions of the change show, by pair, where asked for.
       constructions: the constructed models by pair, where there are any.
       probes: what went on inside the models by pair, likewise.
       evaluations: how they did on the benchmarks by pair, likewise.
@@ -64,21 +66,26 @@ class SweepOutcome:
         head = "nothing to do: already finished" if self.was_finished else "done"
         lines = [f"{head}: {len(self.comparisons)} pair(s) in {self.workdir}"]
         for name, comparison in self.comparisons.items():
-            ratios = [r.nf_mean / r.nf_unrelated for r in comparison.projections.values()]
+            results = list(comparison.projections.values())
+            ratios = [r.carried.nf_mean / r.nf_unrelated for r in results]
             known = [ratio for ratio in ratios if ratio == ratio]
             level = (
                 f"NF {min(known):.1%} to {max(known):.1%} of the unrelated level"
                 if known
                 else "no NF"
             )
+            level = "; ".join([level, *rank_notes(results)])
             lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
+            if comparison.stands_out:
+                lines.append(f"  {name}: {summary_line(comparison)}")
         lines += [
             f"  {name}: {one.cost['draws']} null draws for {one.cost['matrices']} matrices; "
             f"{self.workdir / name / NULLS}"
             for name, one in self.nulls.items()
         ]
         lines += [
-            f"  {name}: {len(one.variants)} constructed models; "
+            f"  {name}: {len(one.variants)} constructed models"
+            f"{f' and {len(one.controls)} controls' * bool(one.controls)}; "
             f"{self.workdir / name / CONSTRUCTIONS}"
             for name, one in self.constructions.items()
         ]
@@ -89,7 +96,8 @@ class SweepOutcome:
         ]
         for name, one in self.evaluations.items():
             post = ", ".join(
-                f"{benchmark} {score.accuracy_mean:.1f} ± {score.accuracy_std:.1f} %"
+                f"{benchmark} {score.accuracy_mean:.1f} ± {score.accuracy_std:.1f} % "
+                f"({100 - score.stopped:.1f} % cut at {one.settings['max_new_tokens']} tokens)"
                 for benchmark, score in one.scores["post"].items()
             )
             where = self.workdir / name / EVALUATION

@@ -1,13 +1,16 @@
 """What the analysis of a pair leaves: small dataclasses of numpy arrays, and their files.
 
 Axis legend: `L` layers, `R` rank, `C` corner. Arrays carry a leading `L`; sigma descend; NF is NaN
-where a matrix is numerically rank-deficient, `nf_rank` on the common rank stands beside it.
+where a matrix is numerically rank-deficient, `nf_rank` on the common rank stands beside it, and
+`nf_stored` on what stands out of the rounding of the storage.
 
 Files of one pair (``format_version`` 1):
 
 * ``spectra.npz``: ``<projection>/sigma_base``, ``sigma_post``, ``svsm`` [L, R], ``nf``,
-  ``nf_rank`` [L], ``nf_unrelated`` (scalar);
-* ``vectors.npz``: ``<projection>/<field>`` for every other field of `PairMetrics`;
+  ``nf_rank``, ``nf_stored``, ``stored_rank_base``, ``stored_rank_post``, ``alpha_ls``,
+  ``corotation``, ``corotation_z``, ``corotation_p`` (two-sided, of each matrix alone),
+  ``outside_share`` [L], ``nf_unrelated`` (scalar);
+* ``vectors.npz``: ``<projection>/<field>`` for every other field of `PairMetrics` and ``alpha_ls``;
 * ``summary.json``: see `Comparison.summary`.
 """
 
@@ -25,11 +28,18 @@ from typing import Any
 import numpy as np
 
 from svdjax.atomic import plain, read_npz, write_json, write_npz
+from svdjax.engine.standout import StandOut, stand_outs
+from svdjax.engine.storage import limited_layers, restricted
 from svdjax.errors import InputError
 from svdjax.spectral import PairMetrics, statistics
 
 FORMAT_VERSION = 1
-SPECTRA = ("sigma_base", "sigma_post", "svsm", "nf", "nf_rank")
+SPECTRA = (
+    *("sigma_base", "sigma_post", "svsm", "nf", "nf_rank", "nf_stored"),
+    *("stored_rank_base", "stored_rank_post", "alpha_ls"),
+    *("corotation", "corotation_z", "corotation_p", "outside_share"),
+)
+_IN_BOTH = ("alpha_ls",)
 UNCERTAIN = 1e-5
 FITS = ("identity", "q1", "q2", "common", "optimal")
 _FILES = ("summary.json", "spectra.npz", "vectors.npz")
@@ -99,6 +109,54 @@ class ProjectionResult:
         return _over(np.max, self.nf)
 
     @property
+    def alpha_ls(self) -> np.ndarray:
+        """alpha of every layer by least squares, <W_base, W_post> / ||W_base||^2, [L]."""
+        return np.asarray(self.metrics.alpha_ls)
+
+    @property
+    def corotation(self) -> np.ndarray:
+        """Co-rotation share c of every layer's change, [L].
+
+        1 where both sides turn by the same rotation, 0 where they turn against each other, 1/2
+        where the two have no relation beyond the magnitudes of the change; NaN where nothing was
+        turned (`svdjax.spectral.corotation`).
+        """
+        return np.asarray(self.metrics.corotation)
+
+    @property
+    def corotation_z(self) -> np.ndarray:
+        """c - 1/2 of every layer in standard deviations under random signs, [L]."""
+        return np.asarray(self.metrics.corotation_z)
+
+    @property
+    def corotation_p(self) -> np.ndarray:
+        """Two-sided p-value of every layer's c under random signs, each alone, [L]."""
+        return np.asarray(self.metrics.corotation_p)
+
+    @property
+    def outside_share(self) -> np.ndarray:
+        """Share of ||W_post - alpha W_base||^2 outside base's singular subspaces, [L].
+
+        Not part of c. 0 for square matrices of full rank, NaN where nothing was changed.
+        """
+        return np.asarray(self.metrics.outside_share)
+
+    @cached_property
+    def corotation_pooled(self) -> statistics.PooledCorotation:
+        """c over the pairs of directions of all layers, its z and p (of this projection alone).
+
+        On the directions that storage carries, where it does not carry all.
+        """
+        m = self.carried.metrics
+        values = (np.asarray(field) for field in (m.corotation, m.corotation_std, m.norm_offdiag))
+        return statistics.pooled_corotation(*values)
+
+    @property
+    def corotation_mean(self) -> float:
+        """Mean c over the layers that have one."""
+        return _over(np.mean, self.corotation)
+
+    @property
     def nf_unrelated(self) -> float:
         """The level of NF between unrelated matrices of this shape, sqrt(1/in + 1/out)."""
         return float(statistics.nf_unrelated(*self.shape))
@@ -109,6 +167,37 @@ class ProjectionResult:
         full = min(self.shape)
         ranks = np.minimum(np.asarray(self.metrics.rank_base), np.asarray(self.metrics.rank_post))
         return ranks < full
+
+    @property
+    def storage_limited(self) -> np.ndarray:
+        """Layers with more than stray directions below the rounding of a side, bool [L].
+
+        More than one and more than 1 % of R; see `svdjax.spectral.storage`.
+        """
+        return limited_layers(self)
+
+    @cached_property
+    def carried(self) -> ProjectionResult:
+        """The projection on the directions that storage carries; itself where that is all."""
+        return restricted(self)
+
+    @property
+    def ambiguous_rotation(self) -> np.ndarray:
+        """Layers in which no common rotation is the nearest (`svdjax.spectral.fits`), bool [L].
+
+        Their fit with it and the residuals of eq. 13 are NaN. False where it was not asked for.
+        """
+        m = self.metrics
+        return np.isfinite(m.common_sigma_min) & np.isnan(m.residual_q1)
+
+    @property
+    def clustered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Singular values of base and of post whose vectors are arbitrary, bool [L, R] each."""
+        m = self.metrics
+        return (
+            statistics.clustered(m.gap_base, m.sigma_base, m.sigma_error),
+            statistics.clustered(m.gap_post, m.sigma_post, m.sigma_error),
+        )
 
     @property
     def uncertain(self) -> np.ndarray:
@@ -142,10 +231,29 @@ class ProjectionResult:
             "nf_over_unrelated": self.nf_mean / self.nf_unrelated,
             "nf_rank_mean": _over(np.mean, m.nf_rank),
             "rank_deficient_layers": int(self.rank_deficient.sum()),
+            "storage_limited_layers": int(self.storage_limited.sum()),
+            "stored_rank_base_min": int(np.min(m.stored_rank_base)),
+            "stored_rank_post_min": int(np.min(m.stored_rank_post)),
+            "alpha_stored_mean": self.carried.alpha_mean,
+            "alpha_stored_std": self.carried.alpha_std,
+            "nf_stored_mean": _over(np.mean, m.nf_stored),
+            "nf_rounding_max": _over(np.max, m.nf_rounding),
+            "sigma_rounding_max": _over(np.max, _ratio(m.sigma_rounding, sigma_1)),
             "sigma_error_max": _over(np.max, _ratio(m.sigma_error, sigma_1)),
             "svsm_error_max": _over(np.max, self._svsm_error()),
             "nf_error_max": _over(np.max, m.nf_error),
             "uncertain_layers": int(self.uncertain.sum()),
+            "alpha_ls_mean": _over(np.mean, self.alpha_ls),
+            "corotation_mean": self.corotation_mean,
+            "corotation_min": _over(np.min, self.corotation),
+            "corotation_max": _over(np.max, self.corotation),
+            "corotation_pooled": self.corotation_pooled.share,
+            "corotation_z": self.corotation_pooled.z,
+            "corotation_p_alone": self.corotation_pooled.p,
+            "corotation_error_max": _over(np.max, m.corotation_error),
+            "corotation_layers": int(np.isfinite(self.corotation).sum()),
+            "outside_share_mean": _over(np.mean, self.outside_share),
+            "ambiguous_rotation_layers": int(self.ambiguous_rotation.sum()),
             "delta_mean": _over(np.mean, _ratio(m.norm_delta, norm_post)),
             "small_delta_share": _over(np.mean, m.small_delta_share),
             "fits": {
@@ -196,15 +304,39 @@ class Comparison:
     def __getitem__(self, projection: str) -> ProjectionResult:
         return self.projections[projection]
 
+    @cached_property
+    def corotation_p(self) -> dict[str, float]:
+        """Two-sided p of every projection's pooled c, corrected for their number by Holm's method.
+
+        NaN for a projection without a co-rotation share, which does not count.
+        """
+        alone = [result.corotation_pooled.p for result in self.projections.values()]
+        return dict(zip(self.projections, statistics.holm(alone).tolist()))
+
+    @cached_property
+    def stands_out(self) -> tuple[StandOut, ...]:
+        """Matrices that stand out from the neighbouring layers, one entry for each metric."""
+        return stand_outs(self.projections.values())
+
     def summary(self) -> dict[str, Any]:
         """Returns what summary.json holds, JSON-able (NaN is None).
 
+        ``stands_out`` lists the matrices that differ from those of the neighbouring layers.
         ``sigma_error_max`` is relative to sigma_1, ``svsm_error_max`` and ``nf_error_max`` are
         absolute, all three estimates of the factorisation's own error, the largest of any layer.
+        ``sigma_rounding_max`` and ``nf_rounding_max`` estimate, in the same units, what rounding
+        to the storage dtype makes; ``alpha_stored_mean`` is `alpha_mean` with layers in
+        `storage_limited` on the directions that storage carries.
         ``delta_mean`` is the mean of ||post - alpha base||_F / ||post||_F; fit errors are
-        relative (eq. 8, docs/mathematics.md).
+        relative (eq. 8, docs/mathematics.md section 4). ``corotation_mean`` is the mean c of the
+        layers, ``corotation_pooled`` c over the pairs of directions of all layers, to which
+        ``corotation_z``, ``corotation_p_alone`` and ``corotation_p`` (corrected by Holm's method)
+        belong.
         """
-        projections = {name: result.summary() for name, result in self.projections.items()}
+        projections = {
+            name: result.summary() | {"corotation_p": self.corotation_p[name]}
+            for name, result in self.projections.items()
+        }
         return plain(
             {
                 "format_version": FORMAT_VERSION,
@@ -217,6 +349,7 @@ class Comparison:
                     entry["rank_deficient_layers"] for entry in projections.values()
                 ),
                 "projections": projections,
+                "stands_out": [entry._asdict() for entry in self.stands_out],
                 "coverage": self.coverage,
             }
         )
@@ -229,7 +362,10 @@ class Comparison:
         vectors: dict[str, Any] = {}
         for name, result in self.projections.items():
             for key, value in result.metrics._asdict().items():
-                (spectra if key in SPECTRA else vectors)[member(name, key)] = value
+                if key in SPECTRA:
+                    spectra[member(name, key)] = value
+                if key not in SPECTRA or key in _IN_BOTH:
+                    vectors[member(name, key)] = value
             spectra[member(name, "nf_unrelated")] = np.float64(result.nf_unrelated)
         write_npz(folder / "vectors.npz", vectors)
         write_npz(folder / "spectra.npz", spectra)
@@ -268,6 +404,17 @@ class Comparison:
         arrays: dict[str, np.ndarray] = {}
         for file in ("spectra.npz", "vectors.npz"):
             arrays |= read_npz(folder / file)
+        absent = [
+            member(name, key)
+            for name in summary["projections"]
+            for key in PairMetrics._fields
+            if member(name, key) not in arrays
+        ]
+        if absent:
+            raise InputError(
+                f"{folder}: neither spectra.npz nor vectors.npz holds {absent[0]!r}, which this "
+                "svdjax computes; run the sweep again in a new workdir"
+            )
         projections = {
             name: ProjectionResult(
                 name=name,

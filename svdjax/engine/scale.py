@@ -71,13 +71,13 @@ def pair_cost(
     r, long = min(shape), max(shape)
     whole, square = 2.0 * long * r**2, 2.0 * r**3
     if long >= 2 * r:
-        products = sides * _SYMMETRIC * whole + posts * (whole + 2 * square)
+        products = sides * _SYMMETRIC * whole + posts * (whole + 4 * square)
         products += _SYMMETRIC * square  # the root of base
         eigen = {r: float(sides)}
     else:
         # Gram matrix, images, loss, the lower half again, its loss, the correction in float32.
         factors = (3 * _SYMMETRIC + 1.5) * whole + _SYMMETRIC * whole / 4 + square
-        products = sides * factors + posts * (whole + square)
+        products = sides * factors + posts * (whole + 2 * square)
         eigen = {r: float(sides), r // 2: float(sides)}
     # As XLA counts the buffers of the compiled program. A long matrix that has to be factorised
     # takes 8 * 7 r M, for as long as that takes.

@@ -16,6 +16,7 @@ from svdjax.constructions.recipes import VARIANTS, Variant
 from svdjax.engine.behaviour.evaluate_job import Protocol
 from svdjax.engine.behaviour.model_options import ModelOptions
 from svdjax.engine.behaviour.probe_job import Probing
+from svdjax.engine.editing.options import ConstructionOptions
 from svdjax.engine.faults import in_config
 from svdjax.engine.nulls.options import Nulls
 from svdjax.engine.temperature.job import Tempering
@@ -46,6 +47,7 @@ class Settings:
     factor_cache: str = ""
     factor_cache_bytes: int = 20 * 2**30
     stages: tuple[str, ...] = ("spectra", "report")
+    constructions: ConstructionOptions = field(default_factory=ConstructionOptions)
     nulls: Nulls = field(default_factory=Nulls)
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     probes: Probing = field(default_factory=Probing)
@@ -94,6 +96,8 @@ class Settings:
                 found.append(f"config.variants: there is no variant {name!r}; {hint}")
         if not self.variants:
             found.append("config.variants is empty: leave the constructions stage out instead")
+        if "constructions" in self.stages:
+            found += in_config(self.constructions.construction_faults(), "constructions")
         if self.split_fused and "constructions" in self.stages:
             found.append(
                 "config.split_fused=True: constructions edit fused projections as a whole, as in "
@@ -202,6 +206,7 @@ def read_config(config: Any) -> SweepConfig:
         "decoder": ModelOptions,
     }
     known |= {name: kind(**(leaves.get(name) or {})) for name, kind in sections.items()}
+    known["constructions"] = ConstructionOptions.read(leaves.get("constructions") or {})
     known["temperature"] = Tempering.read(leaves.get("temperature") or {})
     data = leaves.get("benchmarks") or {}
     known["benchmarks"] = {name: path for name, path in data.items() if path}

@@ -11,7 +11,7 @@ from svdjax.report.tables import Table
 
 MOST_ROWS = 300
 MOST_COLUMNS = 8
-TEXT = frozenset({"projection", "pair", "Q"})
+TEXT = frozenset({"projection", "pair", "Q", "stands out in"})
 Row = Mapping[str, Any]
 Spec = tuple[str, Callable[[Row], str]]
 
@@ -47,9 +47,10 @@ def view(
     folded: bool = False,
     text: Collection[str] = TEXT,
     whole: Collection[str] = (),
+    most: int | None = MOST_ROWS,
 ) -> TableView:
-    """The first `MOST_ROWS` rows of a table; headings in `text` and `whole` are of such columns."""
-    rows = tuple(tuple(show(row) for _, show in columns) for row in table.rows[:MOST_ROWS])
+    """The first `most` rows of a table, None for all; `text` and `whole` are headings of such."""
+    rows = tuple(tuple(show(row) for _, show in columns) for row in table.rows[:most])
     return TableView(
         title=title,
         caption=caption,

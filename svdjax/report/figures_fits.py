@@ -31,15 +31,27 @@ def fits(panels: Sequence[Panel]) -> Figure:
 
 
 def residuals(panels: Sequence[Panel]) -> Figure:
-    """How far the rotations of the two sides are from a common one, per layer (eq. 13)."""
+    """How far the rotations of the two sides are from a common one, per layer (eq. 13).
+
+    Layers without a common rotation that is unique have no residuals, and are not drawn.
+    """
     return _per_layer(panels, _RESIDUALS, "residual rotation")
+
+
+def has_residuals(panels: Sequence[Panel]) -> bool:
+    """Whether any layer has a common rotation; the asymmetry alone is NF once more."""
+    return any(np.isfinite(panel.stack("residual_q1")).any() for panel in panels)
 
 
 def _per_layer(panels: Sequence[Panel], lines: dict[str, str], title: str) -> Figure:
     figure, axes = style.grid(len(panels))
-    for ax, panel in zip(axes, panels, strict=True):
-        values = {field: panel.stack(field) for field in lines}
+    stacks = [{field: panel.stack(field) for field in lines} for panel in panels]
+    # A legend names only what was computed.
+    known = {name for values in stacks for name, y in values.items() if np.isfinite(y).any()}
+    for ax, panel, values in zip(axes, panels, stacks, strict=True):
         for i, (field, text) in enumerate(lines.items()):
+            if field not in known:
+                continue
             marker, colour = style.MARKERS[i], style.COLOURS[i]
             size = 3.2 if len(panel.layers) > 1 else 6
             ax.plot(values[field], color=colour, marker=marker, markersize=size, label=text)
@@ -52,5 +64,7 @@ def _per_layer(panels: Sequence[Panel], lines: dict[str, str], title: str) -> Fi
         ax.grid(axis="y")
     figure.supylabel(title, fontsize=8.5)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(5, 2 * len(panels) + 1))
+    if handles:
+        columns = min(5, 2 * len(panels) + 1)
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
     return figure

@@ -22,6 +22,19 @@ _CORNERS = (
 )
 
 
+_CLUSTER = "#d97706"
+"""Colour of the edges that mark rows and columns of clustered singular values."""
+
+
+def has_clusters(panels: Sequence[Panel]) -> bool:
+    """Whether `corners` or `orthogonality` mark anything: in first and last layers, any corner."""
+    for panel in panels:
+        size = panel.stack("i_orth").shape[-1]
+        if any(side[[0, -1], :size].any() for side in panel.clustered):
+            return True
+    return False
+
+
 def nf(panels: Sequence[Panel]) -> Figure:
     """NF of every layer and projection; left as the paper draws it, right as share of unrelated."""
     figure = Figure(figsize=(11, 4.4), layout="constrained")
@@ -83,6 +96,9 @@ def corners(panel: Panel) -> Figure:
                 interpolation="nearest",
             )
             _corner_ticks(ax, value.shape[-1])
+            # Rows of I_orth = Q1ᵀ Q2 belong to post, as its columns do.
+            sides = panel.clustered[1 if key == "i_orth" else 0], panel.clustered[1]
+            _mark_clusters(ax, *(side[layer, : value.shape[-1]] for side in sides))
             if row == 0:
                 ax.set_title(title)
             if column == 0:
@@ -111,7 +127,7 @@ def orthogonality(panels: Sequence[Panel]) -> Figure:
         stack = panel.stack("i_orth")
         for row in range(rows):
             layer = 0 if row == 0 else len(stack) - 1
-            image = _draw_orthogonality(grid[row, column], stack[layer])
+            image = _draw_orthogonality(grid[row, column], stack[layer], panel.clustered[1][layer])
             name = style.label(panel.name, 20) + "\n" if row == 0 else ""
             grid[row, column].set_title(f"{name}layer {style.label(panel.layers[layer], 10)}")
     figure.colorbar(image, ax=list(grid.flat), shrink=0.8, aspect=28)  # type: ignore[arg-type]
@@ -124,17 +140,31 @@ def _orthogonality_paged(panels: Sequence[Panel]) -> Figure:
     )
     image = None
     for ax, panel in zip(axes, panels, strict=True):
-        image = _draw_orthogonality(ax, panel.stack("i_orth")[0])
+        image = _draw_orthogonality(ax, panel.stack("i_orth")[0], panel.clustered[1][0])
         ax.set_title(f"{style.label(panel.name, 22)}\nlayer {style.label(panel.layers[0], 10)}")
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=28)  # type: ignore[arg-type]
     return figure
 
 
-def _draw_orthogonality(ax: Axes, value: np.ndarray):
+def _draw_orthogonality(ax: Axes, value: np.ndarray, clustered: np.ndarray):
     cmap = style.colour_map("RdBu_r", bad="#9ca3af")
     image = ax.imshow(value, cmap=cmap, vmin=-1, vmax=1, interpolation="nearest")
     _corner_ticks(ax, value.shape[-1])
+    _mark_clusters(ax, clustered[: value.shape[-1]], clustered[: value.shape[-1]])
     return image
+
+
+def _mark_clusters(ax: Axes, rows: np.ndarray, columns: np.ndarray) -> None:
+    """A coloured edge along the rows and columns that are True, bool [C] each."""
+    limits = ax.get_xlim(), ax.get_ylim()
+    how = {"colors": _CLUSTER, "linewidth": 3.0, "clip_on": False, "zorder": 5}
+    at = np.flatnonzero(rows)
+    if at.size:
+        ax.vlines(np.full(at.shape, -0.5), at - 0.5, at + 0.5, **how)
+    at = np.flatnonzero(columns)
+    if at.size:
+        ax.hlines(np.full(at.shape, len(rows) - 0.5), at - 0.5, at + 0.5, **how)
+    ax.set(xlim=limits[0], ylim=limits[1])
 
 
 def _corner_ticks(ax: Axes, size: int) -> None:

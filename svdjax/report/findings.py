@@ -9,43 +9,70 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svdjax.report.corotation_findings import corotation_lead, corotation_line
+from svdjax.report.null_findings import null_clause
 from svdjax.report.numbers import decimal, listed, percent, plus_minus, significant, span
 from svdjax.report.paper_tables import PaperColumn
-from svdjax.report.tables import explained_share, over, ratio
+from svdjax.report.scaling_findings import (
+    UNIFORM,
+    is_even,
+    least_squares,
+    scaling_judgements,
+    scaling_lead,
+    scaling_span,
+)
+from svdjax.report.standout import odd_scaling, standout_line, standout_sentence
+from svdjax.report.storage_findings import storage_findings, storage_lead, storage_line
+from svdjax.report.tables import over, ratio
 
 if TYPE_CHECKING:
     from svdjax.engine import Comparison, ProjectionResult
+    from svdjax.engine.nulls.results import NullResults
 
-UNIFORM = 0.05  # a spread of 5 % of the mean: the line the text draws, and says it draws
-SMALL = 0.3  # relative size up to which "a small random change" is a fair comparison
 SAME = 1e-12  # relative size of a change that is rounding of float64
-CLEARLY = 0.05  # by how much a share has to exceed that of a random change to be named
 MOST_LINES = 24
 
 
 def projection_lines(comparison: Comparison) -> list[tuple[str, str]]:
     """One sentence per projection: (name, sentence)."""
-    return [(one.name, _line(one)) for one in comparison.projections.values()]
+    lines = []
+    for name, one in comparison.projections.items():
+        turned = corotation_line(comparison, name)
+        text = _line(one.carried) + (f" {turned}" if turned else "") + storage_line(one)
+        lines.append((name, text))
+    return lines
 
 
 def findings(comparison: Comparison, paper: PaperColumn | None) -> list[str]:
     """The sentences at the top of a pair's page, most important first."""
-    results = list(comparison.projections.values())
+    results = [one.carried for one in comparison.projections.values()]
     if not results:
         return ["No matrix could be compared: see what was left out, and why, below."]
-    lines = [_scaling(results), *_spread(results), _vectors(results), *_rank(results)]
+    lines = [standout_line(comparison), _scaling(results), *_spread(results)]
+    lines += [_vectors(results), *_rank(results), *_ambiguous(results)]
+    lines += storage_findings(list(comparison.projections.values()))
     lines += [*_fit(results), *_against_paper(results, paper), _precision(results)]
     return [line for line in lines if line]
 
 
-def lead(comparison: Comparison) -> str:
-    """The result in two sentences, each chosen by the numbers it quotes."""
-    results = list(comparison.projections.values())
+def lead(comparison: Comparison, nulls: NullResults | None = None) -> str:
+    """The result in a few sentences, each chosen by the numbers it quotes.
+
+    What stands out comes first.
+
+    Args:
+      comparison: the pair.
+      nulls: results of the nulls stage, which judge the scaling where they are there.
+    """
+    results = [one.carried for one in comparison.projections.values()]
     matrices = sum(one.layers for one in results)
     kinds = f"{len(results)} {'projection' if len(results) == 1 else 'projections'}"
     head = f"{matrices} {'matrix' if matrices == 1 else 'matrices'} of {kinds} compared."
-    parts = [head, *_unchanged(results), *_lead_scaling(results)]
-    return " ".join([*parts, *_lead_vectors(results), *_lead_chance(results)])
+    parts = [standout_sentence(comparison), head, *storage_lead(results), *_unchanged(results)]
+    parts += scaling_lead(results, scaling_judgements(nulls), odd_scaling(comparison))
+    parts += [*_lead_vectors(results), corotation_lead(comparison)]
+    parts += [null_clause(nulls)] if nulls is not None else []
+    return " ".join(part for part in parts if part)
 
 
 def _same(one: ProjectionResult) -> np.ndarray:
@@ -65,29 +92,6 @@ def _unchanged(results: Sequence[ProjectionResult]) -> list[str]:
     return [f"{count} of {total} matrices equal those of the base up to a factor{which}."]
 
 
-def _lead_scaling(results: Sequence[ProjectionResult]) -> list[str]:
-    known = [one for one in results if math.isfinite(one.alpha_mean) and one.alpha_mean > 0]
-    if not known:
-        return []
-    spreads = [one.alpha_std / one.alpha_mean for one in known]
-    uneven = [one.name for one in known if one.alpha_std > UNIFORM * one.alpha_mean]
-    means = span(
-        decimal(min(one.alpha_mean for one in known), 3),
-        decimal(max(one.alpha_mean for one in known), 3),
-    )
-    spread = f"{means}; the spread within a projection is {_ends(spreads)} of it"
-    if not uneven:
-        return [
-            f"Each projection's singular values were scaled by a nearly uniform factor, {spread}."
-        ]
-    if len(uneven) == len(known):
-        return [f"No projection's singular values were scaled by one factor (means {spread})."]
-    return [
-        f"The singular values were scaled nearly uniformly in {len(known) - len(uneven)} of "
-        f"{len(known)} projections (means {spread})."
-    ]
-
-
 def _lead_vectors(results: Sequence[ProjectionResult]) -> list[str]:
     shares = _shares(results)
     if not shares.size:
@@ -100,39 +104,15 @@ def _lead_vectors(results: Sequence[ProjectionResult]) -> list[str]:
         defined = all(np.isfinite(np.asarray(one.nf)).all() for one in results)
         which = "matrix" if defined else "matrix for which NF is defined"
         return [
-            f"Left and right singular vectors stayed together, in every {which} at least twice as "
-            f"closely as in unrelated ones: {level}"
+            f"In every {which} left and right singular vectors turned apart less than half as far "
+            f"as in unrelated ones, which any small change brings about: {level}"
         ]
     if (shares >= 0.8).all():
         return [
             "Left and right singular vectors turned about as independently as in unrelated "
             f"matrices: {level}"
         ]
-    return [f"How closely left and right singular vectors turned together differs: {level}"]
-
-
-def _lead_chance(results: Sequence[ProjectionResult]) -> list[str]:
-    """Whether the change looks more like a common rotation than any small change would."""
-    turned = [one for one in results if not _same(one).all()]
-    sizes = [over(np.mean, one.metrics.fit_identity_error) for one in turned]
-    if not np.isfinite(sizes).any() or over(np.max, sizes) > SMALL:
-        return []
-    shares = [_explained(one) for one in turned]
-    chance = [over(np.mean, one.metrics.small_delta_share) for one in turned]
-    text = (
-        f"A small NF alone is no evidence of a common rotation: beside the scaling the weights "
-        f"changed by {_ends(sizes)} of their norm; the best common rotation explains "
-        f"{_ends(shares)} of that (squared), and of any small random change {_ends(chance)}"
-    )
-    more = [one.name for one, a, b in zip(turned, shares, chance) if a > b + CLEARLY]
-    if not more:
-        return [f"{text}: no projection clearly exceeds chance."]
-    return [f"{text}; clearly more than chance in {listed(more)}."]
-
-
-def _explained(one: ProjectionResult) -> float:
-    m = one.metrics
-    return over(np.mean, explained_share(m.fit_optimal_error, m.fit_identity_error))
+    return [f"How far left and right singular vectors turned apart differs: {level}"]
 
 
 def coverage_counts(comparison: Comparison) -> list[tuple[str, int]]:
@@ -142,7 +122,8 @@ def coverage_counts(comparison: Comparison) -> list[tuple[str, int]]:
 
 def _line(one: ProjectionResult) -> str:
     if math.isfinite(one.alpha_mean):
-        text = f"singular values scaled by {plus_minus(one.alpha_mean, one.alpha_std)}; "
+        factors = plus_minus(one.alpha_mean, one.alpha_std)
+        text = f"σ post / σ base {factors}, by least squares {decimal(least_squares(one))}; "
     else:
         text = "the scaling of the singular values is not defined; "
     if not math.isfinite(one.nf_mean):
@@ -164,17 +145,22 @@ def _scaling(results: Sequence[ProjectionResult]) -> str:
     low, high = min(known, key=_alpha), max(known, key=_alpha)
     ends = span(decimal(low.alpha_mean), decimal(high.alpha_mean))
     if low is high or decimal(low.alpha_mean) == decimal(high.alpha_mean):
-        return f"Singular values: the mean scaling factor is {ends}."
+        text = f"Singular values: the mean of σ post / σ base is {ends}"
+    else:
+        text = (
+            f"Singular values: the means of σ post / σ base of the projections lie {ends}, lowest "
+            f"in {low.name}, highest in {high.name}"
+        )
     return (
-        f"Singular values: the mean scaling factors of the projections lie {ends}, "
-        f"lowest in {low.name}, highest in {high.name}."
+        f"{text}; by least squares, which a change without any scaling leaves at 1, the factor is "
+        f"{scaling_span(known)}."
     )
 
 
 def _spread(results: Sequence[ProjectionResult]) -> list[str]:
     known = [one for one in results if math.isfinite(one.alpha_mean) and one.alpha_mean > 0]
-    even = [one.name for one in known if one.alpha_std <= UNIFORM * one.alpha_mean]
-    uneven = [one.name for one in known if one.alpha_std > UNIFORM * one.alpha_mean]
+    even = [one.name for one in known if is_even(one)]
+    uneven = [one.name for one in known if not is_even(one)]
     if not known:
         return []
     head = (
@@ -246,25 +232,28 @@ def _rank(results: Sequence[ProjectionResult]) -> list[str]:
     ]
 
 
+def _ambiguous(results: Sequence[ProjectionResult]) -> list[str]:
+    """Where eq. 13 has no common rotation."""
+    count = sum(int(one.ambiguous_rotation.sum()) for one in results)
+    if not count:
+        return []
+    total = sum(one.layers for one in results)
+    names = [one.name for one in results if one.ambiguous_rotation.any()]
+    return [
+        f"Equation 13: in {count} of {total} matrices ({listed(names)}) Q1 + Q2 is singular, as it "
+        "is where the determinants of Q1 and Q2 have opposite signs, so that no common rotation is "
+        "the nearest to both: the fit with it and its residuals are left out there."
+    ]
+
+
 def _fit(results: Sequence[ProjectionResult]) -> list[str]:
-    errors, explained = [], []
-    for one in results:
-        m = one.metrics
-        errors.append(over(np.mean, m.fit_identity_error))
-        explained.append(_explained(one))
+    errors = [over(np.mean, one.metrics.fit_identity_error) for one in results]
     if not np.isfinite(errors).any():
         return []
-    text = (
+    return [
         "Equation 8 as a fit: scaling alone leaves a relative error of "
-        f"{_ends(errors)} (mean of a projection). "
-    )
-    if not np.isfinite(explained).any():
-        return [text + "Nothing is left for a rotation to explain."]
-    text += f"The best common rotation takes away {_ends(explained)} of what is left (squared)"
-    if over(np.max, errors) > SMALL:
-        return [text + "."]
-    chance = [over(np.mean, one.metrics.small_delta_share) for one in results]
-    return [f"{text}; of a small random change it would take away {_ends(chance)}."]
+        f"{_ends(errors)} (mean of a projection)."
+    ]
 
 
 def _ends(values: Sequence[float]) -> str:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svdjax.engine.standout import by_matrix, matrix_name
+from svdjax.engine.storage import rank_notes
 from svdjax.report import figures_pairs, page, style
 from svdjax.report.answers import index_answers
 from svdjax.report.constructions import index_section
 from svdjax.report.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
 from svdjax.report.nulls import index_nulls
-from svdjax.report.numbers import percent, span
+from svdjax.report.numbers import listed, percent, span
 from svdjax.report.page import Picture
 from svdjax.report.panels import MOST_PANELS, drawn
 from svdjax.report.tables import over, pairs_table
@@ -50,7 +52,7 @@ def write_index(
       comparisons: results by pair name.
       papers: the column of the paper's tables by pair name, where the models are the paper's.
       trajectory: its points in order, where the pairs are those of one (`svdjax.series`).
-      nulls: what random changes of the same size would show, by pair name, for those pairs that
+      nulls: what random signs and directions of the change show, by pair name, for those pairs that
         have it.
       constructions: results of constructed models, likewise.
       evaluations: how the models did on benchmarks, likewise.
@@ -87,16 +89,20 @@ def write_index(
 
 
 def _entry(name: str, one: Comparison) -> dict[str, str]:
-    results = [result for result in one.projections.values() if np.isfinite(result.nf_mean)]
-    line = f"{len(one.projections)} projections"
+    every = [result.carried for result in one.projections.values()]
+    results = [result for result in every if np.isfinite(result.nf_mean)]
+    line = "; ".join([f"{len(every)} projections", *rank_notes(every)])
     if results:
         shares = [result.nf_mean / result.nf_unrelated for result in results]
         ends = span(percent(min(shares)), percent(max(shares)))
         line += f"; mean NF of the projections {ends} of the unrelated level"
-    factors = [result.alpha_mean for result in one.projections.values()]
+    factors = [result.alpha_mean for result in every]
     if np.isfinite(factors).any():
         low, high = over(np.min, factors), over(np.max, factors)
         line += f"; mean scaling factors {span(f'{low:.3f}', f'{high:.3f}')}"
+    odd = [matrix_name(one, *key) for key in by_matrix(one.stands_out)]
+    if odd:
+        line += f"; standing out: {listed(odd, 3)}"
     return {"name": name, "base": one.base, "post": one.post, "line": line + "."}
 
 

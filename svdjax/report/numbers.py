@@ -49,6 +49,13 @@ def percent(ratio: float | None) -> str:
     return f"{text}{_NARROW}%"
 
 
+def p_value(p: float | None, sign: str = "=") -> str:
+    """A p-value with its sign: ``p = 0.031``; below what float64 holds, ``p < 1e-300``."""
+    if p is None or not math.isfinite(p):
+        return f"p {sign} {MISSING}"
+    return f"p {sign} {significant(p, 2)}" if p >= 1e-300 else "p < 1e-300"
+
+
 def plus_minus(mean: float | None, std: float | None, digits: int = 4) -> str:
     """Mean and standard deviation as the paper prints them: ``0.9071 ± 0.0046``."""
     if mean is None or not math.isfinite(mean):

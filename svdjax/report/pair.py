@@ -54,7 +54,8 @@ def write_pair(
       paper: the column of the paper's tables to print beside the measurement, such as
         ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. A key that the paper has no row
         for is said on the page.
-      nulls: what random changes of the same size would show, for a section of its own.
+      nulls: what random signs and random directions of the same change would show, for a section
+        of its own and the verdict at the top.
       constructions: results of the pair's constructed models, for a section of their own.
       probes: what went on inside the pair's models, for a section on what they do.
       evaluation: how they did on benchmarks, likewise.
@@ -88,7 +89,7 @@ def write_pair(
         post=comparison.post,
         family=comparison.family,
         options=", ".join(f"{key} = {value}" for key, value in dict(comparison.options).items()),
-        lead=lead(comparison),
+        lead=lead(comparison, nulls),
         findings=findings(comparison, column),
         lines=lines[:MOST_LINES],
         more_lines=max(0, len(lines) - MOST_LINES),
@@ -112,7 +113,8 @@ def write_pair(
 def pair_figures(panels: Sequence[Panel], folder: pathlib.Path) -> Iterator[Picture]:
     """Draws, writes and yields the figures of a pair, in reading order."""
     names = ", ".join(panel.name for panel in panels)
-    for figure, name, title, caption in (
+    marked = _CLUSTERS if figures_vectors.has_clusters(panels) else ""
+    figures = [
         (figures_svsm.heatmaps(panels), "svsm", "Singular value scaling (figs. 2, 7)", _SVSM),
         (figures_svsm.bands(panels), "bands", "Scaling per layer (fig. 8)", _BANDS),
         (figures_vectors.nf(panels), "nf", "NF per layer (figs. 3b, 9)", _NF),
@@ -120,12 +122,15 @@ def pair_figures(panels: Sequence[Panel], folder: pathlib.Path) -> Iterator[Pict
             figures_vectors.orthogonality(panels),
             "orthogonality",
             "Corners of I_orth (figs. 20c to 25c)",
-            _ORTHOGONALITY,
+            _ORTHOGONALITY + marked,
         ),
         (figures_svsm.spectra(panels), "spectra", "Spectra", _SPECTRA),
         (figures_fits.fits(panels), "fits", "Equation 8 as a fit, per layer", _FITS),
-        (figures_fits.residuals(panels), "residuals", "Residual rotations (eq. 13)", _RESIDUALS),
-    ):
+    ]
+    if figures_fits.has_residuals(panels):
+        figure, title = figures_fits.residuals(panels), "Residual rotations (eq. 13)"
+        figures.append((figure, "residuals", title, _RESIDUALS + _left_out(panels)))
+    for figure, name, title, caption in figures:
         yield page.place(figure, folder, name, title, caption, f"{title}, for {names}.")
     used: set[str] = set()
     for panel in panels:
@@ -135,7 +140,21 @@ def pair_figures(panels: Sequence[Panel], folder: pathlib.Path) -> Iterator[Pict
         used.add(name)
         title = f"Corners of {panel.name} (as figs. 3a, 10 to 14)"
         alt = f"Similarity matrices and I_orth of the first and last layer of {panel.name}."
-        yield page.place(figures_vectors.corners(panel), folder, name, title, _CORNERS, alt)
+        marked = _CLUSTERS if figures_vectors.has_clusters([panel]) else ""
+        figure = figures_vectors.corners(panel)
+        yield page.place(figure, folder, name, title, _CORNERS + marked, alt)
+
+
+def _left_out(panels: Sequence[Panel]) -> str:
+    """Says how many matrices have no residuals, empty if all do."""
+    ambiguous = [member.ambiguous_rotation for panel in panels for member in panel.members]
+    count, total = sum(int(one.sum()) for one in ambiguous), sum(map(len, ambiguous))
+    if not count:
+        return ""
+    return (
+        f" Left out: {count} of {total} matrices in which no common rotation is the nearest "
+        "(Q1 + Q2 is singular)."
+    )
 
 
 _SVSM = (
@@ -165,7 +184,8 @@ _SPECTRA = (
 )
 _FITS = (
     "Relative error of W_post ≈ (U_base Q)(α Σ_base)(V_base Q)ᵀ: lower is better. With Q = I there "
-    "is scaling only; the last line is the best that any common rotation can do."
+    "is scaling only; the best Q and α, where asked for, is the best that any common rotation can "
+    "do."
 )
 _RESIDUALS = (
     "What is left of the two rotations after the best common one is taken out: distance of ΔQ1 and "
@@ -175,4 +195,8 @@ _CORNERS = (
     "Rows: first and last layer. From the left: how the leading input directions of post overlap "
     "with those of base, the same for the output directions, the absolute difference of the two, "
     "and I_orth. Equal first and second panels and a dark third mean that both sides turned alike."
+)
+_CLUSTERS = (
+    " Orange edges: rows and columns whose singular values equal another one within their error: "
+    "their vectors, and single entries here, are arbitrary (docs/mathematics.md, section 3)."
 )

@@ -56,6 +56,12 @@ class Panel:
         return np.concatenate(parts).astype(np.float64)
 
     @cached_property
+    def clustered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Singular values of base and of post whose vectors are arbitrary, bool [L, R] each."""
+        base, post = zip(*(member.clustered for member in self.members))
+        return np.concatenate(base), np.concatenate(post)
+
+    @cached_property
     def svsm(self) -> statistics.SvsmStatistics:
         """Statistics of the scaling matrix over all layers of the panel, and per layer."""
         if len(self.members) == 1:
@@ -69,9 +75,10 @@ class Panel:
 
 
 def panels(projections: Iterable[ProjectionResult]) -> tuple[Panel, ...]:
-    """Groups projections for drawing, in the order in which they first appear."""
+    """Groups projections, as storage carries them, in the order in which they first appear."""
     groups: dict[tuple[str, tuple[int, int]], list[ProjectionResult]] = {}
-    for result in projections:
+    for whole in projections:
+        result = whole.carried
         pattern = re.sub(r"\d+", "*", result.name) if result.layers == 1 else result.name
         groups.setdefault((pattern, (result.shape[0], result.shape[1])), []).append(result)
     return tuple(_panel(pattern, members) for (pattern, _), members in groups.items())

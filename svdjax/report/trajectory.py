@@ -95,7 +95,7 @@ _COLUMNS = (
 def _row(
     kind: str, pair: tuple[str, str], at: Mapping[str, int], one: ProjectionResult
 ) -> dict[str, Any]:
-    moved = change(one)
+    moved, one = change(one), one.carried
     return {
         "against": kind,
         "from": pair[0],

@@ -19,7 +19,7 @@ from svdjax.report.cells import (
     view,
 )
 from svdjax.report.figures_fits import FIT_NAMES
-from svdjax.report.numbers import MISSING, significant
+from svdjax.report.numbers import MISSING, decimal, significant
 from svdjax.report.tables import Table
 
 
@@ -31,7 +31,7 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
             "Scaling of the singular values (Table 3)",
             "Mean and standard deviation of σ post / σ base over all layers and the top 90 % of "
             "the singular values" + (f", beside the paper's row {paper}." if paper else "."),
-            [*_TABLE3, *(_PAPER3 if paper else ())],
+            [*_TABLE3, *(_PAPER3 if paper else ()), *_where_limited(tables["table3"], _STORED3)],
         ),
         view(
             tables["table4"],
@@ -44,8 +44,20 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
             "Agreement of the two rotations (NF)",
             "NF over the layers, the level of unrelated matrices of that shape, and their ratio: "
             "0 same, about 1 unrelated. Ranks: layers in which a matrix is rank-deficient, where "
-            "NF is not defined and NF on the common rank stands in.",
-            _NF,
+            "NF is not defined and NF on the common rank stands in."
+            + _stored_caption(tables["nf"]),
+            [*_NF, *_where_limited(tables["nf"], _STORED_NF)],
+        ),
+        view(
+            tables["corotation"],
+            "Co-rotation share",
+            "c, over the pairs of singular directions of all layers: the share of the change that "
+            "turns both sides alike; 1 for one rotation of both, 0 for rotations against each "
+            "other, ½ where the two have no relation beyond the magnitudes of the change. z and p "
+            "(two-sided) against the same magnitudes with random signs, p corrected for the number "
+            "of projections (Holm). Outside: share of the squared change outside base's singular "
+            "subspaces, which c does not see.",
+            _COROTATION,
         ),
         view(
             tables["fits"],
@@ -60,9 +72,13 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
         view(
             tables["layers"],
             "Every layer",
-            "One row per matrix; the file has more columns.",
-            _LAYERS,
+            "One row per matrix; the file has more columns. Stands out in: the metrics in which a "
+            "matrix differs from the neighbouring layers by more than these do among themselves. "
+            "Clustered: how many singular values of base and of post equal another one within "
+            "their error, so that their vectors are arbitrary.",
+            [*_LAYERS, *_where_limited(tables["layers"], _STORED_LAYERS, "storage_limited")],
             folded=True,
+            most=None,
         ),
     ]
     return [view for view in views if view.rows]
@@ -126,6 +142,31 @@ def pairs_matrix(table: Table, title: str, caption: str, show: Callable[[Row], s
     return TableView(title, caption, heads, rows, 0, f"tables/{table.name}.csv", False)
 
 
+def _three(value: float) -> str:
+    return decimal(value, 3)
+
+
+def _chance(row: Row) -> str:
+    p = row["corotation_p"]
+    return "< 1e-300" if p < 1e-300 else significant(p, 2)
+
+
+def _where_limited(
+    table: Table, specs: list[Spec], key: str = "storage_limited_layers"
+) -> list[Spec]:
+    """Columns of what storage carries; none where it carries everything."""
+    return specs if any(row[key] for row in table.rows) else []
+
+
+def _stored_caption(table: Table) -> str:
+    if not _where_limited(table, _STORED_NF):
+        return ""
+    return (
+        " Carried by storage: NF on the directions that stand out of the rounding of the stored "
+        "numbers, what rounding alone makes of it, and the layers where others do not."
+    )
+
+
 def _shape(row: Row) -> str:
     return f"{row['in']} × {row['out']}"
 
@@ -157,6 +198,29 @@ _NF: list[Spec] = [
     ("error ≤", sig("nf_error_max", 2)),
     ("ranks", plain("rank_deficient_layers")),
 ]
+_COROTATION: list[Spec] = [
+    ("projection", plain("projection")),
+    ("c", dec("corotation_pooled", 3)),
+    ("layers, smallest … largest", between("corotation_min", "corotation_max", _three)),
+    ("z", dec("corotation_z", 1)),
+    ("p", _chance),
+    ("outside", share("outside_share_mean")),
+    ("α by least squares", dec("alpha_ls_mean")),
+]
+_STORED3: list[Spec] = [
+    ("factor carried by storage", pm("alpha_stored_mean", "alpha_stored_std")),
+]
+_STORED_NF: list[Spec] = [
+    ("NF carried by storage", sig("nf_stored_mean")),
+    ("by rounding", sig("nf_rounding_max", 2)),
+    ("limited", plain("storage_limited_layers")),
+]
+_STORED_LAYERS: list[Spec] = [
+    ("stored rank base", plain("stored_rank_base")),
+    ("stored rank post", plain("stored_rank_post")),
+    ("factor carried by storage", dec("alpha_stored")),
+    ("NF carried by storage", sig("nf_stored")),
+]
 _FITS: list[Spec] = [
     ("projection", plain("projection")),
     ("Q", lambda row: FIT_NAMES[row["fit"]]),
@@ -169,16 +233,20 @@ _FITS: list[Spec] = [
 _LAYERS: list[Spec] = [
     ("projection", plain("projection")),
     ("layer", plain("layer")),
+    ("stands out in", plain("stands_out")),
     ("scaling factor", pm("alpha_mean", "alpha_std")),
     ("NF", sig("nf")),
     ("NF / unrelated", share("nf_over_unrelated")),
     ("NF on common rank", sig("nf_rank")),
+    ("co-rotation c", dec("corotation", 3)),
+    ("p of c", _chance),
     ("rank base", plain("rank_base")),
     ("rank post", plain("rank_post")),
     ("‖post − α base‖", sig("norm_delta")),
     ("scaling-only error", sig("fit_identity_error")),
     ("best-fit error", sig("fit_optimal_error")),
     ("ΔQ asymmetry", sig("residual_asymmetry")),
+    ("clustered", lambda row: f"{row['clustered_base']}, {row['clustered_post']}"),
 ]
 _PAIRS: list[Spec] = [
     ("pair", plain("pair")),
@@ -189,4 +257,6 @@ _PAIRS: list[Spec] = [
     ("NF", sig("nf_mean")),
     ("unrelated", sig("nf_unrelated")),
     ("NF / unrelated", share("nf_over_unrelated")),
+    ("co-rotation c", dec("corotation_pooled", 3)),
+    ("p of c", _chance),
 ]

@@ -5,7 +5,8 @@ them in. Kernels know no files and no models.
 """
 
 from svdjax.spectral import statistics
-from svdjax.spectral.constructions import Built, construct_matrix
+from svdjax.spectral.constructions import Built, construct_matrix, predicted_surviving
+from svdjax.spectral.controls import control_stack
 from svdjax.spectral.factors import (
     FACTORISATIONS,
     Factored,
@@ -47,6 +48,7 @@ __all__ = [
     "compile_known",
     "construct_matrix",
     "construct_stack",
+    "control_stack",
     "factor_stack",
     "get_factorisation",
     "is_long",
@@ -55,6 +57,7 @@ __all__ = [
     "known_stack",
     "nf_unrelated",
     "pair_metrics",
+    "predicted_surviving",
     "statistics",
     "svsm_statistics",
     "top_count",

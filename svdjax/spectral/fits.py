@@ -15,8 +15,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.products import eigvalsh, inner, matmul, outer
+from svdjax.spectral.products import eigvalsh, inner, matmul
 from svdjax.spectral.relation import Relation, frobenius, unit_norm
+
+SINGULAR = 1e-8
+"""Smallest singular value of Q1 + Q2 up to which polar(Q1 + Q2) is not unique, where rounding does
+not ask for more (`ERRORS`)."""
+
+ERRORS = 10.0
+"""The same in units of the estimated error of the polar factors of both matrices, which bounds that
+of the singular values of Q1 + Q2."""
 
 
 class Fit(NamedTuple):
@@ -37,17 +45,23 @@ class Fits(NamedTuple):
     Everything is NaN if either matrix is zero. All but identity and optimal depend on the vectors
     of the null spaces, which are arbitrary, and are NaN if either matrix is rank-deficient.
 
+    The common rotation is not unique where Q1 + Q2 is singular. It is for square matrices with
+    det(Q1) = -det(Q2), that is det(W_base) det(W_post) < 0: ``Q1 + Q2 = Q1 (I + Q1^T Q2)``, and an
+    orthogonal matrix of determinant -1 has the eigenvalue -1. There the fit `common` and the
+    residuals of eq. 13 are NaN.
+
     Attributes:
       identity: Q = I, scaling alone.
       q1: Q = Q1, for tall matrices its polar factor.
       q2: Q = Q2, for wide matrices its polar factor.
       common: Q = polar(Q1 + Q2), the nearest to both.
       optimal: the best orthogonal Q and alpha >= 0.
-      common_sigma_min: smallest singular value of Q1 + Q2 (at most 2); near 0 the common rotation
-        is not unique.
-      residual_q1: ||Q^T Q1 - I||_F / R with the common Q.
-      residual_q2: ||Q^T Q2 - I||_F / R.
-      residual_asymmetry: ||Q^T Q1 - Q^T Q2||_F / R.
+      common_sigma_min: smallest singular value of Q1 + Q2 (at most 2); at 0 the common rotation is
+        not unique.
+      residual_q1: ||Q^T Q1 - I||_F / R with the common Q; NaN where that is not unique.
+      residual_q2: ||Q^T Q2 - I||_F / R, NaN there too.
+      residual_asymmetry: ||Q^T Q1 - Q^T Q2||_F / R, for any orthogonal Q the same; where the common
+        Q was asked for (`every`), NaN where that is not unique.
     """
 
     identity: Fit
@@ -107,7 +121,7 @@ def rotation_fits(
         raise ValueError("Q1 and Q2 were not asked for")
     s_base, norm_base = unit_norm(pair.s_base)
     s_post, norm_post = unit_norm(pair.s_post)
-    inside = outer(q.q1 * s_post[None, :], q.q2)
+    inside = pair.inside
     turned = inner(q.q2, q.q1)
     scale = norm_post / jnp.where(norm_base > 0, norm_base, 1)
     none = jnp.minimum(norm_base, norm_post) == 0
@@ -132,25 +146,27 @@ def rotation_fits(
             jnp.where(undefined, jnp.nan, jnp.hypot(left, outside)),
         )
 
-    def around(rotation: jax.Array) -> Fit:
+    def around(rotation: jax.Array, undefined: jax.Array) -> Fit:
         first = matmul(inside, rotation)
-        return fit(inner(rotation, first), arbitrary)
+        return fit(inner(rotation, first), undefined)
 
-    def distance(x: jax.Array) -> jax.Array:
-        return jnp.where(arbitrary, jnp.nan, frobenius(x) / r)
+    def distance(x: jax.Array, undefined: jax.Array) -> jax.Array:
+        return jnp.where(undefined, jnp.nan, frobenius(x) / r)
 
     # With K = Q1 S Q2^T and an orthogonal Q1: Q1^T K Q1 = S Q2^T Q1; likewise Q2.
     q1, q2 = fit(s_post[:, None] * turned, arbitrary), fit(turned * s_post[None, :], arbitrary)
     common, sigma_min, residuals = Fit(unknown, unknown), unknown, (unknown, unknown)
+    ambiguous = arbitrary
     if shape[0] > shape[1]:
-        q1 = around(polar(q.q1)[0]) if every else common
+        q1 = around(polar(q.q1)[0], arbitrary) if every else common
     elif shape[1] > shape[0]:
-        q2 = around(polar(q.q2)[0]) if every else common
+        q2 = around(polar(q.q2)[0], arbitrary) if every else common
     if every:
         rotation, least = polar(q.q1 + q.q2)
-        common, sigma_min = around(rotation), jnp.where(arbitrary, jnp.nan, least)
+        ambiguous = arbitrary | (least <= jnp.maximum(SINGULAR, ERRORS * pair.turn_error))
+        common, sigma_min = around(rotation, ambiguous), jnp.where(arbitrary, jnp.nan, least)
         # ||Q^T A - Q^T B|| = ||A - B||, so none of the products of eq. 13 has to be formed.
-        residuals = distance(q.q1 - rotation), distance(q.q2 - rotation)
+        residuals = tuple(distance(side - rotation, ambiguous) for side in (q.q1, q.q2))
     # The best Q are the eigenvectors of the symmetric part, which leaves its eigenvalues on the
     # diagonal; the skew part turns with them and stays.
     values = eigvalsh((inside + inside.T) / 2)
@@ -164,5 +180,5 @@ def rotation_fits(
         common_sigma_min=sigma_min,
         residual_q1=residuals[0],
         residual_q2=residuals[1],
-        residual_asymmetry=distance(q.q1 - q.q2),
+        residual_asymmetry=distance(q.q1 - q.q2, ambiguous),
     )

@@ -351,6 +351,7 @@ def build_stack(
     w_post: Array,
     post: Factors,
     partner: Factors,
+    w_base: Array | None = None,
     *,
     name: str,
     alpha: Array | None = None,
@@ -365,6 +366,7 @@ def build_stack(
       post: its factors, with a leading `L`.
       partner: those of base, or of the other post model for eq. 12; for eqs. 9 and 14 the vectors
         may be None.
+      w_base: W_base [L, I, O] as stored, for the surviving share; None leaves it NaN.
       name: the construction, ``eq9`` to ``eq16``.
       alpha: alpha' of eq. 9 for each layer, [L]; None is 1.
       signs: ``raw`` or ``aligned``; eqs. 10 and 15.
@@ -377,9 +379,9 @@ def build_stack(
     Raises:
       InputError: as `analyse_stack`.
     """
-    layers = _check(w_post)
+    layers = _check(*(w for w in (w_post, w_base) if w is not None))
     factors = np.ones(layers) if alpha is None else np.asarray(alpha)
-    stacks = (w_post, post, partner, factors.astype(np.dtype(post.s.dtype)))
+    stacks = (w_post, post, partner, w_base, factors.astype(np.dtype(post.s.dtype)))
     stacks, mesh = spread(stacks, mesh)
     return _build(
         stacks, name=name, signs=signs, dtype=np.dtype(dtype).name, mesh=mesh, layers=layers
@@ -389,9 +391,9 @@ def build_stack(
 @functools.partial(jax.jit, static_argnames=("name", "signs", "dtype", "mesh", "layers"))
 def _build(stacks, *, name, signs, dtype, mesh, layers):
     def one(parts: Any) -> Built:
-        w, post, partner, alpha = parts
+        w, post, partner, w_base, alpha = parts
         return constructions.build(
-            w, post, partner, name=name, alpha=alpha, signs=signs, dtype=dtype
+            w, post, partner, w_base, name=name, alpha=alpha, signs=signs, dtype=dtype
         )
 
     return over_layers(one, stacks, mesh=mesh, layers=layers)
@@ -400,6 +402,7 @@ def _build(stacks, *, name, signs, dtype, mesh, layers):
 def construct_stack(
     w_post: Array,
     w_partner: Array | None,
+    w_base: Array | None = None,
     *,
     name: str,
     sigma: Array | None = None,
@@ -412,13 +415,13 @@ def construct_stack(
     """Factorise two stacks [L, I, O] and carry out one construction, one matrix at a time.
 
     No factors outlive their layer. For eqs. 9 and 14 the partner's singular values `sigma` [L, R]
-    may be given instead of its matrices. The other arguments and the errors are those of
-    `build_stack` and `analyse_stack`.
+    may be given instead of its matrices; `w_base` [L, I, O] where the partner's are not those of
+    base. The other arguments and the errors are those of `build_stack` and `analyse_stack`.
     """
     route = get_factorisation(factorisation)
-    layers = _check(*(w for w in (w_post, w_partner) if w is not None))
+    layers = _check(*(w for w in (w_post, w_partner, w_base) if w is not None))
     factors = np.ones(layers) if alpha is None else np.asarray(alpha)
-    stacks, mesh = spread((w_post, w_partner, sigma, factors.astype(route.dtype)), mesh)
+    stacks, mesh = spread((w_post, w_partner, w_base, sigma, factors.astype(route.dtype)), mesh)
     return _construct(
         stacks,
         route=route,
@@ -433,10 +436,11 @@ def construct_stack(
 @functools.partial(jax.jit, static_argnames=("route", "name", "signs", "dtype", "mesh", "layers"))
 def _construct(stacks, *, route, name, signs, dtype, mesh, layers):
     def one(parts: Any) -> Built:
-        w_post, w_partner, sigma, alpha = parts
+        w_post, w_partner, w_base, sigma, alpha = parts
         return constructions.construct_matrix(
             w_post,
             w_partner,
+            w_base,
             name=name,
             sigma=sigma,
             alpha=alpha,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.spectral.relation import Relation
+from svdjax.spectral.storage import rounding_nf, rounding_norm
 
 
 def scaling(base: jax.Array, post: jax.Array, rank_base: jax.Array) -> jax.Array:
@@ -70,4 +71,38 @@ def normalised_frobenius(pair: Relation, shape: tuple[int, int]) -> Frobenius:
         jnp.where(full, nf_rank, jnp.nan),
         nf_rank,
         jnp.minimum(error, 2 * jnp.sqrt(jnp.minimum(*ranks))) / size,
+    )
+
+
+class Carried(NamedTuple):
+    """What is left of a pair where storage rounds, and what its rounding makes.
+
+    Attributes:
+      nf: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post) on the directions k that stand
+        out of the rounding; NaN where either matrix has none.
+      nf_rounding: first-order estimate of the NF there that rounding alone makes.
+      sigma_rounding: the most by which rounding moves any singular value of either matrix.
+    """
+
+    nf: jax.Array
+    nf_rounding: jax.Array
+    sigma_rounding: jax.Array
+
+
+def carried(pair: Relation, alpha: jax.Array, shape: tuple[int, int]) -> Carried:
+    """Measure what storage carries of a pair; see `svdjax.spectral.storage`.
+
+    Args:
+      pair: the two matrices.
+      alpha: scale of base that fits post best.
+      shape: (I, O).
+    """
+    base, post = (rank.astype(pair.s_base.dtype) for rank in pair.stored_ranks)
+    size = jnp.sqrt(base * post)
+    nf = pair.vectors.stored_distance / jnp.where(size > 0, size, jnp.nan)
+    rms = pair.roundings
+    return Carried(
+        nf,
+        rounding_nf((pair.s_base, pair.s_post), rms, pair.stored_ranks, alpha, shape),
+        rounding_norm(jnp.maximum(*rms), shape),
     )

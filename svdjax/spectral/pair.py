@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import fits, metrics, products
+from svdjax.spectral.corotation import corotation_of
 from svdjax.spectral.factors import Factorisation, get_factorisation
 from svdjax.spectral.relation import Known, Relation, frobenius, related
+from svdjax.spectral.storage import eps_of
 from svdjax.spectral.stored import Stored, floats_of
 
 MEASURES = ("vectors", "fits", "all")
@@ -44,6 +46,14 @@ class PairMetrics(NamedTuple):
       route: 1 where no long factors were formed, 0 where they were (`svdjax.spectral.relation`).
       rank_base: numerical rank, sigma > max(I, O) eps sigma_1.
       rank_post: the same of W_post.
+      stored_rank_base: directions of W_base that stand out of the rounding of its storage dtype, at
+        most rank_base (`svdjax.spectral.storage`).
+      stored_rank_post: the same of W_post.
+      nf_stored: NF on those directions of both, as nf_rank is on the common rank.
+      nf_rounding: first-order estimate of what rounding alone would make of nf_stored.
+      sigma_rounding: the most by which rounding moves a singular value of either matrix.
+      storage_eps_base: distance from 1 to the next number of the storage dtype of W_base.
+      storage_eps_post: the same of W_post.
       trace: trace of I_orth = Q1^T Q2 (eq. 7).
       diag: its diagonal, [R].
       sim_u: leading corner of |U_base^T U_post| (eq. 5), [C, C].
@@ -55,19 +65,32 @@ class PairMetrics(NamedTuple):
       norm_post: ||W_post||_F.
       norm_delta: ||W_post - alpha_ls W_base||_F.
       alpha_ls: the alpha that makes it smallest, <W_base, W_post> / ||W_base||^2; NaN for zero.
+      corotation: co-rotation share c of the change, 1 where both sides turn alike, 0 where they
+        turn apart, 1/2 without a relation; see `svdjax.spectral.corotation.Corotation`, also for
+        where it and the next five are NaN.
+      corotation_error: bound of its absolute error.
+      corotation_std: its standard deviation under random signs.
+      corotation_z: (corotation - 1/2) / corotation_std.
+      corotation_stored: corotation on the directions that stand out of the rounding of base.
+      corotation_stored_std: its standard deviation under random signs.
+      norm_offdiag_stored: norm_offdiag on those directions.
+      corotation_p: two-sided p-value of that, from the normal distribution.
+      norm_offdiag: ||U_base^T W_post V_base||_F without the diagonal, within the rank of base.
+      outside_share: share of norm_delta^2 outside the singular subspaces of base.
       fit_identity_alpha: scale of the fit of eq. 8 with Q = I; see `svdjax.spectral.fits.Fits`.
       fit_identity_error: its relative error.
       fit_q1_alpha: with Q = Q1 (its polar factor if tall).
       fit_q1_error: its relative error.
       fit_q2_alpha: with Q = Q2 (its polar factor if wide).
       fit_q2_error: its relative error.
-      fit_common_alpha: with Q = polar(Q1 + Q2).
+      fit_common_alpha: with Q = polar(Q1 + Q2); NaN where that is not unique.
       fit_common_error: its relative error.
       fit_optimal_alpha: with the best orthogonal Q.
       fit_optimal_error: its relative error.
-      common_sigma_min: smallest singular value of Q1 + Q2; near 0 the common Q is not unique.
+      common_sigma_min: smallest singular value of Q1 + Q2; at 0 the common Q is not unique.
       small_delta_share: share of any small random change that eq. 8 explains.
-      residual_q1: ||dQ1 - I||_F / R (eq. 13) with the common Q.
+      residual_q1: ||dQ1 - I||_F / R (eq. 13) with the common Q; all three NaN where that is not
+        unique.
       residual_q2: ||dQ2 - I||_F / R.
       residual_asymmetry: ||dQ1 - dQ2||_F / R.
     """
@@ -82,6 +105,13 @@ class PairMetrics(NamedTuple):
     route: jax.Array | np.ndarray
     rank_base: jax.Array | np.ndarray
     rank_post: jax.Array | np.ndarray
+    stored_rank_base: jax.Array | np.ndarray
+    stored_rank_post: jax.Array | np.ndarray
+    nf_stored: jax.Array | np.ndarray
+    nf_rounding: jax.Array | np.ndarray
+    sigma_rounding: jax.Array | np.ndarray
+    storage_eps_base: jax.Array | np.ndarray
+    storage_eps_post: jax.Array | np.ndarray
     trace: jax.Array | np.ndarray
     diag: jax.Array | np.ndarray
     sim_u: jax.Array | np.ndarray
@@ -93,6 +123,16 @@ class PairMetrics(NamedTuple):
     norm_post: jax.Array | np.ndarray
     norm_delta: jax.Array | np.ndarray
     alpha_ls: jax.Array | np.ndarray
+    corotation: jax.Array | np.ndarray
+    corotation_error: jax.Array | np.ndarray
+    corotation_std: jax.Array | np.ndarray
+    corotation_z: jax.Array | np.ndarray
+    corotation_stored: jax.Array | np.ndarray
+    corotation_stored_std: jax.Array | np.ndarray
+    norm_offdiag_stored: jax.Array | np.ndarray
+    corotation_p: jax.Array | np.ndarray
+    norm_offdiag: jax.Array | np.ndarray
+    outside_share: jax.Array | np.ndarray
     fit_identity_alpha: jax.Array | np.ndarray
     fit_identity_error: jax.Array | np.ndarray
     fit_q1_alpha: jax.Array | np.ndarray
@@ -183,13 +223,17 @@ def pair_metrics(
     vectors, nf = pair.vectors, metrics.normalised_frobenius(pair, shape)
     norm_base, norm_post = frobenius(pair.s_base), frobenius(pair.s_post)
     delta = unscaled_rest(base, post, pair, (norm_base, norm_post), route.dtype)
+    together, stored_together = (
+        corotation_of(pair, rank, shape, delta, by_gram=route.halves)
+        for rank in (pair.rank_base, pair.stored_ranks[0])
+    )
     ratio = norm_post / jnp.where(norm_base > 0, norm_base, jnp.nan)
+    alpha = ratio * pair.cosine
+    carried = metrics.carried(pair, alpha, shape)
     deficient = jnp.minimum(pair.rank_base, pair.rank_post) < min(shape)
     if not whole:
         none = jnp.minimum(norm_base, norm_post) == 0
-        fit = fits.scaling_alone(
-            jnp.where(none, jnp.nan, ratio * pair.cosine), jnp.where(none, jnp.nan, delta)
-        )
+        fit = fits.scaling_alone(jnp.where(none, jnp.nan, alpha), jnp.where(none, jnp.nan, delta))
     else:
         fit = fits.rotation_fits(pair, shape, delta, deficient, every=measure == "all")
     return PairMetrics(
@@ -203,6 +247,13 @@ def pair_metrics(
         route=pair.route,
         rank_base=pair.rank_base,
         rank_post=pair.rank_post,
+        stored_rank_base=pair.stored_ranks[0],
+        stored_rank_post=pair.stored_ranks[1],
+        nf_stored=carried.nf,
+        nf_rounding=carried.nf_rounding,
+        sigma_rounding=carried.sigma_rounding,
+        storage_eps_base=jnp.asarray(eps_of(base.dtype), norm_base.dtype),
+        storage_eps_post=jnp.asarray(eps_of(post.dtype), norm_base.dtype),
         trace=jnp.sum(vectors.diag),
         diag=vectors.diag,
         sim_u=vectors.sim_u,
@@ -213,7 +264,17 @@ def pair_metrics(
         norm_base=norm_base,
         norm_post=norm_post,
         norm_delta=norm_post * delta,
-        alpha_ls=ratio * pair.cosine,
+        alpha_ls=alpha,
+        corotation=together.share,
+        corotation_error=together.error,
+        corotation_std=together.std,
+        corotation_z=together.z,
+        corotation_stored=stored_together.share,
+        corotation_stored_std=stored_together.std,
+        norm_offdiag_stored=norm_post * stored_together.norm,
+        corotation_p=together.p,
+        norm_offdiag=norm_post * together.norm,
+        outside_share=together.outside,
         fit_identity_alpha=fit.identity.alpha,
         fit_identity_error=fit.identity.error,
         fit_q1_alpha=fit.q1.alpha,

@@ -40,12 +40,14 @@ from svdjax.spectral.factors import (
     numerical_rank,
 )
 from svdjax.spectral.products import matmul
+from svdjax.spectral.storage import eps_of, rounding_rms, stored_rank
 from svdjax.spectral.stored import Stored
 from svdjax.spectral.vectors import (
     Half,
     Rotations,
     Vectors,
     divisors,
+    inside_of_halves,
     of_halves,
     of_rotations,
     root_of,
@@ -71,9 +73,13 @@ class Relation(NamedTuple):
       s_post: those of W_post.
       rank_base: numerical rank of W_base, int32.
       rank_post: that of W_post.
+      stored_ranks: how many directions of base and post stand out of the rounding of their storage,
+        int32 each.
+      roundings: root mean square of the rounding errors of base and post.
       cosine: <W_base, W_post> / (||W_base|| ||W_post||), 0 where either is zero.
       vectors: what is measured of their singular vectors.
       q: Q1 and Q2 of the two, [R, R] each; None where they were not asked for.
+      inside: U_base^T W_post V_base / ||W_post||_F, [R, R]; zeros for a zero matrix.
       outside: share of ||W_post||_F that lies outside the subspaces of base, 0 if square; NaN where
         no long factor was formed and only ||W_post - alpha W_base|| can tell, or q is None.
       sigma_error: estimate of the absolute error of any singular value.
@@ -86,9 +92,12 @@ class Relation(NamedTuple):
     s_post: jax.Array
     rank_base: jax.Array
     rank_post: jax.Array
+    stored_ranks: tuple[jax.Array, jax.Array]
+    roundings: tuple[jax.Array, jax.Array]
     cosine: jax.Array
     vectors: Vectors
     q: Rotations | None
+    inside: jax.Array
     outside: jax.Array
     sigma_error: jax.Array
     turn_error: jax.Array
@@ -158,7 +167,7 @@ def related(
       grams: whether to do without long factors, good or not: the numbers are nobody's where the
         result's route is not `GRAM`. For long matrices, and a route with `halves`.
     """
-    view = _View((base.shape[0], base.shape[1]), corner, whole)
+    view = _View((base.shape[0], base.shape[1]), (base.dtype, post.dtype), corner, whole)
     of_base, of_post = cast(tuple[Any, Any], known)  # which kind, the shape says
     if grams:
         return _by_halves(base, post, route, of_base, of_post, view)
@@ -178,6 +187,7 @@ class _View(NamedTuple):
     """Of which matrices what is wanted; see `related`."""
 
     shape: tuple[int, int]
+    dtypes: tuple[Any, Any]
     corner: int
     whole: bool
 
@@ -214,21 +224,29 @@ def _by_halves(
 
     tall = view.shape[0] > view.shape[1]
     ranks = numerical_rank(s_base, view.shape), numerical_rank(s_post, view.shape)
+    roundings, stored_ranks = _roundings(s_base, s_post, view)
+    norms = frobenius(scaled_base.s), frobenius(scaled_post.s)
     q = None
     if view.whole:
         q = rotations_of_halves(scaled_base, scaled_post, cross, tall=tall)
-        vectors = of_rotations(q, ranks, view.corner)
+        vectors = of_rotations(q, ranks, stored_ranks, view.corner)
+        inside = inside_of(q, scaled_post.s)
     else:
-        vectors = of_halves(scaled_base, scaled_post, cross, tall=tall, corner=view.corner)
-    norms = frobenius(scaled_base.s), frobenius(scaled_post.s)
+        vectors = of_halves(
+            scaled_base, scaled_post, cross, stored_ranks, tall=tall, corner=view.corner
+        )
+        inside = inside_of_halves(scaled_base, cross, tall=tall) / divisors(norms[1])
     return Relation(
         s_base=s_base,
         s_post=s_post,
         rank_base=ranks[0],
         rank_post=ranks[1],
+        stored_ranks=stored_ranks,
+        roundings=roundings,
         cosine=jnp.sum(jnp.diagonal(cross)) / divisors(norms[0]) / divisors(norms[1]),
         vectors=vectors,
         q=q,
+        inside=inside,
         outside=jnp.full((), jnp.nan, s_base.dtype),
         sigma_error=jnp.maximum(errors[0].sigma, errors[1].sigma),
         turn_error=errors[0].turn + errors[1].turn,
@@ -237,20 +255,38 @@ def _by_halves(
     )
 
 
+def _roundings(
+    s_base: jax.Array, s_post: jax.Array, view: _View
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """`Relation.roundings` and `Relation.stored_ranks`."""
+    (base, base_rank), (post, post_rank) = (
+        (
+            rms := rounding_rms(frobenius(s), view.shape, dtype),
+            stored_rank(s, rms, view.shape, eps_of(dtype)),
+        )
+        for s, dtype in zip((s_base, s_post), view.dtypes)
+    )
+    return (base, post), (base_rank, post_rank)
+
+
 def _by_factors(base: Factored, post: Factored, view: _View) -> Relation:
     """Relate two matrices whose factors are known."""
     b, p = base.factors, post.factors
     q = rotations(b, p)
     ranks = numerical_rank(b.s, view.shape), numerical_rank(p.s, view.shape)
+    roundings, stored_ranks = _roundings(b.s, p.s, view)
     unit_base, unit_post = unit_norm(b.s)[0], unit_norm(p.s)[0]
     return Relation(
         s_base=b.s,
         s_post=p.s,
         rank_base=ranks[0],
         rank_post=ranks[1],
+        stored_ranks=stored_ranks,
+        roundings=roundings,
         cosine=jnp.sum(q.q1 * q.q2 * unit_base[:, None] * unit_post[None, :]),
-        vectors=of_rotations(q, ranks, view.corner),
+        vectors=of_rotations(q, ranks, stored_ranks, view.corner),
         q=q if view.whole else None,
+        inside=inside_of(q, p.s),
         outside=_outside(b, p, q) if view.whole else jnp.full((), jnp.nan, p.s.dtype),
         sigma_error=jnp.maximum(base.sigma_error, post.sigma_error),
         turn_error=base.turn_error + post.turn_error,
@@ -266,6 +302,11 @@ def rotations(base: Factors, post: Factors) -> Rotations:
         products.outer(base.u.T, post.u.T),
         products.outer(base.v.T, post.v.T),
     )
+
+
+def inside_of(q: Rotations, s_post: jax.Array) -> jax.Array:
+    """``U_base^T W_post V_base / ||W_post||_F = Q1 S_post Q2^T / ||S_post||_F`` [R, R]."""
+    return products.outer(q.q1 * unit_norm(s_post)[0][None, :], q.q2)
 
 
 def _outside(base: Factors, post: Factors, q: Rotations) -> jax.Array:

@@ -6,9 +6,14 @@ Axis legend: `L` layers, `R` = min(in, out).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+ANGLE = 0.01
+"""Angle (radians) by which a singular vector may be off before it counts as arbitrary."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,22 @@ def svsm(
     return np.divide(sigma_post, sigma_base, out=np.full(live.shape, np.nan), where=live)
 
 
+def clustered(gaps: ArrayLike, sigma: ArrayLike, error: ArrayLike) -> np.ndarray:
+    """Which singular values are equal to another one as far as can be told, [L, R].
+
+    Their singular vectors mix: by Davis and Kahan a vector is off by an angle of up to
+    ``error / (gap sigma)``, which from `ANGLE` on counts as arbitrary. Entries of sim_U, sim_V and
+    I_orth, and its diagonal, that belong to them mean nothing alone.
+
+    Args:
+      gaps: distance of each singular value to the nearest other one, relative to itself, [L, R].
+      sigma: the singular values, [L, R].
+      error: estimate of the absolute error of any of them, [L].
+    """
+    distance = np.asarray(gaps, np.float64) * np.asarray(sigma, np.float64)
+    return distance * ANGLE <= np.asarray(error, np.float64)[:, None]
+
+
 def svsm_statistics(svsm: np.ndarray) -> SvsmStatistics:
     """Mean and spread of the scaling over the top 90 % of the singular values.
 
@@ -87,6 +108,69 @@ def nf_unrelated(rows: int, columns: int) -> float:
     Exactly the RMS of NF when one of the two is Haar-random (*derived*, docs/mathematics.md).
     """
     return math.sqrt(1 / rows + 1 / columns)
+
+
+@dataclass(frozen=True)
+class PooledCorotation:
+    """Co-rotation share of several matrices, all their pairs of directions together.
+
+    Attributes:
+      share: ``1/2 + sum K_ij K_ji / sum (K_ij^2 + K_ji^2)`` over the pairs of all matrices.
+      z: ``(share - 1/2)`` in standard deviations under random signs.
+      p: two-sided p-value of z from the normal distribution, of this test alone.
+    """
+
+    share: float
+    z: float
+    p: float
+
+
+def pooled_corotation(share: np.ndarray, std: np.ndarray, norm: np.ndarray) -> PooledCorotation:
+    """Pools co-rotation shares of independent matrices (*derived*, docs/mathematics.md, 9).
+
+    Numerators, denominators and variances of the shares add up; a matrix counts by the square of
+    its change.
+
+    Args:
+      share: co-rotation share of every matrix, NaN where it is not defined, [L].
+      std: its standard deviation under random signs, [L].
+      norm: ||K||_F off the diagonal, [L].
+
+    Returns:
+      `PooledCorotation`; NaN where no matrix has a share.
+    """
+    share, std, norm = (np.asarray(values, np.float64) for values in (share, std, norm))
+    known = np.isfinite(share)
+    if not known.any():
+        return PooledCorotation(math.nan, math.nan, math.nan)
+    weight = (norm[known] / norm[known].max()) ** 2
+    weight /= weight.sum()
+    excess = float(weight @ (share[known] - 0.5))
+    deviation = math.sqrt(float(weight**2 @ std[known] ** 2))
+    z = excess / deviation if deviation > 0 else 0.0
+    return PooledCorotation(0.5 + excess, z, math.erfc(abs(z) / math.sqrt(2)))
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p-values corrected for their number by Holm's step-down method.
+
+    The m-th smallest of n is multiplied by n - m + 1, none is smaller than one before it, none
+    exceeds 1. Rejecting those at or below a level keeps the probability of any false rejection
+    within that level, whatever the dependence (Holm, Scand. J. Statist. 6, 1979).
+
+    Args:
+      p_values: p-values of the tests; NaN for a test that was not made, which does not count.
+
+    Returns:
+      The corrected p-values in the same order, NaN where they were.
+    """
+    p = np.asarray(p_values, np.float64)
+    corrected = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1)
+    return corrected
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
