@@ -13,10 +13,14 @@ import tempfile
 from collections.abc import Generator
 from typing import Any
 
-# A test's programs run once or twice; optimising them as for a sweep is what takes the time.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+from tests.support.flags import quick_flags
+
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        quick_flags(),
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -21,3 +21,9 @@ def pair_of(tmp_path_factory):
         return made[family]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def square(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """Two tiny checkpoints whose matrices have one shape."""
+    return harness.square_pair(tmp_path_factory.mktemp("square"))

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
 from tests.support import tiny
+from tests.support.commands import ROOT, Done, call
+from tests.support.flags import quick_flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A finished command."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def computed(self) -> int:
-        """Groups computed, counted in the log."""
-        return sum(line.startswith("computed ") for line in self.err.splitlines())
-
-
+# Keys of fewer heads in one of them only: every shape is a program to compile.
 STORED: dict[str, dict[str, Any]] = {
     "qwen2": {"dtype": "bfloat16", "shards": 2, "style": "v5"},
-    "llama": {"dtype": "float32"},
-    "mistral": {"dtype": "float16", "shards": 3},
-    "gemma2": {"dtype": "bfloat16", "style": "v5"},
-    "phi3": {"dtype": "bfloat16"},
+    "llama": {"dtype": "float32", "num_key_value_heads": 4},
+    "mistral": {"dtype": "float16", "shards": 3, "num_key_value_heads": 4},
+    "gemma2": {"dtype": "bfloat16", "style": "v5", "num_key_value_heads": 4},
+    "phi3": {"dtype": "bfloat16", "num_key_value_heads": 4},
+}
+SQUARE: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 4,
 }
 
 
@@ -46,9 +41,15 @@ def tiny_pair(root: pathlib.Path, family: str) -> tuple[pathlib.Path, pathlib.Pa
     return base, tiny.perturb(base, root / "post", seed=12)
 
 
+def square_pair(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """A base and a post model of four layers whose matrices have one shape: little to compile."""
+    base = tiny.make_checkpoint(root / "base", "llama", seed=11, dtype="float32", **SQUARE)
+    return base, tiny.perturb(base, root / "post", seed=12)
+
+
 def flags(devices: int) -> str:
     """XLA_FLAGS of commands: quick to compile."""
-    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return f"--xla_force_host_platform_device_count={devices} {quick_flags()}"
 
 
 def environment(devices: int = 1) -> dict[str, str]:
@@ -93,6 +94,23 @@ def finish(process: subprocess.Popen[str]) -> Done:
 def sweep(env: dict[str, str], *arguments: str) -> Done:
     """Runs a sweep to its end."""
     return finish(start(env, *arguments))
+
+
+def sweep_here(*arguments: str, stop: Callable[[str], object] | None = None) -> Done:
+    """Runs a sweep to its end in this process (see `call`), on one device if nothing is said."""
+    said = any(one.startswith("--config.devices=") for one in arguments)
+    return call("sweep", *arguments, *["--config.devices=1"] * (not said), stop=stop)
+
+
+def snapshot(workdir: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a workdir that is being written: what a kill at this moment would leave."""
+    for folder, _, names in os.walk(workdir):
+        place = target / pathlib.Path(folder).relative_to(workdir)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            # Another thread may rename a temporary file just now.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(pathlib.Path(folder, name), place / name)
 
 
 def tensor(directory: pathlib.Path, name: str) -> np.ndarray:

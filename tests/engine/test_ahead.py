@@ -85,5 +85,5 @@ def test_a_call_compiles_nothing_more(shape, given):
                 metrics = analyse_stack(base, post, known=known, **options)
                 assert np.all(np.isfinite(jax.device_get(metrics.nf)))
         finally:
-            jax.monitoring.clear_event_listeners()
+            jax.monitoring.unregister_event_duration_listener(heard)
     assert len(compiled) == 0

@@ -1,9 +1,11 @@
-"""The probes and evaluation stages through the real command, on the shipped family."""
+"""The probes and evaluation stages through the command, on the shipped family."""
 
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -20,26 +22,77 @@ from tests.engine import harness
 from tests.report import synthetic
 from tests.report.pages import assert_links_lead_somewhere, assert_self_contained
 
-VARIANTS = ("replaced", "restoration_V_SA")
+CONTROL = "restoration_V_SA_noise"  # only those of restorations are asked
+STAGES = "--config.stages=('spectra', 'constructions', 'probes', 'evaluation')"
 ARGUMENTS = (
     "--config=configs/reference.py:quick",
-    "--config.stages=('spectra', 'constructions', 'probes', 'evaluation')",
-    f"--config.variants={VARIANTS!r}",
+    STAGES,
+    "--config.variants=('replaced', 'restoration_V_SA')",
+    "--config.constructions.controls=('noise',)",
     "--config.save_variants=True",
     "--config.text_limit=4",
     "--config.probes.limit=5",
     "--config.evaluation.limit=6",
     "--config.evaluation.max_new_tokens=48",
 )
+# Pairs that share checkpoints, with and without constructed models; as little to compile as can be.
+FEW = """
+from tests.doors.test_options import load
+
+def get_config(argument=None):
+    config = load("reference").get_config("quick")
+    with config.unlocked():
+        del config.pairs["base-base_prime"]
+    config.measure = "vectors"
+    config.stages = ("spectra", "constructions", "probes", "evaluation")
+    config.variants = ("restoration_V_SA",)
+    config.constructions.controls = ("noise",)
+    config.save_variants = True
+    config.text_limit = 1
+    config.probes.limit = 2
+    config.evaluation.limit = 2
+    config.evaluation.max_new_tokens = 24
+    config.devices = 1
+    return config
+"""
 
 
-@pytest.fixture(scope="module")
-def made(env, tmp_path_factory):
-    """All stages on all pairs of the family, two variants of each."""
-    workdir = tmp_path_factory.mktemp("behaviour") / "W"
-    done = harness.sweep(env, *ARGUMENTS, f"--workdir={workdir}")
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep, and what it was asked for."""
+
+    workdir: pathlib.Path
+    done: harness.Done
+    arguments: tuple[str, ...]
+    variants: tuple[str, ...]
+    prompts: int
+    questions: int
+    tokens: int
+    devices: int
+    halfway: pathlib.Path
+    """What a kill would have left while it asked the models of base-instruct."""
+
+
+@pytest.fixture(scope="module", params=["few", pytest.param("whole", marks=pytest.mark.slow)])
+def made(request, env, tmp_path_factory):
+    """All stages on pairs of the family."""
+    root = tmp_path_factory.mktemp("behaviour")
+    workdir, halfway = root / "W", root / "halfway"
+    if request.param == "whole":
+        done = harness.sweep(env, *ARGUMENTS, f"--workdir={workdir}")
+        assert done.status == 0, done.err
+        variants = ("replaced", "restoration_V_SA")
+        return Swept(workdir, done, ARGUMENTS, variants, 5, 6, 48, 0, halfway)
+    (root / "few.py").write_text(FEW)
+
+    def watch(words: str) -> None:
+        if words == "evaluation of base-instruct: 1 of 4 done":
+            harness.snapshot(workdir, halfway)
+
+    arguments = (f"--config={root / 'few.py'}",)
+    done = harness.sweep_here(*arguments, f"--workdir={workdir}", stop=watch)
     assert done.status == 0, done.err
-    return workdir, done
+    return Swept(workdir, done, arguments, ("restoration_V_SA",), 2, 2, 24, 1, halfway)
 
 
 def evaluation(workdir, pair):
@@ -53,39 +106,40 @@ def answers(folder, model):
 
 @pytest.mark.parametrize("model", ["post", "restoration_V_SA"])
 def test_answers_are_those_of_the_evaluate_command(made, tmp_path, model):
-    workdir, _ = made
-    pair = workdir / "base-reasoning"
+    pair = made.workdir / "base-reasoning"
     source = reference.path("reasoning") if model == "post" else pair / "models" / model
     job = EvaluateJob(
         model=str(source),
         benchmark="questions",
         data=str(reference.heldout_path()),
         out=str(tmp_path / "out"),
-        limit=6,
+        limit=made.questions,
         repeats=1,
-        max_new_tokens=48,
+        max_new_tokens=made.tokens,
         batch_size=30,
+        devices=made.devices,
     )
     summary = run_evaluate(job).summary
     lines = (tmp_path / "out" / "responses.jsonl").read_text().splitlines()
     assert answers(pair, model) == [json.loads(line) for line in lines]
-    found = evaluation(workdir, "base-reasoning")["scores"][model]["questions"]
+    found = evaluation(made.workdir, "base-reasoning")["scores"][model]["questions"]
     assert found == {name: summary[name] for name in found}
 
 
 def test_probes_are_those_of_the_probe_command(made, tmp_path):
-    workdir, _ = made
-    pair = workdir / "base-instruct"
+    pair = made.workdir / "base-instruct"
+    variant = made.variants[0]
     models = {
         "post": reference.path("instruct"),
         "base": reference.path("base"),
-        "replaced": pair / "models" / "replaced",
+        variant: pair / "models" / variant,
     }
     job = ProbeJob(
         models=tuple(map(str, models.values())),
         prompts=str(reference.heldout_path()),
         out=str(tmp_path / "out"),
-        limit=5,
+        limit=made.prompts,
+        devices=made.devices,
     )
     run_probe(job)
     for file in ("entropy.npz", "cka.npz", "maps.npz"):
@@ -98,25 +152,28 @@ def test_probes_are_those_of_the_probe_command(made, tmp_path):
 
 
 def test_pairs_of_the_same_three_models_are_told_apart(made):
-    workdir, _ = made
     one, other = (
-        [each["response"] for each in answers(workdir / pair, "restoration_V_SA")]
+        [each["response"] for each in answers(made.workdir / pair, "restoration_V_SA")]
         for pair in ("base-instruct", "base-reasoning")
     )
     assert one != other
 
 
 def test_a_shared_checkpoint_is_run_once(made):
-    workdir, done = made
+    workdir, done = made.workdir, made.done
     assert answers(workdir / "base-instruct", "base") == answers(workdir / "base-reasoning", "base")
-    assert "base-instruct base already" in done.err
-    assert list(evaluation(workdir, "base-instruct")["scores"]) == ["post", "base", *VARIANTS]
+    assert "base-reasoning base already" in done.err
+    assert list(evaluation(workdir, "base-instruct")["scores"]) == [
+        *("post", "base"),
+        *made.variants,
+        CONTROL,
+    ]
     assert list(evaluation(workdir, "instruct-reasoning")["scores"]) == ["post", "base"]
 
 
 def test_pages_show_the_papers_tables(made, tmp_path):
-    workdir, done = made
-    assert "4 models evaluated" in done.out
+    workdir = made.workdir
+    assert f"{3 + len(made.variants)} models evaluated" in made.done.out
     pairs = ("base-instruct", "base-reasoning")
     answered = {pair: EvaluationResults.load(workdir / pair) for pair in pairs}
     # Without matrices, so that little else is drawn.
@@ -130,54 +187,71 @@ def test_pages_show_the_papers_tables(made, tmp_path):
         )
     index = write_index(tmp_path, comparisons, evaluations=answered)
     text = assert_self_contained(index).text
-    for number in "12678":
-        assert f"Table {number}: " in text
-    assert "questions: 6 questions, each once" in text
+    # Tables 1 and 6 are of replaced singular values.
+    shown = "12678" if "replaced" in made.variants else "278"
+    assert [one for one in "12678" if f"Table {one}: " in text] == list(shown)
+    assert f"questions: {made.questions} questions, each once" in text
     assert "not the paper's, which is" in text
     page = assert_self_contained(tmp_path / "base-instruct" / "report.html")
     assert_links_lead_somewhere(tmp_path / "base-instruct" / "report.html")
-    for title in ("questions, pass@1", "Inside the models", "CKA with the original"):
+    for title in ("questions, pass@1", "Inside the models", "CKA with the original", "that post"):
         assert title in page.text
 
 
-def test_nothing_but_results_is_left_and_a_finished_sweep_does_nothing(made, env):
-    workdir, _ = made
-    assert not [path for path in workdir.rglob(".*") if path.name != ".lock"]
-    again = harness.sweep(env, *ARGUMENTS, f"--workdir={workdir}")
+def test_nothing_but_results_is_left_and_a_finished_sweep_does_nothing(made):
+    assert not [path for path in made.workdir.rglob(".*") if path.name != ".lock"]
+    again = go_on(made, made.workdir)
     assert again.status == 0, again.err
     assert again.out.startswith("nothing to do: already finished")
     assert "evaluated" not in again.err
 
 
-def test_a_sweep_killed_while_it_asks_goes_on(made, env, tmp_path):
-    workdir, _ = made
+def go_on(made, workdir, *more: str) -> harness.Done:
+    """The command of the sweep once more, in this process."""
+    return harness.sweep_here(
+        *made.arguments, *more, f"--config.devices={made.devices}", f"--workdir={workdir}"
+    )
+
+
+@pytest.mark.parametrize("made", ["few"], indirect=True)
+def test_a_sweep_killed_while_it_asks_goes_on(made):
+    done = go_on(made, made.halfway)
+    assert done.status == 0, done.err
+    assert not any(done.err.count(word) for word in ("constructed ", "probed "))
+    for pair in ("base-instruct", "base-reasoning", "instruct-reasoning"):
+        assert evaluation(made.halfway, pair) == evaluation(made.workdir, pair)
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_asks_is_continued(env, tmp_path):
     copy = tmp_path / "W"
     arguments = [one for one in ARGUMENTS if "save_variants" not in one]
+    calm = harness.sweep(env, *arguments, f"--workdir={tmp_path / 'calm'}")
+    assert calm.status == 0, calm.err
     process = harness.start(env, *arguments, f"--workdir={copy}")
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if line.startswith("evaluated 2/4 base-instruct"):
+        if line.startswith("evaluated 2/5 base-instruct"):
             process.kill()
             break
     process.communicate()
-    assert lines[-1].startswith("evaluated 2/4"), "".join(lines)
+    assert lines[-1].startswith("evaluated 2/5"), "".join(lines)
     done = harness.sweep(env, *arguments, f"--workdir={copy}")
     assert done.status == 0, done.err
     assert not any(done.err.count(word) for word in ("constructed ", "probed "))
     for pair in ("base-base_prime", "base-instruct", "base-reasoning", "instruct-reasoning"):
-        assert evaluation(copy, pair) == evaluation(workdir, pair)
+        assert evaluation(copy, pair) == evaluation(tmp_path / "calm", pair)
 
 
-def test_other_questions_are_refused(made, env, tmp_path):
-    workdir, _ = made
+def test_other_questions_are_refused(made, tmp_path):
     copy = tmp_path / "W"
-    shutil.copytree(workdir, copy)
+    shutil.copytree(made.workdir, copy)
     state = json.loads((copy / "sweep.json").read_text())
     state["inputs"]["benchmarks.questions"]["sha256"] = "0"
     (copy / "sweep.json").write_text(json.dumps(state))
-    done = harness.sweep(env, *ARGUMENTS, f"--workdir={copy}")
+    done = go_on(made, copy)
     assert done.status == 2
     assert "benchmarks.questions" in done.err.splitlines()[-1]
 
@@ -216,10 +290,9 @@ def test_leaves_that_are_wrong(leaves, said):
     assert said in str(caught.value)
 
 
-def test_files_that_are_missing_are_named_before_anything_is_computed(env, tmp_path):
+def test_files_that_are_missing_are_named_before_anything_is_computed(tmp_path):
     workdir = tmp_path / "W"
-    done = harness.sweep(
-        env,
+    done = harness.sweep_here(
         "--config=configs/reference.py:quick",
         f"--config.benchmarks.gsm8k={tmp_path / 'none.jsonl'}",
         f"--workdir={workdir}",

@@ -35,7 +35,7 @@ def models(tmp_path_factory):
 def sweep(models, workdir, pairs, **leaves: Any) -> Any:
     sides = {f"{b}-{p}": {"base": str(models / b), "post": str(models / p)} for b, p in pairs}
     # One layer a group, on one device.
-    leaves = {"group_bytes": 1, "devices": 1, **leaves}
+    leaves = {"group_bytes": 1, "devices": 1, "measure": "vectors", **leaves}
     return run_sweep(default_config("x", sides, stages=("spectra",), **leaves), workdir)
 
 

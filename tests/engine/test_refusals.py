@@ -1,4 +1,4 @@
-"""What a sweep refuses, through the real command: one line, status 2, nothing left behind."""
+"""What a sweep refuses, through the command: one line, status 2, nothing left behind."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ def refused(done: harness.Done, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
+# What tests/engine/test_resume.py compiles too.
+SMALL = ("--config.group_bytes=1", "--config.measure=vectors")
+
+
 @pytest.fixture
-def copies(pair_of, tmp_path):
+def copies(square, tmp_path):
     """Two checkpoints of one's own to damage."""
-    base, post = pair_of("llama")
+    base, post = square
     shutil.copytree(base, tmp_path / "base")
     shutil.copytree(post, tmp_path / "post")
     return tmp_path / "base", tmp_path / "post"
@@ -113,9 +117,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(case, copies, env, tmp_path):
+def test_bad_input(case, copies, tmp_path):
     base, post = copies
     damage, words = BAD[case]
+    damage(post)
+    before = sorted(tmp_path.rglob("*"))
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W", *SMALL
+    )
+    refused(done, *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_process_ends_like_that_too(copies, env, tmp_path):
+    base, post = copies
+    damage, words = BAD["wrong shape"]
     damage(post)
     before = sorted(tmp_path.rglob("*"))
     done = harness.sweep(
@@ -125,7 +141,7 @@ def test_bad_input(case, copies, env, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_all_faults_of_all_pairs_at_once(copies, env, tmp_path):
+def test_all_faults_of_all_pairs_at_once(copies, tmp_path):
     base, post = copies
     _reshape(post)
     config = tmp_path / "many.py"
@@ -137,16 +153,16 @@ def test_all_faults_of_all_pairs_at_once(copies, env, tmp_path):
         f"        'two': {{'base': {str(base)!r}, 'post': {str(tmp_path / 'gone')!r}}},\n"
         "    })\n"
     )
-    done = harness.sweep(env, f"--config={config}", f"--workdir={tmp_path}/W")
+    done = harness.sweep_here(f"--config={config}", f"--workdir={tmp_path}/W")
     refused(done, Q, "gone")
     assert not (tmp_path / "W").exists()
 
 
-def test_other_family_and_other_depth(pair_of, copies, env, tmp_path):
+def test_other_family_and_other_depth(pair_of, copies, tmp_path):
     base, post = copies
     other, _ = pair_of("phi3")
-    done = harness.sweep(
-        env, f"--config=configs/pair.py:base={base},post={other}", f"--workdir={tmp_path}/W"
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={other}", f"--workdir={tmp_path}/W"
     )
     refused(done, "phi3", "llama")
     deeper = json.loads((post / "config.json").read_text())["num_hidden_layers"]
@@ -157,29 +173,30 @@ def test_other_family_and_other_depth(pair_of, copies, env, tmp_path):
 
     edit(post, cut)
     config_edit(post, num_hidden_layers=deeper - 1)
-    done = harness.sweep(
-        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
     )
     refused(done, str(deeper), str(deeper - 1))
 
 
-def test_another_config_or_other_bytes_in_a_workdir(copies, env, tmp_path):
+def test_another_config_or_other_bytes_in_a_workdir(copies, tmp_path):
     base, post = copies
     arguments = [
         f"--config=configs/pair.py:base={base},post={post}",
         f"--workdir={tmp_path}/W",
         "--config.stages=('spectra',)",
+        *SMALL,
     ]
-    assert harness.sweep(env, *arguments).status == 0
+    assert harness.sweep_here(*arguments).status == 0
     before = {path: path.read_bytes() for path in (tmp_path / "W").rglob("*") if path.is_file()}
-    refused(harness.sweep(env, *arguments, "--config.corner=10"), "corner", "25", "10")
+    refused(harness.sweep_here(*arguments, "--config.corner=10"), "corner", "25", "10")
 
     def nudge(tensors):
         tensors[Q] = tensors[Q].copy()
         tensors[Q].flat[0] += 1
 
     edit(post, nudge)
-    refused(harness.sweep(env, *arguments), "other input files", str(post))
+    refused(harness.sweep_here(*arguments), "other input files", str(post))
     after = {path: path.read_bytes() for path in (tmp_path / "W").rglob("*") if path.is_file()}
     assert after == before
 
@@ -194,33 +211,33 @@ def test_another_config_or_other_bytes_in_a_workdir(copies, env, tmp_path):
         ("--config.nonsense=1", ("nonsense",)),
     ],
 )
-def test_bad_leaves(flag, words, pair_of, env, tmp_path):
+def test_bad_leaves(flag, words, pair_of, tmp_path):
     base, post = pair_of("llama")
-    done = harness.sweep(
-        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W", flag
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W", flag
     )
     refused(done, *words)
     assert not (tmp_path / "W").exists()
 
 
-def test_a_workdir_that_is_a_file(pair_of, env, tmp_path):
+def test_a_workdir_that_is_a_file(pair_of, tmp_path):
     base, post = pair_of("llama")
     (tmp_path / "W").write_text("mine")
-    done = harness.sweep(
-        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
     )
     refused(done, "is a file")
 
 
-def test_unknown_architecture_is_analysed_with_a_note(copies, env, tmp_path):
+def test_unknown_architecture_is_analysed_with_a_note(copies, tmp_path):
     for directory in copies:
         config_edit(directory, model_type="martian", architectures=["MartianForCausalLM"])
     base, post = copies
-    done = harness.sweep(
-        env,
+    done = harness.sweep_here(
         f"--config=configs/pair.py:base={base},post={post}",
         f"--workdir={tmp_path}/W",
         "--config.stages=('spectra',)",
+        *SMALL,
     )
     assert done.status == 0, done.err
     summary = json.loads((tmp_path / "W" / "pair" / "summary.json").read_text())

@@ -92,6 +92,44 @@ def test_a_whole_projection_without_nf_is_null(comparison):
     assert entry["nf_over_unrelated"] is None
 
 
+def test_corotation_is_in_files_and_summary(comparison, tmp_path):
+    other = ProjectionResult("k_proj", "self_attn", (20, 12), 3, comparison["q_proj"].metrics)
+    both = dataclasses.replace(
+        comparison, projections={"q_proj": comparison["q_proj"], "k_proj": other}
+    )
+    both.save(tmp_path)
+    q = both["q_proj"]
+    with np.load(tmp_path / "spectra.npz") as spectra:
+        for name in ("corotation", "corotation_z", "corotation_p", "outside_share", "alpha_ls"):
+            np.testing.assert_array_equal(spectra[f"q_proj/{name}"], getattr(q, name))
+            assert spectra[f"q_proj/{name}"].shape == (3,)
+    with np.load(tmp_path / "vectors.npz") as vectors:
+        np.testing.assert_array_equal(vectors["q_proj/alpha_ls"], q.alpha_ls)
+    entry = json.loads((tmp_path / "summary.json").read_text())["projections"]["q_proj"]
+    assert entry["corotation_mean"] == pytest.approx(q.corotation.mean())
+    assert entry["corotation_layers"] == 3
+    # Pooled by hand from what the files hold: numerators, denominators and variances add up.
+    m = q.metrics
+    weights = m.norm_offdiag**2
+    excess = np.sum((m.corotation - 0.5) * weights)
+    z = excess / np.sqrt(np.sum((m.corotation_std * weights) ** 2))
+    assert entry["corotation_pooled"] == pytest.approx(0.5 + excess / weights.sum())
+    assert entry["corotation_z"] == pytest.approx(z)
+    # Two equal p of two tests: Holm doubles the smaller, and the other is no smaller.
+    assert entry["corotation_p"] == pytest.approx(min(1, 2 * entry["corotation_p_alone"]))
+    assert entry["alpha_ls_mean"] == pytest.approx(m.alpha_ls.mean())
+    assert entry["outside_share_mean"] == pytest.approx(m.outside_share.mean())
+
+
+def test_results_without_a_field_say_so(comparison, tmp_path):
+    comparison.save(tmp_path)
+    with np.load(tmp_path / "spectra.npz") as spectra:
+        kept = {key: spectra[key] for key in spectra if key != "q_proj/corotation"}
+    np.savez(tmp_path / "spectra.npz", **kept)
+    with pytest.raises(InputError, match=r"'q_proj/corotation'.*run the sweep again"):
+        Comparison.load(tmp_path)
+
+
 def test_repr_is_a_table(comparison):
     text = repr(comparison)
     assert "A -> B (llama)" in text

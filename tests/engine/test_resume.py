@@ -22,24 +22,55 @@ KILLS = 5
 
 
 @pytest.fixture(scope="module")
-def job(pair_of, env, tmp_path_factory):
-    """Arguments of a sweep of many small groups, its undisturbed result, how long it takes."""
-    base, post = pair_of("llama")
-    root = tmp_path_factory.mktemp("resume")
-    arguments = [
+def arguments(square):
+    """Those of a sweep of many small groups."""
+    base, post = square
+    return [
         f"--config=configs/pair.py:base={base},post={post}",
         "--config.group_bytes=1",
         "--config.stages=('spectra',)",
+        "--config.measure=vectors",
+        "--config.devices=1",
     ]
-    first = harness.sweep(env, *arguments, f"--workdir={root / 'warm'}")
-    assert first.status == 0, first.err
-    start = time.monotonic()
-    calm = harness.sweep(env, *arguments, f"--workdir={root / 'calm'}")
-    assert calm.status == 0, calm.err
-    whole = time.monotonic() - start
-    record = json.loads((root / "calm" / "sweep.json").read_text())
-    seconds = (whole, record["stages"]["spectra"]["seconds"])
-    return arguments, harness.spectra(root / "calm"), calm.computed, seconds
+
+
+@pytest.fixture(scope="module")
+def calm(arguments, tmp_path_factory):
+    """The undisturbed sweep: its workdir and how many groups it computed."""
+    workdir = tmp_path_factory.mktemp("calm") / "W"
+    done = harness.sweep_here(*arguments, f"--workdir={workdir}")
+    assert done.status == 0, done.err
+    return workdir, done.computed
+
+
+@pytest.fixture(scope="module")
+def stopped(arguments, env, tmp_path_factory):
+    """A process that SIGTERM ended after some groups, and what another said meanwhile."""
+    workdir = tmp_path_factory.mktemp("stopped") / "W"
+    process = start(env, arguments, workdir, groups=3)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        second = harness.sweep_here(*arguments, f"--workdir={workdir}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+    return workdir, harness.finish(process), second
+
+
+def start(env, arguments, workdir, groups: int) -> subprocess.Popen[str]:
+    """Starts a sweep and waits until some groups are journaled."""
+    process = harness.start(env, *arguments, f"--workdir={workdir}")
+    journal = workdir / ".journal" / "pair"
+    while process.poll() is None and not (
+        journal.is_dir() and len(list(journal.glob("*.npz"))) >= groups
+    ):
+        time.sleep(0.001)
+    return process
+
+
+def copied(workdir, tmp_path):
+    """The workdir once more, for a test to go on from."""
+    return shutil.copytree(workdir, tmp_path / "W")
 
 
 def same(found, wanted) -> None:
@@ -87,8 +118,21 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kills_at_any_moment(job, env, tmp_path):
-    arguments, wanted, groups, seconds = job
+def test_kills_at_any_moment(pair_of, env, tmp_path):
+    base, post = pair_of("llama")
+    arguments = [
+        f"--config=configs/pair.py:base={base},post={post}",
+        "--config.group_bytes=1",
+        "--config.stages=('spectra',)",
+    ]
+    assert harness.sweep(env, *arguments, f"--workdir={tmp_path / 'warm'}").status == 0
+    began = time.monotonic()
+    calm = harness.sweep(env, *arguments, f"--workdir={tmp_path / 'calm'}")
+    assert calm.status == 0, calm.err
+    whole = time.monotonic() - began
+    record = json.loads((tmp_path / "calm" / "sweep.json").read_text())
+    seconds = (whole, record["stages"]["spectra"]["seconds"])
+    wanted, groups = harness.spectra(tmp_path / "calm"), calm.computed
     chance = random.Random(20)
     killed = sweeps = 0
     while killed < KILLS:
@@ -117,79 +161,68 @@ def test_kills_at_any_moment(job, env, tmp_path):
         sweeps += 1
 
 
-def stop_halfway(env, arguments, workdir, signum) -> harness.Done:
-    """Starts a sweep and sends a signal once some groups are journaled."""
-    process = harness.start(env, *arguments, f"--workdir={workdir}")
-    journal = workdir / ".journal" / "pair"
-    while process.poll() is None and not (
-        journal.is_dir() and len(list(journal.glob("*.npz"))) >= 3
-    ):
-        time.sleep(0.001)
-    process.send_signal(signum)
-    return harness.finish(process)
-
-
-def test_a_signal_ends_cleanly_after_the_group_in_flight(job, env, tmp_path):
-    signum = signal.SIGTERM
-    arguments, wanted, groups, _ = job
+def test_a_killed_process_is_continued(arguments, calm, env, tmp_path):
+    wanted, groups = calm
     workdir = tmp_path / "W"
-    done = stop_halfway(env, arguments, workdir, signum)
-    assert done.status == 128 + signum, done.err
+    process = start(env, arguments, workdir, groups=2)
+    process.kill()
+    done = harness.finish(process)
+    assert done.status == -signal.SIGKILL, done.err
+    again = harness.sweep_here(*arguments, f"--workdir={workdir}")
+    assert again.status == 0, again.err
+    # A logged group lies in the journal; the one in flight may lie there before it is logged.
+    assert groups - 1 <= done.computed + again.computed <= groups
+    same(harness.spectra(workdir), harness.spectra(wanted))
+    assert harness.leftovers(workdir) == []
+    assert json.loads((workdir / "sweep.json").read_text())["status"] == "done"
+
+
+def test_a_signal_ends_cleanly_after_the_group_in_flight(stopped, arguments, calm, tmp_path):
+    workdir, done, _ = stopped
+    wanted, groups = calm
+    assert done.status == 128 + signal.SIGTERM, done.err
     assert "Traceback" not in done.err
     assert "same command goes on" in done.err.splitlines()[-1]
     assert json.loads((workdir / "sweep.json").read_text())["status"] == "stopped"
     assert not list(workdir.rglob("*.tmp"))
-    again = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    workdir = copied(workdir, tmp_path)
+    again = harness.sweep_here(*arguments, f"--workdir={workdir}")
     assert again.status == 0, again.err
     assert done.computed + again.computed == groups
     assert f"reused {done.computed}/{groups} groups" in again.err
-    same(harness.spectra(workdir), wanted)
+    same(harness.spectra(workdir), harness.spectra(wanted))
 
 
-def test_torn_and_foreign_journal_files_are_computed_again(job, env, tmp_path):
-    arguments, wanted, groups, _ = job
-    workdir = tmp_path / "W"
-    done = stop_halfway(env, arguments, workdir, signal.SIGTERM)
-    assert done.status == 143, done.err
+def test_the_second_sweep_in_a_workdir_is_refused(stopped):
+    # That it disturbed nothing, the test above has seen.
+    _, _, second = stopped
+    assert second.status == 2, second.err
+    assert "in use by another sweep" in second.err
+
+
+def test_torn_and_foreign_journal_files_are_computed_again(stopped, arguments, calm, tmp_path):
+    workdir, done, _ = stopped
+    wanted, groups = calm
+    workdir = copied(workdir, tmp_path)
     torn, swapped, *_ = files = sorted((workdir / ".journal" / "pair").glob("*.npz"))
     torn.write_bytes(torn.read_bytes()[:-100])
     shutil.copy(files[2], swapped)
     (workdir / ".journal" / "pair" / ".svdjax-left.tmp").write_bytes(b"torn")
-    again = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    again = harness.sweep_here(*arguments, f"--workdir={workdir}")
     assert again.status == 0, again.err
     assert again.computed == groups - done.computed + 2
-    same(harness.spectra(workdir), wanted)
+    same(harness.spectra(workdir), harness.spectra(wanted))
     assert harness.leftovers(workdir) == []
 
 
-def test_the_second_sweep_in_a_workdir_is_refused(job, env, tmp_path):
-    arguments, wanted, _, _ = job
-    workdir = tmp_path / "W"
-    process = harness.start(env, *arguments, f"--workdir={workdir}")
-    while process.poll() is None and not (workdir / "sweep.json").is_file():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGSTOP)
-    try:
-        second = harness.sweep(env, *arguments, f"--workdir={workdir}")
-    finally:
-        process.send_signal(signal.SIGCONT)
-    assert second.status == 2, second.err
-    assert "in use by another sweep" in second.err
-    assert harness.finish(process).status == 0
-    same(harness.spectra(workdir), wanted)
-
-
-def test_a_finished_sweep_does_nothing_and_says_so(job, env, tmp_path):
-    arguments, _, _, _ = job
-    workdir = tmp_path / "W"
-    first = harness.sweep(env, *arguments, f"--workdir={workdir}")
-    assert first.status == 0, first.err
+def test_a_finished_sweep_does_nothing_and_says_so(arguments, calm, tmp_path):
+    workdir = copied(calm[0], tmp_path)
 
     def stamps() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
 
     before = stamps()
-    again = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    again = harness.sweep_here(*arguments, f"--workdir={workdir}")
     assert again.status == 0, again.err
     assert "nothing to do" in again.out
     assert again.computed == 0

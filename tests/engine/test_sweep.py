@@ -1,4 +1,4 @@
-"""The real command on checkpoints it has never seen, against the equations in plain numpy."""
+"""The command on checkpoints it has never seen, against the equations in plain numpy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 import svdjax
 from tests.engine import harness
+from tests.engine.hosts import models
+from tests.support import tiny
 
 FAMILIES = ("qwen2", "llama", "mistral", "gemma2", "phi3")
 PLACES = {
@@ -26,31 +28,50 @@ PLACES = {
 
 
 @pytest.fixture(scope="module")
-def swept(pair_of, env, tmp_path_factory):
-    """Sweeps (once) the pair of a family; the report is drawn of one of them only."""
+def swept(pair_of, tmp_path_factory):
+    """Sweeps (once) the pair of a family."""
     made = {}
 
-    def sweep(family):
-        if family not in made:
-            base, post = pair_of(family)
-            workdir = tmp_path_factory.mktemp(family) / "W"
-            argument = f"--config=configs/pair.py:base={base},post={post}"
-            # Figures take most of a tiny sweep's time.
-            stages = ["--config.stages=('spectra',)"] * (family != "qwen2")
-            done = harness.sweep(env, argument, f"--workdir={workdir}", *stages)
+    def sweep(name):
+        if name not in made:
+            base, post = pair_of(name)
+            workdir = tmp_path_factory.mktemp(name) / "W"
+            done = harness.sweep_here(
+                f"--config=configs/pair.py:base={base},post={post}",
+                f"--workdir={workdir}",
+                "--config.stages=('spectra',)",
+                "--config.measure=vectors",
+            )
             assert done.status == 0, done.err
-            made[family] = workdir, done
-        return made[family]
+            made[name] = workdir, done
+        return made[name]
 
     return sweep
+
+
+@pytest.fixture(scope="module")
+def reported(env, tmp_path_factory):
+    """The folder of a pair of few matrices, swept by a process with all that is the default.
+
+    Figures take most of a tiny sweep's time.
+    """
+    root = tmp_path_factory.mktemp("reported")
+    models.family(root, ["post"], layers=1, width=16)
+    done = harness.sweep(
+        env,
+        f"--config=configs/pair.py:base={root / 'base'},post={root / 'post'}",
+        f"--workdir={root / 'W'}",
+    )
+    assert done.status == 0, done.err
+    return root, done
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spectra_agree_with_the_equations(family, pair_of, swept):
     base, post = pair_of(family)
     workdir, done = swept(family)
-    assert (str(workdir / "report.html") in done.out) == (family == "qwen2")
-    assert (workdir / "pair" / "report.html").is_file() == (family == "qwen2")
+    assert "report.html" not in done.out
+    assert not (workdir / "pair" / "report.html").exists()
     assert len(done.out.splitlines()) < 10
     assert harness.leftovers(workdir) == []
     arrays = harness.spectra(workdir)
@@ -93,9 +114,16 @@ def _compare_layer(arrays, name, layer, wanted):
         np.testing.assert_allclose(found, corner, atol=1e-7)
 
 
-def test_sweep_json_says_how_it_was_made(pair_of, swept):
-    base, post = pair_of("qwen2")
-    workdir, _ = swept("qwen2")
+def test_a_report_is_drawn_and_named(reported):
+    root, done = reported
+    assert str(root / "W" / "report.html") in done.out
+    assert (root / "W" / "pair" / "report.html").is_file()
+    assert len(done.out.splitlines()) < 10
+    assert harness.leftovers(root / "W") == []
+
+
+def test_sweep_json_says_how_it_was_made(reported):
+    base, post, workdir = (reported[0] / name for name in ("base", "post", "W"))
     record = json.loads((workdir / "sweep.json").read_text())
     assert record["format_version"] == 1
     assert record["status"] == "done"
@@ -111,18 +139,29 @@ def test_sweep_json_says_how_it_was_made(pair_of, swept):
     assert set(coverage) >= {"analysed", "left_out"}
 
 
-def test_two_devices_give_what_one_gives(pair_of, swept, env, tmp_path):
-    base, post = pair_of("qwen2")
-    done = harness.sweep(
-        env | {"XLA_FLAGS": harness.flags(2)},
-        f"--config=configs/pair.py:base={base},post={post}",
-        f"--workdir={tmp_path}/two",
-        "--config.stages=('spectra',)",
-    )
-    assert done.status == 0, done.err
-    devices = json.loads((tmp_path / "two" / "sweep.json").read_text())["devices"]
-    assert len(devices) == 2
-    one, both = harness.spectra(swept("qwen2")[0]), harness.spectra(tmp_path / "two")
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Two tiny checkpoints with matrices of two shapes, one of them long."""
+    root = tmp_path_factory.mktemp("narrow")
+    sizes: dict[str, Any] = harness.SQUARE | {"intermediate_size": 48}
+    base = tiny.make_checkpoint(root / "base", "llama", seed=11, **sizes)
+    return base, tiny.perturb(base, root / "post", seed=12)
+
+
+def test_two_devices_give_what_one_gives(narrow, tmp_path):
+    base, post = narrow
+    for count in (1, 2):
+        done = harness.sweep_here(
+            f"--config=configs/pair.py:base={base},post={post}",
+            f"--config.devices={count}",
+            f"--workdir={tmp_path}/{count}",
+            "--config.stages=('spectra',)",
+            "--config.measure=vectors",
+        )
+        assert done.status == 0, done.err
+        devices = json.loads((tmp_path / f"{count}" / "sweep.json").read_text())["devices"]
+        assert len(devices) == count
+    one, both = (harness.spectra(tmp_path / count) for count in "12")
     assert set(one) == set(both)
     for key, value in one.items():
         # Another loop length lets XLA fuse otherwise: rounding, nothing more.
@@ -131,7 +170,7 @@ def test_two_devices_give_what_one_gives(pair_of, swept, env, tmp_path):
 
 def test_compare_in_memory_is_the_sweep(pair_of, swept):
     base, post = pair_of("mistral")
-    result = svdjax.compare(base, post, devices=1)
+    result = svdjax.compare(base, post, devices=1, measure="vectors")
     stored = svdjax.Comparison.load(swept("mistral")[0] / "pair")
     assert list(result.projections) == list(stored.projections)
     assert result.summary()["coverage"] == stored.summary()["coverage"]
@@ -140,23 +179,23 @@ def test_compare_in_memory_is_the_sweep(pair_of, swept):
             np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
 
 
-def test_each_bucket_shape_is_traced_once(pair_of):
+def test_each_bucket_shape_is_traced_once(narrow):
     from svdjax.spectral import kernels
 
-    base, post = pair_of("llama")
+    base, post = narrow
     traced: Any = kernels._analyse
     before = traced._cache_size()
     # A corner of its own, so that nothing else has compiled these.
-    result = svdjax.compare(base, post, devices=2, group_bytes=1, corner=7)
+    result = svdjax.compare(base, post, devices=2, group_bytes=1, corner=7, measure="vectors")
     # A matrix and its transpose are one to the kernels.
     shapes = {tuple(sorted(one.shape)) for one in result.projections.values()}
+    assert len(shapes) == 2
     assert traced._cache_size() - before == len(shapes)
 
 
-def test_dry_run_writes_nothing(pair_of, env, tmp_path):
+def test_dry_run_writes_nothing(pair_of, tmp_path):
     base, post = pair_of("phi3")
-    done = harness.sweep(
-        env,
+    done = harness.sweep_here(
         f"--config=configs/pair.py:base={base},post={post}",
         f"--workdir={tmp_path}/W",
         "--dry_run",

@@ -51,6 +51,7 @@ def config(stages=("spectra", "temperature"), **leaves):
         stages=stages,
         temperature=section,
         evaluation=short,
+        measure="vectors",
         devices=1,
         **options,
     )

@@ -45,6 +45,7 @@ def models(tmp_path_factory):
 
 def sweep(models, workdir, pairs, **leaves):
     sides = {f"{b}-{p}": {"base": str(models / b), "post": str(models / p)} for b, p in pairs}
+    leaves = {"measure": "vectors", **leaves}
     return run_sweep(default_config("x", sides, stages=("spectra",), **leaves), workdir)
 
 

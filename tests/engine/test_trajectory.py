@@ -68,16 +68,14 @@ def test_pairs_and_report_follow_the_steps(run: pathlib.Path, tmp_path: pathlib.
         assert one["q_proj"].nf_min > 0.01
 
 
-def test_mixed_shapes_are_one_line_and_status_2(
-    tmp_path: pathlib.Path, env: dict[str, str]
-) -> None:
+def test_mixed_shapes_are_one_line_and_status_2(tmp_path: pathlib.Path) -> None:
     for name in ("step-9", "step-10"):
         tiny.make_checkpoint(tmp_path / name, "llama", **SQUARE)
     wider: dict[str, Any] = SQUARE | {"intermediate_size": 24}
     tiny.make_checkpoint(tmp_path / "step-20", "llama", **wider)
     workdir = tmp_path / "W"
-    done = harness.sweep(
-        env, f"--config=configs/trajectory.py:steps={tmp_path}", f"--workdir={workdir}"
+    done = harness.sweep_here(
+        f"--config=configs/trajectory.py:steps={tmp_path}", f"--workdir={workdir}"
     )
     assert done.status == 2
     (line,) = done.err.splitlines()

@@ -1,30 +1,37 @@
-"""`python -m svdjax.evaluate`: real models, real files, real signals."""
+"""`python -m svdjax.evaluate`: real models, real files."""
 
 from __future__ import annotations
 
 import json
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from svdjax import reference
+from svdjax.behaviour.benchmarks import in_repeat, read_benchmark
 from svdjax.engine import EvaluateJob, EvaluateOutcome, run_evaluate
+from svdjax.engine.behaviour import asking
+from svdjax.engine.stop import StopRequest
 from svdjax.errors import InputError
+from tests.behaviour.benchmarks.writing import GPQA_HEADER, gpqa_records, write_csv
 from tests.engine import harness
 from tests.support import tiny
+from tests.support.commands import call
 
 INSTRUCT = str(reference.path("instruct"))
 QUESTIONS = str(reference.heldout_path())
 
 
-def evaluate(out: pathlib.Path, **options: Any) -> EvaluateOutcome:
+def evaluate(
+    out: pathlib.Path, *, stop: StopRequest | None = None, **options: Any
+) -> EvaluateOutcome:
     given: Any = {
         "model": INSTRUCT,
         "benchmark": "questions",
@@ -38,7 +45,7 @@ def evaluate(out: pathlib.Path, **options: Any) -> EvaluateOutcome:
         "temperature": 1.5,
         "top_p": 1.0,
     }
-    return run_evaluate(EvaluateJob(out=str(out), **(given | options)))
+    return run_evaluate(EvaluateJob(out=str(out), **(given | options)), stop=stop)
 
 
 def lines(out: pathlib.Path) -> list[dict[str, Any]]:
@@ -46,10 +53,37 @@ def lines(out: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+class Watch(StopRequest):
+    """Stops nothing; copies the output when some answers are kept, as a kill would leave it."""
+
+    def __init__(self, out: pathlib.Path, halfway: pathlib.Path):
+        super().__init__()
+        self.out, self.halfway = out, halfway
+
+    def check(self, done: str = "") -> None:
+        journal = self.out / ".responses.jsonl"
+        if not self.halfway.exists() and journal.is_file() and journal.stat().st_size:
+            harness.snapshot(self.out, self.halfway)
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> EvaluateOutcome:
-    """An undisturbed run."""
-    return evaluate(tmp_path_factory.mktemp("evaluate") / "out")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluateOutcome, pathlib.Path]:
+    """An undisturbed run, and what a kill would have left in the middle of it."""
+    root = tmp_path_factory.mktemp("evaluate")
+    # Answers are kept as they come, not second by second.
+    with mock.patch.object(asking, "_KEEP", 0.0):
+        watch = Watch(root / "out", root / "halfway")
+        return evaluate(root / "out", stop=watch), root / "halfway"
+
+
+@pytest.fixture(scope="module")
+def done(run: tuple[EvaluateOutcome, pathlib.Path]) -> EvaluateOutcome:
+    return run[0]
+
+
+@pytest.fixture
+def halfway(run: tuple[EvaluateOutcome, pathlib.Path], tmp_path: pathlib.Path) -> pathlib.Path:
+    return shutil.copytree(run[1], tmp_path / "halfway")
 
 
 def test_summary_counts_the_responses(done: EvaluateOutcome) -> None:
@@ -83,7 +117,25 @@ def test_finished_does_nothing(done: EvaluateOutcome) -> None:
         evaluate(done.out, temperature=1.0)
 
 
-def test_killed_and_continued(
+def test_killed_and_continued(done: EvaluateOutcome, halfway: pathlib.Path) -> None:
+    journal = halfway / ".responses.jsonl"
+    kept = journal.read_bytes()
+    assert 0 < kept.count(b"\n") < 48
+    # As if the last line had been in the middle of being written.
+    journal.write_bytes(kept + b'{"id": "questions/1", "rep')
+    assert not (halfway / "summary.json").exists()
+    end = evaluate(halfway)
+    assert end.asked == 48 - kept.count(b"\n")
+    assert lines(halfway) == lines(done.out)
+    ours = json.loads((halfway / "summary.json").read_text("utf-8"))
+    assert {k: v for k, v in ours.items() if k != "seconds"} == {
+        k: v for k, v in done.summary.items() if k != "seconds"
+    }
+    assert not journal.exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_continued(
     done: EvaluateOutcome, tmp_path: pathlib.Path, env: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
@@ -101,19 +153,9 @@ def test_killed_and_continued(
         time.sleep(0.005)
     process.kill()
     process.communicate()
-    if process.returncode == -signal.SIGKILL:
-        kept = journal.read_bytes()
-        # As if the last line had been in the middle of being written.
-        journal.write_bytes(kept + b'{"id": "questions/1", "rep')
-        assert not (out / "summary.json").exists()
     end = evaluate(out)
     assert end.asked < 48 or process.returncode == 0
     assert lines(out) == lines(done.out)
-    ours = json.loads((out / "summary.json").read_text("utf-8"))
-    assert {k: v for k, v in ours.items() if k != "seconds"} == {
-        k: v for k, v in done.summary.items() if k != "seconds"
-    }
-    assert not journal.exists()
 
 
 def test_multiple_choice_and_context(tmp_path: pathlib.Path) -> None:
@@ -127,6 +169,24 @@ def test_multiple_choice_and_context(tmp_path: pathlib.Path) -> None:
     assert line["group"] == "anatomy"
     assert set(found.summary["groups"]) == {"anatomy"}
     assert line["tokens"] < 512
+
+
+def test_every_repeat_of_gpqa_asks_in_its_own_order(tmp_path: pathlib.Path) -> None:
+    data = write_csv(tmp_path / "gpqa.csv", [GPQA_HEADER, *gpqa_records(6)])
+    evaluate(
+        tmp_path / "out", benchmark="gpqa", data=str(data), repeats=3, max_new_tokens=4, limit=0
+    )
+    answers = lines(tmp_path / "out")
+    questions = read_benchmark("gpqa", data)
+    orders = set()
+    for number, line in enumerate(answers):
+        repeat, question = number // 6, questions[number % 6]
+        assert (line["id"], line["repeat"]) == (question.id, repeat)
+        assert f" {line['answer']}.right {number % 6} " in line["prompt"]
+        assert in_repeat(question, repeat).text in line["prompt"]
+        orders.add((number % 6, line["prompt"]))
+    # 18 prompts, of which 1 of 24 may be alike by chance.
+    assert len(orders) > 15
 
 
 WRONG = {
@@ -157,6 +217,19 @@ def test_repeats_left_to_the_default_are_the_same_run(tmp_path: pathlib.Path) ->
     some: dict[str, Any] = {"limit": 2, "max_new_tokens": 8}
     assert evaluate(tmp_path, repeats=0, **some).summary["repeats"] == 3
     assert evaluate(tmp_path, repeats=3, **some).was_finished
+
+
+def test_a_process_answers_the_same(tmp_path: pathlib.Path, env: dict[str, str]) -> None:
+    evaluate(tmp_path / "here", repeats=3, limit=2, max_new_tokens=8)
+    flags = [
+        *(f"--model={INSTRUCT}", "--benchmark=questions", f"--data={QUESTIONS}"),
+        *(f"--out={tmp_path / 'there'}", "--limit=2", "--repeats=3", "--batch_size=4"),
+        *("--devices=1", "--max_new_tokens=8", "--temperature=1.5", "--top_p=1.0"),
+    ]
+    command = [sys.executable, "-m", "svdjax.evaluate", *flags]
+    done = subprocess.run(command, cwd=harness.ROOT, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "here") == lines(tmp_path / "there")
 
 
 def test_a_model_without_template(tmp_path: pathlib.Path) -> None:
@@ -196,18 +269,16 @@ def test_flags_that_are_wrong() -> None:
     assert EvaluateJob("m", "gsm8k", "d", "o").rounds == 3
 
 
-def test_the_command_says_what_is_wrong(tmp_path: pathlib.Path, env: dict[str, str]) -> None:
-    base = [sys.executable, "-m", "svdjax.evaluate"]
-    shown = subprocess.run([*base, "--help"], cwd=harness.ROOT, env=env, capture_output=True)
-    assert shown.returncode == 0
-    assert b"--max_new_tokens" in shown.stdout
-    assert b"--tensor_parallel" in shown.stdout
-    assert b"hf:cais/mmlu" in shown.stdout
+def test_the_command_says_what_is_wrong(tmp_path: pathlib.Path) -> None:
+    shown = call("evaluate", "--help")
+    assert shown.status == 0
+    for part in ("--max_new_tokens", "--tensor_parallel", "hf:cais/mmlu"):
+        assert part in shown.out
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     flags = [f"--model={INSTRUCT}", "--benchmark=gsm8k", f"--data={empty}", f"--out={tmp_path}/o"]
-    wrong = subprocess.run([*base, *flags], cwd=harness.ROOT, env=env, capture_output=True)
-    assert wrong.returncode == 2
-    assert len(wrong.stderr.splitlines()) == 1
-    assert str(empty).encode() in wrong.stderr
+    wrong = call("evaluate", *flags)
+    assert wrong.status == 2
+    assert len(wrong.err.splitlines()) == 1
+    assert str(empty) in wrong.err
     assert not (tmp_path / "o").exists()

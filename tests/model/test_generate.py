@@ -30,18 +30,18 @@ def uncached(model: Loaded, prompts: list[list[int]], count: int) -> list[list[i
 
 
 @pytest.mark.parametrize("name", ["phi3"])
-def test_cache_changes_nothing(name: str, variant: Callable[[str], Loaded]) -> None:
+def test_cache_changes_nothing(name: str, shallow: Callable[[str], Loaded]) -> None:
     # A window of 10 and the original context (16) are crossed, each row at its own time.
-    model = variant(name)
+    model = shallow(name)
     draw = np.random.default_rng(5)
     prompts = [draw.integers(0, 128, size).tolist() for size in (3, 9, 14, 20)]
     expected = uncached(model, prompts, 16)
     assert greedy(model.params, model.config, prompts, max_new_tokens=16) == expected
 
 
-def test_sequences_end_before_stop_tokens(variant: Callable[[str], Loaded]) -> None:
-    model = variant("qwen2")
-    prompts = [[5, 6, 7], [9, 3], [8]]
+def test_sequences_end_before_stop_tokens(shallow: Callable[[str], Loaded]) -> None:
+    model = shallow("phi3")  # and four prompts: with the programs of the test before
+    prompts = [[5, 6, 7], [9, 3], [8], [20, 30]]
     free = greedy(model.params, model.config, prompts, max_new_tokens=12)
     stops = {free[0][4], free[1][2]}
     ended = greedy(model.params, model.config, prompts, max_new_tokens=12, stop_tokens=stops)
@@ -65,7 +65,8 @@ def test_stories260k_tells_its_story(shared: pathlib.Path) -> None:
     ids = tokenizer.encode(prompt).ids
     ids = ids if ids[0] == 1 else [1, *ids]  # 1 is <s>
     config, params = load(directory)
-    (new,) = greedy(params, config, [ids], max_new_tokens=60, stop_tokens=[2])
+    # Two prompts, as in test_generation: with the same programs.
+    new, _ = greedy(params, config, [ids, [1]], max_new_tokens=60, stop_tokens=[2])
     text = tokenizer.decode([*ids, *new])
     expected = (
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -26,14 +25,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 60
 
 
-def _start(folder: pathlib.Path, *flags: str) -> subprocess.Popen:
+def _start(env: dict[str, str], folder: pathlib.Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "tools/train_reference.py", "--model=base", "--nograded"]
     command += [f"--out={folder / 'out'}", f"--workdir={folder / 'work'}", f"--steps={STEPS}"]
     command += ["--rows=2", "--layers=2", "--hidden_size=32", "--intermediate_size=48"]
     return subprocess.Popen(
         [*command, *flags],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -47,15 +46,15 @@ def _finish(process: subprocess.Popen) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(env, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    _finish(_start(folder, "--save_every=10", "--keep_steps=20"))
+    _finish(_start(env, folder, "--save_every=10", "--keep_steps=20"))
     return folder
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):
-    process = _start(tmp_path, "--save_every=10", "--keep_steps=20")
+def test_killed_and_resumed_equals_undisturbed(env, tmp_path, undisturbed):
+    process = _start(env, tmp_path, "--save_every=10", "--keep_steps=20")
     checkpoints = tmp_path / "work" / "base" / "checkpoints"
     while not (checkpoints / "20").exists():
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -64,7 +63,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (checkpoints / str(STEPS)).exists()
-    assert "base: loss" in _finish(_start(tmp_path, "--save_every=10", "--keep_steps=20"))
+    assert "base: loss" in _finish(_start(env, tmp_path, "--save_every=10", "--keep_steps=20"))
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         there = (undisturbed / "out" / "base" / file).read_bytes()
         assert (tmp_path / "out" / "base" / file).read_bytes() == there

@@ -22,7 +22,7 @@ def related() -> Comparison:
 def workdir(related: Comparison, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A sweep's folder with two pairs and the index, as written by the report."""
     folder = tmp_path_factory.mktemp("sweep")
-    few = {name: synthetic.SHAPES[name] for name in ("q_proj", "k_proj")}
+    few = {"k_proj": synthetic.SHAPES["k_proj"]}
     other = synthetic.family(alpha=0.0, change=1.0, seed=3, shapes=few, pair="base-other")
     write_pair(related, folder / related.pair, paper=PAPER)
     write_pair(other, folder / other.pair)

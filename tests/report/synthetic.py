@@ -22,11 +22,21 @@ SHAPES = {
 }
 
 
+_LAYERS = 3
+
+
 def result(name: str, module: str, base: np.ndarray, post: np.ndarray) -> ProjectionResult:
-    """Analyses stacks [L, in, out]."""
+    """Analyses stacks [L, in, out], L at most 3.
+
+    For few programs, always three layers, and wide matrices as their transposes.
+    """
+    more = [(0, _LAYERS - len(base)), (0, 0), (0, 0)]
+    wide = base.shape[1] < base.shape[2]
+    stacks = [np.pad(w, more) for w in (base, post)]
     with working_precision("svd_f64"):
-        metrics = analyse_stack(base, post)
-    fields = PairMetrics(*(np.asarray(value) for value in metrics))
+        metrics = analyse_stack(*(w.swapaxes(1, 2) if wide else w for w in stacks))
+    fields = PairMetrics(*(np.asarray(value)[: len(base)] for value in metrics))
+    fields = fields.of_transposed() if wide else fields
     return ProjectionResult(name, module, (base.shape[1], base.shape[2]), len(base), fields)
 
 
@@ -34,6 +44,34 @@ def deepen(one: ProjectionResult, times: int) -> ProjectionResult:
     """The same layers over and over: depth without compiling another shape."""
     fields = (np.concatenate([np.asarray(value)] * times) for value in one.metrics)
     return dataclasses.replace(one, layers=times * one.layers, metrics=PairMetrics(*fields))
+
+
+def deep(name: str, layers: int = 80, *, seed: int = 0) -> ProjectionResult:
+    """A projection whose layers differ as layers do: 0.5 % in scaling, 5 % in NF and change."""
+    rng = np.random.default_rng(seed)
+    module, rows, columns = SHAPES["k_proj"]
+    base = rng.standard_normal((1, rows, columns))
+    one = result(name, module, base, 0.9 * base + 0.02 * rng.standard_normal(base.shape))
+    m = deepen(one, layers).metrics
+    metrics = m._replace(
+        svsm=m.svsm * np.exp(0.005 * rng.standard_normal((layers, 1))),
+        nf=m.nf * np.exp(0.05 * rng.standard_normal(layers)),
+        norm_delta=m.norm_delta * np.exp(0.05 * rng.standard_normal(layers)),
+    )
+    return dataclasses.replace(one, layers=layers, metrics=metrics)
+
+
+def planted(one: ProjectionResult, field: str, layer: int, factor: float) -> ProjectionResult:
+    """The same with a field of one layer multiplied."""
+    values = np.array(getattr(one.metrics, field))
+    values[layer] *= factor
+    return dataclasses.replace(one, metrics=one.metrics._replace(**{field: values}))
+
+
+def part(one: ProjectionResult, layer: int, *, name: str) -> ProjectionResult:
+    """A layer as a projection of its own."""
+    fields = (np.asarray(value)[layer : layer + 1] for value in one.metrics)
+    return dataclasses.replace(one, name=name, layers=1, metrics=PairMetrics(*fields))
 
 
 def comparison(results: list[ProjectionResult], *, pair: str = "pair", **fields: Any) -> Comparison:

@@ -15,7 +15,7 @@ from svdjax.report.paper_tables import PROJECTIONS, paper_column, paper_keys
 from svdjax.report.tables import pair_tables, pairs_table
 from tests.report import synthetic
 
-FILES = ("table3", "table4", "nf", "fits", "layers", "coverage")
+FILES = ("table3", "table4", "nf", "corotation", "fits", "layers", "coverage")
 
 
 def rows_of(path: pathlib.Path) -> list[dict[str, str]]:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 SHAPES = ((24, 24), (40, 16), (16, 40))
+IN_FLOAT32 = ((24, 24), (16, 40))
+"""Those for the route in float32: as in float64, a wide matrix is factorised as a tall one."""
 
 
 def orthonormal(rng, rows, columns):

@@ -62,6 +62,8 @@ def pair(w_base, w_post, corner=25):
     alpha = np.sum(w_base * w_post) / np.sum(w_base**2)
     common = polar(q1 + q2)
     d1, d2, eye = common.T @ q1, common.T @ q2, np.eye(r)
+    # An orthogonal matrix of determinant -1 has the eigenvalue -1: Q1 + Q2 is singular.
+    once = np.nan if rows == columns and np.linalg.det(i_orth) < 0 else 1.0
     fits = {
         "identity": fit(w_base, w_post, eye),
         "q1": fit(w_base, w_post, polar(q1)),
@@ -87,12 +89,34 @@ def pair(w_base, w_post, corner=25):
         "norm_delta": np.linalg.norm(w_post - alpha * w_base),
         "alpha_ls": alpha,
         "common_sigma_min": np.linalg.svd(q1 + q2, compute_uv=False)[-1],
+        **corotation(ub, vb, w_post - alpha * w_base),
         "small_delta_share": r * (r - 1) / (2 * rows * columns),
-        "residual_q1": np.linalg.norm(d1 - eye) / r,
-        "residual_q2": np.linalg.norm(d2 - eye) / r,
-        "residual_asymmetry": np.linalg.norm(d1 - d2) / r,
-        **{f"fit_{name}_alpha": a for name, (a, _) in fits.items()},
-        **{f"fit_{name}_error": e for name, (_, e) in fits.items()},
+        "residual_q1": once * np.linalg.norm(d1 - eye) / r,
+        "residual_q2": once * np.linalg.norm(d2 - eye) / r,
+        "residual_asymmetry": once * np.linalg.norm(d1 - d2) / r,
+        **{
+            f"fit_{name}_alpha": a * (once if name == "common" else 1)
+            for name, (a, _) in fits.items()
+        },
+        **{
+            f"fit_{name}_error": e * (once if name == "common" else 1)
+            for name, (_, e) in fits.items()
+        },
+    }
+
+
+def corotation(u, v, delta):
+    """Co-rotation share of a change, pair by pair of directions of base."""
+    k = u.T @ delta @ v
+    i, j = np.triu_indices(len(k), 1)
+    products, squares = k[i, j] * k[j, i], k[i, j] ** 2 + k[j, i] ** 2
+    share = 0.5 + products.sum() / squares.sum()
+    std = np.sqrt((products**2).sum()) / squares.sum()
+    return {
+        "corotation": share,
+        "corotation_std": std,
+        "norm_offdiag": np.sqrt(squares.sum()),
+        "outside_share": 1 - np.sum(k**2) / np.sum(delta**2),
     }
 
 
@@ -144,3 +168,23 @@ def constructed(name, w_base, w_post, *, alpha=1.0, aligned=False):
         "eq15": lambda: ub @ np.diag(sp) @ vp.T,
         "eq16": lambda: (ub @ vb.T @ vp) @ np.diag(sp) @ vp.T,
     }[name]()
+
+
+def controlled(name, w_base, w_post, distance, direction):
+    """The controls of a construction at a distance of W_post; noise along `direction`."""
+    w_base, w_post = np.asarray(w_base, np.float64), np.asarray(w_post, np.float64)
+    whole = np.linalg.norm(w_post - w_base)
+    s = max(0.0, 1 - distance / whole) if whole else 1.0
+    return {
+        "noise": lambda: w_post + distance * direction / np.linalg.norm(direction),
+        "interpolated": lambda: w_base + s * (w_post - w_base),
+        "reverted": lambda: w_base,
+    }[name]()
+
+
+def surviving(new, w_base, w_post):
+    """<W' - alpha W_base, Delta> / ||Delta||^2, Delta = W_post - alpha W_base by lstsq."""
+    new, w_base, w_post = (np.asarray(w, np.float64).ravel() for w in (new, w_base, w_post))
+    alpha = np.linalg.lstsq(w_base[:, None], w_post, rcond=None)[0][0]
+    delta = w_post - alpha * w_base
+    return (new - alpha * w_base) @ delta / (delta @ delta)

@@ -5,8 +5,7 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O), `K` rank.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import functools
 from typing import Any
 
 import jax
@@ -39,7 +38,8 @@ def places(r):
 @pytest.mark.parametrize("shape", matrices.SHAPES)
 def test_agrees_with_numpy(shape):
     w, r = stack(shape), min(shape)
-    for where, rank in places(r):
+    # Every place for one shape; for the others, one within and one that takes all.
+    for where, rank in places(r) if shape == (24, 24) else [("middle", 4), ("top", r)]:
         start = start_of(where, rank, r)
         got = split(w, start, rank)
         assert got.a.shape == (len(w), shape[0], rank)
@@ -71,8 +71,9 @@ def test_agrees_with_numpy(shape):
 def test_parts_make_the_whole(name, shape):
     w, r = stack(shape, 1), min(shape)
     eps = get_factorisation(name).eps
-    # A route changes the factors, not which of them are taken.
-    for where, rank in places(r) if name == "svd_f64" else places(r)[:2]:
+    # A route changes the factors, not which of them are taken; and of those that are taken the
+    # test above has a program for the first route already.
+    for where, rank in [("middle", 4), ("top", r)] if name == "svd_f64" else [("middle", 4)]:
         got = split(w, start_of(where, rank, r), rank, factorisation=name)
         for residual, a, b, whole in zip(*got, w):
             product = a.astype(np.float64) @ b.astype(np.float64)
@@ -107,7 +108,8 @@ def test_storage_dtypes(dtype):
 
 def test_one_matrix_is_a_layer_of_a_stack():
     w = stack((40, 16), 4)
-    for one, many in zip(split_matrix(w[1], start=3, rank=2), split(w, 3, 2)):
+    single = jax.jit(functools.partial(split_matrix, start=6, rank=4))
+    for one, many in zip(single(w[1]), split(w, 6, 4)):
         # Compiled apart, sums may be ordered differently in float64 and round the other way.
         np.testing.assert_allclose(one, many[1], rtol=EPS, atol=EPS)
 
@@ -187,21 +189,6 @@ def test_without_64_bit_types():
     for one, other, rough in zip(got, want, single):
         np.testing.assert_array_equal(one, other)
         assert rough.dtype == np.float32
-
-
-def test_production_process_splits_in_float64():
-    """Without the tests' global settings."""
-    code = """
-import jax, numpy as np
-from svdjax.spectral import working_precision
-from svdjax.spectral.components import split_stack
-w = 1e3 + np.random.default_rng(0).standard_normal((1, 30, 20)).astype(np.float32)
-with working_precision("svd_f64"):
-    residual, a, b = (np.asarray(x[0], np.float64) for x in split_stack(w, start=0, rank=1))
-assert abs(residual + a @ b - w[0]).max() <= abs(residual).max() * 2.0**-24 * 1.001
-assert np.asarray(jax.numpy.ones(1)).dtype == np.float32
-"""
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("shape", [(8192, 28672), (28672, 8192), (5120, 13824)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -32,25 +33,37 @@ def spectra(kappa, r):
     yield np.repeat(np.geomspace(1, 1 / kappa, r // 4), 4)
 
 
-@EXTENDED
-@pytest.mark.parametrize(
-    ("route", "measure"), [*((route, "all") for route in KAPPAS), ("gram_f64", "vectors")]
-)
-@pytest.mark.parametrize("shape", matrices.SHAPES)
-@pytest.mark.parametrize("near", [True, False])
-def test_estimate_bounds_the_error(route, measure, shape, near):
+@functools.cache
+def pairs(shape, near, kappas, dtype):
+    """Base and post of all spectra, and the true NF: once for all routes on the same values."""
     rng = np.random.default_rng(7)
-    r, dtype, bases, posts = min(shape), STORED[route], [], []
-    for kappa, _ in itertools.product(KAPPAS[route], range(DRAWS)):
+    r, bases, posts = min(shape), [], []
+    for kappa, _ in itertools.product(kappas, range(DRAWS)):
         for s in spectra(kappa, r):
             u, v = matrices.orthonormal(rng, shape[0], r), matrices.orthonormal(rng, shape[1], r)
             bases.append(matrices.assemble(u, s, v, dtype))
             if not near:
                 u = matrices.orthonormal(rng, shape[0], r)
             posts.append(matrices.assemble(u, 0.8 * s * np.linspace(1, 0.9, r), v, dtype))
-    base, post = np.stack(bases), np.stack(posts)
+    true = [float(reference.nf_extended(b, p)) for b, p in zip(bases, posts)]
+    return np.stack(bases), np.stack(posts), np.array(true)
+
+
+@EXTENDED
+@pytest.mark.parametrize(
+    ("route", "measure", "shape"),
+    [
+        *(("svd_f64", "all", shape) for shape in matrices.SHAPES),
+        *(("svd_f32", "all", shape) for shape in matrices.IN_FLOAT32),
+        *(("gram_f64", "all", shape) for shape in matrices.SHAPES),
+        *(("gram_f64", "vectors", shape) for shape in matrices.SHAPES),
+    ],
+)
+@pytest.mark.parametrize("near", [True, False])
+def test_estimate_bounds_the_error(route, measure, shape, near):
+    r = min(shape)
+    base, post, true = pairs(shape, near, KAPPAS[route], STORED[route])
     got = analyse_many(base, post, route, measure)
-    true = np.array([float(reference.nf_extended(b, p)) for b, p in zip(base, post)])
     assert np.isfinite(got.nf).all()
     error = np.abs(got.nf - true)
     assert np.all(error <= got.nf_error)

@@ -9,34 +9,46 @@ import pytest
 
 from svdjax.spectral import products, working_precision
 
-SHAPES = [(700, 30), (30, 700), (701, 7), (24, 24), (1, 9), (900, 500)]
+BF16 = np.dtype(ml_dtypes.bfloat16)
+# Shape, length of a slice, dtype. The long ones in seven to nine slices and in one; the last of
+# several is shorter than the others, or not.
+CASES = [
+    *((shape, 100, "float64") for shape in [(700, 30), (30, 700), (701, 7), (900, 500)]),
+    *((shape, 1024, "float64") for shape in [(24, 24), (1, 9), (700, 30), (30, 700), (900, 500)]),
+    *((shape, 100, BF16) for shape in [(700, 30), (30, 700), (701, 7), (900, 500)]),
+    *((shape, 1024, BF16) for shape in [(24, 24), (30, 700)]),
+]
 
 
-def short_rows(w):
+def short_rows(w, by):
     top = np.abs(w.astype(np.float64)).max()
-    by = products.scale(jax.numpy.asarray(w), "float64")
     # bf16 has room in float64 as it is.
-    np.testing.assert_allclose(by, 1 if w.dtype == ml_dtypes.bfloat16 else 1 / top, rtol=1e-15)
+    np.testing.assert_allclose(by, 1 if w.dtype == BF16 else 1 / top, rtol=1e-15)
     w = w.astype(np.float64) * float(by)
     return w if w.shape[0] < w.shape[1] else w.T
 
 
-@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float64])
-@pytest.mark.parametrize("length", [100, 1024])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "length", "dtype"), CASES)
 def test_products_of_slices_add_up(shape, length, dtype, monkeypatch):
     monkeypatch.setattr(products, "_SLICE", length)
     monkeypatch.setattr(products, "_SLICE_BYTES", 0)
     rng = np.random.default_rng(0)
     base, post = ((7 * rng.standard_normal(shape)).astype(dtype) for _ in range(2))
+
+    @jax.jit
+    def every(b, p):
+        return (
+            [products.scale(w, "float64") for w in (b, p)],
+            products.all_of(b, p, "float64"),
+            products.gram_of(b, "float64"),
+            products.all_of(b, p, "float64", grams=()),
+            products.all_of(b, p, "float64", grams=[1]),
+        )
+
     with working_precision("gram_f64"):
-        rows = short_rows(base), short_rows(post)
+        scales, found, single, cross, other = jax.device_get(every(base, post))
+    rows = short_rows(base, scales[0]), short_rows(post, scales[1])
     wanted = rows[0] @ rows[0].T, rows[1] @ rows[1].T, rows[0] @ rows[1].T
-    with working_precision("gram_f64"):
-        found = jax.jit(lambda b, p: products.all_of(b, p, "float64"))(base, post)
-        single = jax.jit(lambda b: products.gram_of(b, "float64"))(base)
-        cross = jax.jit(lambda b, p: products.all_of(b, p, "float64", grams=()))(base, post)
-        other = jax.jit(lambda b, p: products.all_of(b, p, "float64", grams=[1]))(base, post)
     size = max(np.abs(one).max() for one in rows) ** 2
     # Sums of up to 900 terms of that size, in another order.
     parts = (*found, single, *cross, *other), (*wanted, wanted[0], wanted[2], *wanted[1:])
@@ -45,17 +57,23 @@ def test_products_of_slices_add_up(shape, length, dtype, monkeypatch):
     np.testing.assert_array_equal(single, single.T)
 
 
+@jax.jit
+def scaled_gram(w):
+    return products.gram_of(w, "float64"), products.scale(w, "float64")
+
+
 def test_zeros_stay_zeros():
     with working_precision("gram_f64"):
-        assert not np.any(products.gram_of(jax.numpy.zeros((9, 4)), "float64"))
-        assert products.scale(jax.numpy.zeros((9, 4)), "float64") == 1
+        found, scale = scaled_gram(np.zeros((40, 6)))
+    assert not np.any(found)
+    assert scale == 1
 
 
 @pytest.mark.parametrize("size", [1e-160, 1e160])
 def test_size_does_not_matter(size):
     w = np.random.default_rng(1).standard_normal((40, 6))
     with working_precision("gram_f64"):
-        one, other = (products.gram_of(jax.numpy.asarray(x), "float64") for x in (w, size * w))
+        one, other = (scaled_gram(x)[0] for x in (w, size * w))
     np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
@@ -64,8 +82,12 @@ def test_totals_count_every_entry_once(bytes_, monkeypatch):
     monkeypatch.setattr(products, "_TERMS_BYTES", bytes_)
     rng = np.random.default_rng(2)
     base, post = (rng.standard_normal((37, 11)).astype(ml_dtypes.bfloat16) for _ in range(2))
+
+    @jax.jit
+    def totals(*both):
+        return products.total(lambda b, p: (b * p, b - p), both, "float64")
+
     with working_precision("gram_f64"):
-        both = jax.numpy.asarray(base), jax.numpy.asarray(post)
-        found = products.total(lambda b, p: (b * p, b - p), both, "float64")
+        found = totals(base, post)
     b, p = base.astype(np.float64), post.astype(np.float64)
     np.testing.assert_allclose(found, [np.sum(b * p), np.sum(b - p)], rtol=1e-13)

@@ -8,19 +8,21 @@ from tests.engine import harness
 from tests.engine.hosts.models import family
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def job(env, tmp_path_factory):
     """Environment and arguments of a sweep of many small groups, and the workdir of one process."""
     models = family(tmp_path_factory.mktemp("models"), ["post"], layers=12, width=256)
-    two = env | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = env | {"XLA_FLAGS": harness.flags(2)}
     arguments = [
         f"--config=configs/pair.py:base={models / 'base'},post={models / 'post'}",
         "--config.group_bytes=1",
         "--config.measure=vectors",
         "--config.factorisation=svd_f64",
         "--config.stages=('spectra',)",
+        "--config.devices=0",
     ]
     workdir = tmp_path_factory.mktemp("alone") / "W"
-    done = harness.sweep(two, *arguments, f"--workdir={workdir}")
+    # This process has two devices too.
+    done = harness.sweep_here(*arguments, f"--workdir={workdir}")
     assert done.status == 0, done.err
     return two, arguments, workdir, done.computed

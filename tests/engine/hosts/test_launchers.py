@@ -24,7 +24,8 @@ LAUNCHERS = {
 """By the variable in which each tells a process its number. Open MPI would give each a core."""
 
 
-@pytest.fixture(params=LAUNCHERS)
+# Session-wide like the job, so that where there is no launcher no job is made.
+@pytest.fixture(scope="session", params=LAUNCHERS)
 def rank(request) -> str:
     """The variable of a launcher that works here."""
     launcher = LAUNCHERS[request.param]

@@ -70,7 +70,7 @@ def test_the_workdir_is_that_of_one_process(job, tmp_path):
 
 @pytest.mark.timeout(240)
 def test_who_is_killed_or_stopped_ends_all_and_a_restart_completes(job, tmp_path):
-    env, arguments, alone, _ = job
+    _, arguments, alone, _ = job
     workdir = tmp_path / "W"
     lost(job, workdir, victim=1)
     lost(job, workdir, victim=0)
@@ -86,7 +86,7 @@ def test_who_is_killed_or_stopped_ends_all_and_a_restart_completes(job, tmp_path
     assert json.loads((workdir / "sweep.json").read_text())["status"] == "stopped"
     assert kept <= journaled(workdir)
     # One process can finish what two have begun.
-    last = harness.sweep(env, *arguments, f"--workdir={workdir}")
+    last = harness.sweep_here(*arguments, f"--workdir={workdir}")
     assert last.status == 0, last.err
     assert "from the journal" in last.err
     same(workdir, alone)
@@ -101,8 +101,8 @@ def test_what_one_process_cannot_use_ends_both(job, tmp_path):
     assert not workdir.exists()
 
 
-def test_flags_that_do_not_fit_are_refused_before_jax_is_loaded(job):
-    env, arguments, _, _ = job
-    done = harness.sweep(env, *arguments, "--hosts_count=2", "--hosts_index=2")
+def test_flags_that_do_not_fit_are_refused(job):
+    _, arguments, _, _ = job
+    done = harness.sweep_here(*arguments, "--hosts_count=2", "--hosts_index=2")
     assert done.status == 2
     assert "--hosts_coordinator missing" in one_line(done)

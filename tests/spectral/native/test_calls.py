@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,13 @@ def smaller(monkeypatch):
 
 @pytest.fixture
 def anew():
-    """What is traced with those sizes is traced there alone."""
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
+    """What is traced with those sizes is traced there alone.
+
+    The setting is part of what jax knows a trace by, and does nothing else: every product here
+    says its precision.
+    """
+    with jax.default_matmul_precision("high"):
+        yield
 
 
 def test_here_they_are():
@@ -165,13 +169,14 @@ def test_mapped():
 def test_a_comparison_is_that_of_xla_alone(shape, monkeypatch, counted, anew):
     rng = np.random.default_rng(4)
     base, post = matrices.stack(rng, shape, (30.0, 1e4))
-    compare = functools.partial(analyse_stack, base, post, factorisation="gram_f64")
+    how: Any = {"factorisation": "gram_f64", "measure": "fits"}
+    compare = functools.partial(analyse_stack, base, post, **how)
     ours = jax.device_get(compare())
     assert all(counted.values())
     before = counted.copy()
     monkeypatch.setattr(calls, "available", lambda: False)
-    jax.clear_caches()
-    theirs = jax.device_get(compare())
+    with jax.default_matmul_precision("highest"):  # traced anew
+        theirs = jax.device_get(compare())
     assert counted == before
     # Either is within its own estimate of the truth.
     error = ours.nf_error + theirs.nf_error
