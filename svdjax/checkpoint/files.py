@@ -11,13 +11,13 @@ import json
 import os
 import pathlib
 import stat
-from typing import Any
+from typing import Any, BinaryIO
 
 from svdjax.errors import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MAX_JSON_BYTES = 100 << 20  # as the safetensors library allows for a header
+MOST_JSON_BYTES = 16 << 20  # JSON that describes: a config, an index, generation settings
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert it where its origin is trusted: in transformers, from_pretrained(...) and "
@@ -59,19 +59,54 @@ def checked_path(directory: pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Binary stream of a regular file, links followed.
+
+    Every input file is opened here. A FIFO or a device is refused instead of waited for: the file
+    is opened without blocking and looked at before anything is read.
+
+    Raises:
+        InputError: The file is missing, cannot be opened, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise InputError(f"{os.fspath(path)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read ({one_line(error)})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{os.fspath(path)}: is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_JSON_BYTES) -> bytes:
+    """Content of a regular file of at most `most` bytes.
+
+    Raises:
+        InputError: As `open_regular`, or the file is larger.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise InputError(f"{os.fspath(path)}: {size} bytes; expected at most {most}")
+        try:
+            # One byte more than the bound, should the file grow meanwhile.
+            content = stream.read(most + 1)
+        except OSError as error:
+            raise InputError(f"{os.fspath(path)}: cannot be read ({one_line(error)})") from None
+    if len(content) > most:
+        raise InputError(f"{os.fspath(path)}: grows while it is read, beyond {most} bytes")
+    return content
+
+
+def read_json(path: pathlib.Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """A JSON object; the size is bounded and a key that occurs twice is an error.
 
     Raises:
-        InputError: The file cannot be read, is no JSON object or repeats a key.
+        InputError: As `read_bytes`, or the file is no JSON object or repeats a key.
     """
-    try:
-        size = path.stat().st_size
-        if size > _MAX_JSON_BYTES:
-            raise InputError(f"{path}: {size} bytes; expected at most {_MAX_JSON_BYTES} of JSON")
-        return parse_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+    return parse_object(read_bytes(path, most), str(path))
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
