@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from svdjax.constructions import RECIPES
+from svdjax.engine.editing import markdown
 from tests.construct import harness
 from tests.support import tiny
 
@@ -44,8 +46,10 @@ def test_every_number_is_that_of_numpy(equation, options, square, tmp_path):
     about, rows = tables(text)
     assert about["construction"].startswith(f"eq. {recipe.number}, ")
     assert about["new W_post"] == recipe.formula
-    assert str(base) in about["base"]
-    assert str(post) in about["post"]
+    # Published: names, not where its author keeps files.
+    assert about["base"].startswith(f"`{base.name}`")
+    assert about["post"] == f"`{post.name}`"
+    assert str(base.parent) not in text
     assert ("other" in about) == (recipe.partner == "other")
     assert ("signs of pairs" in about) == recipe.signed
     assert ("α′" in about) == recipe.scaled
@@ -119,3 +123,23 @@ def test_paths_cannot_forge_a_card(square, tmp_path):
     assert sum(line.startswith("# ") for line in text.splitlines()) == 1
     about, _ = tables(text)
     assert "a ¦ b\\n---\\nlicense: evil" in about["post"]
+
+
+def test_a_code_span_cannot_be_left():
+    for text in ("a`<img src=x>`b", "``", "`", "x``` y", "", "a|b"):
+        span = markdown.code(text)
+        fence = span[: len(span) - len(span.lstrip("`"))]
+        inside = span[len(fence) : -len(fence)]
+        # CommonMark: a span ends at the next run of exactly as many backticks.
+        assert all(len(run) != len(fence) for run in re.findall("`+", inside))
+        assert inside.strip() == text.strip()
+    assert markdown.identifier("self_attn.o_proj") == "self_attn.o_proj"
+    assert markdown.identifier("<b>x") == "`<b>x`"
+    assert markdown.table_row(("a|b", "c")) == "| a\\|b | c |"
+
+
+def test_what_a_card_calls_a_checkpoint(tmp_path):
+    assert markdown.source_name(str(tmp_path / "my model")) == "my model"
+    assert markdown.source_name("org/name") == "org/name"
+    hub = f"/home/me/.cache/huggingface/hub/models--org--name/snapshots/{'a' * 40}"
+    assert markdown.source_name(hub) == f"org/name@{'a' * 40}"

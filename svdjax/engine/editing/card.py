@@ -13,7 +13,7 @@ from svdjax.constructions.changes import Change
 from svdjax.constructions.controls import CONTROLS
 from svdjax.constructions.tree import route_for
 from svdjax.engine.editing.construct_job import ConstructJob
-from svdjax.errors import printable
+from svdjax.engine.editing.markdown import code, identifier, is_hub_id, source_name, table_row
 
 
 def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequence[int]) -> str:
@@ -26,26 +26,23 @@ def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequenc
         ("construction", f"eq. {recipe.number}, {recipe.title}"),
         *(control * bool(job.control)),
         ("new W_post", CONTROLS.get(job.control, recipe.formula)),
-        ("modules", f"`{printable(job.chosen.text, 200)}`: {', '.join(changes)}"),
+        ("modules", f"{code(job.chosen.text, 200)}: {', '.join(map(identifier, changes))}"),
         ("layers", ranges(layers)),
-        ("post", f"`{printable(job.post, 300)}`"),
-        (
-            "base",
-            f"`{printable(job.base, 300)}`" + " (does not enter)" * (not enters),
-        ),
+        ("post", code(source_name(job.post))),
+        ("base", code(source_name(job.base)) + " (does not enter)" * (not enters)),
     ]
-    rows += [("other", f"`{printable(job.other, 300)}`")] * bool(job.other)
+    rows += [("other", code(source_name(job.other)))] * bool(job.other)
     if job.control == "noise":
         rows.append(("seed", str(job.seed)))
     if recipe.signed:
         rows.append(("signs of pairs", job.signs))
     if recipe.scaled:
-        rows.append(("α′", f"{printable(job.factors.source, 200)}, see below"))
+        rows.append(("α′", f"{code(pathlib.PurePath(job.factors.source).name, 200)}, see below"))
     rows.append(("factorisation", route_for(job.factorisation, recipe.polar)))
     front = {
         "library_name": "transformers",
         "tags": ["svdjax", "construction", job.construction, *([job.control] * bool(job.control))],
-        "base_model": [source for source in sources if _is_hub_id(source)],
+        "base_model": [source for source in sources if is_hub_id(source)],
     }
     lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v), "---", ""]
     title = f"{recipe.title[0].upper()}{recipe.title[1:]} (eq. {recipe.number})"
@@ -57,7 +54,7 @@ def model_card(job: ConstructJob, changes: Mapping[str, Change], layers: Sequenc
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {_cell(text)} |" for name, text in rows),
+        *(table_row(row) for row in rows),
         "",
         "`W = U Σ Vᵀ` is taken of the (in, out) matrix, the transpose of the stored `weight`. "
         "Every other tensor is that of post, bit for bit"
@@ -79,10 +76,10 @@ def _table(changes: Mapping[str, Change], job: ConstructJob) -> list[str]:
     heads += ["α′"] * job.recipe.scaled
     heads += ["arbitrary signs"] * (job.signs == "aligned")
     heads += ["surviving", "predicted", "rank-deficient"]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines = [table_row(heads), f"|{' --- |' * len(heads)}"]
     for name, one in changes.items():
         cells = [
-            _cell(printable(name, 120)),
+            identifier(name),
             str(one.layers),
             _number(one.change),
             f"{_number(one.change_min)} … {_number(one.change_max)}",
@@ -93,18 +90,9 @@ def _table(changes: Mapping[str, Change], job: ConstructJob) -> list[str]:
         cells += [_number(one.alpha, 6)] * job.recipe.scaled
         cells += [f"{100 * one.arbitrary:.3g} %"] * (job.signs == "aligned")
         cells += [_number(one.surviving), _number(one.surviving_predicted), str(one.deficient)]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(cells))
     return lines
 
 
 def _number(value: float, digits: int = 4) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _is_hub_id(source: str) -> bool:
-    local = pathlib.Path(source).exists()
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not local

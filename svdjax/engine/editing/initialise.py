@@ -24,12 +24,13 @@ from svdjax.constructions.initialise import factors_of
 from svdjax.engine import devices
 from svdjax.engine.compute import padded_stack
 from svdjax.engine.editing.initialise_job import INITIALISATIONS, InitialiseJob, mapped
+from svdjax.engine.editing.markdown import code, identifier, source_name, table_row
 from svdjax.engine.editing.targets import chosen_layers, chosen_projections
 from svdjax.engine.groups import Group, plan_groups, total_work, working_bytes
 from svdjax.engine.prefetch import prefetched
 from svdjax.engine.progress import Progress, note
 from svdjax.engine.stop import StopRequest
-from svdjax.errors import InputError, printable
+from svdjax.errors import InputError
 from svdjax.spectral import working_precision
 from svdjax.spectral.components import split_stack, start_of
 
@@ -211,16 +212,16 @@ class _Initialise:
         lora = job.construction == "lora"
         rows = [
             ("initialisation", INITIALISATIONS[job.construction]),
-            ("model", f"`{printable(job.base, 300)}`"),
-            ("modules", ", ".join(one.name for one in self.plan.projections)),
+            ("model", code(source_name(job.base))),
+            ("modules", ", ".join(identifier(one.name) for one in self.plan.projections)),
             ("layers", ranges(self.layers)),
         ]
         if lora:
             spans = {n: f"{s} to {s + job.rank - 1}" for n, s in self.starts.items()}
             rows += [("rank", str(job.rank))]
-            rows += [(f"components of {name}", text) for name, text in spans.items()]
+            rows += [(f"components of {identifier(name)}", text) for name, text in spans.items()]
         else:
-            rows.append(("factor", f"`{printable(job.factor, 200)}`"))
+            rows.append(("factor", code(job.factor, 200)))
         front = {"library_name": "transformers", "tags": ["svdjax", job.construction]}
         usage = (
             "With the adapter in `adapter/` it is the original model, to the accuracy of float32 "
@@ -244,7 +245,7 @@ class _Initialise:
                 "",
                 "| | |",
                 "| --- | --- |",
-                *(f"| {name} | {text} |".replace("\n", " ") for name, text in rows),
+                *(table_row(row) for row in rows),
                 "",
             ]
         )
