@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
+
+MOST_IN_LINE = 1900  # characters of a line on stderr
+MOST_IN_WORD = 300  # of what stands in it without a space: a name, a path, a number
 
 
 class InputError(ValueError):
@@ -13,7 +17,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(" ".join(str(message).split())))
+        super().__init__(as_line(str(message)))
 
 
 class Interrupted(BaseException):
@@ -26,7 +30,7 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, message: str, signum: int = signal.SIGTERM):
-        super().__init__(message)
+        super().__init__(as_line(message))
         self.status = 128 + signum
 
 
@@ -42,7 +46,16 @@ class HostLost(BaseException):
     status = 3
 
     def __init__(self, message: str):
-        super().__init__(printable(" ".join(message.split())))
+        super().__init__(as_line(message))
+
+
+def as_line(text: str) -> str:
+    """One line for a person: white space is one space, `printable`, long words and lines cut."""
+    words = (
+        printable(word, MOST_IN_WORD) if len(word) > MOST_IN_WORD else printable(word)
+        for word in re.split(r"\s+", text.strip())
+    )
+    return printable(" ".join(words), MOST_IN_LINE)
 
 
 def printable(text: str, most: int | None = None) -> str:

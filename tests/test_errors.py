@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import signal
 
-from svdjax.errors import InputError, Interrupted, printable
+import pytest
+
+from svdjax.engine.progress import Progress, note
+from svdjax.errors import HostLost, InputError, Interrupted, printable
 
 
 def test_a_message_is_one_line_without_control_characters():
     message = str(InputError("a.safetensors: tensor x\n\ty\x1b[31m\x00 is\r\n odd"))
     assert message == "a.safetensors: tensor x y\\x1b[31m\\x00 is odd"
+
+
+@pytest.mark.parametrize("kind", [InputError, Interrupted, HostLost])
+def test_a_message_is_bounded_whatever_it_quotes(kind):
+    name = "a" * 100_000
+    message = str(kind(f"model/config.json: {name} is {'b ' * 50_000}; expected a number"))
+    assert len(message) <= 1900
+    assert message.startswith("model/config.json: aaa")
+    assert message.endswith("expected a number")
+    assert "\x1b" not in str(kind("\x1b[31m"))
+
+
+def test_progress_lines_are_bounded_and_printable(capsys):
+    note(f"laid out \x1b]0;owned\x07{'x' * 5000}")
+    bar = Progress(1, 1.0)
+    bar.log(f"reused \x1b[2J{'y' * 5000}")
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
 
 
 def test_printable_keeps_text_and_shortens_the_middle():

@@ -113,7 +113,7 @@ def open_pairs(
             beside = plan_pair(other, post, split_fused=split_fused) if other else None
             jobs.append(PairJob(spec, plan, beside))
         except InputError as error:
-            faults.append(f"pair {spec.name}: {error}")
+            faults.append(f"{spec.label}: {error}")
     _raise(faults)
     return jobs
 

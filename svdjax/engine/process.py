@@ -72,6 +72,8 @@ def prepare_process(*, torch: bool = False) -> None:
         modules.setdefault("torch", None)  # looks as if it were not installed
     # absl turns notices on, and jax tells of every kind of device that is not there.
     logging.getLogger("jax").setLevel(logging.WARNING)
+    # A first start builds a list of fonts and says so.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _restart_with_huge_pages() -> None:

@@ -12,6 +12,7 @@ import time
 import tqdm
 
 from svdjax.engine.groups import Group
+from svdjax.errors import as_line
 
 
 class Progress:
@@ -65,7 +66,7 @@ class Progress:
     def log(self, text: str) -> None:
         """One line on stderr, above the bar if there is one."""
         if not self.quiet:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(as_line(text), file=sys.stderr)
             sys.stderr.flush()
 
     def close(self) -> None:
@@ -75,12 +76,13 @@ class Progress:
     def _move(self, group: Group) -> None:
         self._done += group.work
         self._bar.set_postfix_str(f"{self.count}/{self.groups} groups, {self.left()} left", False)
-        self._bar.update(100 * group.work / self.work)
+        # The shares of all groups add up to 100 but for rounding, which tqdm would warn of.
+        self._bar.update(min(100 * self._done / self.work, 100.0) - self._bar.n)
 
 
 def note(text: str) -> None:
     """One line on stderr where there is no bar."""
-    print(text, file=sys.stderr, flush=True)
+    print(as_line(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

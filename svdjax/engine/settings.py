@@ -163,6 +163,16 @@ class PairSpec:
     text: str = ""
     constructed: bool = True
 
+    @property
+    def label(self) -> str:
+        """The pair in an error: ``pair NAME``, or ``pair`` for one that bears this name."""
+        return pair_label(self.name)
+
+
+def pair_label(name: str) -> str:
+    """``pair NAME``; ``pair`` where that is the name itself, as of two directories."""
+    return name if name == "pair" else f"pair {name}"
+
 
 @dataclass(frozen=True)
 class SweepConfig:
@@ -243,7 +253,7 @@ def _pair_problems(name: str, sides: Mapping[str, Any]) -> list[str]:
     for side in ("base", "post"):
         if not sides.get(side):
             found.append(
-                f"pair {name}: {side} is not given; write {side}=DIRECTORY after the config's "
-                f"colon, or --config.{side}=DIRECTORY"
+                f"{pair_label(name)}: {side} is not given; write {side}=DIRECTORY after the "
+                f"config's colon, or --config.{side}=DIRECTORY"
             )
     return found

@@ -43,10 +43,10 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
 
     def csv(self) -> str:
-        """The table as RFC 4180 text with full precision."""
+        """The table as RFC 4180 text with full precision; a formula gets a ``'`` before it."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([_cell(column) for column in self.columns])
         writer.writerows([_cell(row[key]) for key in self.columns] for row in self.rows)
         return text.getvalue()
 
@@ -292,4 +292,8 @@ def _table(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str])
 
 
 def _cell(value: Any) -> str:
-    return repr(float(value)) if isinstance(value, float | np.floating) else str(value)
+    if isinstance(value, float | np.floating):
+        return repr(float(value))
+    # A spreadsheet takes text that begins so for a formula and runs it; names are anybody's.
+    unsafe = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if unsafe else str(value)

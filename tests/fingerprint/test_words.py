@@ -15,6 +15,7 @@ from svdjax.engine.descent.wording import (
     ancestor_words,
     chance,
     nearest_words,
+    numbers,
     sentences,
     training_words,
     verdict_words,
@@ -273,3 +274,10 @@ def test_parts_in_words():
         "attention of layer 3 (the reference's 1)"
     )
     assert named([]) == ""
+
+
+def test_a_distance_that_rounds_to_nothing_has_no_sign():
+    for distance in (-1e-9, 0.0, 1e-9):
+        assert numbers(result("same weights") | {"distance": distance}).startswith(
+            "distance 0.0000"
+        )

@@ -12,7 +12,7 @@ import pytest
 
 from svdjax.engine import Comparison
 from svdjax.report.paper_tables import PROJECTIONS, paper_column, paper_keys
-from svdjax.report.tables import pair_tables, pairs_table
+from svdjax.report.tables import Table, pair_tables, pairs_table
 from tests.report import synthetic
 
 FILES = ("table3", "table4", "nf", "corotation", "fits", "layers", "coverage")
@@ -143,3 +143,12 @@ def test_an_unknown_paper_key_has_no_column():
     assert paper_column("Qwen9/instruct") is None
     assert paper_column("") is None
     assert paper_column(None) is None
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet():
+    names = ("=cmd|'/C calc'!A0", "+1", "-x", "@SUM(A1)", "\tq", "q_proj")
+    rows = tuple({"name": name, "value": -0.5} for name in names)
+    text = Table("layers", ("name", "value"), rows).csv()
+    cells = [row["name"] for row in csv.DictReader(text.splitlines())]
+    assert cells == [f"'{name}" for name in names[:-1]] + ["q_proj"]
+    assert {row["value"] for row in csv.DictReader(text.splitlines())} == {"-0.5"}

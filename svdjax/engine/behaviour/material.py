@@ -107,7 +107,7 @@ def read_material(jobs: Sequence[PairJob], settings: Settings) -> Material:
             base = _reader(material, plan.base, plan.post, settings, known)
             readers[job.spec.name] = {"base": base, "post": post}
         except InputError as error:
-            faults.append(f"pair {job.spec.name}: {error}")
+            faults.append(f"{job.spec.label}: {error}")
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
     return material

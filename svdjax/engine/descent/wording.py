@@ -143,7 +143,7 @@ def ancestor_words(result: Mapping[str, Any]) -> str:
 def numbers(result: Mapping[str, Any]) -> str:
     """Distance, p-value as a bound in words, and alignment."""
     return (
-        f"distance {result['distance']:.4f} (0 same, about 1 unrelated); so much agreement by "
+        f"distance {result['distance']:z.4f} (0 same, about 1 unrelated); so much agreement by "
         f"chance: {chance(result['log10_p_value'])}; residual streams aligned by: "
         f"{result['alignment']['residual']}"
     )

@@ -48,7 +48,7 @@ def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
             rows = tokenise(texts, post.tokenizer, model_config(post.home), str(path))
             found[spec.name] = Heldout(path, rows, len(texts), rows.targets)
         except InputError as error:
-            faults.append(f"pair {spec.name}: {error}")
+            faults.append(f"{spec.label}: {error}")
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
     return found

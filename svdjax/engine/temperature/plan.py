@@ -100,7 +100,7 @@ def read_plans(
         try:
             found[name] = _plan(job, settings, heldout.get(name), material)
         except InputError as error:
-            faults.append(f"pair {name}: {error}")
+            faults.append(f"{job.spec.label}: {error}")
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
     return found
