@@ -28,7 +28,6 @@ from typing import NoReturn
 from absl import app, flags
 
 from svdjax.errors import HostLost, InputError, Interrupted
-from svdjax.options import OPTIONS
 
 
 def run(main: Callable[[], str | None]) -> NoReturn:
@@ -101,6 +100,8 @@ def _is_file(path: str) -> bool:
 
 def _leaves() -> str:
     """What ``--help`` says about the leaves of a config."""
+    from svdjax.options import OPTIONS  # a command without a config has no need of it
+
     lines = ["\nconfig leaves, set with --config.LEAF=VALUE:"]
     for leaf, (default, text) in OPTIONS.items():
         about = f"{text} (default: {default})"
@@ -139,6 +140,8 @@ def _explain(error: BaseException, config: str) -> str:
         return f"{error}; --help explains every flag"
     leaf = _missing_leaf(root)
     if leaf:
+        from svdjax.options import OPTIONS
+
         near = difflib.get_close_matches(leaf, OPTIONS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
         return f"config {config} has no leaf {leaf!r}; {hint}"

@@ -38,52 +38,15 @@ from svdjax import door
 from svdjax.engine.descent.fingerprint_job import FingerprintJob
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
+from svdjax.fields import Flags
 
-_REFERENCE = flags.DEFINE_string(
-    "reference",
-    None,
-    "The model that may have an origin in common with the suspect: directory or hub id "
-    "org/name[@revision]; or several, separated by commas: the nearest is named.",
-)
-_SUSPECT = flags.DEFINE_string(
-    "suspect", None, "The model that is asked about: directory or hub id org/name[@revision]."
-)
-_ANCESTOR = flags.DEFINE_string(
-    "ancestor",
-    FingerprintJob.ancestor,
-    "A third checkpoint, known to be older than reference and suspect: which of the three lies "
-    "between the others.",
-)
-_OUT = flags.DEFINE_string("out", None, "File for the verdict, such as verdict.json.")
-_DERIVED = flags.DEFINE_float(
-    "derived", FingerprintJob.derived, "Largest distance at which the verdict is related."
-)
-_UNRELATED = flags.DEFINE_float(
-    "unrelated",
-    FingerprintJob.unrelated,
-    "Smallest distance at which it is unrelated; between the two it is undecided.",
-)
-_P_VALUE = flags.DEFINE_float(
-    "p_value", FingerprintJob.p_value, "Largest p-value with which the verdict may be related."
-)
-_DEVICES = flags.DEFINE_integer(
-    "devices", FingerprintJob.devices, "Devices to factorise on; 0 takes all."
-)
+_FLAGS = Flags(FingerprintJob)
 
 
 def main() -> str:
     """Compares what the flags name; returns the summary for stdout."""
     with StopRequest(resumes=False) as stop:
-        job = FingerprintJob(
-            reference=_REFERENCE.value or "",
-            suspect=_SUSPECT.value or "",
-            out=_OUT.value or "",
-            derived=_DERIVED.value,
-            unrelated=_UNRELATED.value,
-            p_value=_P_VALUE.value,
-            devices=_DEVICES.value,
-            ancestor=_ANCESTOR.value,
-        )
+        job = FingerprintJob(**_FLAGS.values(FingerprintJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
         from svdjax import report

@@ -21,51 +21,19 @@ from __future__ import annotations
 
 from absl import flags
 
-from svdjax import door, model_flags
-from svdjax.engine.behaviour.probe_job import SAMPLES, ProbeJob
+from svdjax import door
+from svdjax.engine.behaviour.probe_job import ProbeJob
 from svdjax.engine.process import prepare_process
 from svdjax.engine.stop import StopRequest
+from svdjax.fields import Flags
 
-flags.adopt_module_key_flags(model_flags)
-_MODELS = flags.DEFINE_list(
-    "models", None, "Models, separated by commas: directories or hub ids org/name[@revision]."
-)
-_PROMPTS = flags.DEFINE_string(
-    "prompts", None, 'A .jsonl with "prompt" or "question" in every line, or text, a prompt a line.'
-)
-_OUT = flags.DEFINE_string("out", None, "Directory for the results.")
-_LIMIT = flags.DEFINE_integer(
-    "limit", ProbeJob.limit, "Take the first prompts only, the paper's 100 by default; 0 takes all."
-)
-_SAMPLES = flags.DEFINE_enum(
-    "samples",
-    "prompt",
-    list(SAMPLES),
-    'Which CKA is stored as "<model>" and drawn: over prompts (our choice) or positions (eq. 17).',
-)
-_DEBIASED = flags.DEFINE_bool(
-    "debiased", False, 'Store and draw the debiased CKA as "<model>"; the paper\'s is biased.'
-)
-_BLOCKS = flags.DEFINE_string(
-    "blocks", "", "Blocks whose entropy is drawn, such as 0,3,5-8. Default: all; all are stored."
-)
-_MAPS = flags.DEFINE_bool("maps", True, "Also keep and draw attention maps of the first prompt.")
+_FLAGS = Flags(ProbeJob)
 
 
 def main() -> str:
     """Probes what the flags ask for; returns the summary for stdout."""
     with StopRequest(resumes=False) as stop:
-        job = ProbeJob(
-            models=tuple(_MODELS.value or ()),
-            prompts=_PROMPTS.value or "",
-            out=_OUT.value or "",
-            limit=_LIMIT.value,
-            samples=_SAMPLES.value,
-            debiased=_DEBIASED.value,
-            blocks=_BLOCKS.value,
-            maps=_MAPS.value,
-            **model_flags.given(),
-        )
+        job = ProbeJob(**_FLAGS.values(ProbeJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
         from svdjax import report

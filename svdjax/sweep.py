@@ -16,7 +16,7 @@ stages make the paper's constructed models, look inside every model, and put ben
     What would it cost? Shapes, memory, time; nothing is written:
       python -m svdjax.sweep --config=configs/qwen2_5_math_7b.py --dry_run
 
-    One leaf of the config set by hand (svdjax/options.py explains them all):
+    One leaf of the config set by hand (they are explained below):
       python -m svdjax.sweep --config=configs/reference.py --config.factorisation=svd_f32
 
 A sweep that was killed goes on when the same command is given again, and a finished one does

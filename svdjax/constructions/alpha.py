@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from svdjax.checkpoint.files import read_json
 from svdjax.errors import InputError
 
 AUTO, AUTO_RAW = "auto", "auto_raw"
@@ -58,6 +57,8 @@ class Alpha:
                 f"alpha {text!r}: expected auto, auto_raw, a number, or a JSON file such as "
                 f'{{"q_proj": 0.9}}; there is no such file{hint}'
             )
+        from svdjax.checkpoint.files import read_json  # slow to import: not for --help
+
         values = {}
         for name, value in read_json(path).items():
             if isinstance(value, bool) or not isinstance(value, int | float):

@@ -28,7 +28,7 @@ def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
     devices = jax.local_devices()
     if count > len(devices):
         raise InputError(
-            f"config.devices={count}: jax sees {len(devices)} device(s) "
+            f"devices={count}: jax sees {len(devices)} device(s) "
             f"({devices[0].device_kind}); use 0 for all of them"
         )
     if not count:

@@ -5,70 +5,130 @@ Imports no jax: whatever can be said without it is said first.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdjax.atomic import plain
+from svdjax import fields
 from svdjax.constructions.recipes import VARIANTS, Variant
 from svdjax.engine.behaviour.evaluate_job import Protocol
 from svdjax.engine.behaviour.model_options import ModelOptions
 from svdjax.engine.behaviour.probe_job import Probing
 from svdjax.engine.editing.options import ConstructionOptions
-from svdjax.engine.faults import in_config
 from svdjax.engine.nulls.options import Nulls
 from svdjax.engine.temperature.job import Tempering
 from svdjax.errors import InputError
-from svdjax.options import SIDES
+from svdjax.fields import as_leaf, setting
 from svdjax.series import trajectory_names
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
 STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
+_SIDES = ("name", "base", "post")
 _TAKEN = ("report.html", "sweep.json")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to compute; the leaves are explained in `svdjax.options`."""
+class BenchmarkData:
+    """Where the data of each benchmark lies, empty of those that are not asked."""
 
-    factorisation: str = "auto"
-    measure: str = "fits"
-    corner: int = 25
-    split_fused: bool = False
-    group_bytes: int = 64 * 2**20
-    devices: int = 0
-    full_hash: bool = False
-    variants: tuple[str, ...] = ("all",)
-    save_variants: bool = False
-    text_limit: int = 0
-    factor_cache: str = ""
-    factor_cache_bytes: int = 20 * 2**30
-    stages: tuple[str, ...] = ("spectra", "report")
+    gsm8k: str = setting("", "GSM8K for the evaluation stage: its file, folder or hf:org/name.")
+    math500: str = setting("", "MATH-500: its file, folder or hf:org/name.")
+    mmlu: str = setting("", "MMLU: its folder or hf:org/name; evaluation.split says which part.")
+    gpqa: str = setting("", "GPQA: its file or hf:org/name.")
+    commonsenseqa: str = setting("", "CommonsenseQA: its file or hf:org/name.")
+    questions: str = setting("", "Questions of your own, a .jsonl of question and answer.")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that are named, by benchmark."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute: the leaves of a config beside its pairs."""
+
+    factorisation: str = setting(
+        "auto",
+        "How matrices are factorised, always with an error estimate. auto: by Gram matrices in "
+        "double precision, and where their estimate is above 1e-5 by SVDs in double precision. "
+        "svd_f64: by those alone, about half as fast. svd_f32: by SVDs in single precision. "
+        "gram_f64: what auto takes.",
+    )
+    measure: str = setting(
+        "fits",
+        "vectors: singular values and vectors (SVSM, NF, similarity). fits: also how well eq. 8 "
+        "fits with pure scaling, with Q1 or Q2, and at best. all: every fit of eq. 8 and the "
+        "residual rotations of eq. 13, which take about twice as long in all.",
+        choices=MEASURES,
+        expected=f"one of {', '.join(MEASURES)}",
+    )
+    corner: int = setting(
+        25, "Leading singular directions whose similarity matrices are kept and drawn.", least=1
+    )
+    split_fused: bool = setting(
+        False,
+        "Split fused projections (phi3's qkv_proj and gate_up_proj) into their parts. "
+        "The paper keeps them fused.",
+    )
+    group_bytes: int = setting(
+        64 * 2**20,
+        "Host bytes of one group of layers, both checkpoints as stored; at least a layer for each "
+        "device. Smaller groups use less memory and lose less work when a sweep is killed.",
+        least=1,
+        expected="a number of bytes",
+    )
+    devices: int = setting(
+        0,
+        "Devices to spread the layers over; 0 takes all.",
+        least=0,
+        expected="a count, or 0 for all",
+    )
+    full_hash: bool = setting(
+        False,
+        "Fingerprint the input files by every byte instead of by header and sampled blocks.",
+    )
+    variants: tuple[str, ...] = setting(
+        ("all",),
+        "Which constructed models the constructions stage makes: all, or names such as replaced, "
+        "restoration_V_SA, ablation_U_FFN_aligned (svdjax/constructions/recipes.py lists them).",
+    )
+    save_variants: bool = setting(
+        False,
+        "Also write every constructed model as a checkpoint, to <pair>/models/<variant>.",
+    )
+    text_limit: int = setting(
+        0, "Use at most this many of the held-out texts; 0 uses all.", least=0
+    )
+    factor_cache: str = setting(
+        "",
+        "Directory that keeps singular vectors for other sweeps of the same checkpoints. Default: "
+        "they are kept in the workdir, and removed when the constructions are done.",
+    )
+    factor_cache_bytes: int = setting(20 * 2**30, "Most bytes of disk that they may take.", least=0)
+    stages: tuple[str, ...] = setting(
+        ("spectra", "report"),
+        "What to do: spectra, nulls (what random signs of the same change would show), "
+        "constructions (of every pair that names no constructed = False; judged on the pair's "
+        "held-out text where it names one, beside controls), probes and evaluation (of base, post "
+        "and, with constructions, all constructed models), temperature (scales singular values "
+        "layer by layer), report.",
+    )
     constructions: ConstructionOptions = field(default_factory=ConstructionOptions)
     nulls: Nulls = field(default_factory=Nulls)
-    benchmarks: Mapping[str, str] = field(default_factory=dict)
     probes: Probing = field(default_factory=Probing)
+    benchmarks: BenchmarkData = field(default_factory=BenchmarkData)
     evaluation: Protocol = field(default_factory=Protocol)
     temperature: Tempering = field(default_factory=Tempering)
     decoder: ModelOptions = field(default_factory=ModelOptions)
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
-        found = []
-        if self.corner < 1:
-            found.append(f"config.corner={self.corner}: expected 1 or more")
-        if self.group_bytes < 1:
-            found.append(f"config.group_bytes={self.group_bytes}: expected a number of bytes")
-        if self.devices < 0:
-            found.append(f"config.devices={self.devices}: expected a count, or 0 for all")
-        if self.measure not in MEASURES:
-            found.append(f"config.measure={self.measure!r}: expected one of {', '.join(MEASURES)}")
-        for leaf in ("text_limit", "factor_cache_bytes"):
-            if getattr(self, leaf) < 0:
-                found.append(f"config.{leaf}={getattr(self, leaf)}: expected 0 or more")
+        found = fields.faults(self, as_leaf())
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             found.append(
@@ -82,7 +142,7 @@ class Settings:
                 f"the order {', '.join(STAGES)}"
             )
         if "nulls" in self.stages:
-            found += in_config(self.nulls.null_faults(), "nulls")
+            found += fields.faults(self.nulls, as_leaf("nulls"))
         return found + self._construction_problems() + self._behaviour_problems()
 
     def _construction_problems(self) -> list[str]:
@@ -97,7 +157,7 @@ class Settings:
         if not self.variants:
             found.append("config.variants is empty: leave the constructions stage out instead")
         if "constructions" in self.stages:
-            found += in_config(self.constructions.construction_faults(), "constructions")
+            found += self.constructions.faults(as_leaf("constructions"))
         if self.split_fused and "constructions" in self.stages:
             found.append(
                 "config.split_fused=True: constructions edit fused projections as a whole, as in "
@@ -108,23 +168,23 @@ class Settings:
     def _behaviour_problems(self) -> list[str]:
         found = []
         if self.reads_prompts:
-            found += in_config(self.probes.probing_faults(), "probes")
+            found += fields.faults(self.probes, as_leaf("probes"))
             if not self.probes.prompts:
                 found.append(
                     "config.probes.prompts is not given: name a file of prompts, or leave the "
                     "probes stage out"
                 )
         if self.reads_questions:
-            found += in_config(self.evaluation.protocol_faults(), "evaluation")
-            if not self.benchmarks:
+            found += self.evaluation.faults(as_leaf("evaluation"))
+            if not self.benchmarks.given:
                 found.append(
                     "config.benchmarks: none is given; name the data of one, such as "
                     "--config.benchmarks.gsm8k=FILE, or leave the evaluation stage out"
                 )
         if self.runs_models or "temperature" in self.stages:
-            found += in_config(self.decoder.model_faults(), "decoder")
+            found += fields.faults(self.decoder, as_leaf("decoder"))
         if "temperature" in self.stages:
-            found += in_config(self.temperature.tempering_faults(), "temperature")
+            found += self.temperature.faults(as_leaf("temperature"))
         return found
 
     @property
@@ -137,7 +197,7 @@ class Settings:
     def reads_questions(self) -> bool:
         """Whether a stage asks models questions."""
         asked = "temperature" in self.stages and self.temperature.questions != 0
-        return (asked and bool(self.benchmarks)) or "evaluation" in self.stages
+        return (asked and bool(self.benchmarks.given)) or "evaluation" in self.stages
 
     @property
     def runs_models(self) -> bool:
@@ -158,7 +218,7 @@ class PairSpec:
     name: str
     base: str
     post: str
-    paper: str | None = None
+    paper: str = ""
     other: str = ""
     text: str = ""
     constructed: bool = True
@@ -167,6 +227,12 @@ class PairSpec:
     def label(self) -> str:
         """The pair in an error: ``pair NAME``, or ``pair`` for one that bears this name."""
         return pair_label(self.name)
+
+
+PAIR_LEAVES: Mapping[str, Any] = {
+    each.name: each.default for each in dataclasses.fields(PairSpec) if each.name not in _SIDES
+}
+"""What a pair may have beside name, base and post, and its default."""
 
 
 def pair_label(name: str) -> str:
@@ -203,29 +269,17 @@ def read_config(config: Any) -> SweepConfig:
     """
     if isinstance(config, SweepConfig):
         return config
+    from svdjax.atomic import plain  # numpy: not for --help
+
     leaves: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    known = {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
-    for leaf in ("stages", "variants"):
-        if leaf in known:
-            value = known[leaf]
-            known[leaf] = (value,) if isinstance(value, str) else tuple(value)
-    sections = {
-        "nulls": Nulls,
-        "probes": Probing,
-        "evaluation": Protocol,
-        "decoder": ModelOptions,
-    }
-    known |= {name: kind(**(leaves.get(name) or {})) for name, kind in sections.items()}
-    known["constructions"] = ConstructionOptions.read(leaves.get("constructions") or {})
-    known["temperature"] = Tempering.read(leaves.get("temperature") or {})
-    data = leaves.get("benchmarks") or {}
-    known["benchmarks"] = {name: path for name, path in data.items() if path}
-    settings = Settings(**known)
+    settings = fields.from_leaves(
+        Settings, {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
+    )
     problems = settings.problems()
     pairs = []
     for name, sides in (leaves.get("pairs") or {}).items():
         problems += _pair_problems(name, sides)
-        given = {key: sides[key] for key in SIDES if sides.get(key) is not None}
+        given = {key: sides[key] for key in PAIR_LEAVES if sides.get(key) is not None}
         # What no stage looks at is not opened either.
         if "constructions" not in settings.stages:
             given |= {"other": "", "constructed": False}

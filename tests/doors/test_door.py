@@ -59,7 +59,7 @@ PAIR = f"--config={CONFIGS / 'pair.py'}"
         ([f"{PAIR}:bose=x"], ["'bose'", "did you mean 'base'"]),
         ([PAIR, "--config.corners=3"], ["pair.py", "'corners'", "did you mean 'corner'"]),
         ([PAIR, "--config.corner=many"], ["config.corner", "many"]),
-        ([PAIR], ["pair pair", "base is not given"]),
+        ([PAIR], ["pair: base is not given"]),
         ([f"{PAIR}:base=/nowhere/a,post=/nowhere/b"], ["/nowhere/a", "/nowhere/b"]),
     ],
 )

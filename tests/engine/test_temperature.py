@@ -214,6 +214,6 @@ def test_nothing_to_measure_is_refused_and_a_layer_too_many(tmp_path):
     nothing = config(text="", probes={"prompts": ""}, temperature={"questions": 0})
     with pytest.raises(InputError, match="nothing for the temperature stage to measure"):
         run_sweep(nothing, tmp_path / "W")
-    with pytest.raises(InputError, match=r"pair pair: config\.temperature\.layers=7"):
+    with pytest.raises(InputError, match=r"pair: config\.temperature\.layers=7"):
         run_sweep(config(temperature={"layers": "7"}), tmp_path / "W")
     assert not (tmp_path / "W").exists()

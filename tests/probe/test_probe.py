@@ -142,7 +142,7 @@ def test_all_faults_of_all_models_at_once(tmp_path: pathlib.Path) -> None:
 
 def test_flags_that_are_wrong() -> None:
     with pytest.raises(InputError) as caught:
-        ProbeJob((), out="", limit=-1, samples="x", blocks="3-1")
+        ProbeJob(models=(), prompts="", out="", limit=-1, samples="x", blocks="3-1")
     for part in ("--models", "--prompts", "--out", "--limit=-1", "--samples=x", "--blocks"):
         assert part in str(caught.value)
 

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from svdjax import fields
 from svdjax.behaviour.benchmarks import BENCHMARKS, SPLITS
-from svdjax.engine.behaviour.model_options import ModelOptions
-from svdjax.engine.faults import choice_faults, least_faults, missing_faults
+from svdjax.engine.behaviour.model_options import DeviceOptions, ModelOptions
 from svdjax.errors import InputError
+from svdjax.fields import Spelling, as_flag, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How the questions of a benchmark are asked, by default as in the paper."""
 
-    limit: int = 0
-    repeats: int = 0
-    temperature: float = 0.2
-    top_p: float = 0.95
-    max_new_tokens: int = 1024
-    batch_size: int = 32
-    seed: int = 0
-    split: str = "dev"
+    limit: int = setting(
+        0, "Take the first questions of each benchmark only; 0 takes all.", least=0
+    )
+    repeats: int = setting(
+        0,
+        "How often to ask each question; 0: three times as in the paper, or once if greedy.",
+        least=0,
+    )
+    temperature: float = setting(
+        0.2, "0 takes the likeliest token.", least=0, expected="0 (greedy) or more"
+    )
+    top_p: float = setting(0.95, "Draw from the likeliest tokens that make up this probability.")
+    max_new_tokens: int = setting(
+        1024,
+        "Most tokens of a response; fewer where the model's context ends before.",
+        least=1,
+    )
+    batch_size: int = setting(32, "Sequences decoded together.", least=1)
+    seed: int = setting(
+        0,
+        "Of the random draws, and of the order of the options in GPQA.",
+        least=0,
+        below=2**32,
+    )
+    split: str = setting("dev", "Which part of MMLU.", choices=SPLITS)
 
-    def protocol_faults(self) -> list[str]:
-        """Everything that is wrong with it, one sentence each."""
-        least = {"limit": 0, "repeats": 0, "max_new_tokens": 1, "batch_size": 1, "seed": 0}
-        found = least_faults(self, least) + choice_faults(self, {"split": SPLITS})
-        if self.seed >= 2**32:
-            found.append(f"--seed={self.seed}: expected less than 2^32")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            found.append(f"--temperature={self.temperature}: expected 0 (greedy) or more")
+    def faults(self, spell: Spelling = as_flag) -> list[str]:
+        """Everything that is wrong with the values, one sentence each."""
+        found = fields.faults(self, spell)
         if not 0 < self.top_p <= 1:
-            found.append(f"--top_p={self.top_p}: expected more than 0 and at most 1")
+            found.append(f"{spell('top_p')}={self.top_p}: expected more than 0 and at most 1")
         if self.temperature == 0 and self.repeats > 1:
             found.append(
-                f"--repeats={self.repeats}: with --temperature=0 every repeat gives the same "
-                "answers; leave it out"
+                f"{spell('repeats')}={self.repeats}: with {spell('temperature')}=0 every repeat "
+                "gives the same answers; leave it out"
             )
         return found
 
@@ -48,25 +60,22 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class EvaluateJob(Protocol, ModelOptions):
-    """One model on one benchmark.
-
-    The flags of ``python -m svdjax.evaluate`` have the fields' names and explain them.
+class EvaluateJob(Protocol, ModelOptions, DeviceOptions):
+    """One model on one benchmark: the flags of ``python -m svdjax.evaluate``.
 
     Raises:
       InputError: the values are wrong; everything at once.
     """
 
-    model: str
-    benchmark: str
-    data: str
-    out: str
+    model: str = setting(help="Model: a directory, or a hub id org/name[@revision].")
+    benchmark: str = setting(
+        help="Which questions; the list above says what --data must be.", choices=BENCHMARKS
+    )
+    data: str = setting(
+        help="The benchmark's official file or folder, or hf:org/name (needs datasets)."
+    )
+    out: str = setting(help="Directory for the results.")
 
     def __post_init__(self) -> None:
-        found = missing_faults(self, ("model", "benchmark", "data", "out"))
-        found += self.protocol_faults()
-        if self.benchmark:
-            found += choice_faults(self, {"benchmark": BENCHMARKS})
-        found += self.model_faults()
-        if found:
+        if found := self.faults():
             raise InputError(" | ".join(found))

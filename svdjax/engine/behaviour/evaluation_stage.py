@@ -93,7 +93,7 @@ class _Asker:
         notes = [one.reader.note for one in asked if one.reader.note]
         results = EvaluationResults(
             pair=name,
-            benchmarks=dict(self.stage.settings.benchmarks),
+            benchmarks=self.stage.settings.benchmarks.given,
             settings=self._settings(),
             scores=scores,
             titles={one.name: one.title for one in asked},

@@ -82,7 +82,7 @@ def read_material(jobs: Sequence[PairJob], settings: Settings) -> Material:
     if settings.reads_questions:
         how = settings.evaluation
         limit = how.limit if "evaluation" in settings.stages else settings.temperature.questions
-        for name, data in settings.benchmarks.items():
+        for name, data in settings.benchmarks.given.items():
             try:
                 questions[name] = read_benchmark(
                     name, data, limit=limit, seed=how.seed, split=how.split

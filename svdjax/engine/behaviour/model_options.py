@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svdjax.engine.faults import choice_faults, least_faults
+from svdjax.fields import setting
 
 PROMPT_FORMATS = ("chat", "plain")
 DTYPES = ("float32", "bfloat16")
@@ -12,16 +12,28 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Flags that every command which runs a model has; `svdjax.model_flags` explains them."""
+    """How prompts are written and a model is laid out, for every command which runs one."""
 
-    system: str | None = None
-    prompt_format: str = "chat"
-    dtype: str = "float32"
-    devices: int = 0
-    tensor_parallel: int = 1
+    system: str | None = setting(
+        None,
+        "A system prompt in the place of the paper's; empty for none.",
+    )
+    prompt_format: str = setting(
+        "chat",
+        "chat: each model's chat template, in a sweep for a base without one that of post. plain: "
+        "system prompt, question and an empty line, for models without one.",
+        choices=PROMPT_FORMATS,
+    )
+    dtype: str = setting("float32", "Dtype of weights and computation.", choices=DTYPES)
+    tensor_parallel: int = setting(
+        1,
+        "How many devices hold the model together; the others hold copies, and share the batch.",
+        least=1,
+    )
 
-    def model_faults(self) -> list[str]:
-        """Everything that is wrong with them, one sentence each."""
-        return least_faults(self, {"devices": 0, "tensor_parallel": 1}) + choice_faults(
-            self, {"prompt_format": PROMPT_FORMATS, "dtype": DTYPES}
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """How many devices a command uses; in a sweep ``config.devices`` says it for all stages."""
+
+    devices: int = setting(0, "Devices to use; 0 takes all.", least=0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from svdjax import fields
 from svdjax.constructions.selection import Layers
-from svdjax.engine.behaviour.model_options import ModelOptions
-from svdjax.engine.faults import choice_faults, least_faults, missing_faults
+from svdjax.engine.behaviour.model_options import DeviceOptions, ModelOptions
 from svdjax.errors import InputError
+from svdjax.fields import setting
 
+_PROMPTS = 'A .jsonl with "prompt" or "question" in every line, or text, a prompt a line.'
 SAMPLES = ("prompt", "position")
 
 
@@ -34,14 +36,18 @@ def cka_words(samples: str, debiased: bool) -> str:
 class Probing:
     """What is probed, by default as in the paper but for the samples of CKA (`cka_words`)."""
 
-    prompts: str = ""
-    limit: int = 100
-    samples: str = "prompt"
-    debiased: bool = False
-
-    def probing_faults(self) -> list[str]:
-        """Everything that is wrong with it, one sentence each."""
-        return least_faults(self, {"limit": 0}) + choice_faults(self, {"samples": SAMPLES})
+    prompts: str = setting("", _PROMPTS)
+    limit: int = setting(
+        100,
+        "Take the first prompts only, by default as many as the paper's; 0 takes all.",
+        least=0,
+    )
+    samples: str = setting(
+        "prompt",
+        "Which CKA is reported: a sample is a prompt (our choice), or a position (eq. 17).",
+        choices=SAMPLES,
+    )
+    debiased: bool = setting(False, "Report the debiased CKA; the paper's is biased.")
 
     @property
     def kind(self) -> str:
@@ -50,32 +56,32 @@ class Probing:
 
 
 @dataclass(frozen=True)
-class ProbeJob(Probing, ModelOptions):
-    """Some models on some prompts.
-
-    The flags of ``python -m svdjax.probe`` have the fields' names and explain them.
+class ProbeJob(Probing, ModelOptions, DeviceOptions):
+    """Some models on some prompts: the flags of ``python -m svdjax.probe``.
 
     Raises:
       InputError: the values are wrong; everything at once.
     """
 
-    models: tuple[str, ...]
-    out: str
-    blocks: str = ""
-    maps: bool = True
+    models: tuple[str, ...] = setting(
+        help="Models, separated by commas: directories or hub ids org/name[@revision]."
+    )
+    prompts: str = setting(help=_PROMPTS)
+    out: str = setting(help="Directory for the results.")
+    blocks: str = setting(
+        "", "Blocks whose entropy is drawn, such as 0,3,5-8. Default: all; all are stored."
+    )
+    maps: bool = setting(True, "Also keep and draw attention maps of the first prompt.")
     chosen: Layers = field(init=False)
 
     def __post_init__(self) -> None:
-        found = []
-        if not self.models or not all(self.models):
+        found = fields.faults(self)
+        if not all(self.models):
             found.append("--models: expected directories or hub ids, separated by commas")
-        found += missing_faults(self, ("prompts", "out"))
-        found += self.probing_faults()
         try:
             object.__setattr__(self, "chosen", Layers.parse(self.blocks))
         except InputError as error:
             found.append(f"--blocks: {error}")
-        found += self.model_faults()
         if found:
             raise InputError(" | ".join(found))
 

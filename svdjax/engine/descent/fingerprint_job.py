@@ -6,32 +6,49 @@ import os
 import pathlib
 from dataclasses import dataclass
 
+from svdjax import fields
 from svdjax.engine.descent.verdict import Thresholds
-from svdjax.engine.faults import least_faults, missing_faults
 from svdjax.errors import InputError
+from svdjax.fields import setting
 
 
 @dataclass(frozen=True)
 class FingerprintJob:
     """One suspect held against one reference or several, and a third checkpoint.
 
-    The flags of ``python -m svdjax.fingerprint`` have the fields' names and explain them.
+    The flags of ``python -m svdjax.fingerprint``.
 
     Raises:
       InputError: the values are wrong; everything at once.
     """
 
-    reference: str
-    suspect: str
-    out: str
-    derived: float = Thresholds.derived
-    unrelated: float = Thresholds.unrelated
-    p_value: float = Thresholds.p_value
-    devices: int = 0
-    ancestor: str = ""
+    reference: str = setting(
+        help="The model that may have an origin in common with the suspect: directory or hub id "
+        "org/name[@revision]; or several, separated by commas: the nearest is named."
+    )
+    suspect: str = setting(
+        help="The model that is asked about: directory or hub id org/name[@revision]."
+    )
+    out: str = setting(help="File for the verdict, such as verdict.json.")
+    derived: float = setting(
+        Thresholds.derived, "Largest distance at which the verdict is related."
+    )
+    unrelated: float = setting(
+        Thresholds.unrelated,
+        "Smallest distance at which it is unrelated; between the two it is undecided.",
+    )
+    p_value: float = setting(
+        Thresholds.p_value, "Largest p-value with which the verdict may be related."
+    )
+    devices: int = setting(0, "Devices to factorise on; 0 takes all.", least=0)
+    ancestor: str = setting(
+        "",
+        "A third checkpoint, known to be older than reference and suspect: which of the three lies "
+        "between the others.",
+    )
 
     def __post_init__(self) -> None:
-        found = missing_faults(self, ("reference", "suspect", "out"))
+        found = fields.faults(self)
         if self.out:
             found += self._out_faults()
         found += self._source_faults()
@@ -42,7 +59,6 @@ class FingerprintJob:
             )
         if not 0 < self.p_value < 1:
             found.append(f"--p_value={self.p_value:g}: expected a probability between 0 and 1")
-        found += least_faults(self, {"devices": 0})
         if found:
             raise InputError(" | ".join(found))
 

@@ -5,46 +5,114 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from svdjax import fields
 from svdjax.constructions.alpha import AUTO, Alpha
-from svdjax.constructions.controls import get_control
+from svdjax.constructions.controls import CONTROLS
 from svdjax.constructions.recipes import SIGNS, Recipe, get_recipe
 from svdjax.constructions.selection import Layers, Modules
-from svdjax.engine.faults import missing_faults
 from svdjax.errors import InputError
+from svdjax.fields import setting
 
 DTYPES = ("bfloat16", "float16", "float32")
-GROUP_BYTES = 64 * 2**20
+
+# What constructions of two models and initialisations of one have in common.
+BASE = "Base model: a directory, or a hub id org/name[@rev]."
+OUT = "Directory to write."
+CONSTRUCTION = "Which construction; the list above has the formulas."
+MODULES = (
+    "Which linear layers: self_attn, mlp, all, a projection such as o_proj, or a regular "
+    "expression that is searched for in names like self_attn.q_proj. Defaults to all for eq9 and "
+    "eq14, as in the paper, and for lora, to o_proj for scaled; must be named for the others, "
+    "which the paper applies to attention or to the MLP."
+)
+LAYERS = "Which layers, counted from 0: 0-3,7,20- for example. Default: all."
+DTYPE = "Storage dtype of the result; default: that of the edited model, for lora float32."
+OVERWRITE = "Replace a checkpoint that is there already."
+
+
+def group_bytes_setting() -> Any:
+    """Host bytes of a group of layers."""
+    return setting(
+        64 * 2**20,
+        "Host bytes of one group of layers, both checkpoints as stored. Peak memory is about four "
+        "of these, what one matrix pair in work takes on each CPU device, and 0.5 GB.",
+        least=1,
+        expected="a number of bytes",
+    )
+
+
+def devices_setting() -> Any:
+    """Devices that the layers are spread over."""
+    return setting(
+        0,
+        "Devices to spread the layers over; 0 takes all.",
+        least=0,
+        expected="a count, or 0 for all",
+    )
 
 
 @dataclass(frozen=True)
 class ConstructJob:
-    """One construction of one checkpoint.
-
-    The flags of ``python -m svdjax.construct`` have the fields' names and explain them.
+    """One construction of one checkpoint: flags of ``python -m svdjax.construct``.
 
     Raises:
       InputError: the values are wrong or do not go together; everything at once.
     """
 
-    base: str
-    post: str
-    out: str
-    construction: str
-    other: str = ""
-    modules: str = ""
-    layers: str = ""
-    alpha: str = AUTO
-    signs: str = "raw"
-    dtype: str = ""
-    overwrite: bool = False
-    factorisation: str = "auto"
-    group_bytes: int = GROUP_BYTES
-    devices: int = 0
-    factor_cache: str = ""
-    factor_cache_bytes: int = 20 * 2**30
-    control: str = ""
-    seed: int = 0
+    base: str = setting(help=BASE)
+    post: str = setting(help="Post-trained model that is edited: a directory or hub id.")
+    out: str = setting(help=OUT)
+    construction: str = setting(help=CONSTRUCTION)
+    other: str = setting("", "Another post model of the same base, for eq12: directory or hub id.")
+    modules: str = setting("", MODULES)
+    layers: str = setting("", LAYERS)
+    alpha: str = setting(
+        AUTO,
+        "alpha' of eq9: auto (mean scaling of the top 90 % of the singular values over all layers, "
+        "rounded to one decimal, as in the paper's Table 4), auto_raw (not rounded), a number, or "
+        'a JSON file {"q_proj": 0.9, ...}.',
+    )
+    signs: str = setting(
+        "raw",
+        "eq10 and eq15 depend on the common sign of each pair of singular vectors, which is "
+        "arbitrary: raw takes what the factorisation returned (as the paper does), aligned turns "
+        "each pair of post towards its partner.",
+        choices=SIGNS,
+    )
+    dtype: str = setting(
+        "", DTYPE, choices=DTYPES, expected=f"{', '.join(DTYPES)}, or nothing for the model's own"
+    )
+    overwrite: bool = setting(False, OVERWRITE)
+    factorisation: str = setting(
+        "auto",
+        "How matrices are factorised: auto takes svd_f64, and for eqs. 11, 12 and 16, which need "
+        "polar factors only, the quicker gram_f64 (with svd_f64 where its error would show).",
+        choices=("auto", "svd_f64", "svd_f32", "gram_f64"),
+    )
+    group_bytes: int = group_bytes_setting()
+    devices: int = devices_setting()
+    factor_cache: str = setting(
+        "",
+        "Directory in which factors are kept and looked up, for several constructions of the same "
+        "checkpoints. Default: none are kept.",
+    )
+    factor_cache_bytes: int = setting(
+        20 * 2**30,
+        "Most bytes that --factor_cache holds.",
+        least=0,
+        expected="a number of bytes",
+    )
+    control: str = setting(
+        "",
+        "Write this control of the construction instead of the construction itself. interpolated "
+        "is base where base is nearer to W_post than the construction.",
+        choices=CONTROLS,
+    )
+    seed: int = setting(
+        0, "Of --control=noise.", least=0, below=2**32, expected="0 or more and less than 2^32"
+    )
     recipe: Recipe = field(init=False)
     chosen: Modules = field(init=False)
     chosen_layers: Layers = field(init=False)
@@ -62,8 +130,6 @@ class ConstructJob:
         attempt("recipe", lambda: get_recipe(self.construction))
         attempt("chosen_layers", lambda: Layers.parse(self.layers))
         attempt("factors", lambda: Alpha.parse(self.alpha))
-        if self.control:
-            attempt("control", lambda: get_control(self.control))
         recipe = getattr(self, "recipe", None)
         modules = self.modules or ("all" if recipe is not None and recipe.everywhere else "")
         if modules:
@@ -100,20 +166,7 @@ class ConstructJob:
         return found
 
     def _range_faults(self) -> list[str]:
-        found = missing_faults(self, ("base", "post", "out"))
-        if self.signs not in SIGNS:
-            found.append(f"--signs={self.signs}: expected {' or '.join(SIGNS)}")
-        if self.dtype and self.dtype not in DTYPES:
-            found.append(
-                f"--dtype={self.dtype}: expected {', '.join(DTYPES)}, or nothing for the post "
-                "model's own"
-            )
-        if self.group_bytes < 1 or self.factor_cache_bytes < 0:
-            found.append("--group_bytes and --factor_cache_bytes: expected a number of bytes")
-        if not 0 <= self.seed < 2**32:
-            found.append(f"--seed={self.seed}: expected 0 or more and less than 2^32")
-        if self.devices < 0:
-            found.append(f"--devices={self.devices}: expected a count, or 0 for all")
+        found = fields.faults(self)
         if self.out:
             sides = {side: getattr(self, side) for side in ("base", "post", "other")}
             found += place_faults(self.out, sides)

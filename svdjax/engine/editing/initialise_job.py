@@ -8,10 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdjax.checkpoint.files import read_json
+from svdjax import fields
 from svdjax.constructions.selection import Layers, Modules
-from svdjax.engine.editing.construct_job import DTYPES, GROUP_BYTES, place_faults
+from svdjax.engine.editing.construct_job import (
+    BASE,
+    CONSTRUCTION,
+    DTYPE,
+    DTYPES,
+    LAYERS,
+    MODULES,
+    OUT,
+    OVERWRITE,
+    devices_setting,
+    group_bytes_setting,
+    place_faults,
+)
 from svdjax.errors import InputError
+from svdjax.fields import setting
 
 INITIALISATIONS = {
     "lora": "LoRA factors from singular components as a PEFT adapter, the residual as its base",
@@ -22,26 +35,30 @@ INITIALISATIONS = {
 
 @dataclass(frozen=True)
 class InitialiseJob:
-    """One initialisation of one checkpoint.
-
-    The flags of ``python -m svdjax.construct`` have the fields' names and explain them.
+    """One initialisation of one checkpoint: flags of ``python -m svdjax.construct``.
 
     Raises:
       InputError: the values are wrong or do not go together; everything at once.
     """
 
-    base: str
-    out: str
-    construction: str
-    modules: str = ""
-    layers: str = ""
-    rank: int = 0
-    components: str = "top"
-    factor: str = ""
-    dtype: str = ""
-    overwrite: bool = False
-    group_bytes: int = GROUP_BYTES
-    devices: int = 0
+    base: str = setting(help=BASE)
+    out: str = setting(help=OUT)
+    construction: str = setting(help=CONSTRUCTION)
+    modules: str = setting("", MODULES)
+    layers: str = setting("", LAYERS)
+    rank: int = setting(0, "lora: how many singular components to take out.")
+    components: str = setting(
+        "top", "lora: which ones: top, middle, bottom, or the number of the first, from 0."
+    )
+    factor: str = setting(
+        "",
+        'scaled: a number, or a JSON file {"o_proj": 1.4, "q_proj": [1.0, 1.1, ...]} with a '
+        "number, or one for each layer of the model.",
+    )
+    dtype: str = setting("", DTYPE, choices=DTYPES, expected=", ".join(DTYPES))
+    overwrite: bool = setting(False, OVERWRITE)
+    group_bytes: int = group_bytes_setting()
+    devices: int = devices_setting()
     chosen: Modules = field(init=False)
     chosen_layers: Layers = field(init=False)
     factors: Any = field(init=False)
@@ -59,18 +76,13 @@ class InitialiseJob:
                 object.__setattr__(self, name, make())
             except InputError as error:
                 faults.append(str(error))
-        if not self.base or not self.out:
-            faults.append("--base and --out: expected the model, and the directory to write")
+        faults += fields.faults(self)
         if lora and self.rank < 1:
             faults.append(f"--rank={self.rank}: expected how many singular components to take out")
         if lora and self.factor:
             faults.append(f"--factor={self.factor}: only --construction=scaled has a factor")
         if not lora and self.rank:
             faults.append(f"--rank={self.rank}: only --construction=lora has a rank")
-        if self.dtype and self.dtype not in DTYPES:
-            faults.append(f"--dtype={self.dtype}: expected {', '.join(DTYPES)}")
-        if self.group_bytes < 1 or self.devices < 0:
-            faults.append("--group_bytes, --devices: expected a number of bytes, and a count")
         if self.out:
             faults += place_faults(self.out, {"base": self.base})
         if faults:
@@ -107,6 +119,8 @@ def read_factor(text: str) -> float | dict[str, Any]:
                 f"--factor={text}: expected a number, or a JSON file such as "
                 '{"o_proj": 1.4} or {"q_proj": [1.0, 1.1]} with one number for each layer'
             ) from None
+        from svdjax.checkpoint.files import read_json  # slow to import: not for --help
+
         return {
             name: [_positive(each, f"{path}: factor of {name}") for each in value]
             if isinstance(value, list)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svdjax.engine.faults import least_faults
+from svdjax.fields import setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nulls:
-    """How much is drawn; the leaves are explained in `svdjax.options`."""
+    """How much is drawn."""
 
-    draws: int = 19
-    layers: int = 3
-    seed: int = 0
-
-    def null_faults(self) -> list[str]:
-        """Everything that is wrong with it, one sentence each."""
-        found = least_faults(self, {"draws": 0, "layers": 0, "seed": 0})
-        if self.seed >= 2**32:
-            found.append(f"--seed={self.seed}: expected less than 2^32")
-        return found
+    draws: int = setting(
+        19,
+        "Draws of each kind for a sampled matrix: the change with random signs, which judges NF "
+        "and scaling, and in random directions, which tell where it lies. With fewer than 19 "
+        "nothing is judged; 0 draws none: formulas for random directions only.",
+        least=0,
+    )
+    layers: int = setting(
+        3,
+        "Most layers of each projection that are sampled, which bounds the cost: those where no "
+        "formula holds first, evenly spread. 0 samples all.",
+        least=0,
+    )
+    seed: int = setting(0, "Of the draws.", least=0, below=2**32)

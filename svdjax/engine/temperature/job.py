@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
-
+from svdjax import fields
 from svdjax.constructions.selection import Layers
-from svdjax.engine.faults import least_faults
 from svdjax.errors import InputError
+from svdjax.fields import Spelling, as_flag, setting
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -34,49 +33,67 @@ ALL = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Tempering:
-    """The grid, and what is measured at its points; `svdjax.options` explains the leaves."""
+    """The grid, and what is measured at its points."""
 
-    factors: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 1.1, 1.2, 1.4, 2.0)
-    projections: tuple[str, ...] = ("qk", "v_proj", "o_proj")
-    layers: str = ""
-    most_layers: int = 0
-    models: tuple[str, ...] = ("post",)
-    texts: int = 32
-    prompts: int = 16
-    questions: int = 0
-    ask_layers: bool = False
+    factors: tuple[float, ...] = setting(
+        (0.5, 0.7, 0.8, 0.9, 1.1, 1.2, 1.4, 2.0),
+        "What singular values are multiplied by in the temperature stage; q and k by a make "
+        "attention's temperature 1/a^2. 1, the model as it is, is always measured.",
+    )
+    projections: tuple[str, ...] = setting(
+        ("qk", "v_proj", "o_proj"),
+        "What is scaled together: a projection such as o_proj, qk (q_proj and k_proj), self_attn, "
+        "mlp, all.",
+    )
+    layers: str = setting(
+        "",
+        "Layers that are scaled one at a time, such as 0-3,20-; empty is each of them, none is "
+        "none. All layers together are scaled in any case.",
+    )
+    most_layers: int = setting(0, "At most this many of them, spread evenly; 0 takes all.", least=0)
+    models: tuple[str, ...] = setting(
+        ("post",), "Whose singular values are scaled: post, base or both."
+    )
+    texts: int = setting(
+        32,
+        "Loss and KL are those of the first texts of the pair's held-out text; 0 takes all.",
+        least=0,
+    )
+    prompts: int = setting(
+        16, "Attention entropy is that on the first of probes.prompts; 0 takes all.", least=0
+    )
+    questions: int = setting(
+        0,
+        "Ask the first questions of each of the benchmarks, greedily; 0 asks none.",
+        least=0,
+    )
+    ask_layers: bool = setting(False, "Ask also where one layer is scaled, not only where all are.")
 
-    @classmethod
-    def read(cls, leaves: Mapping[str, object]) -> Tempering:
-        """From a config's section; sequences become tuples, one value alone a tuple of it."""
-        lists = ("factors", "projections", "models")
-        return cls(**{k: _tuple(v) if k in lists else v for k, v in leaves.items()})  # type: ignore[arg-type]
-
-    def tempering_faults(self) -> list[str]:
-        """Everything that is wrong with it, one sentence each."""
-        found = least_faults(
-            self, dict.fromkeys(("most_layers", "texts", "prompts", "questions"), 0)
-        )
+    def faults(self, spell: Spelling = as_flag) -> list[str]:
+        """Everything that is wrong with the values, one sentence each."""
+        found = fields.faults(self, spell)
         if not self.factors or not all(map(_positive, self.factors)):
-            found.append(f"--factors={self.factors}: expected numbers above 0")
+            found.append(f"{spell('factors')}={self.factors}: expected numbers above 0")
         elif set(map(float, self.factors)) == {1.0}:
-            found.append(f"--factors={self.factors}: 1 scales nothing; name another")
+            found.append(f"{spell('factors')}={self.factors}: 1 scales nothing; name another")
         for name in self.projections:
             if name not in GROUPS:
                 near = difflib.get_close_matches(str(name), GROUPS, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(GROUPS)}"
-                found.append(f"--projections: there is no {name!r}; {hint}")
+                found.append(f"{spell('projections')}: there is no {name!r}; {hint}")
         for name in self.models:
             if name not in MODELS:
-                found.append(f"--models: expected some of {', '.join(MODELS)}, found {name!r}")
+                found.append(
+                    f"{spell('models')}: expected some of {', '.join(MODELS)}, found {name!r}"
+                )
         for leaf in ("projections", "models"):
             given = getattr(self, leaf)
             if not given or len(set(given)) < len(given):
-                found.append(f"--{leaf}={given}: expected at least one, each once")
+                found.append(f"{spell(leaf)}={given}: expected at least one, each once")
         try:
             self.spans()
         except InputError as error:
-            found.append(f"--layers: {error}")
+            found.append(f"{spell('layers')}: {error}")
         return found
 
     @property
@@ -103,8 +120,8 @@ class Tempering:
         spans = self.spans()
         found: tuple[int, ...] = () if spans is None else spans.choose(count)
         if self.most_layers and len(found) > self.most_layers:
-            places = np.linspace(0, len(found) - 1, self.most_layers).round().astype(int)
-            found = tuple(found[int(place)] for place in places)
+            step = (len(found) - 1) / max(self.most_layers - 1, 1)
+            found = tuple(found[round(place * step)] for place in range(self.most_layers))
         return found
 
 
@@ -121,9 +138,3 @@ def _positive(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) and value > 0
-
-
-def _tuple(value: object) -> tuple[object, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return (value,)
-    return tuple(value)
