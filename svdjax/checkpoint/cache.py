@@ -1,10 +1,11 @@
 """A bounded store on disk of arrays that are costly to compute, named by what they depend on.
 
-An entry is a directory that Orbax writes (uncompressed zarr, one file per array) under a temporary
-name and that is then renamed, so that it is there whole or not at all. It carries the SHA-256 of
-its key and arrays and is not trusted on reading. Writers take turns by one flock, which the kernel
-drops with its process: whoever holds it knows that every temporary name belongs to a dead writer.
-Readers take no lock; an entry that vanishes while it is read is a miss.
+An entry is an uncompressed npz, written under a temporary name and then renamed, so that it is
+there whole or not at all. It carries the SHA-256 of its key and arrays and is not trusted on
+reading: what a power cut leaves of it is a miss, so nothing waits for the disk. Writers take turns
+by one flock, which the kernel drops with its process: whoever holds it knows that every temporary
+name belongs to a dead writer. Readers take no lock; an entry that vanishes while it is read is a
+miss.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import shutil
 import stat
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from svdjax.checkpoint.orbax_store import Form, restore_arrays, save_arrays
 from svdjax.errors import InputError, printable
 
-FORMAT = 1
+FORMAT = 2
 """Entries of another format are not read; it is part of their digest."""
 
 DTYPES = frozenset(
@@ -40,13 +41,16 @@ DTYPES = frozenset(
 
 _LOG = logging.getLogger(__name__)
 _LOCK_FILE = ".svdjax-cache.lock"
-_ENTRY = re.compile(r"svdjax-([0-9a-f]{64})")
-_LEFTOVER = re.compile(r"\.svdjax-cache-[0-9a-f]{16}\.tmp")
+_ENTRY = re.compile(r"svdjax-[0-9a-f]{64}\.npz")
+# Temporary files of dead writers, and entries of the first format, which were folders.
+_LEFTOVER = re.compile(r"\.svdjax-cache-[0-9a-f]{16}\.tmp|svdjax-[0-9a-f]{64}")
+_SHA256 = "sha256"
+_ARRAYS = "arrays/"  # before their names in the npz, which are then no keyword of numpy's
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _PATIENCE = 30.0  # seconds that a writer waits for another process's turn to end
-# Orbax and the filter of its log are global to the process, so the threads of all caches take
-# turns.
-_TURN = threading.RLock()
+
+Form = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+"""Shape and dtype by name."""
 
 
 def content_key(arrays: Mapping[str, np.ndarray], about: Any) -> str:
@@ -118,8 +122,9 @@ class ArrayCache:
         self._sizes: dict[str, int] = {}  # an entry never changes once it is there
         self._failed = self._said_full = False
         self._patience = _PATIENCE
+        self._turn = threading.RLock()
         try:
-            # Absolute, for the working directory may change; Orbax wants it so, too.
+            # Absolute, for the working directory may change.
             self.directory = pathlib.Path(directory).expanduser().absolute()
             if max_bytes:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -131,13 +136,13 @@ class ArrayCache:
             ) from error
         if max_bytes:
             # A directory that is busy or cannot be written may still be read.
-            with _TURN, contextlib.suppress(OSError, _BusyError), self._exclusive(patience=0):
+            with self._turn, contextlib.suppress(OSError, _BusyError), self._exclusive(patience=0):
                 self._make_room(0)
 
     @property
     def used_bytes(self) -> int:
         """Size on disk of all entries, those of other processes included."""
-        with _TURN, contextlib.suppress(OSError):
+        with self._turn, contextlib.suppress(OSError):
             return sum(size for _, size in self._entries().values())
         return 0
 
@@ -158,7 +163,7 @@ class ArrayCache:
         """
         path = self._path(key)
         form = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in expected.items()}
-        with _TURN:
+        with self._turn:
             arrays = self._read(path, key, form) if self.max_bytes else None
             if arrays is None:
                 self.misses += 1
@@ -171,9 +176,7 @@ class ArrayCache:
         """Stores an entry, making room by evicting those that were not used for longest.
 
         Entries that this object has read or written stay: in a scan over more than fits, they
-        would otherwise be evicted just before their turn comes again. In a run of several jax
-        processes only process 0 stores anything, because only there does Orbax write numpy
-        arrays.
+        would otherwise be evicted just before their turn comes again.
 
         Args:
             key: A `content_key`.
@@ -193,7 +196,7 @@ class ArrayCache:
                 raise ValueError(f"cannot store an array named {name!r} of dtype {dtype}")
             if not array.size:
                 raise ValueError(f"cannot store {name!r} of shape {array.shape}: it is empty")
-        with _TURN:
+        with self._turn:
             stored = False
             if self.max_bytes and not self._failed:
                 try:
@@ -201,7 +204,7 @@ class ArrayCache:
                 except _BusyError:
                     pass  # another process writes; this entry counts as skipped
                 except Exception as error:
-                    # Whatever Orbax, TensorStore and the file system have run into.
+                    # Whatever numpy and the file system have run into.
                     self._failed = True
                     reason = printable(" ".join(str(error).split()), 200) or type(error).__name__
                     self._say(f"nothing more is cached ({reason})")
@@ -209,53 +212,43 @@ class ArrayCache:
             return stored
 
     def _path(self, key: str) -> pathlib.Path:
-        path = self.directory / f"svdjax-{key}"
+        path = self.directory / f"svdjax-{key}.npz"
         if not _ENTRY.fullmatch(path.name):
             raise ValueError(f"{key!r} is no content key: expected 64 hexadecimal digits")
         return path
 
     def _read(self, path: pathlib.Path, key: str, form: Form) -> dict[str, np.ndarray] | None:
-        try:
-            path.lstat()
-        except OSError:
+        if not os.path.lexists(path):
             return None
         try:
-            _check_plain(path)
-            arrays, about = restore_arrays(path, form)
-            if about["sha256"] != content_key(arrays, [FORMAT, key]):
+            arrays, digest = _load(path, form)
+            if digest != content_key(arrays, [FORMAT, key]):
                 raise ValueError(f"{path.name} holds other values than were written")
             return arrays
         except Exception:
-            # Damage surfaces as whatever the JSON, zarr and Orbax readers run into.
+            # Damage surfaces as whatever the zip and npy readers run into.
             with contextlib.suppress(OSError):
                 self._remove(path)
             return None
 
     def _write(self, path: pathlib.Path, key: str, arrays: Mapping[str, np.ndarray]) -> bool:
-        import jax  # Here for the same reason as in `orbax_store`.
-
-        if jax.process_index() != 0:
-            return False
         with self._exclusive(self._patience):
-            if path.is_dir() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink():
                 self._mark_used(path)
                 return True
             if os.path.lexists(path):
                 self._remove(path)
-            # With the JSON files and directories, all in whole blocks.
-            size = sum(array.nbytes for array in arrays.values()) + 16384 * (len(arrays) + 2)
-            if not self._make_room(size):
+            if not self._make_room(sum(array.nbytes for array in arrays.values())):
                 return False
             temporary = self._temporary_path()
             try:
-                temporary.mkdir()
-                about = {"sha256": content_key(arrays, [FORMAT, key])}
-                save_arrays(temporary / path.name, arrays, about)
-                if not self._make_room(_size(temporary / path.name)):
+                with temporary.open("xb") as file:
+                    _save(file, arrays, content_key(arrays, [FORMAT, key]))
+                if not self._make_room(_size(temporary)):
                     return False
-                (temporary / path.name).rename(path)
+                temporary.rename(path)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.unlink(missing_ok=True)
             self._mark_used(path)
             return True
 
@@ -354,23 +347,44 @@ def _digest(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def _save(file: IO[bytes], arrays: Mapping[str, np.ndarray], digest: str) -> None:
+    # The npy format knows no bfloat16; the reader expects dtypes, so bits are enough.
+    stored = {
+        _ARRAYS + name: np.ascontiguousarray(array).view(f"u{array.itemsize}")
+        for name, array in arrays.items()
+    }
+    sha256 = np.frombuffer(bytes.fromhex(digest), np.uint8)
+    np.savez(file, allow_pickle=False, **stored, **{_SHA256: sha256})
+
+
+def _load(path: pathlib.Path, form: Form) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of an entry and the SHA-256 beside them.
+
+    Raises:
+        ValueError: It is no plain file, or does not hold what is expected.
+        Exception: Whatever numpy and zipfile make of damage.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path.name} is no file")
+        with np.load(file, allow_pickle=False) as stored:
+            if set(stored.files) != {*(_ARRAYS + name for name in form), _SHA256}:
+                raise ValueError(f"{path.name} holds {stored.files}, expected {list(form)}")
+            if any(each.compress_type != zipfile.ZIP_STORED for each in stored.zip.infolist()):
+                raise ValueError(f"{path.name} is compressed")
+            arrays = {name: stored[_ARRAYS + name].view(dtype) for name, (_, dtype) in form.items()}
+            digest = stored[_SHA256].tobytes().hex()
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {name: shape for name, (shape, _) in form.items()}:
+        raise ValueError(f"{path.name} holds {shapes}, expected {form}")
+    return arrays, digest
+
+
 def _size(path: pathlib.Path) -> int:
-    """Bytes of a file or folder on disk, links not followed."""
+    """Bytes of a file on disk, links not followed."""
     status = path.lstat()
-    size = max(status.st_size, 512 * status.st_blocks)
-    if stat.S_ISDIR(status.st_mode):
-        size += sum(_size(item) for item in path.iterdir())
-    return size
-
-
-def _check_plain(path: pathlib.Path) -> None:
-    """Raises `ValueError` if there is anything but regular files and folders."""
-    mode = path.lstat().st_mode
-    if stat.S_ISDIR(mode):
-        for item in path.iterdir():
-            _check_plain(item)
-    elif not stat.S_ISREG(mode):
-        raise ValueError(f"{path.name} is neither file nor folder")
+    return max(status.st_size, 512 * status.st_blocks)
 
 
 def _delete(path: pathlib.Path) -> None:
