@@ -38,7 +38,7 @@ def main() -> str:
     from benchmark_shared import machine
 
     from svdjax.spectral import products
-    from svdjax.spectral.kernels import AXIS, over_layers, spread
+    from svdjax.spectral.lift import AXIS, map_layers, shard_stack
     from svdjax.spectral.native import calls
 
     jax.config.update("jax_enable_x64", True)
@@ -56,13 +56,11 @@ def main() -> str:
     }
     found: dict[str, Any] = {"order": order, "length": _LENGTH.value, "native": calls.available()}
     for name, (one, stacks) in work.items():
-        shipped, over = spread(stacks, mesh)
+        shipped, over = shard_stack(stacks, mesh)
         ways = {}
         for way, available in (("native", calls.available), ("xla", lambda: False)):
             program = jax.jit(
-                functools.partial(
-                    over_layers, lambda given, one=one: one(*given), mesh=over, layers=layers
-                )
+                functools.partial(map_layers, lambda given, one=one: one(*given), mesh=over)
             )
             with mock.patch.object(calls, "available", available):
                 jax.block_until_ready(program(shipped))  # traces and compiles

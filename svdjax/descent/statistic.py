@@ -9,7 +9,6 @@ unrelated ones, whatever the signs and the mixing of singular vectors.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import get_factorisation, nf_unrelated, working_precision
-from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.lift import lift
 from svdjax.spectral.products import outer
 from svdjax.spectral.storage import carried_rank
 
@@ -67,24 +66,20 @@ def polar_stack(
     route = get_factorisation(ROUTE)
     with working_precision(route):
         roundings = np.zeros(len(w)) if eps is None else np.asarray(eps, np.float64)
-        stack, spread_over = spread((np.asarray(w, np.float64), roundings), mesh)
-        found = _polar(stack, route=route, mesh=spread_over, layers=len(w))
-        return Polar(*(np.asarray(each) for each in found))
+        stacks = np.asarray(w, np.float64), roundings
+        return Polar(*(np.asarray(each) for each in _polar(stacks, route=route, mesh=mesh)))
 
 
-@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
-def _polar(stack, *, route, mesh, layers):
-    def one(stored: tuple[jax.Array, jax.Array]) -> Any:
-        w, eps = stored
-        factors = route(w).factors
-        rank = carried_rank(factors.s, eps, (w.shape[0], w.shape[1]))
-        live = jnp.arange(factors.s.shape[0], dtype=jnp.int32) < rank
-        u = jnp.where(live[None, :], factors.u, 0)
-        p = outer(u, factors.v)
-        k = leading_count(w.shape)
-        return p, factors.s, rank, u[:, :k], factors.v[:, :k]
-
-    return over_layers(one, stack, mesh=mesh, layers=layers)
+@lift
+def _polar(stored: tuple[jax.Array, jax.Array], *, route) -> Any:
+    w, eps = stored
+    factors = route(w).factors
+    rank = carried_rank(factors.s, eps, (w.shape[0], w.shape[1]))
+    live = jnp.arange(factors.s.shape[0], dtype=jnp.int32) < rank
+    u = jnp.where(live[None, :], factors.u, 0)
+    p = outer(u, factors.v)
+    k = leading_count(w.shape)
+    return p, factors.s, rank, u[:, :k], factors.v[:, :k]
 
 
 class Agreement(NamedTuple):

@@ -8,7 +8,6 @@ top components as in PiSSA (arXiv 2404.02948), or the middle ones, as the paper 
 
 from __future__ import annotations
 
-import functools
 import operator
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 
 from svdjax.errors import InputError
 from svdjax.spectral.factors import Factorisation, get_factorisation
-from svdjax.spectral.kernels import Array, over_layers, spread
+from svdjax.spectral.lift import Array, lift
 from svdjax.spectral.products import outer
 
 PLACES = ("top", "middle", "bottom")
@@ -130,12 +129,8 @@ def split_stack(
             "stack of matrices: expected a shape [layers, in, out], none of them 0, found "
             f"{list(w.shape)}"
         )
-    start, layers = start_of(start, rank, min(w.shape[1:])), w.shape[0]
-    stack, mesh = spread(w, mesh)
-    return _split(stack, route=route, start=start, rank=int(rank), mesh=mesh, layers=layers)
+    start = start_of(start, rank, min(w.shape[1:]))
+    return _split(w, factorisation=route, start=start, rank=int(rank), mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("route", "start", "rank", "mesh", "layers"))
-def _split(stack, *, route, start, rank, mesh, layers):
-    one = functools.partial(split_matrix, start=start, rank=rank, factorisation=route)
-    return over_layers(one, stack, mesh=mesh, layers=layers)
+_split = lift(split_matrix)

@@ -9,7 +9,6 @@ the distance of the construction's. Rounding to 16 bits adds to a distance: t is
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 
 from svdjax.spectral.constructions import Built, surviving_share
 from svdjax.spectral.factors import get_factorisation
-from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.lift import lift
 from svdjax.spectral.relation import frobenius
 
 Array = jax.Array | np.ndarray
@@ -66,18 +65,12 @@ def control_stack(
     random = np.full(layers, name == "noise")
     seeds = np.asarray(seeds, np.uint32)
     stacks = (w_post, w_base, distance, random, seeds)
-    stacks, mesh = spread(stacks, mesh)
-    return _control(stacks, dtype=np.dtype(dtype).name, mesh=mesh, layers=layers)
+    return _control(stacks, dtype=np.dtype(dtype).name, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "mesh", "layers"))
-def _control(stacks, *, dtype, mesh, layers):
-    # One program for all of them: which it is are values.
-    return over_layers(functools.partial(_one, dtype=dtype), stacks, mesh=mesh, layers=layers)
-
-
-def _one(parts, *, dtype: str) -> Built:
-    """One matrix [I, O]."""
+@lift
+def _control(parts, *, dtype: str) -> Built:
+    """One matrix [I, O]; one program for all controls: which it is are values."""
     w_post, w_base, distance, random, seeds = parts
     upcast = get_factorisation(_ROUTE).upcast
     post, base, distance = upcast(w_post), upcast(w_base), upcast(distance)

@@ -1,4 +1,4 @@
-"""The jitted entry points: kernels of one matrix, mapped over stacks, sharded over the layers.
+"""The entry points: kernels of one matrix, lifted to stacks that are sharded over the layers.
 
 Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
@@ -23,71 +22,10 @@ from svdjax.spectral.factors import (
     get_factorisation,
     singular_values,
 )
-from svdjax.spectral.native import calls as native
+from svdjax.spectral.lift import Array, lift, shard_stack, stack_shape, trimmed
 from svdjax.spectral.pair import PairMetrics, is_whole, pair_metrics
 from svdjax.spectral.relation import GRAM, Known, is_long, known_form, known_of
-from svdjax.spectral.stored import Stored, as_bits
-
-AXIS = "layers"
-Array = jax.Array | np.ndarray
-
-
-def over_layers(
-    one: Callable[[Any], Any], stacks: Any, *, mesh: jax.sharding.Mesh | None, layers: int
-) -> Any:
-    """Map a function of one layer over pytrees of stacks; to be called inside jit.
-
-    Args:
-      one: takes and returns pytrees without the leading axis.
-      stacks: pytree of arrays with a leading axis, a multiple of the mesh's size (see `spread`).
-      mesh: as `spread` returned it.
-      layers: how many of the results to keep.
-    """
-
-    def many(stacks: Any) -> Any:
-        if jax.tree.leaves(stacks)[0].shape[0] == 1:
-            # A loop would copy its only layer.
-            found = one(jax.tree.map(lambda stack: stack[0], stacks))
-            return jax.tree.map(lambda field: field[None], found)
-        # Not vmap: vmapped LAPACK calls inside shard_map can deadlock on several CPU devices.
-        return jax.lax.map(one, stacks)
-
-    if mesh is None:
-        return many(stacks)
-    spec = jax.sharding.PartitionSpec(AXIS)
-    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec,), out_specs=spec)
-    with native.work_of(mesh.size):
-        found = sharded(stacks)
-    return jax.tree.map(lambda field: field[:layers], found)
-
-
-def spread(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, jax.sharding.Mesh | None]:
-    """Put stacks on the mesh, divided along their leading axis.
-
-    Padded with copies of the last layer where they do not divide; zero matrices may take longer.
-
-    Returns:
-      The stacks, and the mesh with auto axes whatever the caller's: trimming a padded explicit
-      axis would be refused.
-
-    Raises:
-      InputError: the mesh has no axis ``layers``.
-    """
-    if mesh is None:
-        return stacks, None
-    if AXIS not in mesh.axis_names:
-        raise InputError(f"mesh: expected an axis {AXIS!r}, found {list(mesh.axis_names)}")
-    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-    return jax.tree.map(lambda stack: _shard(stack, mesh), stacks), mesh
-
-
-def _shard(stack: Array, mesh: jax.sharding.Mesh) -> jax.Array:
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-    missing = -stack.shape[0] % mesh.shape[AXIS]
-    if missing:
-        xp: Any = jnp if isinstance(stack, jax.Array) else np
-        stack = xp.concatenate([stack, xp.repeat(stack[-1:], missing, axis=0)])
-    return jax.device_put(stack, sharding)
+from svdjax.spectral.stored import Stored
 
 
 def _check(*stacks: Stored) -> int:
@@ -140,12 +78,12 @@ def analyse_stack(
     """
     route = get_factorisation(factorisation)
     layers = _check(base, post)
-    stacks, mesh = spread((base, post, known), mesh)
+    stacks, mesh = shard_stack((base, post, known), mesh)
     analyse = functools.partial(
         _analyse, route=route, corner=int(corner), measure=measure, mesh=mesh
     )
     grams = _by_grams(route, base.shape)
-    metrics = analyse(stacks, grams=grams, layers=layers)
+    metrics = trimmed(analyse(stacks, grams=grams), layers)
     return _again(metrics, stacks, analyse, mesh) if grams else metrics
 
 
@@ -175,30 +113,24 @@ def _again(
         layers = left[start : start + most]
         # Filled up, so that one program does for any number.
         part = jax.tree.map(operator.itemgetter(np.resize(layers, most)), stacks)
-        part, _ = spread(part, mesh)
-        found = analyse(part, grams=False, layers=most)
+        found = analyse(part, grams=False)
         for field, new in zip(fields, jax.device_get(found)):
             field[layers] = new[: len(layers)]
     return PairMetrics(*fields)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("route", "corner", "measure", "grams", "mesh", "layers")
-)
-def _analyse(stacks, *, route, corner, measure, grams, mesh, layers):
-    def one(pair: Any) -> PairMetrics:
-        base, post, known = pair
-        return pair_metrics(
-            base,
-            post,
-            factorisation=route,
-            corner=corner,
-            measure=measure,
-            known=known,
-            grams=grams,
-        )
-
-    return over_layers(one, stacks, mesh=mesh, layers=layers)
+@lift
+def _analyse(pair: Any, *, route, corner, measure, grams) -> PairMetrics:
+    base, post, known = pair
+    return pair_metrics(
+        base,
+        post,
+        factorisation=route,
+        corner=corner,
+        measure=measure,
+        known=known,
+        grams=grams,
+    )
 
 
 def known_stack(
@@ -215,13 +147,12 @@ def known_stack(
     """
     route = get_factorisation(factorisation)
     _check(w)
-    stack, mesh = spread(w, mesh)
-    return _known(stack, route=route, whole=is_whole(measure), mesh=mesh, layers=stack.shape[0])
+    return _known(w, route=route, whole=is_whole(measure), mesh=mesh, padded=True)
 
 
-@functools.partial(jax.jit, static_argnames=("route", "whole", "mesh", "layers"))
-def _known(stack, *, route, whole, mesh, layers):
-    return over_layers(lambda w: known_of(w, route, whole=whole), stack, mesh=mesh, layers=layers)
+@lift
+def _known(w: Any, *, route, whole) -> Known:
+    return known_of(w, route, whole=whole)
 
 
 def compile_known(
@@ -240,16 +171,14 @@ def compile_known(
       shape: [L, I, O], L a multiple of the mesh's size.
       dtype: as stored.
       factorisation: as in `known_stack`.
-      measure: likewise.
-      mesh: likewise.
+      measure: as in `known_stack`.
+      mesh: as in `known_stack`.
     """
-    mesh, given = _given(mesh)
     _known.lower(
-        given(shape, dtype),
+        stack_shape(shape, dtype, mesh),
         route=get_factorisation(factorisation),
         whole=is_whole(measure),
         mesh=mesh,
-        layers=shape[0],
     ).compile()
 
 
@@ -274,15 +203,14 @@ def compile_analysis(
       known: whether it will be given of base, and of post.
       mesh: likewise.
     """
-    mesh, given = _given(mesh)
     route = get_factorisation(factorisation)
     form = None
     if any(known):
         form = known_form((shape[1], shape[2]), route.dtype, whole=is_whole(measure))
-    one = jax.tree.map(lambda x: given((shape[0], *x.shape), x.dtype), form)
+    one = jax.tree.map(lambda x: stack_shape((shape[0], *x.shape), x.dtype, mesh), form)
     _analyse.lower(
         (
-            *(given(shape, dtype) for dtype in dtypes),
+            *(stack_shape(shape, dtype, mesh) for dtype in dtypes),
             tuple(one if is_known else None for is_known in known),
         ),
         route=route,
@@ -290,19 +218,7 @@ def compile_analysis(
         measure=measure,
         grams=_by_grams(route, shape),
         mesh=mesh,
-        layers=shape[0],
     ).compile()
-
-
-def _given(mesh: jax.sharding.Mesh) -> tuple[jax.sharding.Mesh, Callable[..., Any]]:
-    """The mesh as `spread` returns it, and what makes a description of a stack on it."""
-    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-
-    def given(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return as_bits(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
-
-    return mesh, given
 
 
 def factor_stack(
@@ -316,14 +232,13 @@ def factor_stack(
     Arguments, padding and errors are those of `analyse_stack`.
     """
     route = get_factorisation(factorisation)
-    layers = _check(w)
-    stack, mesh = spread(w, mesh)
-    return _factor(stack, route=route, mesh=mesh, layers=layers)
+    _check(w)
+    return _factor(w, route=route, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
-def _factor(stack, *, route, mesh, layers):
-    return over_layers(lambda w: route(w).factors, stack, mesh=mesh, layers=layers)
+@lift
+def _factor(w: jax.Array, *, route) -> Factors:
+    return route(w).factors
 
 
 def values_stack(
@@ -337,14 +252,13 @@ def values_stack(
     In the working dtype of the factorisation; arguments and errors are those of `analyse_stack`.
     """
     route = get_factorisation(factorisation)
-    layers = _check(w)
-    stack, mesh = spread(w, mesh)
-    return _values(stack, route=route, mesh=mesh, layers=layers)
+    _check(w)
+    return _values(w, route=route, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("route", "mesh", "layers"))
-def _values(stack, *, route, mesh, layers):
-    return over_layers(lambda w: singular_values(route.upcast(w)), stack, mesh=mesh, layers=layers)
+@lift
+def _values(w: jax.Array, *, route) -> jax.Array:
+    return singular_values(route.upcast(w))
 
 
 def build_stack(
@@ -382,21 +296,15 @@ def build_stack(
     layers = _check(*(w for w in (w_post, w_base) if w is not None))
     factors = np.ones(layers) if alpha is None else np.asarray(alpha)
     stacks = (w_post, post, partner, w_base, factors.astype(np.dtype(post.s.dtype)))
-    stacks, mesh = spread(stacks, mesh)
-    return _build(
-        stacks, name=name, signs=signs, dtype=np.dtype(dtype).name, mesh=mesh, layers=layers
+    return _build(stacks, name=name, signs=signs, dtype=np.dtype(dtype).name, mesh=mesh)
+
+
+@lift
+def _build(parts: Any, *, name, signs, dtype) -> Built:
+    w, post, partner, w_base, alpha = parts
+    return constructions.build(
+        w, post, partner, w_base, name=name, alpha=alpha, signs=signs, dtype=dtype
     )
-
-
-@functools.partial(jax.jit, static_argnames=("name", "signs", "dtype", "mesh", "layers"))
-def _build(stacks, *, name, signs, dtype, mesh, layers):
-    def one(parts: Any) -> Built:
-        w, post, partner, w_base, alpha = parts
-        return constructions.build(
-            w, post, partner, w_base, name=name, alpha=alpha, signs=signs, dtype=dtype
-        )
-
-    return over_layers(one, stacks, mesh=mesh, layers=layers)
 
 
 def construct_stack(
@@ -421,32 +329,27 @@ def construct_stack(
     route = get_factorisation(factorisation)
     layers = _check(*(w for w in (w_post, w_partner, w_base) if w is not None))
     factors = np.ones(layers) if alpha is None else np.asarray(alpha)
-    stacks, mesh = spread((w_post, w_partner, w_base, sigma, factors.astype(route.dtype)), mesh)
     return _construct(
-        stacks,
+        (w_post, w_partner, w_base, sigma, factors.astype(route.dtype)),
         route=route,
         name=name,
         signs=signs,
         dtype=np.dtype(dtype).name,
         mesh=mesh,
-        layers=layers,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("route", "name", "signs", "dtype", "mesh", "layers"))
-def _construct(stacks, *, route, name, signs, dtype, mesh, layers):
-    def one(parts: Any) -> Built:
-        w_post, w_partner, w_base, sigma, alpha = parts
-        return constructions.construct_matrix(
-            w_post,
-            w_partner,
-            w_base,
-            name=name,
-            sigma=sigma,
-            alpha=alpha,
-            signs=signs,
-            dtype=dtype,
-            factorisation=route,
-        )
-
-    return over_layers(one, stacks, mesh=mesh, layers=layers)
+@lift
+def _construct(parts: Any, *, route, name, signs, dtype) -> Built:
+    w_post, w_partner, w_base, sigma, alpha = parts
+    return constructions.construct_matrix(
+        w_post,
+        w_partner,
+        w_base,
+        name=name,
+        sigma=sigma,
+        alpha=alpha,
+        signs=signs,
+        dtype=dtype,
+        factorisation=route,
+    )

@@ -15,7 +15,6 @@ the matrix.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral.factors import get_factorisation, numerical_rank
-from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.lift import lift
 from svdjax.spectral.metrics import scaling
 from svdjax.spectral.null_signs import ROUTE, FramedChange, with_random_signs
 from svdjax.spectral.products import outer
@@ -86,55 +85,49 @@ def draw_nulls(
     Raises:
       RuntimeError: 64-bit types are off.
     """
-    layers = sigma_base.shape[0]
     stacks = tuple(np.asarray(x, np.float64) for x in (sigma_base, alpha))
-    stacks, mesh = spread((*stacks, change, np.asarray(seeds, np.uint32)), mesh)
-    size = (max(shape), min(shape))
-    return _draw(stacks, size=size, draws=draws, mesh=mesh, layers=layers)
+    stacks = (*stacks, change, np.asarray(seeds, np.uint32))
+    return _draw(stacks, size=(max(shape), min(shape)), draws=draws, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "draws", "mesh", "layers"))
-def _draw(stacks, *, size, draws, mesh, layers):
+@lift
+def _draw(parts, *, size, draws):
     # Refuses to compute in float32 without saying so.
     get_factorisation(ROUTE).check()
+    sigma, alpha, change, seeds = parts
+    key = jax.random.key(0)
+    for seed in seeds:
+        key = jax.random.fold_in(key, seed)
 
-    def one(parts):
-        sigma, alpha, change, seeds = parts
-        key = jax.random.key(0)
-        for seed in seeds:
-            key = jax.random.fold_in(key, seed)
+    def draw(number):
+        # One call for all of a draw, and one matrix for two kinds: compiling takes longest.
+        own = jax.random.fold_in(key, number)
+        normal = jax.random.normal(own, (sum(size), size[1]), jnp.float64)
+        first = folded(normal[: size[0]])
+        norm = jnp.sqrt(jnp.sum(change.values**2) / jnp.sum(first**2))
+        turned = with_values(first, change.values, normal[size[0] :])
+        signs = with_random_signs(jax.random.fold_in(own, 1), change, sigma)
+        # Not vmap, as in `map_layers`; all kinds are one trace.
+        deltas = jnp.stack([turned, norm * first, signs])
+        return jax.lax.map(lambda delta: _measure(sigma, alpha, delta, size[0]), deltas)
 
-        def draw(number):
-            # One call for all of a draw, and one matrix for two kinds: compiling takes longest.
-            own = jax.random.fold_in(key, number)
-            normal = jax.random.normal(own, (sum(size), size[1]), jnp.float64)
-            first = folded(normal[: size[0]])
-            norm = jnp.sqrt(jnp.sum(change.values**2) / jnp.sum(first**2))
-            turned = with_values(first, change.values, normal[size[0] :])
-            signs = with_random_signs(jax.random.fold_in(own, 1), change, sigma)
-            # Not vmap, as in `over_layers`; all kinds are one trace.
-            deltas = jnp.stack([turned, norm * first, signs])
-            return jax.lax.map(lambda delta: _measure(sigma, alpha, delta, size[0]), deltas)
-
-        nf, ratios = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))
-        top = ratios[..., : top_count(size[1])]
-        live = ~jnp.isnan(top)
-        count = jnp.maximum(jnp.sum(live, axis=-1, dtype=top.dtype), 1)
-        mean = jnp.sum(jnp.where(live, top, 0), axis=-1) / count
-        off = jnp.where(live, top - mean[..., None], 0)
-        spread_of = jnp.sqrt(jnp.sum(off**2, axis=-1) / count)
-        return {
-            kind: NullDraws(
-                nf=nf[:, i],
-                alpha=mean[:, i],
-                spread=spread_of[:, i],
-                svsm_mean=jnp.mean(ratios[:, i], axis=0),
-                svsm_std=jnp.std(ratios[:, i], axis=0),
-            )
-            for i, kind in enumerate(KINDS)
-        }
-
-    return over_layers(one, stacks, mesh=mesh, layers=layers)
+    nf, ratios = jax.lax.map(draw, jnp.arange(draws, dtype=jnp.uint32))
+    top = ratios[..., : top_count(size[1])]
+    live = ~jnp.isnan(top)
+    count = jnp.maximum(jnp.sum(live, axis=-1, dtype=top.dtype), 1)
+    mean = jnp.sum(jnp.where(live, top, 0), axis=-1) / count
+    off = jnp.where(live, top - mean[..., None], 0)
+    spread_of = jnp.sqrt(jnp.sum(off**2, axis=-1) / count)
+    return {
+        kind: NullDraws(
+            nf=nf[:, i],
+            alpha=mean[:, i],
+            spread=spread_of[:, i],
+            svsm_mean=jnp.mean(ratios[:, i], axis=0),
+            svsm_std=jnp.std(ratios[:, i], axis=0),
+        )
+        for i, kind in enumerate(KINDS)
+    }
 
 
 def folded(normal: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O), `E` = min(max(I, O) -
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral.factors import get_factorisation, singular_values
-from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.lift import lift
 from svdjax.spectral.products import eigh, inner, inner_gram, matmul
 
 ROUTE = "gram_f64"
@@ -58,31 +57,25 @@ def framed_change(
     Raises:
       RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
     """
-    layers = base.shape[0]
-    stacks, mesh = spread((base, post, np.asarray(alpha, np.float64)), mesh)
-    return _frame(stacks, mesh=mesh, layers=layers)
+    return _frame((base, post, np.asarray(alpha, np.float64)), mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "layers"))
-def _frame(stacks, *, mesh, layers):
+@lift
+def _frame(parts) -> FramedChange:
     route = get_factorisation(ROUTE)
-
-    def frame(parts):
-        base, post, alpha = parts
-        base, post = route.upcast(base), route.upcast(post)
-        if base.shape[0] < base.shape[1]:
-            base, post = base.T, post.T
-        delta = post - alpha * base
-        u, _, v = route(base).factors
-        image = matmul(delta, v)
-        inside = inner(u, image)
-        half = inside.shape[0] // 2
-        top_half = jnp.sum(inside[:half, :half] ** 2) / jnp.sum(delta**2)
-        # Not the difference of two Gram matrices, which cancels where little lies outside.
-        outside = _root(inner_gram(image - matmul(u, inside)), base.shape[0] - base.shape[1])
-        return FramedChange(singular_values(delta), inside, outside, top_half)
-
-    return over_layers(frame, stacks, mesh=mesh, layers=layers)
+    base, post, alpha = parts
+    base, post = route.upcast(base), route.upcast(post)
+    if base.shape[0] < base.shape[1]:
+        base, post = base.T, post.T
+    delta = post - alpha * base
+    u, _, v = route(base).factors
+    image = matmul(delta, v)
+    inside = inner(u, image)
+    half = inside.shape[0] // 2
+    top_half = jnp.sum(inside[:half, :half] ** 2) / jnp.sum(delta**2)
+    # Not the difference of two Gram matrices, which cancels where little lies outside.
+    outside = _root(inner_gram(image - matmul(u, inside)), base.shape[0] - base.shape[1])
+    return FramedChange(singular_values(delta), inside, outside, top_half)
 
 
 def _root(gram: jax.Array, rank: int) -> jax.Array:

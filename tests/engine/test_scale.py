@@ -23,14 +23,13 @@ LARGE = scale.MODELS["Llama-3.1-70B"]
 def test_memory_is_what_xla_allocates(shape):
     stack = jax.ShapeDtypeStruct((2, *shape), np.float32)
     with working_precision("auto"):
-        program = kernels._analyse.lower(
+        program = kernels._analyse.program.lower(
             (stack, stack, (None, None)),
             route=get_factorisation("auto"),
             corner=25,
             measure="vectors",
             grams=shape[1] >= 2 * shape[0],
             mesh=None,
-            layers=2,
         ).compile()
     found = program.memory_analysis()
     assert found is not None

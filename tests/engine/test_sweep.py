@@ -183,7 +183,7 @@ def test_each_bucket_shape_is_traced_once(narrow):
     from svdjax.spectral import kernels
 
     base, post = narrow
-    traced: Any = kernels._analyse
+    traced: Any = kernels._analyse.program
     before = traced._cache_size()
     # A corner of its own, so that nothing else has compiled these.
     result = svdjax.compare(base, post, devices=2, group_bytes=1, corner=7, measure="vectors")

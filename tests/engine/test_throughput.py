@@ -63,7 +63,7 @@ def arrays(workdir, pair):
 
 def test_what_several_pairs_share_is_computed_once(models, tmp_path):
     pairs = [("base", "one"), ("base", "two"), ("one", "two")]
-    kernel: Any = kernels._known
+    kernel: Any = kernels._known.program
     kernel.clear_cache()
     sweep(models, tmp_path / "all", pairs)
     assert compiled(kernel) > 0
@@ -117,11 +117,11 @@ def test_matrices_that_need_their_factors_get_them(measure, tmp_path):
 
 def test_each_shape_is_compiled_once(models, tmp_path):
     # One layer a group on each device, and the last group is filled up: still one program.
-    before = compiled(kernels._analyse)
+    before = compiled(kernels._analyse.program)
     sweep(models, tmp_path / "W", [("base", "one")], group_bytes=1, corner=7)
-    assert compiled(kernels._analyse) - before == len(SHAPES)
+    assert compiled(kernels._analyse.program) - before == len(SHAPES)
     sweep(models, tmp_path / "W2", [("base", "two")], group_bytes=1, corner=7)
-    assert compiled(kernels._analyse) - before == len(SHAPES)
+    assert compiled(kernels._analyse.program) - before == len(SHAPES)
 
 
 def test_twenty_sweeps_leave_nothing_behind(models, tmp_path):

@@ -100,10 +100,10 @@ def test_as_many_as_need_it_are_factorised_on_devices_side_by_side():
 
 def test_one_program_factorises_any_number():
     def programs(*kappas):
-        before = kernels._analyse._cache_size()  # type: ignore[attr-defined]
+        before = kernels._analyse.program._cache_size()
         base, post = matrices.stack(np.random.default_rng(4), LONG[0], kappas)
         analyse(base, post, "auto", measure="vectors")
-        return kernels._analyse._cache_size() - before  # type: ignore[attr-defined]
+        return kernels._analyse.program._cache_size() - before
 
     # None where a test before this one has asked for the same.
     assert programs(1e1, 1e1, 1e1, 1e1) <= 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from svdjax.spectral import analyse_stack, factor_stack, products, working_precision
-from svdjax.spectral.kernels import over_layers, spread
+from svdjax.spectral.lift import lift
 from svdjax.spectral.native import calls, routines
 from tests.spectral import matrices
 
@@ -149,13 +149,8 @@ def test_nan_in_nan_out(operation):
 def test_devices_by_themselves(counted):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("layers",))
     stack = np.random.default_rng(2).standard_normal((5, 140, 150))
-    shipped, spread_over = spread(stack, mesh)
-
-    @jax.jit
-    def squares(stack):
-        return over_layers(products.gram, stack, mesh=spread_over, layers=5)
-
-    np.testing.assert_allclose(squares(shipped), stack @ stack.swapaxes(1, 2), rtol=0, atol=1e-11)
+    squares = lift(products.gram)(stack, mesh=mesh)
+    np.testing.assert_allclose(squares, stack @ stack.swapaxes(1, 2), rtol=0, atol=1e-11)
     assert counted["gram"] == 6  # one of padding
 
 
