@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 from svdjax.atomic import plain
-from svdjax.checkpoint.files import INDEX, SINGLE, one_line
-from svdjax.checkpoint.lora import CONFIG, WEIGHTS
+from svdjax.checkpoint.files import INDEX, SINGLE
+from svdjax.checkpoint.lora import WEIGHTS
 from svdjax.checkpoint.merged import MergedCheckpoint
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint
-from svdjax.checkpoint.reader import Checkpoint, Shard
-from svdjax.errors import InputError
+from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.safetensors_file import Shard
+from svdjax.checkpoint.watched import WatchedFile
 
 BLOCK = 4096
 WHOLE = 64 << 20
@@ -51,16 +51,12 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
     if isinstance(checkpoint, OrbaxCheckpoint):
         return _orbax_digest(checkpoint, full)
     digests: dict[str, Any] = {}
-    paths = [checkpoint.home / "config.json"]
-    if checkpoint.listing.name == INDEX:
-        paths.append(checkpoint.listing)
-    names = checkpoint.files
+    described, names = [*checkpoint.described], checkpoint.files
     if isinstance(checkpoint, MergedCheckpoint):
-        paths.append(checkpoint.path / CONFIG)
+        described = [*checkpoint.base.described, *described]
         names += (WEIGHTS,)
-    for path in paths:
-        size, whole = hash_file(path)
-        digests[path.name] = {"size": size, "sha256": whole}
+    for file in described:
+        digests[file.path.name] = {"size": file.size, "sha256": file.hash_blocks()}
     for name in names:
         shard = checkpoint.header(name)
         digest = {
@@ -69,62 +65,46 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
             "sampled_sha256": _hash_samples(shard),
         }
         if full:
-            digest["sha256"] = hash_file(shard.path)[1]
+            digest["sha256"] = shard.file.hash_blocks()
         digests[name] = digest
     assert SINGLE in digests or INDEX in digests
     return digests
 
 
 def _orbax_digest(checkpoint: OrbaxCheckpoint, full: bool) -> dict[str, Any]:
-    size, whole = hash_file(checkpoint.settings)
-    digests: dict[str, Any] = {checkpoint.settings.name: {"size": size, "sha256": whole}}
-    for path in checkpoint.documents():
-        size = path.stat().st_size
+    settings = checkpoint.settings
+    digests: dict[str, Any] = {
+        settings.path.name: {"size": settings.size, "sha256": settings.hash_blocks()}
+    }
+    for file in checkpoint.documents:
+        size = file.size
         blocks = [(at, min(at + BLOCK, size)) for at in range(0, size, 1 << 20)]
         blocks = [(0, size)] if size <= WHOLE else blocks
-        digest = {"size": size, "sampled_sha256": _hash_blocks(path, blocks)}
+        digest = {"size": size, "sampled_sha256": file.hash_blocks(blocks)}
         if full:
-            digest["sha256"] = hash_file(path)[1]
-        digests[str(path.relative_to(checkpoint.path))] = digest
+            digest["sha256"] = file.hash_blocks()
+        digests[str(file.path.relative_to(checkpoint.path))] = digest
     return digests
 
 
 def _hash_samples(shard: Shard) -> str:
     begin = 8 + len(shard.header)
     if shard.size <= WHOLE:
-        return _hash_blocks(shard.path, [(0, shard.size)])
+        return shard.file.hash_blocks()
     blocks: set[tuple[int, int]] = set()
     for spec in shard.specs.values():
         start, stop = (begin + offset for offset in spec.offsets)
         for where in (start, (start + stop - BLOCK) // 2, stop - BLOCK):
             where = max(where, start)
             blocks.add((where, min(where + BLOCK, stop)))
-    return _hash_blocks(shard.path, sorted(blocks))
-
-
-def _hash_blocks(path: pathlib.Path, blocks: Iterable[tuple[int, int]]) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            for start, stop in blocks:
-                stream.seek(start)
-                while start < stop and (data := stream.read(min(1 << 20, stop - start))):
-                    digest.update(data)
-                    start += len(data)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
-    return digest.hexdigest()
+    return shard.file.hash_blocks(sorted(blocks))
 
 
 def hash_file(path: pathlib.Path) -> tuple[int, str]:
     """Size and SHA-256 of a file.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It cannot be read, or changes meanwhile.
     """
-    try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
-            return stream.tell(), digest.hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+    file = WatchedFile(path)
+    return file.size, file.hash_blocks()

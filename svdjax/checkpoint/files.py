@@ -17,7 +17,10 @@ from svdjax.errors import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MOST_JSON_BYTES = 16 << 20  # JSON that describes: a config, an index, generation settings
+MOST_JSON_BYTES = 16 << 20  # JSON that describes: a config, generation settings
+MOST_INDEX_BYTES = 64 << 20  # some hundred thousand tensors
+# Values of JSON take some hundred bytes each once they are read.
+_MOST_VALUES = 2_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert it where its origin is trusted: in transformers, from_pretrained(...) and "
@@ -25,38 +28,66 @@ _CONVERT = (
 )
 
 
-def checked_path(directory: pathlib.Path, name: str) -> pathlib.Path:
+def checked_path(
+    directory: pathlib.Path, name: str, root: pathlib.Path | None = None
+) -> pathlib.Path:
     """Path of a regular file of a checkpoint directory.
 
     Links may lead elsewhere inside the directory, or to the blobs beside a snapshot in the cache
     of the hub; whatever leads out is refused.
 
+    Args:
+        directory: Where the file is.
+        name: Its bare name.
+        root: The checkpoint, where `directory` is a folder inside it.
+
     Raises:
         InputError: The name is no bare file name, or the file is missing, no regular file, or
-            a link that leads out of the directory.
+            a link that leads out of the checkpoint.
     """
-    if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+    if not is_bare(name):
         raise InputError(
             f"{directory}: names the file {name!r}; expected a bare file name inside the directory"
         )
     path = directory / name
     try:
-        real = path.resolve(strict=True)
-        home = directory.resolve(strict=True)
-        regular = stat.S_ISREG(real.stat().st_mode)
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            # Only a link can lead out; resolving all would take most of the time of opening
+            # thousands of files.
+            mode = contained(path, root or directory).stat().st_mode
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be opened ({one_line(error)})") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is not a regular file")
+    return path
+
+
+def is_bare(name: str) -> bool:
+    """Whether a name is that of something inside a directory, and no path."""
+    return bool(name) and name not in (".", "..") and not any(sign in name for sign in "/\\\0")
+
+
+def contained(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """What a path leads to, links followed.
+
+    Raises:
+        InputError: That is outside of `root` and, where this is a snapshot in the cache of the hub,
+            outside of the blobs beside it.
+        OSError: There is nothing.
+    """
+    real, home = path.resolve(strict=True), root.resolve(strict=True)
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
     if not real.is_relative_to(home) and (blobs is None or not real.is_relative_to(blobs)):
         raise InputError(
             f"{path}: is a link to {real}, outside its directory; expected files that lie inside "
             "(copy it there)"
         )
-    if not regular:
-        raise InputError(f"{path}: is not a regular file")
-    return path
+    return real
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -120,6 +151,9 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
             raise InputError(f"{where}: {twice!r} occurs twice; expected each name once")
         return found
 
+    # Those inside of strings are counted too: no file that describes comes near.
+    if sum(text.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:
+        raise InputError(f"{where}: holds more than {_MOST_VALUES} values; expected fewer")
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=once)
     except InputError:
@@ -149,25 +183,26 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
     if not os.path.lexists(directory / INDEX):
         raise InputError(_no_weights(directory))
     path = checked_path(directory, INDEX)
-    found = read_json(path).get("weight_map")
+    found = read_json(path, MOST_INDEX_BYTES).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path}: expected a non-empty object under 'weight_map'")
+    first: dict[str, str] = {}
     for tensor, file in found.items():
         if not isinstance(file, str):
             raise InputError(f"{path}: tensor {tensor} is in {file!r}; expected a file name")
-    files = tuple(sorted(set(found.values())))
+        first.setdefault(file, tensor)
+    files = tuple(sorted(first))
     faults = []
     for file in files:
-        tensor = next(name for name, where in found.items() if where == file)
         if pathlib.PurePath(file).suffix in _PICKLES:
             faults.append(f"{file} is a pickle, which is never opened; {_CONVERT}")
         elif not file.endswith(".safetensors"):
-            faults.append(f"{file!r} (tensor {tensor}) is no .safetensors file")
+            faults.append(f"{file!r} (tensor {first[file]}) is no .safetensors file")
         else:
             try:
                 checked_path(directory, file)
             except InputError as error:
-                faults.append(f"tensor {tensor}: {error}")
+                faults.append(f"tensor {first[file]}: {error}")
     if faults:
         raise InputError(f"{path}: {listed(faults)}")
     return found, files

@@ -17,7 +17,9 @@ from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
 from svdjax.checkpoint.matching import Fault, raise_faults
-from svdjax.checkpoint.reader import Checkpoint, Shard, TensorSpec
+from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
+from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
 
 _PREFIX = "base_model.model."
@@ -68,6 +70,7 @@ class MergedCheckpoint(Checkpoint):
                 missing, or of other shapes.
         """
         self.source, self.path, self.base = os.fspath(source), path, base
+        self.described = (WatchedFile(files.checked_path(path, CONFIG)),)
         self.lora = read_lora_config(path)
         if not os.path.lexists(path / WEIGHTS):
             raise InputError(_no_factors(path))
@@ -93,8 +96,13 @@ class MergedCheckpoint(Checkpoint):
         return self.path if own else self.base.tokenizer
 
     def close(self) -> None:
-        """Let go of the base's files; the adapter's stays open, it is small."""
+        """Let go of what is in memory of the base."""
         self.base.close()
+
+    def check_unchanged(self) -> None:
+        self.base.check_unchanged()
+        for file in (*self.described, self._adapter.file):
+            file.check()
 
     def __contains__(self, name: object) -> bool:
         return name in self.base
@@ -145,13 +153,7 @@ class MergedCheckpoint(Checkpoint):
         return merged
 
     def _factor(self, name: str) -> np.ndarray:
-        try:
-            return self._adapter.handle.get_tensor(name)
-        except (OSError, ValueError) as error:
-            reason = files.one_line(error)
-            raise InputError(
-                f"{self._adapter.path}: tensor {name} cannot be read ({reason})"
-            ) from None
+        return self._adapter.read(name)
 
     # --- what belongs to what --------------------------------------------------------------------
 

@@ -341,15 +341,12 @@ class Mirror:
 
     def _copy_bytes(self, file: str, offsets: tuple[int, int], stream: Any) -> None:
         shard = self.source.header(file)
-        with shard.path.open("rb") as origin:
-            origin.seek(8 + len(shard.header) + offsets[0])
-            left = offsets[1] - offsets[0]
-            while left:
-                chunk = origin.read(min(_CHUNK, left))
-                if not chunk:
-                    raise InputError(f"{shard.path}: has become shorter while it was copied")
+        begin = 8 + len(shard.header)
+        with shard.file.open() as origin:
+            for at in range(*offsets, _CHUNK):
+                chunk = bytearray(min(_CHUNK, offsets[1] - at))
+                shard.file.fill(origin, begin + at, chunk)
                 stream.write(chunk)
-                left -= len(chunk)
 
     def _sync(self, file: str) -> None:
         self._streams[file].flush()

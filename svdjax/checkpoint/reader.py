@@ -5,80 +5,17 @@ Tensors are given as stored: matrices are [O, I] (out, in), transposed kernels.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
-import struct
 import threading
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from svdjax.checkpoint import files, formats
+from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.source import resolve
+from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
-
-_MAX_HEADER = 100 << 20  # the safetensors library's own limit
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSpec:
-    """What the header says of a tensor.
-
-    Attributes:
-        shape: As stored.
-        dtype: Storage dtype (bfloat16 is ml_dtypes').
-        file: Name of the file inside the directory.
-        offsets: First and one past the last byte, counted from the end of the header.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    file: str
-    offsets: tuple[int, int]
-
-
-class Shard:
-    """One safetensors file, validated when it is opened.
-
-    Raises:
-        InputError: The file is truncated or corrupt, repeats a tensor, or has quantised formats.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        try:
-            self.size = path.stat().st_size
-            with path.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
-                if length > min(_MAX_HEADER, max(self.size - 8, 0)):
-                    raise InputError(
-                        f"{path}: truncated or corrupt: a header of {length} bytes in a file of "
-                        f"{self.size}; fetch it again"
-                    )
-                self.header = stream.read(length)
-            self.handle: Any = safe_open(path, framework="numpy")
-        except InputError:
-            raise
-        except SafetensorError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{path}: truncated or corrupt ({self.size} bytes; {reason}); fetch it again"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({files.one_line(error)})") from None
-        fields = files.parse_object(self.header, f"{path} (header)")
-        fields.pop("__metadata__", None)
-        self.specs = {
-            name: TensorSpec(
-                shape=tuple(field["shape"]),
-                dtype=formats.readable_dtype(field["dtype"], name, str(path)),
-                file=path.name,
-                offsets=tuple(field["data_offsets"]),
-            )
-            for name, field in fields.items()
-        }
 
 
 class Checkpoint:
@@ -86,8 +23,8 @@ class Checkpoint:
 
     Opening reads config.json and the index (for a single file: its header). A shard is opened when
     one of its tensors is first asked for, so that a broken one is noticed then: by `plan_pair` and
-    `load_params` before anything is computed, since they look at every header. Safe to use from
-    several threads. A context manager.
+    `load_params` before anything is computed, since they look at every header. From then on a file
+    that changes is refused, see `WatchedFile`. Safe to use from several threads. A context manager.
 
     Attributes:
         source: What the user named.
@@ -95,6 +32,7 @@ class Checkpoint:
         config: The content of config.json.
         names: All tensors of all shards, sorted.
         notes: What a reader of the results should know about the files.
+        described: The files that were read whole: config.json, and the index.
     """
 
     def __init__(self, source: str | os.PathLike[str], path: pathlib.Path | None = None):
@@ -110,7 +48,8 @@ class Checkpoint:
             # Pickles and adapters are told apart before the missing file is complained about.
             files.weight_map(self.path)
             raise InputError(f"{config}: no such file; expected a model's config.json")
-        self.config = files.read_json(files.checked_path(self.path, "config.json"))
+        described = [WatchedFile(files.checked_path(self.path, "config.json"))]
+        self.config = files.parse_object(described[0].read(files.MOST_JSON_BYTES), str(config))
         kind = self.config.get("model_type")
         if not isinstance(kind, str | None):
             raise InputError(f"{config}: model_type is {kind!r}, expected a name such as qwen2")
@@ -128,7 +67,12 @@ class Checkpoint:
                 self.notes = (f"{self.path}: {files.SINGLE} is read, {files.INDEX} is not",)
         else:
             self.listing = self.path / files.INDEX
+            described.append(WatchedFile(self.listing))
+        self.described: tuple[WatchedFile, ...] = tuple(described)
         self._index: dict[str, str] = index
+        self._promised: dict[str, set[str]] = {file: set() for file in self.files}
+        for name, file in index.items():
+            self._promised[file].add(name)
         self.names: tuple[str, ...] = tuple(sorted(index))
         if not self.names:
             raise InputError(f"{self.listing}: holds no tensor")
@@ -151,9 +95,14 @@ class Checkpoint:
         return self.path
 
     def close(self) -> None:
-        """Let go of the files; they are opened again when asked for."""
+        """Let go of what is in memory; the checkpoint can still be read. No file stays open."""
+
+    def check_unchanged(self) -> None:
+        """Raise `InputError` if a file that was read has changed since; all readings look too."""
         with self._lock:
-            self._shards.clear()
+            watched = [*self.described, *(shard.file for shard in self._shards.values())]
+        for file in watched:
+            file.check()
 
     def __contains__(self, name: object) -> bool:
         return name in self._index
@@ -184,14 +133,7 @@ class Checkpoint:
         Raises:
             InputError: There is no such tensor, or its file is broken.
         """
-        shard = self._shard(self._file(name))
-        try:
-            if rows is None:
-                return shard.handle.get_tensor(name)
-            return shard.handle.get_slice(name)[rows[0] : rows[1]]
-        except (SafetensorError, OSError, ValueError) as error:
-            reason = files.one_line(error)
-            raise InputError(f"{shard.path}: tensor {name} cannot be read ({reason})") from None
+        return self._shard(self._file(name)).read(name, rows)
 
     def header(self, file: str) -> Shard:
         """One of `files`, opened: its size, header and specs."""
@@ -213,7 +155,7 @@ class Checkpoint:
     def _agree(self, shard: Shard) -> None:
         """Check that index and shard name the same tensors."""
         where = self.path / files.INDEX
-        promised = {name for name, file in self._index.items() if file == shard.path.name}
+        promised = self._promised[shard.path.name]
         faults = [
             f"{where}: says that tensor {name} is in {shard.path.name}, where it is not"
             for name in sorted(promised - shard.specs.keys())

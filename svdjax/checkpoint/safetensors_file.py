@@ -1,0 +1,136 @@
+"""One safetensors file: validated when it is opened, then read tensor by tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from svdjax.checkpoint import files, formats
+from svdjax.checkpoint.watched import WatchedFile
+from svdjax.errors import InputError
+
+_MAX_HEADER = 100 << 20  # the safetensors library's own limit
+_MOST_AXES = 64  # numpy's
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """What the header says of a tensor.
+
+    Attributes:
+        shape: As stored.
+        dtype: Storage dtype (bfloat16 is ml_dtypes').
+        file: Name of the file inside the directory.
+        offsets: First and one past the last byte, counted from the end of the header.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: str
+    offsets: tuple[int, int]
+
+
+class Shard:
+    """One safetensors file, validated when it is opened, in which nothing may change afterwards.
+
+    The rules are those of the safetensors library, which maps the whole file: tensors follow each
+    other without gaps and end with the file, and have as many bytes as shape and dtype say.
+
+    Attributes:
+        path: The file.
+        file: The same, watched for changes.
+        size: Its bytes.
+        header: The header's bytes.
+        specs: What it says of each tensor.
+
+    Raises:
+        InputError: The file is truncated or corrupt, repeats a tensor, or has quantised formats.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.file = WatchedFile(path)
+        self.size = self.file.size
+        if self.size < 8:
+            raise self._corrupt("no header")
+        with self.file.open() as stream:
+            begin = bytearray(8)
+            self.file.fill(stream, 0, begin)
+            (length,) = struct.unpack("<Q", begin)
+            if length > min(_MAX_HEADER, self.size - 8):
+                raise self._corrupt(f"a header of {length} bytes")
+            header = bytearray(length)
+            self.file.fill(stream, 8, header)
+        self.header = bytes(header)
+        if not self.header.startswith(b"{"):
+            raise self._corrupt("its header is no JSON object")
+        fields = files.parse_object(self.header, f"{path} (header)")
+        about = fields.pop("__metadata__", None) or {}
+        if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+            raise self._corrupt("its __metadata__ is not texts by name")
+        self.specs = {name: self._spec(name, field) for name, field in fields.items()}
+        self._check_layout()
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """A tensor, or its rows [start, stop), in storage dtype and orientation, as a new array.
+
+        Raises:
+            InputError: The file has changed, or cannot be read.
+        """
+        spec = self.specs[name]
+        shape, start = spec.shape, 8 + len(self.header) + spec.offsets[0]
+        if rows is not None:
+            first, last, _ = slice(*rows).indices(shape[0])
+            shape = (max(last - first, 0), *shape[1:])
+            start += first * math.prod(shape[1:]) * spec.dtype.itemsize
+        try:
+            array = np.empty(shape, spec.dtype)
+        except (ValueError, MemoryError) as error:
+            reason = files.one_line(error)
+            raise InputError(f"{self.path}: tensor {name} cannot be read ({reason})") from None
+        with self.file.open() as stream:
+            self.file.fill(stream, start, memoryview(array.reshape(-1).view(np.uint8)))
+        return array
+
+    def _spec(self, name: str, field: Any) -> TensorSpec:
+        if not isinstance(field, Mapping):
+            raise self._corrupt(f"its header says nothing of tensor {name}")
+        code, shape, offsets = (field.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not (isinstance(code, str) and _is_sizes(shape) and _is_sizes(offsets)):
+            raise self._corrupt(f"its header has no dtype, shape and data_offsets of tensor {name}")
+        dtype = formats.readable_dtype(code, name, str(self.path))
+        if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+            raise self._corrupt(
+                f"tensor {name} of {code} {tuple(shape)} lies at bytes {offsets}, which is another "
+                "size"
+            )
+        return TensorSpec(tuple(shape), dtype, self.path.name, (offsets[0], offsets[1]))
+
+    def _check_layout(self) -> None:
+        """Check that the tensors fill the file, one after the other."""
+        end = 0
+        for name, spec in sorted(self.specs.items(), key=lambda item: item[1].offsets):
+            if spec.offsets[0] != end:
+                raise self._corrupt(f"tensor {name} begins at {spec.offsets[0]}, not at {end}")
+            end = spec.offsets[1]
+        expected = 8 + len(self.header) + end
+        if expected != self.size:
+            raise self._corrupt(f"its tensors end at {expected}")
+
+    def _corrupt(self, reason: str) -> InputError:
+        return InputError(
+            f"{self.path}: truncated or corrupt ({self.size} bytes; {reason}); fetch it again"
+        )
+
+
+def _is_sizes(value: Any) -> bool:
+    """Whether a value is a short list of whole numbers that 64 bits hold."""
+    if not isinstance(value, list) or len(value) > _MOST_AXES:
+        return False
+    return all(type(n) is int and 0 <= n < 1 << 64 for n in value)
