@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from svdjax.checkpoint.config import quiet_import
+from svdjax.checkpoint.contents import check_tokenizer
 from svdjax.errors import InputError, printable
 
 # Where vocabularies may lie whatever the kind of tokenizer says.
@@ -30,6 +31,7 @@ def load_tokenizer(path: str | os.PathLike[str], purpose: str) -> Any:
     # transformers would take a name that is no directory for one on the hub.
     if not directory.is_dir():
         raise InputError(f"{directory}: is not a directory; expected a checkpoint with a tokenizer")
+    check_tokenizer(directory)
     from transformers import AutoTokenizer
 
     try:
@@ -38,10 +40,9 @@ def load_tokenizer(path: str | os.PathLike[str], purpose: str) -> Any:
         )
     # It raises whatever the many kinds of tokenizers run into.
     except Exception as error:
-        why = printable(" ".join(str(error).split()), 200)
         raise InputError(
-            f"{directory}: has no tokenizer that can be read ({why}); {purpose} needs the "
-            "tokenizer's files beside the model's"
+            f"{directory}: has no tokenizer that can be read ({_why(directory, error)}); {purpose} "
+            "needs the tokenizer's files beside the model's"
         ) from None
     # Without its files some kinds load all the same, empty, and lose the text.
     files = sorted(set(tokenizer.vocab_files_names.values()))
@@ -51,6 +52,17 @@ def load_tokenizer(path: str | os.PathLike[str], purpose: str) -> Any:
             "needs the tokenizer's files beside the model's"
         )
     return tokenizer
+
+
+def _why(directory: pathlib.Path, error: Exception) -> str:
+    if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
+        # transformers tries one format after the other and tells of the last, tiktoken's.
+        return (
+            "tokenizer.model is sentencepiece's, which the packages sentencepiece and protobuf "
+            "read: install them, or write tokenizer.json where they are, by "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    return printable(" ".join(str(error).split()), 200)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ MOST_JSON_BYTES = 16 << 20  # JSON that describes: a config, generation settings
 MOST_INDEX_BYTES = 64 << 20  # some hundred thousand tensors
 # Values of JSON take some hundred bytes each once they are read.
 _MOST_VALUES = 2_000_000
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert it where its origin is trusted: in transformers, from_pretrained(...) and "
     "save_pretrained(...) write safetensors"
@@ -194,7 +194,7 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
     files = tuple(sorted(first))
     faults = []
     for file in files:
-        if pathlib.PurePath(file).suffix in _PICKLES:
+        if pathlib.PurePath(file).suffix in PICKLES:
             faults.append(f"{file} is a pickle, which is never opened; {_CONVERT}")
         elif not file.endswith(".safetensors"):
             faults.append(f"{file!r} (tensor {first[file]}) is no .safetensors file")
@@ -214,7 +214,7 @@ def _no_weights(directory: pathlib.Path) -> str:
         names = sorted(entry.name for entry in os.scandir(directory))
     except OSError as error:
         return f"{directory}: cannot be read ({one_line(error)})"
-    pickles = [name for name in names if pathlib.PurePath(name).suffix in _PICKLES]
+    pickles = [name for name in names if pathlib.PurePath(name).suffix in PICKLES]
     if "adapter_model.safetensors" in names or "adapter_config.json" in names:
         return (
             f"{directory}: holds a PEFT adapter, {wanted}: an adapter's base is to be a model by "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.checkpoint.families import FAMILIES
-from svdjax.checkpoint.files import listed
+from svdjax.checkpoint.files import INDEX, SINGLE, listed
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
@@ -30,16 +34,22 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
     Returns:
         All faults, and the tensors that may be ignored with the reasons.
     """
-    faults: list[Fault] = []
+    wrong: list[Fault] = []
+    missing: list[Fault] = []
+    strange: list[Fault] = []
+    others: dict[np.dtype, list[str]] = {}
     left_out: dict[str, str] = {}
     expected: dict[str, tuple[int, ...]] = {}
     for weight in FAMILIES[config.family].present(config):
         expected |= dict.fromkeys(weight.tensors(config), weight.stored_shape(config))
+    renamed = _renamed(checkpoint, expected, config.family)
     present = set(checkpoint.names)
     for name, shape in expected.items():
+        if name in renamed:
+            continue
         if name not in present:
             text = f"tensor {{name}} is missing from {checkpoint.listing}, expected shape {shape}"
-            faults.append(Fault(name, text))
+            missing.append(Fault(name, text))
             continue
         spec = checkpoint.spec(name)
         where = f"in {checkpoint.where(name)}"
@@ -47,12 +57,11 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
             text = (
                 f"tensor {{name}} {where} has shape {spec.shape}, expected {shape} by config.json"
             )
-            faults.append(Fault(name, text))
+            wrong.append(Fault(name, text))
         elif spec.dtype not in FLOATS:
-            text = f"tensor {{name}} {where} is {spec.dtype}, expected bf16, f16 or f32"
-            faults.append(Fault(name, text))
+            others.setdefault(spec.dtype, []).append(name)
     for name in checkpoint.names:
-        if name in expected:
+        if name in expected or name in renamed:
             continue
         spec = checkpoint.spec(name)
         if _BUFFERS.search(name):
@@ -64,8 +73,52 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
                 f"tensor {{name}} {spec.shape} in {checkpoint.where(name)} is not part of a "
                 f"{config.family} model with this config.json"
             )
-            faults.append(Fault(name, text))
+            strange.append(Fault(name, text))
+    for dtype, names in others.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        where = checkpoint.where(names[0])
+        text = f"tensor {{name}}{more} in {where} is {dtype}, expected bf16, f16 or f32"
+        wrong.append(Fault(names[0], text))
+    # In turns: a list that is cut off shows what is there beside what is not.
+    turns = itertools.zip_longest(missing, strange)
+    faults = wrong + [fault for pair in turns for fault in pair if fault is not None]
+    faults = [Fault("", text) for text in dict.fromkeys(renamed.values())] + faults
+    if faults and checkpoint.files == (SINGLE,) and os.path.lexists(checkpoint.path / INDEX):
+        text = (
+            f"{checkpoint.path / SINGLE} is what is read, and the shards of {INDEX} lie beside it: "
+            "remove it if they are the model"
+        )
+        faults.insert(0, Fault("", text))
     return faults, left_out
+
+
+def _renamed(checkpoint: Checkpoint, expected: Collection[str], family: str) -> dict[str, str]:
+    """The names that one prefix tells from those expected, on both sides, and what to say of it."""
+    missing = {name for name in expected if name not in checkpoint}
+    strange = {name for name in checkpoint.names if name not in expected}
+    for longer, shorter, words in (
+        (strange, missing, "have the prefix {!r}, which {} has not"),
+        (missing, strange, "lack the prefix {!r} that {} has"),
+    ):
+        by_prefix: dict[str, list[tuple[str, str]]] = {}
+        for name in longer:
+            for dot in re.finditer(r"\.", name):
+                if name[dot.end() :] in shorter:
+                    by_prefix.setdefault(name[: dot.end()], []).append((name, name[dot.end() :]))
+        prefix, pairs = max(
+            by_prefix.items(), key=lambda item: len(item[1]), default=("", list[tuple[str, str]]())
+        )
+        if 2 * len(pairs) > len(missing):
+            first = min(pairs)
+            found, wanted = first if longer is strange else first[::-1]
+            text = (
+                f"{len(pairs)} tensors of {checkpoint.listing} "
+                f"{words.format(prefix, f'a {family} model')}: {found} is there, {wanted} is "
+                "expected; save the model itself, not one that wraps or is inside it, with "
+                "save_pretrained(...)"
+            )
+            return dict.fromkeys((name for pair in pairs for name in pair), text)
+    return {}
 
 
 def raise_faults(what: str, faults: Iterable[Fault]) -> None:

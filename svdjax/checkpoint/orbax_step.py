@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.checkpoint import files
+from svdjax.checkpoint import contents, files
 from svdjax.checkpoint.config import model_config
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.orbax_store import quiet_orbax
-from svdjax.checkpoint.reader import Checkpoint, Shard, TensorSpec
+from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
+from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
 
-_TREE, _STEP = "_METADATA", "_CHECKPOINT_METADATA"
+_TREE, _STEP, _MANIFEST = "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"
 # Where a run keeps config.json: in a step, beside the steps, or beside the folder that holds them,
 # where tools/train_reference.py has it inside its recipe.json.
 _CONFIGS = (("", "config.json"), ("..", "config.json"), ("../..", "config.json"))
@@ -46,6 +48,7 @@ class OrbaxCheckpoint(Checkpoint):
     Attributes:
         folder: The directory of the pytree inside the step.
         settings: The file that config was read from.
+        documents: All files of the step.
     """
 
     def __init__(self, source: str | os.PathLike[str], path: pathlib.Path):
@@ -56,17 +59,22 @@ class OrbaxCheckpoint(Checkpoint):
             path: The step's directory.
 
         Raises:
-            InputError: There is no config.json to it, its family has no name table, or the tree is
-                not one of that family's parameters.
+            InputError: There is no config.json to it, its family has no name table, the tree is
+                not one of that family's parameters, or a file is a link out of the step.
         """
         self.source, self.path = os.fspath(source), path
+        # Before Orbax is told of the step, for it follows every link.
+        self.documents = tuple(WatchedFile(file) for file in contents.check_tree(path))
         self.folder = self.listing = _tree_folder(path)
         self.settings, self.config = _settings(path)
         self.files: tuple[str, ...] = ()
-        self.notes: tuple[str, ...] = (f"{path} was written by Orbax",)
+        self.notes: tuple[str, ...] = (
+            f"{path} was written by Orbax, without checksums of its arrays: a damaged byte of them "
+            "is read as another number",
+        )
         if self.config.get("model_type") not in FAMILIES:
             raise InputError(
-                f"{self.settings}: model_type is {self.config.get('model_type')!r}; expected one "
+                f"{self.settings.path}: model_type is {self.config.get('model_type')!r}; expected one "
                 f"of {', '.join(FAMILIES)}, whose parameters have known places in a pytree"
             )
         config = model_config(self.config)
@@ -83,7 +91,7 @@ class OrbaxCheckpoint(Checkpoint):
             for leaf in sorted(self._leaves.keys() - known)
         ]
         if faults:
-            raise InputError(f"{self.folder}: {files.listed(faults)} ({self.settings})")
+            raise InputError(f"{self.folder}: {files.listed(faults)} ({self.settings.path})")
         self.names = tuple(sorted(self._specs))
         self._mine = object()
 
@@ -106,11 +114,11 @@ class OrbaxCheckpoint(Checkpoint):
 
     @property
     def home(self) -> pathlib.Path:
-        return self.settings.parent
+        return self.settings.path.parent
 
     @property
     def tokenizer(self) -> pathlib.Path:
-        return self.settings.parent
+        return self.settings.path.parent
 
     def close(self) -> None:
         """Let go of what is in memory."""
@@ -143,9 +151,9 @@ class OrbaxCheckpoint(Checkpoint):
         tensor = tensor.T if transposed else tensor
         return np.array(tensor if rows is None else tensor[rows[0] : rows[1]], order="C")
 
-    def documents(self) -> list[pathlib.Path]:
-        """All files of the step, sorted."""
-        return sorted(path for path in self.path.rglob("*") if path.is_file())
+    def check_unchanged(self) -> None:
+        for file in (self.settings, *self.documents):
+            file.check()
 
     def _leaf(self, path: str) -> np.ndarray:
         key = (self._mine, path)
@@ -160,6 +168,7 @@ class OrbaxCheckpoint(Checkpoint):
     def _restored(self, path: str) -> np.ndarray:
         keys = [*self._root, *path.split("/")]
         shape, dtype = self._leaves[path]
+        self.check_unchanged()
         try:
             found = _in_thread(_restore, self.folder, keys)
         # Orbax and TensorStore raise whatever they run into.
@@ -167,6 +176,7 @@ class OrbaxCheckpoint(Checkpoint):
             raise InputError(
                 f"{self.folder}: leaf {path} cannot be read ({files.one_line(error)[:300]})"
             ) from None
+        self.check_unchanged()
         if (found.shape, found.dtype) != (shape, dtype):
             raise InputError(
                 f"{self.folder}: leaf {path} is {found.dtype} {found.shape}, expected {dtype} "
@@ -193,13 +203,13 @@ def _tree_folder(path: pathlib.Path) -> pathlib.Path:
     return found[0]
 
 
-def _settings(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+def _settings(path: pathlib.Path) -> tuple[WatchedFile, dict[str, Any]]:
     """The model's config.json, and the file it is in."""
     for up, name in (*_CONFIGS, _RECIPE):
         directory = pathlib.Path(os.path.normpath(path.absolute() / up))
         if os.path.lexists(directory / name):
-            file = files.checked_path(directory, name)
-            raw = files.read_json(file)
+            file = WatchedFile(files.checked_path(directory, name))
+            raw = files.parse_object(file.read(files.MOST_JSON_BYTES), str(file.path))
             raw = raw.get("config") if (up, name) == _RECIPE else raw
             if isinstance(raw, dict):
                 return file, raw
@@ -211,13 +221,38 @@ def _settings(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
 
 def _leaves(folder: pathlib.Path) -> dict[tuple[str, ...], tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of every array of a tree, by its keys."""
+    _check_keys(folder)
     try:
+        if os.path.lexists(folder / _MANIFEST):
+            _check_nodes(folder)
         tree = _in_thread(_metadata, folder)
     except Exception as error:
         raise InputError(
             f"{folder}: cannot be read as what Orbax writes ({files.one_line(error)[:300]})"
         ) from None
     return dict(_walk(tree, ()))
+
+
+def _check_keys(folder: pathlib.Path) -> None:
+    """Check that no key of a tree, of which Orbax makes names of files, leads out of it."""
+    tree = files.read_json(files.checked_path(folder, _TREE)).get("tree_metadata")
+    for entry in tree.values() if isinstance(tree, dict) else []:
+        keys = entry.get("key_metadata") if isinstance(entry, dict) else None
+        for key in keys if isinstance(keys, list) else []:
+            name = key.get("key") if isinstance(key, dict) else None
+            if isinstance(name, str) and (name[:1] == "/" or ".." in name.split("/")):
+                raise InputError(f"{folder / _TREE}: names the leaf {name!r}, which leads out of it")
+
+
+def _check_nodes(folder: pathlib.Path) -> None:
+    """Have TensorStore read all nodes of the database, which have checksums, one by one.
+
+    Those who wait for many arrays at once complain on stderr of each that they no longer wait for.
+    """
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{folder}/"}
+    tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result().list().result()
 
 
 def _walk(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -9,11 +9,13 @@ the product ``E_s^T E_r`` [D, D], which are added up over chunks of tokens.
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from svdjax.checkpoint import files
 from svdjax.checkpoint.params import check_finite
 from svdjax.descent import Agreement, nearest_rotation
 from svdjax.engine.descent.sides import Pair, Side
@@ -211,12 +213,16 @@ def common_tokens(pair: Pair) -> Tokens:
 
 
 def _vocabulary(path: pathlib.Path) -> dict[str, int]:
-    """Token strings to rows; empty where there is no tokenizer.json that can be read."""
+    """Token strings to rows; empty where there is no tokenizer.json that can be read.
+
+    Raises:
+        InputError: It is no regular file, or a link that leads out of the directory.
+    """
     from tokenizers import Tokenizer
 
-    file = path / "tokenizer.json"
-    if not file.is_file():
+    if not os.path.lexists(path / "tokenizer.json"):
         return {}
+    file = files.checked_path(path, "tokenizer.json")
     try:
         return Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
     # It raises bare Exceptions, whatever is wrong; the rows then have to do.
