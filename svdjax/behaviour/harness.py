@@ -12,6 +12,7 @@ encoding, prefix token, truncation, windows, stop strings. What differs:
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pathlib
@@ -37,7 +38,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
 from svdjax.behaviour.chat import chat_model
 from svdjax.behaviour.scoring import Scorer
 from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
-from svdjax.checkpoint import files, load_params, model_config, open_checkpoint
+from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.errors import InputError
 from svdjax.model import Generator, Request, Sampling, decoder_mesh
 
@@ -373,11 +374,11 @@ def _warn_of_penalties(path: pathlib.Path) -> None:
     says nothing.
     """
     try:
-        settings = files.read_json(files.checked_path(path, "generation_config.json"))
-    except InputError:
+        settings = json.loads((path / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
         return
     for name in _PENALTIES:
-        value = settings.get(name)
+        value = settings.get(name) if isinstance(settings, dict) else None
         if value is not None and value != _NEUTRAL[name]:
             logging.getLogger(__name__).warning(
                 "%s: %s=%s of generation_config.json is not applied", path, name, value

@@ -8,18 +8,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from svdjax.checkpoint import files
 from svdjax.errors import InputError, printable
 
 MOST_BYTES = 256 << 20
-# What data sets come in beside text, by the first bytes.
-_KINDS = {
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"\x1f\x8b": "compressed by gzip",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
-    b"PK\x03\x04": "a zip archive",
-}
 
 
 def read_text(path: str | os.PathLike[str], most: int) -> str:
@@ -34,24 +25,17 @@ def read_text(path: str | os.PathLike[str], most: int) -> str:
     """
     where = pathlib.Path(path)
     try:
-        with files.open_regular(where.expanduser()) as stream:
-            # Not by its size on disk alone, which may change in the meantime.
-            large = os.fstat(stream.fileno()).st_size > most
-            content = stream.read(8 if large else most + 1)
-    except InputError as error:
-        raise InputError(f"{error}; expected a file of text") from None
+        found = where.expanduser()
+        special = found.exists() and not found.is_file()
+        content = b"" if special else _head(found, most + 1)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror}); expected a file") from None
-    # No such user.
-    except RuntimeError as error:
+    # No such user, or a name with NUL in it.
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"{where}: {error}; expected a file") from None
-    for magic, kind in _KINDS.items():
-        if content.startswith(magic):
-            raise InputError(
-                f"{where}: is {kind}, expected text in UTF-8: unpack it, or convert it to the form "
-                "that is read (pandas and datasets read it)"
-            )
-    if large or len(content) > most:
+    if special:
+        raise InputError(f"{where}: is a directory or device; expected a file of text")
+    if len(content) > most:
         raise InputError(
             f"{where}: holds more than {most >> 20} MiB of text, the most that is read; "
             "cut it into smaller files"
@@ -63,6 +47,12 @@ def read_text(path: str | os.PathLike[str], most: int) -> str:
         raise InputError(
             f"{where}, line {line}: is not UTF-8 text ({error.reason}); save the file as UTF-8"
         ) from None
+
+
+def _head(path: pathlib.Path, most: int) -> bytes:
+    # Not by its size on disk, which may change in the meantime.
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def filled_lines(content: str) -> Iterator[tuple[int, str]]:

@@ -40,9 +40,10 @@ def load_tokenizer(path: str | os.PathLike[str], purpose: str) -> Any:
         )
     # It raises whatever the many kinds of tokenizers run into.
     except Exception as error:
+        why = printable(" ".join(str(error).split()), 200)
         raise InputError(
-            f"{directory}: has no tokenizer that can be read ({_why(directory, error)}); {purpose} "
-            "needs the tokenizer's files beside the model's"
+            f"{directory}: has no tokenizer that can be read ({why}); {purpose} needs the "
+            "tokenizer's files beside the model's"
         ) from None
     # Without its files some kinds load all the same, empty, and lose the text.
     files = sorted(set(tokenizer.vocab_files_names.values()))
@@ -52,17 +53,6 @@ def load_tokenizer(path: str | os.PathLike[str], purpose: str) -> Any:
             "needs the tokenizer's files beside the model's"
         )
     return tokenizer
-
-
-def _why(directory: pathlib.Path, error: Exception) -> str:
-    if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
-        # transformers tries one format after the other and tells of the last, tiktoken's.
-        return (
-            "tokenizer.model is sentencepiece's, which the packages sentencepiece and protobuf "
-            "read: install them, or write tokenizer.json where they are, by "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
-    return printable(" ".join(str(error).split()), 200)
 
 
 @contextlib.contextmanager

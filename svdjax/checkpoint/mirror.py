@@ -97,6 +97,9 @@ class Mirror:
         self._made: list[pathlib.Path] = []
         self._streams: dict[str, Any] = {}
         self._places, self._begins = _layout(source, dtype)
+        self._sizes = {file: len(begin) for file, begin in self._begins.items()}
+        for place in self._places.values():
+            self._sizes[place.file] = max(self._sizes[place.file], place.span[1])
         self.nbytes = sum(place.span[1] - place.span[0] for place in self._places.values())
 
     def __enter__(self) -> Mirror:
@@ -286,7 +289,7 @@ class Mirror:
             sizes = {file: (self.data / file).stat().st_size for file in self._begins}
         except OSError:
             return False
-        return sizes == {file: self._size(file) for file in self._begins}
+        return sizes == self._sizes
 
     def _lay_out(self) -> None:
         # What another job kept here is not for this one.
@@ -299,12 +302,8 @@ class Mirror:
             self._reserve(self.data / file, begin)
         self._save()
 
-    def _size(self, file: str) -> int:
-        ends = [place.span[1] for place in self._places.values() if place.file == file]
-        return max([len(self._begins[file]), *ends])
-
     def _reserve(self, path: pathlib.Path, begin: bytes) -> None:
-        size = self._size(path.name)
+        size = self._sizes[path.name]
         with path.open("wb") as stream:
             stream.write(begin)
             stream.flush()

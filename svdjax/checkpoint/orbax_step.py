@@ -209,7 +209,7 @@ def _settings(path: pathlib.Path) -> tuple[WatchedFile, dict[str, Any]]:
         directory = pathlib.Path(os.path.normpath(path.absolute() / up))
         if os.path.lexists(directory / name):
             file = WatchedFile(files.checked_path(directory, name))
-            raw = files.parse_object(file.read(files.MOST_JSON_BYTES), str(file.path))
+            raw = files.read_json(file.path)
             raw = raw.get("config") if (up, name) == _RECIPE else raw
             if isinstance(raw, dict):
                 return file, raw

@@ -49,7 +49,7 @@ class Checkpoint:
             files.weight_map(self.path)
             raise InputError(f"{config}: no such file; expected a model's config.json")
         described = [WatchedFile(files.checked_path(self.path, "config.json"))]
-        self.config = files.parse_object(described[0].read(files.MOST_JSON_BYTES), str(config))
+        self.config = files.read_json(config)
         kind = self.config.get("model_type")
         if not isinstance(kind, str | None):
             raise InputError(f"{config}: model_type is {kind!r}, expected a name such as qwen2")
@@ -69,6 +69,7 @@ class Checkpoint:
             self.listing = self.path / files.INDEX
             described.append(WatchedFile(self.listing))
         self.described: tuple[WatchedFile, ...] = tuple(described)
+        described[0].check()
         self._index: dict[str, str] = index
         self._promised: dict[str, set[str]] = {file: set() for file in self.files}
         for name, file in index.items():

@@ -71,7 +71,9 @@ class Shard:
         if not self.header.startswith(b"{"):
             raise self._corrupt("its header is no JSON object")
         fields = files.parse_object(self.header, f"{path} (header)")
-        about = fields.pop("__metadata__", None) or {}
+        about = fields.pop("__metadata__", None)
+        if about is None:
+            about = {}
         if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
             raise self._corrupt("its __metadata__ is not texts by name")
         self.specs = {name: self._spec(name, field) for name, field in fields.items()}

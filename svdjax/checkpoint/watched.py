@@ -13,6 +13,7 @@ from typing import BinaryIO
 from svdjax.checkpoint import files
 from svdjax.errors import InputError
 
+_MOUNTS = pathlib.Path("/proc/self/mountinfo")
 _PIECE = 1 << 30  # Linux gives two GiB at most at once
 
 
@@ -69,19 +70,6 @@ class WatchedFile:
                 raise self._changed()
             left, start = left[count:], start + count
 
-    def read(self, most: int) -> bytes:
-        """The content of a file of at most `most` bytes.
-
-        Raises:
-            InputError: It is larger, has changed, or cannot be read.
-        """
-        if self.size > most:
-            raise InputError(f"{self.path}: {self.size} bytes; expected at most {most}")
-        content = bytearray(self.size)
-        with self.open() as stream:
-            self.fill(stream, 0, content)
-        return bytes(content)
-
     def hash_blocks(self, blocks: Iterable[tuple[int, int]] | None = None) -> str:
         """SHA-256 of the bytes [start, stop) of each block, or of the whole file.
 
@@ -121,7 +109,7 @@ def _keeps_numbers(device: int) -> bool:
     """Whether a file keeps its inode's number: those of FUSE may get another after a while."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = pathlib.Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+        mounts = _MOUNTS.read_text("utf-8", "replace").splitlines()
     except OSError:
         return True
     kinds = [line.partition(" - ")[2] for line in mounts if line.split(" ", 3)[2] == wanted]

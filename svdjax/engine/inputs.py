@@ -137,6 +137,15 @@ def digest_inputs(
     return digests
 
 
+def check_unchanged(jobs: Sequence[PairJob]) -> None:
+    """Raises `InputError` if a file of the checkpoints has changed since it was first read.
+
+    Every reading looks too; this is for the end, before results are called done.
+    """
+    for checkpoint in checkpoints(jobs).values():
+        checkpoint.check_unchanged()
+
+
 def check_values(
     jobs: Sequence[PairJob],
     *,

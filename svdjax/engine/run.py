@@ -218,6 +218,7 @@ class _Sweep:
             self._find_workdir(self.hosts.exchange("begun")[0])
             self.state = {"inputs": told["inputs"], "versions": devices.versions()}
             computed = run_share(jobs, self._handed("spectra"))
+            inputs.check_unchanged(jobs)
         self.hosts.end()
         return SweepOutcome(
             workdir=self.place.path,
@@ -303,6 +304,7 @@ class _Sweep:
             if name in RESULTS:
                 found[RESULTS[name][0]] = self._stage_after(name, jobs, done.comparisons)
         shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
+        inputs.check_unchanged(jobs)
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
             index = self._write_report(self.report, done.comparisons, found)

@@ -105,19 +105,72 @@ def test_trees_that_are_not_the_model_s(
         plan_pair(open_checkpoint(models["model"]), open_checkpoint(step))
 
 
-def test_damaged_steps(models: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
+def test_damaged_steps(
+    models: dict[str, pathlib.Path], tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     step = shutil.copytree(models["bare"].parent, tmp_path / "run") / "3"
-    whole = open_checkpoint(step)
-    for file in (step / "default").rglob("d/*"):
-        file.write_bytes(b"")
+    tree = step / "default"
+    data = max((tree / "ocdbt.process_0" / "d").iterdir(), key=lambda file: file.stat().st_size)
+    data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(InputError, match=r"default: leaf .* cannot be read"):
-        whole.read("model.layers.0.mlp.up_proj.weight")
-    (step / "default" / "_METADATA").write_text("{")
-    with pytest.raises(InputError, match="cannot be read as what Orbax writes"):
+        open_checkpoint(step).read("model.layers.0.mlp.up_proj.weight")
+    # The nodes of the database have checksums.
+    (node,) = (tree / "d").iterdir()
+    content = bytearray(node.read_bytes())
+    content[len(content) // 2] ^= 1
+    node.write_bytes(content)
+    with pytest.raises(InputError, match="CRC-32C checksum verification failed"):
         open_checkpoint(step)
-    shutil.rmtree(step / "default")
+    (tree / "_METADATA").write_text("{")
+    with pytest.raises(InputError, match="is not valid JSON"):
+        open_checkpoint(step)
+    shutil.rmtree(tree)
     with pytest.raises(InputError, match="there is no pytree in it"):
         open_checkpoint(step)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_has_no_checksum_is_told(models: dict[str, pathlib.Path]) -> None:
+    notes = open_checkpoint(models["bare"]).notes
+    assert any("without checksums of its arrays" in note for note in notes)
+
+
+def test_steps_that_change_meanwhile(
+    models: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    step = shutil.copytree(models["bare"].parent, tmp_path / "run") / "3"
+    whole = open_checkpoint(step)
+    whole.read("model.norm.weight")
+    file = max(step.rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    for call in (
+        lambda: whole.read("model.layers.0.mlp.up_proj.weight"),
+        lambda: input_digest(whole),
+        whole.check_unchanged,
+    ):
+        with pytest.raises(InputError, match=f"{file}: was changed or replaced"):
+            call()
+
+
+def test_what_leads_out_of_a_step(models: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
+    step = shutil.copytree(models["bare"].parent, tmp_path / "run") / "3"
+    tree = step / "default" / "_METADATA"
+    content = json.loads(tree.read_text())
+    for name in ("/etc", "../../..", "a/../../b"):
+        entry = {"key_metadata": [{"key": name, "key_type": 2}], "value_metadata": {}}
+        leaves = content["tree_metadata"] | {str((name,)): entry}
+        tree.write_text(json.dumps(content | {"tree_metadata": leaves}))
+        with pytest.raises(InputError, match="which leads out of it"):
+            open_checkpoint(step)
+    tree.write_text(json.dumps(content))
+    for file in (step / "commit_success.txt", tree, next((step / "default" / "d").iterdir())):
+        file.rename(tmp_path / "away")
+        file.symlink_to(tmp_path / "away")
+        with pytest.raises(InputError, match=f"{file}: is a link to .*outside its directory"):
+            open_checkpoint(step)
+        file.unlink()
+        (tmp_path / "away").rename(file)
+    assert open_checkpoint(step).names
 
 
 def test_no_layout_to_take_over(models: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:

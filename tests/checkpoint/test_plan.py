@@ -226,6 +226,54 @@ def test_many_mismatches_stay_readable(pair):
     assert len(text) < 3000
 
 
+@pytest.mark.parametrize(
+    ("prefix", "says"),
+    [
+        ("_orig_mod.", "have the prefix '_orig_mod.', which a"),
+        ("base_model.model.", "have the prefix 'base_model.model.', which a"),
+        (None, "lack the prefix 'model.' that a"),
+    ],
+)
+def test_names_under_another_prefix_are_shown(pair, prefix, says):
+    def rename(tensors):
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            other = name.removeprefix("model.") if prefix is None else prefix + name
+            tensors[other] = tensor
+
+    edit(pair[1], rename)
+    text = refusal(*pair)
+    assert says in text
+    assert f"{prefix or ''}{'model.' * bool(prefix)}embed_tokens.weight is there" in text
+    assert "is missing" not in text
+
+
+def test_a_list_of_faults_shows_what_is_there_beside_what_is_not(pair):
+    def rename(tensors):
+        for name in list(tensors):
+            if name.startswith("model.layers"):
+                tensors[name.replace("self_attn", "attn").replace("mlp", "ff")] = tensors.pop(name)
+
+    edit(pair[1], rename)
+    text = refusal(*pair)
+    assert "self_attn.q_proj.weight is missing from" in text
+    assert ".attn." in text
+
+
+def test_a_stray_single_file_says_that_shards_lie_beside_it(pair):
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
+    (pair[1] / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    def quantise(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].astype(np.int8)
+
+    edit(pair[1], quantise)
+    text = refusal(*pair)
+    assert "model.safetensors is what is read, and the shards of" in text
+    assert text.count("int8") == 1
+
+
 def test_config_that_does_not_fit_the_weights(pair):
     edit_config(pair[1], num_key_value_heads=4)
     text = refusal(*pair)

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import struct
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -259,6 +260,55 @@ def test_malformed_index(sharded, content):
 def test_index_entry_that_is_no_text(sharded):
     edit_index(sharded, lambda entries: entries.update({"model.norm.weight": 7}))
     assert "model.norm.weight is in 7" in message(open_checkpoint, sharded)
+
+
+def shards_of(path: pathlib.Path, count: int) -> None:
+    """A checkpoint of many files with three tensors each."""
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "odd"}')
+    weight_map = {}
+    for number in range(count):
+        file = f"model-{number:05d}-of-{count:05d}.safetensors"
+        names = [f"layers.{number}.{part}.weight" for part in "abc"]
+        entry = {"dtype": "F32", "shape": [2, 2]}
+        header = {n: entry | {"data_offsets": [16 * i, 16 * i + 16]} for i, n in enumerate(names)}
+        raw_file(path / file, header, bytes(48))
+        weight_map |= dict.fromkeys(names, file)
+    (path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_many_shards_take_time_in_proportion(tmp_path, count):
+    shards_of(tmp_path / "c", count)
+    begin = time.process_time()
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        assert {checkpoint.spec(name).shape for name in checkpoint.names} == {(2, 2)}
+        assert len(checkpoint.names) == 3 * count
+    assert time.process_time() - begin < 2e-3 * count
+
+
+def test_an_index_of_many_missing_files(tmp_path, single):
+    (single / SINGLE).unlink()
+    weight_map = {f"tensor{number}": f"{number}.safetensors" for number in range(100_000)}
+    (single / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    text = message(open_checkpoint, single)
+    assert "0.safetensors: no such file" in text
+    assert "and 99992 more" in text
+    assert len(text) < 2000
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"a": "' + b"x" * (17 << 20) + b'"}', "expected at most"),
+        (b'{"a": [' + b"{}," * 1_000_000 + b"0]}", "holds more than"),
+        (b'{"a": [' + b"0," * 1_000_000 + b"0]}", "holds more than"),
+    ],
+    ids=["bytes", "objects", "numbers"],
+)
+def test_a_config_that_is_too_large_is_not_parsed(single, content, says):
+    (single / "config.json").write_bytes(content)
+    assert says in message(open_checkpoint, single)
 
 
 # --- links -------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ class _Construct:
             changes = self._changes(mirror, alphas)
             path = mirror.target
             if not mirror.finished:
+                inputs.check_unchanged(self.pairs)
                 path = mirror.finish(self._config(), model_card(self.job, changes, self.layers))
         computed = sum(change.layers for change in changes.values()) - reused
         seconds = time.perf_counter() - self.start
