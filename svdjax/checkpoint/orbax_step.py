@@ -74,8 +74,8 @@ class OrbaxCheckpoint(Checkpoint):
         )
         if self.config.get("model_type") not in FAMILIES:
             raise InputError(
-                f"{self.settings.path}: model_type is {self.config.get('model_type')!r}; expected one "
-                f"of {', '.join(FAMILIES)}, whose parameters have known places in a pytree"
+                f"{self.settings.path}: model_type is {self.config.get('model_type')!r}; expected "
+                f"one of {', '.join(FAMILIES)}, whose parameters have known places in a pytree"
             )
         config = model_config(self.config)
         self._root, self._leaves = _parameters(_leaves(self.folder), self.folder)
@@ -241,7 +241,7 @@ def _check_keys(folder: pathlib.Path) -> None:
         for key in keys if isinstance(keys, list) else []:
             name = key.get("key") if isinstance(key, dict) else None
             if isinstance(name, str) and (name[:1] == "/" or ".." in name.split("/")):
-                raise InputError(f"{folder / _TREE}: names the leaf {name!r}, which leads out of it")
+                raise InputError(f"{folder / _TREE}: names a leaf {name!r}, which leads out of it")
 
 
 def _check_nodes(folder: pathlib.Path) -> None:
