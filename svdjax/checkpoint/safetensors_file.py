@@ -7,7 +7,7 @@ import math
 import pathlib
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class Shard:
             reason = files.one_line(error)
             raise InputError(f"{self.path}: tensor {name} cannot be read ({reason})") from None
         with self.file.open() as stream:
-            self.file.fill(stream, start, memoryview(array.reshape(-1).view(np.uint8)))
+            self.file.fill(stream, start, array.reshape(-1).view(np.uint8).data)
         return array
 
     def _spec(self, name: str, field: Any) -> TensorSpec:
@@ -131,7 +131,7 @@ class Shard:
         )
 
 
-def _is_sizes(value: Any) -> bool:
+def _is_sizes(value: Any) -> TypeGuard[list[int]]:
     """Whether a value is a short list of whole numbers that 64 bits hold."""
     if not isinstance(value, list) or len(value) > _MOST_AXES:
         return False

@@ -136,7 +136,7 @@ def test_file_that_changed_since_it_was_planned(tmp_path):
     checkpoint, found = projections(path)
     tiny.make_checkpoint(path, "llama", intermediate_size=80)
     checkpoint.close()
-    with pytest.raises(InputError, match=r"up_proj.weight has shape \(80, 64\), expected \(96"):
+    with pytest.raises(InputError, match="was changed or replaced after it was first read"):
         read_stack(checkpoint, found["up_proj"], 0, 1)
 
 
