@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from svdjax.checkpoint import files
+from svdjax.checkpoint.adapted import AdaptedModules
 from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
@@ -174,9 +175,12 @@ class MergedCheckpoint(Checkpoint):
                 fault = self._match_whole(name, spec)
             if fault:
                 faults.append(Fault(name, f"tensor {{name}} {fault}"))
+        rules = AdaptedModules(
+            self.lora, [*sorted(modules), *(name.rpartition(".")[0] for name in self.base.names)]
+        )
         for module in sorted(modules):
-            faults += self._match_product(module)
-        return faults + self._missing(modules)
+            faults += self._match_product(module, rules)
+        return faults + self._missing(modules, rules)
 
     def _match_whole(self, name: str, spec: TensorSpec) -> str:
         """A tensor that takes the place of one of the base; what is wrong with it."""
@@ -201,7 +205,7 @@ class MergedCheckpoint(Checkpoint):
         self._replaced[target] = name
         return ""
 
-    def _match_product(self, module: str) -> list[Fault]:
+    def _match_product(self, module: str, rules: AdaptedModules) -> list[Fault]:
         names = [f"{_PREFIX}{module}{side}" for side in _SIDES]
         found = [self._adapter.specs.get(name) for name in names]
         for name, spec in zip(names, found):
@@ -210,10 +214,10 @@ class MergedCheckpoint(Checkpoint):
         target = f"{module}.weight"
         if target not in self.base:
             return [Fault(names[0], "tensor {name} changes a layer that the base does not have")]
-        if self.lora.targets(module) is False:
+        if rules.targets(module) is False:
             text = f"tensor {{name}} is used by nothing: not in target_modules of {self.lora.where}"
             return [Fault(names[0], text)]
-        spec, rank = self.base.spec(target), self.lora.rank_of(module)
+        spec, rank = self.base.spec(target), rules.rank_of(module)
         # PEFT goes by the kind of the layer; those of the families we know are all nn.Linear.
         known = self.base.config.get("model_type") in FAMILIES
         turned = self.lora.fan_in_fan_out and not known
@@ -231,16 +235,16 @@ class MergedCheckpoint(Checkpoint):
             if one is not None and one.shape != shape
         ]
         if not faults:
-            scaling = self.lora.scaling(module)
+            scaling = rules.scaling(module)
             self._products[target] = _Product(names[0], names[1], scaling, turned)
         return faults
 
-    def _missing(self, modules: set[str]) -> list[Fault]:
+    def _missing(self, modules: set[str], rules: AdaptedModules) -> list[Fault]:
         """Linear layers that the configuration promises factors of, and the file has none."""
         faults = []
         for name in self.base.names:
             module, _, leaf = name.rpartition(".")
-            if leaf != "weight" or module in modules or not self.lora.targets(module):
+            if leaf != "weight" or module in modules or not rules.targets(module):
                 continue
             if self.lora.is_saved(module) or len(self.base.spec(name).shape) != 2:
                 continue

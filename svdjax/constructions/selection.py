@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from svdjax.errors import InputError
 
 MODULES = ("self_attn", "mlp", "all")
+_WANTED = "expected self_attn, mlp, all, a projection such as o_proj, or a regular expression"
+_MOST_CHARACTERS = 1000
 _SPAN = re.compile(r"([0-9]{1,18})?(-)?([0-9]{1,18})?")
 
 
@@ -36,6 +38,12 @@ class Modules:
     text: str
 
     def __post_init__(self) -> None:
+        if not self.text:
+            raise InputError(f"modules is empty: {_WANTED}")
+        if len(self.text) > _MOST_CHARACTERS:
+            raise InputError(
+                f"modules has {len(self.text)} characters, expected {_MOST_CHARACTERS} at most"
+            )
         try:
             with warnings.catch_warnings():
                 # Of what future versions of Python may read otherwise.
@@ -46,36 +54,32 @@ class Modules:
                 f"modules {self.text!r}: neither self_attn, mlp nor all, and not a regular "
                 f"expression either ({error})"
             ) from None
-        if not self.text:
-            raise InputError(f"modules is empty: expected {_wanted()}")
-
-    def matches(self, site: str) -> bool:
-        """Whether the linear layer of this site is chosen."""
-        if self.text == "all":
-            return True
-        if re.fullmatch(r"\w+", self.text):
-            # A plain word names a whole part: mlp does not match mlp_norm.
-            return self.text in site.split(".")
-        return re.search(self.text, site) is not None
 
     def choose(self, sites: Sequence[str]) -> list[str]:
         """The sites that are chosen, in order.
 
         Raises:
-          InputError: none is.
+          InputError: none is, or the expression takes too long.
         """
-        found = [site for site in sites if self.matches(site)]
+        if self.text == "all":
+            found = list(sites)
+        elif re.fullmatch(r"\w+", self.text):
+            # A plain word names a whole part: mlp does not match mlp_norm.
+            found = [site for site in sites if self.text in site.split(".")]
+        else:
+            # With numpy and all: not for those who only want help.
+            from svdjax.checkpoint.patterns import Rule, matched
+
+            rule = Rule(self.text, "search", f"modules {self.text!r}")
+            (chosen,) = matched([rule], sites, _WANTED)
+            found = [site for site in sites if site in chosen]
         if not found:
             shown = ", ".join(sites[:12]) + (" …" if len(sites) > 12 else "")
             raise InputError(
                 f"modules {self.text!r} matches no linear layer of this model; there are {shown}; "
-                f"expected {_wanted()}"
+                f"{_WANTED}"
             )
         return found
-
-
-def _wanted() -> str:
-    return "self_attn, mlp, all, a projection such as o_proj, or a regular expression"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from svdjax.checkpoint import (
     merged,
     model_config,
     open_checkpoint,
+    patterns,
 )
 from svdjax.checkpoint.mirror import Mirror
 from svdjax.errors import InputError
@@ -282,7 +283,7 @@ def refusal(adapter: pathlib.Path, base: pathlib.Path) -> str:
         ({"lora_bias": True}, ["lora_bias"]),
         ({"init_lora_weights": "pissa_niter_4"}, ["'pissa_niter_4'", "changes the base"]),
         ({"trainable_token_indices": [3]}, ["single trained tokens"]),
-        ({"r": 0}, [": r: expected a whole number above 0, found 0"]),
+        ({"r": 0}, [": r: expected a whole number in 1..1048576, found 0"]),
         ({"r": 8}, ["has shape (4, 64), expected (8, 64)", "rank 8"]),
         ({"lora_alpha": "x"}, ["lora_alpha: expected a number, found 'x'"]),
         ({"rank_pattern": ["q_proj"]}, ["rank_pattern: expected an object"]),
@@ -293,15 +294,28 @@ def refusal(adapter: pathlib.Path, base: pathlib.Path) -> str:
         ({"layers_to_transform": [0, 1]}, ["layers.{2..3}.mlp.down_proj", "used by nothing"]),
         ({"exclude_modules": ["q_proj"]}, ["q_proj.lora_A.weight is used by nothing"]),
         ({"target_modules": "(q_proj"}, ["is no regular expression"]),
-        ({"target_modules": "(a+)+$"}, ["nests repetitions"]),
-        ({"target_modules": ".*" * 9}, ["9 repetitions"]),
+        ({"target_modules": r"(\w*\.?)*_pro$"}, [r"target_modules: '(\\w*", "takes more than"]),
+        ({"rank_pattern": {"(?P<idx": 4}}, ["rank_pattern: '(?P<idx' is no regular expression"]),
+        ({"r": 10**30}, [": r: expected a whole number"]),
+        ({"lora_alpha": 10**400}, ["a number of more than 300 digits"]),
+        ({"lora_alpha": float("inf")}, ["lora_alpha: expected a number, found inf"]),
+        ({"lora_alpha": 1e300}, ["lora_alpha: expected a number, found 1e+300"]),
+        ({"use_rslora": "no"}, ["use_rslora: expected true or false, found 'no'"]),
+        ({"layers_pattern": 1.5}, ["layers_pattern: expected a list of names, found 1.5"]),
+        ({"layers_to_transform": [1.5]}, ["layers_to_transform: expected a whole number"]),
+        ({"layers_to_transform": {"a": 1}}, ["layers_to_transform: expected numbers of layers"]),
         ({"target_modules": {"q": 1}}, ["target_modules: expected a list of names"]),
         ({"modules_to_save": "lm_head"}, ["modules_to_save: expected a list of names"]),
     ],
 )
 def test_configurations_that_are_refused(
-    tmp_path: pathlib.Path, llama: pathlib.Path, config: dict[str, Any], words: list[str]
+    tmp_path: pathlib.Path,
+    llama: pathlib.Path,
+    config: dict[str, Any],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
     adapter = make_adapter(tmp_path / "adapter", llama, **config)
     text = refusal(adapter, llama)
     assert str(adapter) in text

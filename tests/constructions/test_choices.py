@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from svdjax.checkpoint import patterns
 from svdjax.constructions import RECIPES, VARIANTS
 from svdjax.constructions.alpha import Alpha
 from svdjax.constructions.recipes import get_recipe
@@ -78,6 +79,12 @@ def test_modules_that_are_none(text):
     with pytest.raises(InputError) as caught:
         Modules(text).choose(SITES)
     assert "\n" not in str(caught.value)
+
+
+def test_modules_that_take_for_ever(monkeypatch):
+    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
+    with pytest.raises(InputError, match=r"modules '\(a\|a\)\*b' takes more than 0.5 s"):
+        Modules("(a|a)*b").choose(["a" * 40])
 
 
 def test_sites_of_paths():
