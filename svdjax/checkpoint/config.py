@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import sys
@@ -22,15 +21,21 @@ from typing import Any
 
 from svdjax import remembered
 from svdjax.atomic import plain
-from svdjax.checkpoint import families, rope
+from svdjax.checkpoint import config_fields, families, files, rope, small_json
+from svdjax.checkpoint.config_fields import model_fields
 from svdjax.checkpoint.families import FAMILIES, Family
 from svdjax.checkpoint.rope import Rope, read_rope
+from svdjax.checkpoint.small_json import shown
 from svdjax.errors import InputError
 
 MODEL_TYPES = tuple(FAMILIES)
 # As they are loaded, whatever becomes of the files while we run.
 _SOURCES = tuple(
-    pathlib.Path(str(path)).read_bytes() for path in (families.__file__, rope.__file__, __file__)
+    pathlib.Path(str(path)).read_bytes()
+    for path in (
+        *(families.__file__, rope.__file__, config_fields.__file__, small_json.__file__),
+        __file__,
+    )
 )
 _ACTIVATIONS = {
     "silu": "silu",
@@ -47,6 +52,9 @@ _FACTORS = (
     "residual_multiplier",
     "logits_scaling",
 )
+_SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+# Between them float32 is safe, and powers and quotients of a few factors.
+_LEAST_FACTOR, _MOST_FACTOR = 1e-9, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +127,27 @@ def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelCon
             or a value is one that the decoder does not know.
     """
     if isinstance(source, Mapping):
-        raw, where = dict(source), "config.json"
-    else:
-        path = pathlib.Path(source)
-        path = path / "config.json" if path.is_dir() else path
-        raw, where = _read_json(path), str(path)
+        return config_from(source, "config.json")
+    path = pathlib.Path(source)
+    if not path.is_dir():
+        return config_from(small_json.read_object(path), str(path))
+    if not os.path.lexists(path / "config.json"):
+        raise InputError(f"{path / 'config.json'}: no such file; expected a model's config.json")
+    path = files.checked_path(path, "config.json")
+    return config_from(small_json.read_object(path), str(path))
+
+
+def config_from(raw: Mapping[str, Any], where: str) -> ModelConfig:
+    """The configuration that a parsed config.json means; every reader comes through here.
+
+    Args:
+        raw: The content, not necessarily bounded yet.
+        where: The file, for messages.
+
+    Raises:
+        InputError: As `model_config`.
+    """
+    raw = small_json.bounded(raw, where)
     kind = raw.get("model_type")
     if kind not in MODEL_TYPES:
         inner = raw.get("text_config")
@@ -132,9 +156,23 @@ def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelCon
             f" (its text_config is {inner}: save that part alone)" if inner in MODEL_TYPES else ""
         )
         raise InputError(
-            f"{where}: model_type is {kind!r}{hint}, expected one of {', '.join(MODEL_TYPES)}"
+            f"{where}: model_type is {shown(kind)}{hint}, expected one of {', '.join(MODEL_TYPES)}"
         )
-    return _recalled(raw, lambda: _convert(_auto_config(raw, where), FAMILIES[kind], where))
+    fields = model_fields(raw, where) | {"model_type": kind}
+    return _recalled(fields, lambda: _read(fields, where))
+
+
+def _read(fields: dict[str, Any], where: str) -> ModelConfig:
+    try:
+        return _convert(_auto_config(fields, where), FAMILIES[fields["model_type"]], where)
+    except InputError:
+        raise
+    # Types that transformers lets through surface anywhere.
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"{where}: not a valid model configuration "
+            f"({type(error).__name__}: {files.one_line(error)})"
+        ) from None
 
 
 def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConfig:
@@ -153,7 +191,7 @@ def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConf
     if config is None:
         config = read()
         fields = plain(dataclasses.asdict(config))
-        # Not what JSON cannot say (infinities), nor by a version that is being replaced just now.
+        # Not by a version that is being replaced just now.
         loaded = getattr(sys.modules.get("transformers"), "__version__", None)
         if _rebuilt(fields) == config and loaded == versions["transformers"]:
             remembered.keep(name, fields)
@@ -177,18 +215,6 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a model's config.json") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw
-
-
 def _auto_config(raw: dict[str, Any], where: str) -> Any:
     """transformers' reading of the parsed file, which never runs code from the checkpoint."""
     # Slow to import: only when a model is really read. Without torch it announces on import that
@@ -196,8 +222,8 @@ def _auto_config(raw: dict[str, Any], where: str) -> Any:
     with quiet_import():
         from transformers import AutoConfig
         from transformers.utils import logging
-    # A deep copy (transformers edits nested dicts in place), without pointers to remote code.
-    fields = json.loads(json.dumps({k: v for k, v in raw.items() if k != "auto_map"}))
+    # A deep copy: transformers edits nested dicts in place.
+    fields = json.loads(json.dumps(raw))
     family = fields.pop("model_type")
     # Its advice on how to write configs is for their authors, not for those who read them.
     verbosity = logging.get_verbosity()
@@ -230,6 +256,10 @@ def _convert(auto: Any, family: Family, where: str) -> ModelConfig:
     _require_positive(auto, where)
     heads = auto.num_attention_heads
     head_dim = getattr(auto, "head_dim", None) or auto.hidden_size // heads
+    if head_dim < 1:
+        raise InputError(
+            f"{where}: hidden_size {auto.hidden_size} is less than num_attention_heads {heads}"
+        )
     if heads % auto.num_key_value_heads:
         raise InputError(
             f"{where}: num_attention_heads {heads} is no multiple of "
@@ -238,12 +268,14 @@ def _convert(auto: Any, family: Family, where: str) -> ModelConfig:
     for name in family.refused:
         if getattr(auto, name, None):
             value = getattr(auto, name)
-            raise InputError(f"{where}: {name} is {value}, which is not supported; expected none")
+            raise InputError(
+                f"{where}: {name} is {shown(value)}, which is not supported; expected none"
+            )
     bias = bool(getattr(auto, "attention_bias", False))
     options = {
         "hidden_act": getattr(auto, "hidden_act", None),
         "query_scale": float(head_dim) ** -0.5,
-        "rms_norm_eps": float(auto.rms_norm_eps),
+        "rms_norm_eps": small_json.number(auto.rms_norm_eps, f"{where}: rms_norm_eps", 0.0),
         "tie_word_embeddings": bool(auto.tie_word_embeddings),
         "attention_bias": bias,
         "attention_out_bias": bias,
@@ -253,7 +285,7 @@ def _convert(auto: Any, family: Family, where: str) -> ModelConfig:
     act = options.pop("hidden_act")
     if act not in _ACTIVATIONS:
         raise InputError(
-            f"{where}: activation {act!r} is not supported, expected one of "
+            f"{where}: activation {shown(act)} is not supported, expected one of "
             f"{', '.join(sorted(_ACTIVATIONS))}"
         )
     rope, local_rope = read_rope(auto, head_dim, where)
@@ -280,10 +312,16 @@ def _require_positive(auto: Any, where: str) -> None:
     for name in (*sizes, "num_attention_heads", "num_key_value_heads"):
         if getattr(auto, name) < 1:
             raise InputError(f"{where}: {name} is {getattr(auto, name)}, expected at least 1")
-    for name in _FACTORS:
-        value = getattr(auto, name) if hasattr(type(auto), name) else 1.0
-        if not 0.0 < value < math.inf:
-            raise InputError(f"{where}: {name} is {value}, expected a finite number above 0")
+    for name in (*_FACTORS, *_SOFT_CAPS):
+        # Other families keep the field without going by it.
+        if not hasattr(type(auto), name):
+            continue
+        value = getattr(auto, name)
+        if value is None and name in _SOFT_CAPS:
+            continue
+        if not _LEAST_FACTOR <= value <= _MOST_FACTOR:
+            bounds = f"a finite number above 0 ({_LEAST_FACTOR:g} to {_MOST_FACTOR:g})"
+            raise InputError(f"{where}: {name} is {shown(value)}, expected {bounds}")
 
 
 def _windows(auto: Any, family: Family, where: str) -> tuple[int | None, ...]:
@@ -292,11 +330,16 @@ def _windows(auto: Any, family: Family, where: str) -> tuple[int | None, ...]:
         raise InputError(f"{where}: sliding_window is {window}, expected at least 1")
     if family.windows != "layer_types":
         return (window,) * auto.num_hidden_layers
-    known = {"full_attention"} if window is None else {"full_attention", "sliding_attention"}
+    known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
+    if len(auto.layer_types) != auto.num_hidden_layers:
+        raise InputError(
+            f"{where}: layer_types has {len(auto.layer_types)} entries, expected "
+            f"{auto.num_hidden_layers}, one for each of num_hidden_layers"
+        )
     for kind in auto.layer_types:
         if kind not in known:
             raise InputError(
-                f"{where}: layer_types has {kind!r} and sliding_window is {window}, expected "
+                f"{where}: layer_types has {shown(kind)} and sliding_window is {window}, expected "
                 "full_attention, or sliding_attention with a window"
             )
     return tuple(window if kind == "sliding_attention" else None for kind in auto.layer_types)

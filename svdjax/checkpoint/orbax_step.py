@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.checkpoint import contents, files
-from svdjax.checkpoint.config import model_config
+from svdjax.checkpoint import contents, files, small_json
+from svdjax.checkpoint.config import config_from
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.orbax_store import quiet_orbax
@@ -77,7 +77,7 @@ class OrbaxCheckpoint(Checkpoint):
                 f"{self.settings.path}: model_type is {self.config.get('model_type')!r}; expected "
                 f"one of {', '.join(FAMILIES)}, whose parameters have known places in a pytree"
             )
-        config = model_config(self.config)
+        config = config_from(self.config, str(self.settings.path))
         self._root, self._leaves = _parameters(_leaves(self.folder), self.folder)
         self._homes: dict[str, tuple[str, int | None, bool]] = {}
         self._specs: dict[str, TensorSpec] = {}
@@ -209,7 +209,7 @@ def _settings(path: pathlib.Path) -> tuple[WatchedFile, dict[str, Any]]:
         directory = pathlib.Path(os.path.normpath(path.absolute() / up))
         if os.path.lexists(directory / name):
             file = WatchedFile(files.checked_path(directory, name))
-            raw = files.read_json(file.path)
+            raw = small_json.read_object(file.path)
             raw = raw.get("config") if (up, name) == _RECIPE else raw
             if isinstance(raw, dict):
                 return file, raw

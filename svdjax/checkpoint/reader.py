@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from svdjax.checkpoint import files, formats
+from svdjax.checkpoint import files, formats, small_json
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.watched import WatchedFile
@@ -49,7 +49,7 @@ class Checkpoint:
             files.weight_map(self.path)
             raise InputError(f"{config}: no such file; expected a model's config.json")
         described = [WatchedFile(files.checked_path(self.path, "config.json"))]
-        self.config = files.read_json(config)
+        self.config = small_json.read_object(config)
         kind = self.config.get("model_type")
         if not isinstance(kind, str | None):
             raise InputError(f"{config}: model_type is {kind!r}, expected a name such as qwen2")

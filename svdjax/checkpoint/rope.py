@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from svdjax.checkpoint import small_json
+from svdjax.checkpoint.small_json import shown
 from svdjax.errors import InputError
+
+_MOST_POSITIONS = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,66 +59,91 @@ def read_rope(auto: Any, head_dim: int, where: str) -> tuple[Rope, Rope | None]:
         InputError: It is of a kind that the decoder does not know.
     """
     fields = auto.rope_parameters or {}
+    if not isinstance(fields, Mapping):
+        raise InputError(f"{where}: rope_parameters is {shown(fields)}, expected an object")
     if "sliding_attention" not in fields:
         return _rope(fields, auto, head_dim, where), None
-    if not isinstance(fields.get("full_attention"), Mapping):
-        raise InputError(f"{where}: rope_parameters has no full_attention beside sliding_attention")
-    full, local = (
-        _rope(fields[f"{kind}_attention"], auto, head_dim, where) for kind in ("full", "sliding")
-    )
+    both = [fields.get(f"{kind}_attention") for kind in ("full", "sliding")]
+    if not all(isinstance(one, Mapping) for one in both):
+        raise InputError(
+            f"{where}: rope_parameters has no full_attention beside sliding_attention, expected "
+            "an object in each"
+        )
+    full, local = (_rope(one, auto, head_dim, where) for one in both)
     if "longrope" in (full.kind, local.kind):
         raise InputError(f"{where}: rope type 'longrope' is not supported by kind of layer")
     return full, local
 
 
 def _rope(fields: Mapping[str, Any], auto: Any, head_dim: int, where: str) -> Rope:
+    def positive(name: str, default: Any = None) -> float:
+        value = fields.get(name)
+        value = default if value is None else value
+        return small_json.number(value, f"{where}: {name} of its rope", above=0.0)
+
     kind = fields.get("rope_type", "default")
-    theta = float(fields.get("rope_theta") or 10_000.0)
+    theta = positive("rope_theta", 10_000.0)
     # Only phi3 turns a part of the head dimensions; transformers ignores the field elsewhere.
-    partial = fields.get("partial_rotary_factor") if auto.model_type == "phi3" else None
-    partial = 1.0 if partial is None else float(partial)
+    partial = positive("partial_rotary_factor", 1.0) if auto.model_type == "phi3" else 1.0
+    turning = int(head_dim * partial)
+    if turning % 2 or not 0 < turning <= head_dim:
+        raise InputError(
+            f"{where}: {turning} of head_dim {head_dim} dimensions turn by its rope, expected an "
+            "even number of them"
+        )
     if kind == "default":
         return Rope(theta=theta, partial_rotary_factor=partial)
     if kind == "linear":
-        return Rope("linear", theta, partial, factor=float(fields["factor"]))
-    original = int(fields.get("original_max_position_embeddings") or auto.max_position_embeddings)
+        return Rope("linear", theta, partial, factor=positive("factor"))
+    if kind not in ("llama3", "longrope"):
+        raise InputError(
+            f"{where}: rope type {shown(kind)} is not supported, expected default, linear, llama3 "
+            "or longrope"
+        )
+    original = int(positive("original_max_position_embeddings", auto.max_position_embeddings))
+    if not 1 < original <= _MOST_POSITIONS:
+        raise InputError(
+            f"{where}: original_max_position_embeddings is {original}, expected a whole number in "
+            f"2..{_MOST_POSITIONS}"
+        )
     if kind == "llama3":
+        low, high = positive("low_freq_factor"), positive("high_freq_factor")
+        if low == high:
+            raise InputError(
+                f"{where}: low_freq_factor and high_freq_factor are both {low}, expected two bounds"
+            )
         return Rope(
             "llama3",
             theta,
             partial,
-            factor=float(fields["factor"]),
-            low_freq_factor=float(fields["low_freq_factor"]),
-            high_freq_factor=float(fields["high_freq_factor"]),
+            factor=positive("factor"),
+            low_freq_factor=low,
+            high_freq_factor=high,
             original_max_position_embeddings=original,
-        )
-    if kind != "longrope":
-        raise InputError(
-            f"{where}: rope type {kind!r} is not supported, expected default, linear, llama3 or "
-            "longrope"
-        )
-    short, long = (tuple(map(float, fields[f"{name}_factor"])) for name in ("short", "long"))
-    pairs = int(head_dim * partial) // 2
-    if len(short) != pairs or len(long) != pairs:
-        raise InputError(
-            f"{where}: longrope needs {pairs} short and long factors, found {len(short)} and "
-            f"{len(long)}"
         )
     return Rope(
         "longrope",
         theta,
         partial,
         original_max_position_embeddings=original,
-        short_factor=short,
-        long_factor=long,
-        attention_factor=_longrope_attention_factor(fields, auto.max_position_embeddings, original),
+        short_factor=_factors(fields.get("short_factor"), turning // 2, f"{where}: short_factor"),
+        long_factor=_factors(fields.get("long_factor"), turning // 2, f"{where}: long_factor"),
+        attention_factor=_attention_factor(positive, fields, auto, original),
     )
 
 
-def _longrope_attention_factor(fields: Mapping[str, Any], length: int, original: int) -> float:
+def _factors(value: Any, count: int, what: str) -> tuple[float, ...]:
+    if not isinstance(value, list) or len(value) != count:
+        found = f"{len(value)}" if isinstance(value, list) else shown(value)
+        raise InputError(f"{what}: longrope needs a list of {count} numbers, found {found}")
+    return tuple(small_json.number(one, what, above=0.0) for one in value)
+
+
+def _attention_factor(
+    positive: Callable[..., float], fields: Mapping[str, Any], auto: Any, original: int
+) -> float:
     """The given attention_factor, or sqrt(1 + ln(factor) / ln(original)) (LongRoPE)."""
     if fields.get("attention_factor") is not None:
-        return float(fields["attention_factor"])
-    factor = fields.get("factor")
-    factor = length / original if factor is None else float(factor)
+        return positive("attention_factor")
+    factor = positive("factor", auto.max_position_embeddings / original)
     return math.sqrt(1.0 + math.log(factor) / math.log(original)) if factor > 1.0 else 1.0

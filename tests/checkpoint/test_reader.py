@@ -137,7 +137,12 @@ def test_missing_config(single):
         (b"{", "not valid JSON"),
         (b"\xff\xfe{}", "not valid JSON"),
         (b"[1]", "expected a JSON object, found list"),
-        (b"[" * 200_000, "not valid JSON"),
+        (b"[" * 20_000, "not valid JSON"),
+        (b"[" * 200_000, "more than 100000 lists and objects"),
+        (b"[" + b"1," * 2_000_000, "more than 1000000 values"),
+        (b'{"a": ' + b"[" * 70 + b"]" * 70 + b"}", "nests deeper than 64"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "a number of more than 300 digits"),
+        (b'{"a": 1' + b"0" * 9000 + b"}", "not valid JSON"),
         (b'{"model_type": "qwen2", "model_type": "llama"}', "'model_type' occurs twice"),
     ],
 )
