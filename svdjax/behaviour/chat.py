@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from typing import Any
 from svdjax.behaviour.benchmarks import Question, in_repeat
 from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
 from svdjax.checkpoint import Checkpoint, ModelConfig
+from svdjax.checkpoint.generation import end_tokens
 from svdjax.errors import InputError, printable
-
-_STOPS = ("config.json", "generation_config.json")
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class ChatModel:
         home: The directory with config.json and generation_config.json, where it is another.
 
     Raises:
-        InputError: There is no tokenizer, or no chat template where one is needed.
+        InputError: There is no tokenizer, no chat template where one is needed, or what the files
+            say of the end of an answer makes no sense.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class ChatModel:
         home: pathlib.Path | None = None,
     ):
         self.directory, self.config = pathlib.Path(directory), config
-        self._home = home or self.directory
+        self._end_tokens = end_tokens(home or self.directory)
         self.prompt_format = prompt_format
         with quiet_tokenizers():
             self._tokenizer = load_tokenizer(directory, "a prompt")
@@ -61,14 +60,9 @@ class ChatModel:
     @property
     def stop_tokens(self) -> frozenset[int]:
         """The tokens that end an answer: of the tokenizer, config.json and generation config."""
-        found = {self._tokenizer.eos_token_id}
-        for name in _STOPS:
-            try:
-                value = json.loads((self._home / name).read_text("utf-8")).get("eos_token_id")
-            except (OSError, ValueError, AttributeError):
-                continue
-            found |= set(value) if isinstance(value, list) else {value}
-        return frozenset(each for each in found if isinstance(each, int) and each >= 0)
+        own = self._tokenizer.eos_token_id
+        own = {own} if isinstance(own, int) and own >= 0 else set()
+        return frozenset(own | self._end_tokens)
 
     def prompt(self, question: str, system: str, place: str) -> Prompt:
         """The prompt of a question.

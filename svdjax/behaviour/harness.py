@@ -12,7 +12,6 @@ encoding, prefix token, truncation, windows, stop strings. What differs:
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pathlib
@@ -39,6 +38,7 @@ from svdjax.behaviour.chat import chat_model
 from svdjax.behaviour.scoring import Scorer
 from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
+from svdjax.checkpoint.generation import generation_settings
 from svdjax.errors import InputError
 from svdjax.model import Generator, Request, Sampling, decoder_mesh
 
@@ -370,16 +370,11 @@ def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> Any:
 def _warn_of_penalties(path: pathlib.Path) -> None:
     """Transformers applies the checkpoint's own penalties even to greedy answers; here nobody does.
 
-    `load_tokenizer` and `model_config` have refused what is no checkpoint: what cannot be read here
-    says nothing.
+    Raises:
+        InputError: generation_config.json is not what it should be.
     """
-    try:
-        settings = json.loads((path / "generation_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return
-    for name in _PENALTIES:
-        value = settings.get(name) if isinstance(settings, dict) else None
-        if value is not None and value != _NEUTRAL[name]:
+    for name, value in generation_settings(path, _PENALTIES).items():
+        if value != _NEUTRAL[name]:
             logging.getLogger(__name__).warning(
                 "%s: %s=%s of generation_config.json is not applied", path, name, value
             )

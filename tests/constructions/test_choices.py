@@ -119,6 +119,7 @@ def test_alpha_that_is_none(text):
         '{"q_proj": NaN}',
         '{"q_proj": Infinity}',
         '{"q_proj": 1e400}',
+        '{"q_proj": 1' + "0" * 400 + "}",
         '{"q_proj": 0}',
         '{"q_proj": 1, "q_proj": 2}',
         '{"q_proj": 1, "k_proj": 2}',

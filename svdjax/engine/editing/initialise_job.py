@@ -119,13 +119,13 @@ def read_factor(text: str) -> float | dict[str, Any]:
                 f"--factor={text}: expected a number, or a JSON file such as "
                 '{"o_proj": 1.4} or {"q_proj": [1.0, 1.1]} with one number for each layer'
             ) from None
-        from svdjax.checkpoint.files import read_json  # slow to import: not for --help
+        from svdjax.checkpoint.small_json import read_object  # slow to import: not for --help
 
         return {
             name: [_positive(each, f"{path}: factor of {name}") for each in value]
             if isinstance(value, list)
             else _positive(value, f"{path}: factor of {name}")
-            for name, value in read_json(path).items()
+            for name, value in read_object(path).items()
         }
     return _positive(number, f"--factor={text}")
 
