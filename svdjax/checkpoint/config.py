@@ -26,7 +26,7 @@ from svdjax.checkpoint.config_fields import model_fields
 from svdjax.checkpoint.families import FAMILIES, Family
 from svdjax.checkpoint.rope import Rope, read_rope
 from svdjax.checkpoint.small_json import shown
-from svdjax.errors import InputError
+from svdjax.errors import InputError, printable
 
 MODEL_TYPES = tuple(FAMILIES)
 # As they are loaded, whatever becomes of the files while we run.
@@ -53,6 +53,7 @@ _FACTORS = (
     "logits_scaling",
 )
 _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+_MOST_REASON = 600  # characters: transformers quotes values whole
 # Between them float32 is safe, and powers and quotients of a few factors.
 _LEAST_FACTOR, _MOST_FACTOR = 1e-9, 1e9
 
@@ -231,7 +232,8 @@ def _auto_config(raw: dict[str, Any], where: str) -> Any:
     try:
         return AutoConfig.for_model(family, **fields)
     except Exception as error:  # the validators raise many kinds
-        raise InputError(f"{where}: not a valid {family} config ({error})") from None
+        why = printable(files.one_line(error), _MOST_REASON)
+        raise InputError(f"{where}: not a valid {family} config ({why})") from None
     finally:
         logging.set_verbosity(verbosity)
 
@@ -316,7 +318,7 @@ def _require_positive(auto: Any, where: str) -> None:
         # Other families keep the field without going by it.
         if not hasattr(type(auto), name):
             continue
-        value = getattr(auto, name)
+        value: Any = getattr(auto, name)
         if value is None and name in _SOFT_CAPS:
             continue
         if not _LEAST_FACTOR <= value <= _MOST_FACTOR:

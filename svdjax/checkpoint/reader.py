@@ -17,6 +17,7 @@ from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
 
+_MOST_NAME = 100  # characters of a model_type
 
 class Checkpoint:
     """A Hugging Face directory, opened lazily.
@@ -51,8 +52,10 @@ class Checkpoint:
         described = [WatchedFile(files.checked_path(self.path, "config.json"))]
         self.config = small_json.read_object(config)
         kind = self.config.get("model_type")
-        if not isinstance(kind, str | None):
-            raise InputError(f"{config}: model_type is {kind!r}, expected a name such as qwen2")
+        if not isinstance(kind, str | None) or len(kind or "") > _MOST_NAME:
+            raise InputError(
+                f"{config}: model_type is {small_json.shown(kind)}, expected a name such as qwen2"
+            )
         formats.refuse_quantised_config(self.config, str(config))
         index, self.files = files.weight_map(self.path)
         self._shards: dict[str, Shard] = {}

@@ -64,7 +64,8 @@ def read_rope(auto: Any, head_dim: int, where: str) -> tuple[Rope, Rope | None]:
     if "sliding_attention" not in fields:
         return _rope(fields, auto, head_dim, where), None
     both = [fields.get(f"{kind}_attention") for kind in ("full", "sliding")]
-    if not all(isinstance(one, Mapping) for one in both):
+    both = [one for one in both if isinstance(one, Mapping)]
+    if len(both) < 2:
         raise InputError(
             f"{where}: rope_parameters has no full_attention beside sliding_attention, expected "
             "an object in each"

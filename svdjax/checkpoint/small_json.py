@@ -18,6 +18,7 @@ MOST_DEPTH = 64
 MOST_VALUES = 1_000_000
 MOST_CONTAINERS = 100_000
 _MOST_BITS = 1000  # of a whole number: a float holds it
+_MOST_TEXT = 4096  # characters, as many as a path has
 _SHOWN = 200  # characters of a value in a message
 
 
@@ -104,8 +105,8 @@ def flag(value: Any, what: str) -> bool:
 
 def text(value: Any, what: str) -> str:
     """A text, empty for null; `what` names file and field. Raises `InputError`."""
-    if not isinstance(value, str | None):
-        raise InputError(f"{what}: expected a text, found {shown(value)}")
+    if not isinstance(value, str | None) or len(value or "") > _MOST_TEXT:
+        raise InputError(f"{what}: expected a text of a line, found {shown(value)}")
     return value or ""
 
 

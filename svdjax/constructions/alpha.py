@@ -57,12 +57,12 @@ class Alpha:
                 f"alpha {text!r}: expected auto, auto_raw, a number, or a JSON file such as "
                 f'{{"q_proj": 0.9}}; there is no such file{hint}'
             )
-        from svdjax.checkpoint.small_json import read_object  # slow to import: not for --help
+        from svdjax.checkpoint.small_json import read_object, shown  # not for --help
 
         values = {}
         for name, value in read_object(path).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{path}: alpha of {name} is {value!r}, expected a number")
+                raise InputError(f"{path}: alpha of {name} is {shown(value)}, expected a number")
             values[name] = _positive(float(value), f"{path}: alpha of {name}")
         return cls(str(path), values)
 
