@@ -49,9 +49,16 @@ ODD: tuple[Any, ...] = (
 )
 PATTERNS: tuple[Any, ...] = (
     *("q_proj", "all-linear", r".*\.q_proj", "^(?!.*mlp).*proj$", "(a+)+$", r"(\w*\.?)*!", "("),
-    *("a{9999999999}", "(?P<idx>x)", ".*" * 40 + "!", "(?i)(.|x)*y", "[", "\\", "x" * 5000, "|"),
+    *("a{9999999999}", "(?P<idx>x)", ".*" * 40 + "!", "(?i)(.|\\w)*!", "[", "\\", "x" * 5000, "|"),
     *(["q_proj", "down_proj"], [r"(.*)*x"], {"q_proj": 4}, {r"(.*)*x": 4}, {"(": 1}, {"": 0}),
     *({"q.proj": 10**400}, {"down_proj": math.inf}, {"a": {"b": 1}}, [[]], ["layers", "(.*)*"]),
+    *(
+        "(.|\\w)*!",
+        ".*" * 8 + "!",
+        {"(.|\\w)*!": 2, "q_proj": 2},
+        {"(.|\\w)*!|a": 1},
+        ["(.|\\w)*!"],
+    ),
 )
 # Text that json.dumps would not write.
 _RAW = ("1" + "0" * 5000, "[" * 5000, "1e999", "-", "NaN", '"\\ud800"', '{"a":1,"a":2}', "\x00")
@@ -67,13 +74,14 @@ class Fuzzer:
 
     Attributes:
         good: Contents that are read without complaint.
-        odd: Values that are put in the place of others.
         fields: Names of fields that are added.
+        aimed: Values for some of the fields, beside those for any.
     """
 
     def __init__(self, file: pathlib.Path, good: list[Any], read: Callable[[], None]):
         """`read` reads `file` in every way that commands do."""
-        self.good, self.odd, self.fields = good, ODD, sorted({key for one in good for key in one})
+        self.good, self.fields = good, sorted({key for one in good for key in one})
+        self.aimed: dict[str, tuple[Any, ...]] = {}
         self._file, self._read = file, read
 
     def content(self, draw: Draw) -> bytes:
@@ -109,7 +117,8 @@ class Fuzzer:
             inner[key] = "@raw"
             return _RAW[draw.integers(len(_RAW))]
         else:
-            inner[key] = copy.deepcopy(self.odd[draw.integers(len(self.odd))])
+            odd = self.aimed.get(key, ODD) if draw.random() < 0.7 else ODD
+            inner[key] = copy.deepcopy(odd[draw.integers(len(odd))])
         return ""
 
     def attempt(self, content: bytes) -> str:
@@ -239,7 +248,8 @@ def adapter_fuzzer(folder: pathlib.Path) -> Fuzzer:
             [good, good | more],
             lambda: _everything(merge, lambda: open_checkpoint(adapter)),
         )
-        fuzzer.odd = (*ODD, *PATTERNS, *PATTERNS)
+        fields = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern")
+        fuzzer.aimed = dict.fromkeys((*fields, "alpha_pattern"), PATTERNS)
         return fuzzer
 
 
