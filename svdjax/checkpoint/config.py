@@ -159,7 +159,8 @@ def config_from(raw: Mapping[str, Any], where: str) -> ModelConfig:
         raise InputError(
             f"{where}: model_type is {shown(kind)}{hint}, expected one of {', '.join(MODEL_TYPES)}"
         )
-    fields = model_fields(raw, where) | {"model_type": kind}
+    more = (*_FACTORS, *_SOFT_CAPS, *FAMILIES[kind].refused)
+    fields = model_fields(raw, where, more) | {"model_type": kind}
     return _recalled(fields, lambda: _read(fields, where))
 
 

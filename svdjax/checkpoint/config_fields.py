@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from svdjax.checkpoint import small_json
@@ -27,16 +27,13 @@ _MOST_COUNT = 1 << 30
 _OTHERS = (
     *("hidden_act", "hidden_activation", "rms_norm_eps", "tie_word_embeddings"),
     *("attention_bias", "mlp_bias", "use_sliding_window", "layer_types"),
-    *("use_bidirectional_attention", "query_pre_attn_scalar"),
-    *("attn_logit_softcapping", "final_logit_softcapping"),
-    *("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"),
     *("rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq"),
     "partial_rotary_factor",
 )
 _READ = (*_SIZES, *_COUNTS, *_OTHERS)
 
 
-def model_fields(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+def model_fields(raw: Mapping[str, Any], where: str, more: Iterable[str]) -> dict[str, Any]:
     """What of a config.json is read, its sizes within bounds.
 
     The rest is not handed on: transformers would go by it (`num_labels` becomes as many labels,
@@ -45,6 +42,7 @@ def model_fields(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     Args:
         raw: The content.
         where: The file, for messages.
+        more: Fields beside those that all families have.
 
     Raises:
         InputError: A size is no whole number within bounds, or a layer differs from the others.
@@ -60,4 +58,4 @@ def model_fields(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             small_json.whole(raw[field], f"{where}: {field}", -_MOST_COUNT, _MOST_COUNT)
     if raw.get("per_layer_config"):
         raise InputError(f"{where}: per_layer_config is not supported, expected equal layers")
-    return {field: raw[field] for field in _READ if field in raw}
+    return {field: raw[field] for field in (*_READ, *more) if field in raw}

@@ -19,6 +19,7 @@ from svdjax.errors import InputError
 
 _MOST_NAME = 100  # characters of a model_type
 
+
 class Checkpoint:
     """A Hugging Face directory, opened lazily.
 

@@ -23,7 +23,7 @@ from svdjax.engine.editing.construct_job import (
     group_bytes_setting,
     place_faults,
 )
-from svdjax.errors import InputError
+from svdjax.errors import InputError, printable
 from svdjax.fields import setting
 
 INITIALISATIONS = {
@@ -119,7 +119,7 @@ def read_factor(text: str) -> float | dict[str, Any]:
                 f"--factor={text}: expected a number, or a JSON file such as "
                 '{"o_proj": 1.4} or {"q_proj": [1.0, 1.1]} with one number for each layer'
             ) from None
-        from svdjax.checkpoint.small_json import read_object, shown  # not for --help
+        from svdjax.checkpoint.small_json import read_object  # not for --help
 
         return {
             name: [_positive(each, f"{path}: factor of {name}") for each in value]
@@ -133,7 +133,9 @@ def read_factor(text: str) -> float | dict[str, Any]:
 def _positive(value: Any, what: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= 0:
-        raise InputError(f"{what} is {shown(value)}, expected a finite number above 0")
+        raise InputError(
+            f"{what} is {printable(repr(value), 60)}, expected a finite number above 0"
+        )
     return float(value)
 
 
