@@ -134,7 +134,7 @@ def _positive(value: Any, what: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= 0:
         raise InputError(
-            f"{what} is {printable(repr(value), 60)}, expected a finite number above 0"
+            f"{what} is {printable(repr(value), 60)}, expected a number above 0"
         )
     return float(value)
 
