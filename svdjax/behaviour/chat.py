@@ -6,10 +6,9 @@ import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from svdjax.behaviour.benchmarks import Question, in_repeat
-from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
+from svdjax.behaviour.tokenizers import TokenizerError, load_tokenizer
 from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.checkpoint.generation import end_tokens
 from svdjax.errors import InputError, printable
@@ -48,8 +47,7 @@ class ChatModel:
         self.directory, self.config = pathlib.Path(directory), config
         self._end_tokens = end_tokens(home or self.directory)
         self.prompt_format = prompt_format
-        with quiet_tokenizers():
-            self._tokenizer = load_tokenizer(directory, "a prompt")
+        self._tokenizer = load_tokenizer(directory, "a prompt")
         if prompt_format == "chat" and not self._tokenizer.chat_template:
             raise InputError(
                 f"{self.directory}: has no chat template; expected chat_template.jinja, or "
@@ -77,14 +75,12 @@ class ChatModel:
             InputError: The template or the tokenizer fails, or the prompt has no token, leaves no
                 room in the model's context, or has tokens outside the vocabulary.
         """
-        with quiet_tokenizers():
-            text = self._text(question, system, place)
-            try:
-                special = self.prompt_format == "plain"
-                tokens = self._tokenizer(text, add_special_tokens=special)["input_ids"]
-            # Tokenizers written in Python fail in many ways.
-            except Exception as error:
-                raise InputError(f"{place}: the tokenizer fails on it ({_why(error)})") from None
+        text = self._text(question, system, place)
+        try:
+            special = self.prompt_format == "plain"
+            tokens = self._tokenizer.encode(text, add_special_tokens=special)
+        except TokenizerError as error:
+            raise InputError(f"{place}: the tokenizer fails on it ({_why(error)})") from None
         most = self.config.max_position_embeddings
         if not tokens:
             raise InputError(f"{place}: gives an empty prompt; expected at least one token")
@@ -98,11 +94,20 @@ class ChatModel:
                 f"{place}: token {max(tokens)} is outside the vocabulary of "
                 f"{self.config.vocab_size}; the tokenizer beside the model must be its own"
             )
-        return Prompt(text, tuple(int(token) for token in tokens))
+        return Prompt(text, tuple(tokens))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of an answer, special tokens left out."""
-        return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        """The text of an answer, special tokens left out.
+
+        Raises:
+            InputError: The tokenizer fails.
+        """
+        try:
+            return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        except TokenizerError as error:
+            raise InputError(
+                f"{self.directory}: its tokenizer fails on an answer's tokens ({_why(error)})"
+            ) from None
 
     def _text(self, question: str, system: str, place: str) -> str:
         if self.prompt_format == "plain":
@@ -111,7 +116,7 @@ class ChatModel:
         turns = [{"role": "system", "content": system}] if system else []
         try:
             return self._template([*turns, user])
-        except Exception as error:
+        except TokenizerError as error:
             if not system:
                 raise InputError(
                     f"{place}: the model's chat template fails ({_why(error)})"
@@ -119,14 +124,11 @@ class ChatModel:
         # Some templates (gemma's) refuse a system turn.
         try:
             return self._template([{"role": "user", "content": f"{system}\n\n{question}"}])
-        except Exception as error:
+        except TokenizerError as error:
             raise InputError(f"{place}: the model's chat template fails ({_why(error)})") from None
 
     def _template(self, turns: list[dict[str, str]]) -> str:
-        text: Any = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True
-        )
-        return text
+        return self._tokenizer.render(turns, add_generation_prompt=True)
 
 
 def chat_model(checkpoint: Checkpoint, config: ModelConfig, prompt_format: str) -> ChatModel:
@@ -177,4 +179,4 @@ def repeat_prompts(
 
 
 def _why(error: Exception) -> str:
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+    return printable(" ".join(str(error).split()), 200)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import jinja2
 import tqdm
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
@@ -36,7 +35,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
 
 from svdjax.behaviour.chat import chat_model
 from svdjax.behaviour.scoring import Scorer
-from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
+from svdjax.behaviour.tokenizers import Tokenizer, TokenizerError, load_tokenizer
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.checkpoint.generation import generation_settings
 from svdjax.errors import InputError
@@ -113,7 +112,7 @@ class SvdjaxLM(TemplateLM):
         self._mesh = decoder_mesh(int(devices), int(tensor_parallel))
         with open_checkpoint(str(pretrained)) as checkpoint:
             self.config = model_config(checkpoint.home)
-            self.tokenizer: Any = _tokenizer(checkpoint.tokenizer, add_bos_token)
+            self.tokenizer: Tokenizer = _tokenizer(checkpoint.tokenizer, add_bos_token)
             self._stops = chat_model(checkpoint, self.config, "plain").stop_tokens
             self._host_params = load_params(checkpoint, self.config, None)
             _warn_of_penalties(checkpoint.home)
@@ -149,17 +148,16 @@ class SvdjaxLM(TemplateLM):
         why = None
         for turns in (chat_history, some):
             try:
-                return self.tokenizer.apply_chat_template(
+                return self.tokenizer.render(
                     turns,
-                    tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=not add_generation_prompt,
                 )
-            except jinja2.exceptions.TemplateError as error:
-                why = error
-            # There is no template at all.
-            except ValueError as error:
-                raise InputError(f"{self.tokenizer.name_or_path}: {error}") from None
+            except TokenizerError as error:
+                # Else there is no template at all.
+                if "TemplateError" not in error.kinds:
+                    raise InputError(f"{self.tokenizer.name_or_path}: {error.words}") from None
+                why = error.words
         raise InputError(f"{self.tokenizer.name_or_path}: its chat template fails ({why})")
 
     def tok_encode(
@@ -173,7 +171,7 @@ class SvdjaxLM(TemplateLM):
 
     def _encoded(self, text: str, special: bool | None) -> list[int]:
         how = {} if special is None else {"add_special_tokens": special}
-        tokens: list[int] = self.tokenizer.encode(text, **how)
+        tokens = self.tokenizer.encode(text, **how)
         if tokens and max(tokens) >= self.config.vocab_size:
             raise InputError(
                 f"{self.tokenizer.name_or_path}: token {max(tokens)} is outside the vocabulary of "
@@ -357,13 +355,11 @@ def _sampling(settings: dict[str, Any], seed: int) -> Sampling:
         raise InputError(f"gen_kwargs: {error}") from None
 
 
-def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> Any:
-    with quiet_tokenizers():
-        tokenizer = load_tokenizer(path, "lm-evaluation-harness")
+def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> Tokenizer:
+    settings = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
+    tokenizer = load_tokenizer(path, "lm-evaluation-harness", settings)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: its tokenizer has no eos token; expected eos_token")
-    if add_bos_token is not None:
-        tokenizer.add_bos_token = add_bos_token
     return tokenizer
 
 

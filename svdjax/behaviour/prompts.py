@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import reprlib
 from dataclasses import dataclass
 
-from svdjax.behaviour.reading import (
-    MOST_BYTES,
-    filled_lines,
-    has_half_a_surrogate,
-    parse_record,
-    read_text,
-)
+from svdjax.behaviour.reading import filled_lines, has_half_a_surrogate, parse_record
 from svdjax.errors import InputError, printable
 
 _WANTED = 'expected {"prompt": …} or {"question": …} with a string'
+_LINES = 'a prompt a line, or {"prompt": …} a line in a .jsonl'
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def read_prompts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Asked, .
     """
     where = pathlib.Path(path)
     found: list[Asked] = []
-    for number, line in filled_lines(read_text(where, MOST_BYTES)):
+    for number, line in filled_lines(where, _LINES):
         if limit and len(found) == limit:
             break
         place = f"{where}, line {number}"
@@ -55,7 +51,7 @@ def read_prompts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Asked, .
             raise InputError(f"{place}: {_WANTED}, found {keys}")
         value = record[key]
         if not isinstance(value, str) or not value.strip() or has_half_a_surrogate(value):
-            shown = printable(repr(value), 80)
+            shown = printable(reprlib.repr(value), 80)
             raise InputError(f"{place}: {_WANTED} of ordinary text as {key}, found {shown}")
         found.append(Asked(value, place))
     if not found:

@@ -8,59 +8,95 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from svdjax.checkpoint.files import one_line, open_regular
 from svdjax.errors import InputError, printable
 
 MOST_BYTES = 256 << 20
+MOST_LINE_BYTES = 16 << 20
+MOST_LINES = 1 << 20
+_FORMATS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+}
 
 
-def read_text(path: str | os.PathLike[str], most: int) -> str:
-    """The content of a UTF-8 file, without its byte order mark.
+def text_lines(path: str | os.PathLike[str], wanted: str = "a text") -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file with their ends, each with its number from 1.
+
+    They are read one by one, so that what lies beyond the last one taken is not looked at. The byte
+    order mark is left out.
 
     Args:
         path: The file; `~` is expanded.
-        most: How many bytes it may hold.
+        wanted: What was expected, for errors.
 
     Raises:
-        InputError: It is missing, no ordinary file, too large, or not UTF-8.
+        InputError: It is missing, no regular file, of another format, or not UTF-8; or the file, a
+            line or the number of lines is too large.
     """
     where = pathlib.Path(path)
     try:
         found = where.expanduser()
-        special = found.exists() and not found.is_file()
-        content = b"" if special else _head(found, most + 1)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); expected a file") from None
-    # No such user, or a name with NUL in it.
-    except (RuntimeError, ValueError) as error:
+    # No such user.
+    except RuntimeError as error:
         raise InputError(f"{where}: {error}; expected a file") from None
-    if special:
-        raise InputError(f"{where}: is a directory or device; expected a file of text")
-    if len(content) > most:
-        raise InputError(
-            f"{where}: holds more than {most >> 20} MiB of text, the most that is read; "
-            "cut it into smaller files"
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{where}, line {line}: is not UTF-8 text ({error.reason}); save the file as UTF-8"
-        ) from None
+    with open_regular(found) as stream:
+        left = MOST_BYTES
+        for number in range(1, MOST_LINES + 2):
+            try:
+                line = stream.readline(min(MOST_LINE_BYTES, left) + 1)
+            except OSError as error:
+                raise InputError(f"{where}: cannot be read ({one_line(error)})") from None
+            if not line:
+                return
+            left -= len(line)
+            if left < 0:
+                raise InputError(
+                    f"{where}: holds more than {MOST_BYTES >> 20} MiB of text, the most that is "
+                    "read; cut it into smaller files, or set a limit"
+                )
+            if len(line) > MOST_LINE_BYTES:
+                raise InputError(
+                    f"{where}, line {number}: is longer than {MOST_LINE_BYTES >> 20} MiB, the most "
+                    f"that is read; expected {wanted}"
+                )
+            if number > MOST_LINES:
+                raise InputError(
+                    f"{where}: holds more than {MOST_LINES} lines, the most that are read; cut it "
+                    "into smaller files, or set a limit"
+                )
+            if number == 1:
+                _refuse_other_formats(line, where, wanted)
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{where}, line {number}: is not UTF-8 text ({error.reason}); save the file "
+                    "as UTF-8"
+                ) from None
+            yield number, text
 
 
-def _head(path: pathlib.Path, most: int) -> bytes:
-    # Not by its size on disk, which may change in the meantime.
-    with path.open("rb") as file:
-        return file.read(most)
+def _refuse_other_formats(line: bytes, where: pathlib.Path, wanted: str) -> None:
+    for magic, name in _FORMATS.items():
+        if line.startswith(magic):
+            raise InputError(f"{where}: is {name}; convert it first; expected {wanted}")
 
 
-def filled_lines(content: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, each with its number from 1."""
+def filled_lines(path: str | os.PathLike[str], wanted: str = "a text") -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, without their ends, each with its number from 1.
+
+    Args:
+        path: As `text_lines` takes it, which says what is raised.
+        wanted: What was expected, for errors.
+    """
     # Not splitlines, which also splits at separators that may stand inside a text.
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in text_lines(path, wanted):
         if line.strip():
-            yield number, line
+            yield number, line.removesuffix("\n")
 
 
 def parse_record(line: str, place: str, wanted: str) -> dict[str, Any]:

@@ -13,22 +13,16 @@ import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from svdjax.behaviour.reading import (
-    MOST_BYTES,
-    filled_lines,
-    has_half_a_surrogate,
-    parse_record,
-    read_text,
-)
-from svdjax.behaviour.tokenizers import load_tokenizer, quiet_tokenizers
+from svdjax.behaviour.reading import filled_lines, has_half_a_surrogate, parse_record
+from svdjax.behaviour.tokenizers import Tokenizer, TokenizerError, load_tokenizer
 from svdjax.checkpoint import ModelConfig
 from svdjax.errors import InputError, printable
 
 _WANTED = 'expected {"text": …} or {"prompt": …, "completion": …} with strings'
+_LINES = 'a text a line, or {"text": …} a line in a .jsonl'
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ def read_texts(path: str | os.PathLike[str], limit: int = 0) -> tuple[Text, ...]
     """
     where = pathlib.Path(path)
     found: list[Text] = []
-    for number, line in filled_lines(read_text(where, MOST_BYTES)):
+    for number, line in filled_lines(where, _LINES):
         if limit and len(found) == limit:
             break
         if where.suffix == ".jsonl":
@@ -117,21 +111,20 @@ def tokenise(
         InputError: There is no tokenizer, or a text is too short, too long for the model, or has
             tokens outside its vocabulary.
     """
-    with quiet_tokenizers():
-        tokenizer = load_tokenizer(directory, "held-out text")
-        bos = tokenizer.bos_token_id
-        tokens, weights = [], []
-        for text in texts:
-            place = f"{where}, line {text.line}"
-            head = _ids(tokenizer, text.prompt, place)
-            if not text.prompt and bos is not None:
-                head = [bos]
-            tail = _ids(tokenizer, text.completion, place)
-            row = np.array(head + tail, np.int64)
-            counted = np.arange(1, len(row)) >= len(head)
-            _check(row, counted, config, place)
-            tokens.append(row.astype(np.int32))
-            weights.append(counted.astype(np.float32))
+    tokenizer = load_tokenizer(directory, "held-out text")
+    bos = tokenizer.bos_token_id
+    tokens, weights = [], []
+    for text in texts:
+        place = f"{where}, line {text.line}"
+        head = _ids(tokenizer, text.prompt, place)
+        if not text.prompt and bos is not None:
+            head = [bos]
+        tail = _ids(tokenizer, text.completion, place)
+        row = np.array(head + tail, np.int64)
+        counted = np.arange(1, len(row)) >= len(head)
+        _check(row, counted, config, place)
+        tokens.append(row.astype(np.int32))
+        weights.append(counted.astype(np.float32))
     return Rows(tuple(tokens), tuple(weights))
 
 
@@ -153,12 +146,11 @@ def _check(row: np.ndarray, counted: np.ndarray, config: ModelConfig, place: str
         )
 
 
-def _ids(tokenizer: Any, text: str, place: str) -> list[int]:
+def _ids(tokenizer: Tokenizer, text: str, place: str) -> list[int]:
     if not text:
         return []
     try:
-        return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    # Tokenizers written in Python fail in many ways.
-    except Exception as error:
-        why = printable(f"{type(error).__name__}: {error}", 200)
+        return tokenizer.encode(text, add_special_tokens=False)
+    except TokenizerError as error:
+        why = printable(str(error), 200)
         raise InputError(f"{place}: the model's tokenizer fails on it ({why})") from None

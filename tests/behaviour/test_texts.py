@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gzip
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import Text, read_texts, texts, tokenise
+from svdjax.behaviour import Text, read_texts, reading, tokenise
+from svdjax.behaviour.benchmarks import read_benchmark
+from svdjax.behaviour.prompts import read_prompts
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
 
 INSTRUCT = reference.path("instruct")
 CONFIG = model_config(INSTRUCT)
+benchmark = functools.partial(read_benchmark, "questions")
 
 
 def refusal(call, *words) -> None:
@@ -73,20 +80,60 @@ def test_wrong_files(content, words, tmp_path):
 
 
 def test_missing_files_folders_and_pipes(tmp_path):
-    refusal(lambda: read_texts(tmp_path / "none.txt"), "none.txt", "No such file")
-    refusal(lambda: read_texts(tmp_path), "is a directory")
+    refusal(lambda: read_texts(tmp_path / "none.txt"), "none.txt", "no such file")
+    refusal(lambda: read_texts(tmp_path), "is not a regular file")
     os.mkfifo(tmp_path / "pipe.txt")
-    refusal(lambda: read_texts(tmp_path / "pipe.txt"), "device")
+    refusal(lambda: read_texts(tmp_path / "pipe.txt"), "is not a regular file")
     refusal(lambda: read_texts("~nobody-of-this-name/t.txt"), "home directory")
 
 
 def test_size_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "MOST_BYTES", 1 << 20)
     path = tmp_path / "t.txt"
     path.write_bytes(b"a" * (1 << 20))
     assert len(read_texts(path)) == 1
     path.write_bytes(b"a" * ((1 << 20) + 1))
-    refusal(lambda: read_texts(path), "t.txt", "more than 1 MiB", "smaller files")
+    refusal(lambda: read_texts(path), "t.txt", "more than 1 MiB", "smaller files", "limit")
+    path.write_bytes(b"a\n" * (1 << 19) + b"b")
+    refusal(lambda: read_texts(path), "t.txt", "more than 1 MiB")
+    assert len(read_texts(path, 3)) == 3
+    monkeypatch.setattr(reading, "MOST_LINE_BYTES", 1 << 10)
+    path.write_bytes(b"b\n" + b"a" * 1024 + b"\n")
+    refusal(lambda: read_texts(path), "t.txt, line 2", "longer than", "a text a line")
+
+
+@pytest.mark.parametrize(
+    ("read", "word"),
+    [(read_texts, "text"), (read_prompts, "prompt"), (benchmark, "question")],
+    ids=["texts", "prompts", "questions"],
+)
+def test_large_files_are_streamed(read, word, tmp_path):
+    """250 MB of one line, of short lines and of nothing end soon, in bounded memory."""
+    path = tmp_path / "t.jsonl"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    with path.open("wb") as file:
+        file.truncate(250 << 20)
+    refusal(lambda: read(path), "line 1", "longer than 16 MiB", word)
+    path.write_bytes(b"\n" * (250 << 20))
+    refusal(lambda: read(path), "more than 1048576 lines")
+    line = b'{"text": "a"}\n' if read is read_texts else b'{"question": "a", "answer": 1}\n'
+    path.write_bytes(line * (2 << 20))
+    assert len(read(path, limit=10)) == 10
+    path.unlink()
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [(b"PAR1" + bytes(99), "a Parquet file"), (gzip.compress(b"{}"), "compressed by gzip")],
+)
+def test_other_formats_are_named(content, name, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    for read in (read_texts, read_prompts, benchmark):
+        refusal(functools.partial(read, path), f"t.jsonl: is {name}; convert it", "expected")
 
 
 def loaded(directory):
@@ -144,12 +191,18 @@ def test_tokenizers_that_cannot_be_had(tmp_path):
     refusal(lambda: tokenise(some, "gpt2", CONFIG, "t"), "gpt2: is not a directory")
 
 
-def test_it_is_quiet_and_needs_no_network():
-    code = f"""
-import socket
+def test_it_is_quiet_and_needs_no_network(tmp_path):
+    # Python runs this first, in the tokenizer's process too.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import pathlib, socket
 def refuse(*_, **__):
+    pathlib.Path({str(tmp_path / "asked")!r}).touch()
     raise SystemExit("network!")
 socket.socket.connect = socket.getaddrinfo = refuse
+"""
+    )
+    code = f"""
 from svdjax.behaviour import Text, tokenise
 from svdjax.checkpoint import model_config
 config = model_config({str(INSTRUCT)!r})
@@ -161,9 +214,10 @@ except ValueError as error:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS"))}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "asked").exists()

@@ -257,7 +257,7 @@ def test_bad_input_is_refused_before_anything_is_computed(pair_of, tmp_path):
     plain = tmp_path / "plain.txt"
     plain.write_text("some text\n")
     for sides, words in (
-        ({"text": tmp_path / "none.txt"}, ["none.txt", "No such file"]),
+        ({"text": tmp_path / "none.txt"}, ["none.txt", "no such file"]),
         ({"text": text}, ["text.jsonl, line 2", "txt"]),
         ({"text": plain}, ["has no tokenizer"]),
         ({"other": tmp_path / "gone"}, ["gone"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def commonsenseqa(row: Row, seed: int = 0) -> Question:
     if not isinstance(choices, Mapping):
         raise row.error("has no choices of that form")
     if choices.get("label") != list(LETTERS):
-        raise row.error(f"the choices' labels are {choices.get('label')!r}, not A to E")
+        raise row.error(f"the choices' labels are {reprlib.repr(choices.get('label'))}, not A to E")
     options = _options(row, choices.get("text"), 5)
     answer = row.letter("answerKey", LETTERS)
     return _choice(row.text("id"), row.as_text(stem, "the stem"), options, answer)

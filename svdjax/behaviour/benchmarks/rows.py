@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -90,5 +91,5 @@ class Row:
         if isinstance(value, str) and len(value.strip()) == 1 and value.strip() in letters:
             return value.strip()
         raise self.error(
-            f'"{key}" is {printable(repr(value), 60)}, not one of {", ".join(letters)}'
+            f'"{key}" is {printable(reprlib.repr(value), 60)}, not one of {", ".join(letters)}'
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from svdjax.behaviour.benchmarks.records import GPQA_COLUMNS
 from svdjax.behaviour.benchmarks.rows import Row
-from svdjax.behaviour.reading import MOST_BYTES, filled_lines, parse_record, read_text
+from svdjax.behaviour.reading import filled_lines, parse_record, text_lines
 from svdjax.errors import InputError, printable
 
 SPLITS = ("dev", "test", "val")
@@ -22,7 +22,7 @@ def jsonl_rows(where: pathlib.Path, wanted: str) -> Iterator[Row]:
     Raises:
         InputError: It cannot be read, or a line is not a JSON object.
     """
-    for number, line in filled_lines(read_text(where, MOST_BYTES)):
+    for number, line in filled_lines(where, wanted):
         place = f"{where}, line {number}"
         yield Row(parse_record(line, place, f"expected {wanted}"), place, wanted)
 
@@ -107,7 +107,9 @@ def _csv_records(where: pathlib.Path, wanted: str) -> Iterator[tuple[int, list[s
 
     def lines() -> Iterator[str]:
         nonlocal ended
-        yield from io.StringIO(read_text(where, MOST_BYTES), newline="")
+        for _, line in text_lines(where, wanted):
+            # A carriage return ends a line too.
+            yield from io.StringIO(line, newline="")
         ended = True
         yield _END
 

@@ -12,11 +12,13 @@ import time
 
 import pytest
 
+from svdjax.behaviour import isolated
 from svdjax.behaviour.benchmarks import Grader, Question, Verdict, comparing, read_benchmark
 from svdjax.behaviour.benchmarks.comparing import Comparer
 from svdjax.errors import InputError
 
 WORKER = pathlib.Path(comparing.__file__).with_name("worker.py")
+LOOP = pathlib.Path(isolated.__file__).with_name("isolated_loop.py")
 TOWER = "9^{9^{9^{9}}}"
 
 
@@ -146,7 +148,7 @@ def test_choices():
         assert grader.grade(question, "C") == Verdict(False, None, "no box")
         assert grader.grade(asked("12"), r"\boxed{12.0}").correct
         # Nothing of this needs the worker.
-        assert grader._comparer._process is None
+        assert grader._comparer.worker.process is None
 
 
 def test_gold_answers_are_correct(shared, grader):
@@ -176,14 +178,14 @@ def test_what_takes_forever_is_ended_and_the_next_is_compared():
         # Remembered.
         assert grader.grade(asked("4"), rf"again \boxed{{{TOWER}}}") == hung
         assert 0.5 <= time.monotonic() - before < 5
-        assert grader._comparer._process is None
+        assert grader._comparer.worker.process is None
         assert grader.grade(asked("5"), r"\boxed{\sqrt{25}}").correct
 
 
 def test_a_worker_that_dies():
     comparer = Comparer(10)
     assert comparer.compare("4", r"\sqrt{16}") == (True, "")
-    first = comparer._running()
+    first = comparer.worker.running()
     # While it is stopped it is alive, and then it dies with the request.
     os.kill(first.pid, signal.SIGSTOP)
     killer = subprocess.Popen(["/bin/sh", "-c", f"sleep 0.3; kill -9 {first.pid}"])
@@ -191,7 +193,7 @@ def test_a_worker_that_dies():
     killer.wait()
     assert comparer.compare("4", r"\sqrt{16}") == (True, "")
     # While nobody waits for it.
-    second = comparer._running()
+    second = comparer.worker.running()
     second.kill()
     second.wait()
     assert comparer.compare("4", r"\sqrt{16}") == (True, "")
@@ -200,14 +202,14 @@ def test_a_worker_that_dies():
 
 
 def test_the_worker_ends_itself():
-    command = [sys.executable, "-P", str(WORKER)]
+    command = [sys.executable, "-P", str(LOOP), str(WORKER), str(2 << 30)]
     # Its parent is gone.
     done = subprocess.run(command, input=b"", capture_output=True, timeout=60)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"ready": True})
     # Its parent is gone and it is calculating.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
-        request = {"gold": "3", "answer": TOWER, "seconds": 0.5}
+        request = {"gold": "3", "answer": TOWER, "wall": 0.5, "computing": 0}
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.close()
         assert process.wait(30) == -signal.SIGALRM
@@ -216,14 +218,14 @@ def test_the_worker_ends_itself():
 def test_the_worker_is_bounded_and_deaf_to_interrupts():
     comparer = Comparer(10)
     try:
-        process = comparer._running()
+        process = comparer.worker.running()
         limits = pathlib.Path(f"/proc/{process.pid}/limits")
         if limits.exists():
             line = next(x for x in limits.read_text().splitlines() if "address space" in x)
             assert int(line.split()[3]) <= 2 << 30
         process.send_signal(signal.SIGINT)
         assert comparer.compare("4", r"\sqrt{16}") == (True, "")
-        assert comparer._running() is process
+        assert comparer.worker.running() is process
     finally:
         comparer.close()
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from svdjax.behaviour.benchmarks import read_benchmark, readers, sources
+from svdjax.behaviour import reading
+from svdjax.behaviour.benchmarks import read_benchmark, readers
 from tests.behaviour.benchmarks.writing import (
     COMMONSENSE,
     GPQA_HEADER,
@@ -133,18 +134,18 @@ def test_wrong_gpqa(tmp_path):
 
 def test_missing_files_folders_and_sizes(tmp_path, monkeypatch):
     for name in ("gsm8k", "mmlu", "gpqa"):
-        refused(name, tmp_path / "none.x", "none.x", "No such file")
-    refused("gsm8k", tmp_path, "is a directory")
+        refused(name, tmp_path / "none.x", "none.x", "no such file")
+    refused("gsm8k", tmp_path, "is not a regular file")
     refused("gsm8k", "~nobody-of-this-name/x", "home directory")
     refused("mmlu", "~nobody-of-this-name/x", "home directory")
     refused("gsm8k", "a\0b", "null byte")
     (tmp_path / "x_dev.csv").mkdir()
-    refused("mmlu", tmp_path, "x_dev.csv: is a directory")
+    refused("mmlu", tmp_path, "x_dev.csv: is not a regular file")
     refused("mmlu", write_jsonl(tmp_path / "file", [MATH500]) / "dev", "Not a directory")
     path = write_jsonl(tmp_path / "q.jsonl", [{"question": "x" * 600, "answer": 1}] * 2)
     monkeypatch.setattr(readers, "MOST_BYTES", 1000)
     refused("questions", path, "line 2", "set a limit")
-    monkeypatch.setattr(sources, "MOST_BYTES", 1000)
+    monkeypatch.setattr(reading, "MOST_BYTES", 1000)
     refused("questions", path, "more than 0 MiB", "smaller files")
 
 

@@ -1,0 +1,84 @@
+"""The other end of `isolated.Worker`: loads a handler and answers JSON lines with JSON lines.
+
+A script: `python -P isolated_loop.py HANDLER.py BYTES`. There is nothing of svdjax in it, so that
+it starts quickly. Memory is limited as a whole, time for every request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+from typing import Any, TextIO
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    # The parent ends this process when it is interrupted itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _limit(resource.RLIMIT_AS, int(sys.argv[2]))
+    _limit(resource.RLIMIT_CORE, 0)
+    # What libraries print must not come between the answers.
+    with os.fdopen(os.dup(1), "w", encoding="ascii") as out:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            handle = runpy.run_path(sys.argv[1])["prepare"]()
+        # Also what dependencies of libraries run into.
+        except Exception as error:
+            _say(out, json.dumps({"missing": f"{type(error).__name__}: {error}"}))
+            return
+        _say(out, json.dumps({"ready": True}))
+        while line := sys.stdin.readline():
+            request = json.loads(line)
+            # The alarms' default action ends the process even inside of C code, and where the
+            # parent was killed and cannot.
+            signal.setitimer(signal.ITIMER_REAL, request["wall"])
+            signal.setitimer(signal.ITIMER_PROF, request["computing"])
+            fatal = False
+            try:
+                answer = json.dumps(handle(request))
+            # pyo3's PanicException, for one, is no Exception.
+            except BaseException as error:
+                fatal = isinstance(error, MemoryError) or not isinstance(error, Exception)
+                answer = json.dumps(_told(error) | {"fatal": fatal})
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _say(out, answer)
+            if fatal:
+                # Whatever state it left.
+                os._exit(0)
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    try:
+        words = str(error)[:2000]
+    except Exception:
+        words = ""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return {"error": words, "kinds": kinds}
+
+
+def _limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    # Not every system has every limit.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(kind, (most, most))
+
+
+def _say(out: TextIO, line: str) -> None:
+    try:
+        out.write(line + "\n")
+        out.flush()
+    except BrokenPipeError:
+        # Nobody listens any more; leave without a last attempt to write.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
