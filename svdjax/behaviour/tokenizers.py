@@ -8,6 +8,7 @@ second once: the process goes on to the next tokenizer, and checkpoints with equ
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import threading
@@ -149,25 +150,50 @@ def load_tokenizer(
     key = _content(directory, settings or {})
     try:
         tokenizer = Tokenizer(directory, _host(key, directory.absolute(), settings or {}))
-    except (TokenizerError, Unavailable) as error:
-        words = error.words if isinstance(error, TokenizerError) else f"transformers {error}"
-        why = printable(" ".join(words.split()), 200) or str(error)
-        raise InputError(
-            f"{directory}: has no tokenizer that can be read ({why}); {purpose} needs the "
-            "tokenizer's files beside the model's"
-        ) from None
+    except TokenizerError as error:
+        raise InputError(_unreadable(directory, error, purpose)) from None
     except Lost as lost:
         raise InputError(
             f"{directory}: has no tokenizer that can be read (it {lost}); {_CHECK}"
         ) from None
+    except Unavailable as error:
+        raise InputError(f"{directory}: {purpose} needs transformers, which {error}") from None
     # Without its files some kinds load all the same, empty, and lose the text.
     files = tokenizer.files
     if files and not any((directory / name).is_file() for name in (*files, *_VOCABULARIES)):
-        raise InputError(
-            f"{directory}: has no tokenizer; expected one of {', '.join(files)}: {purpose} "
-            "needs the tokenizer's files beside the model's"
-        )
+        raise InputError(_missing(directory, files, purpose))
     return tokenizer
+
+
+def _missing(directory: pathlib.Path, files: Sequence[str], purpose: str) -> str:
+    return (
+        f"{directory}: has no tokenizer; expected one of {', '.join(files)}: {purpose} "
+        "needs the tokenizer's files beside the model's"
+    )
+
+
+def _unreadable(directory: pathlib.Path, error: TokenizerError, purpose: str) -> str:
+    """What to say of a tokenizer that transformers does not take."""
+    found = [name for name in _names(directory) if _is_vocabulary(name)]
+    # Its own words name libraries that have nothing to do with it.
+    if not found:
+        return _missing(directory, _VOCABULARIES, purpose)
+    pieces = [name for name in found if name.endswith(".model")]
+    if found == pieces and importlib.util.find_spec("sentencepiece") is None:
+        with open_regular(directory / pieces[0]) as stream:
+            # A protocol buffer's first field; tiktoken's files are text.
+            is_sentencepiece = stream.read(1) == b"\n"
+        if is_sentencepiece:
+            return (
+                f"{directory}: {pieces[0]} is read by sentencepiece, which is not installed; pip "
+                "install sentencepiece protobuf, or give the tokenizer as tokenizer.json (with "
+                "them, transformers' AutoTokenizer and save_pretrained write it)"
+            )
+    why = printable(" ".join((error.words or str(error)).split()), 200)
+    return (
+        f"{directory}: has no tokenizer that can be read ({why}); {purpose} needs the "
+        "tokenizer's files beside the model's"
+    )
 
 
 def _host(key: str, path: pathlib.Path, settings: dict[str, Any]) -> _Host:
@@ -218,7 +244,7 @@ def _files(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
     for name in _names(directory):
         if name in _SMALL:
             found.append((checked_path(directory, name), MOST_JSON_BYTES))
-        elif name in _LARGE_NAMES or name.endswith(_LARGE):
+        elif _is_vocabulary(name):
             found.append((checked_path(directory, name), _MOST_VOCABULARY))
     templates = directory / _TEMPLATES
     if templates.is_symlink():
@@ -227,6 +253,10 @@ def _files(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
         if name.endswith(".jinja"):
             found.append((checked_path(templates, name), MOST_JSON_BYTES))
     return found
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name in _LARGE_NAMES or name.endswith(_LARGE)
 
 
 def _names(directory: pathlib.Path) -> list[str]:
