@@ -19,9 +19,10 @@ from typing import Any
 _LOOP = pathlib.Path(__file__).with_name("isolated_loop.py")
 # For imports on a busy machine; a request's own time begins afterwards.
 _START_SECONDS = 120.0
-# How much later than by its parent the process is ended by its own alarm.
+# How much later than by its own alarm the process is ended from here.
 _GRACE_SECONDS = 5.0
 _MOST_REPLY = 256 << 20
+_SIGNALS = frozenset(int(each) for each in signal.Signals)
 
 
 class Lost(Exception):
@@ -29,11 +30,12 @@ class Lost(Exception):
 
     Attributes:
         timed_out: Whether it ran out of time.
+        by_itself: Whether it was its own doing; else somebody killed it.
     """
 
-    def __init__(self, why: str, timed_out: bool = False):
+    def __init__(self, why: str, *, timed_out: bool = False, by_itself: bool = True):
         super().__init__(why)
-        self.timed_out = timed_out
+        self.timed_out, self.by_itself = timed_out, by_itself
 
 
 class Unavailable(Exception):
@@ -45,6 +47,9 @@ class Worker:
 
     Not for several threads at a time.
 
+    Attributes:
+        losses: How often what the handler had in memory was lost.
+
     Args:
         handler: A Python file whose `prepare()` returns the function from requests to replies. It
             runs without the package, and starts the sooner.
@@ -54,12 +59,8 @@ class Worker:
     def __init__(self, handler: pathlib.Path, memory: int):
         self._command = [sys.executable, "-P", str(_LOOP), str(handler), str(memory)]
         self._end: Any = None
+        self.losses = 0
         self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether there is a process that can answer."""
-        return self.process is not None and self.process.poll() is None
 
     def ask(
         self, request: dict[str, Any], wall: float, computing: float | None = None
@@ -76,32 +77,32 @@ class Worker:
             Unavailable: The process cannot be started.
         """
         process = self.running()
-        limits = {"wall": wall + _GRACE_SECONDS, "computing": computing or 0.0}
+        limits = {"wall": wall, "computing": computing or 0.0}
         try:
             _write(process, (json.dumps(request | limits) + "\n").encode("ascii"))
-            reply = _reply(process, wall)
+            reply = _reply(process, wall + _GRACE_SECONDS)
         except TimeoutError:
             self.close()
-            raise Lost(f"takes more than {wall:.3g} s", True) from None
-        except (OSError, EOFError, ValueError) as error:
-            code = _exit_code(process)
+            raise Lost(f"takes more than {wall:.3g} s", timed_out=True) from None
+        except ValueError as error:
             self.close()
-            if code == -signal.SIGPROF:
-                raise Lost(f"takes more than {computing:.3g} s of computing", True) from None
-            if isinstance(error, ValueError):
-                raise Lost(str(error)) from None
-            raise Lost(_how(code)) from None
+            raise Lost(str(error)) from None
+        except (OSError, EOFError):
+            self.close()
+            raise Lost("has lost the process that reads it", by_itself=False) from None
         # A reply that arrives after an interruption must not answer the next request.
         except BaseException:
             self.close()
             raise
-        if reply.get("fatal"):
-            self.close()
+        if "lost" in reply or reply.get("fatal"):
+            self.losses += 1
+        if "lost" in reply:
+            raise _lost(reply["lost"], wall, computing)
         return reply
 
     def running(self) -> subprocess.Popen[bytes]:
         """The process, started where there is none; raises `Unavailable`."""
-        if self.process is not None and self.alive:
+        if self.process is not None and self.process.poll() is None:
             return self.process
         self.close()
         try:
@@ -133,31 +134,26 @@ class Worker:
         """Ends the process, if there is one."""
         self.process, end, self._end = None, self._end, None
         if end is not None:
+            self.losses += 1
             end()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    # Should its child be left, it reads the end of its input and goes.
     with process:
         pass
 
 
-def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    try:
-        # It has closed its output, so that it is about to be gone.
-        return process.wait(1)
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _how(code: int | None) -> str:
-    if code is None or code >= 0:
-        return "ends the process that reads it"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"ends the process that reads it ({name})"
+def _lost(code: int, wall: float, computing: float | None) -> Lost:
+    if code == -signal.SIGPROF:
+        return Lost(f"takes more than {computing:.3g} s of computing", timed_out=True)
+    if code == -signal.SIGALRM:
+        return Lost(f"takes more than {wall:.3g} s", timed_out=True)
+    how = signal.Signals(-code).name if -code in _SIGNALS else f"status {code}"
+    by_itself = code not in (-signal.SIGKILL, -signal.SIGTERM)
+    return Lost(f"ends the process that reads it ({how})", by_itself=by_itself)
 
 
 def _write(process: subprocess.Popen[bytes], content: bytes) -> None:

@@ -1,7 +1,8 @@
 """The other end of `isolated.Worker`: loads a handler and answers JSON lines with JSON lines.
 
 A script: `python -P isolated_loop.py HANDLER.py BYTES`. There is nothing of svdjax in it, so that
-it starts quickly. Memory is limited as a whole, time for every request.
+it starts quickly. The handler imports once and forks: the child answers, the parent replaces it
+when it is lost and says so. Memory is limited as a whole, time for every request.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import resource
 import runpy
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
+
+_REPLACE = 3  # exit status of a child that has replied and is not to be used any longer
 
 
 def main() -> None:
@@ -29,28 +33,38 @@ def main() -> None:
             handle = runpy.run_path(sys.argv[1])["prepare"]()
         # Also what dependencies of libraries run into.
         except Exception as error:
-            _say(out, json.dumps({"missing": f"{type(error).__name__}: {error}"}))
+            _say(out, {"missing": f"{type(error).__name__}: {error}"})
             return
-        _say(out, json.dumps({"ready": True}))
-        while line := sys.stdin.readline():
-            request = json.loads(line)
-            # The alarms' default action ends the process even inside of C code, and where the
-            # parent was killed and cannot.
-            signal.setitimer(signal.ITIMER_REAL, request["wall"])
-            signal.setitimer(signal.ITIMER_PROF, request["computing"])
+        _say(out, {"ready": True})
+        while child := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if code == 0:
+                return
+            if code != _REPLACE:
+                _say(out, {"lost": code})
+        _serve(handle, out)
+
+
+def _serve(handle: Callable[[dict[str, Any]], dict[str, Any]], out: TextIO) -> None:
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        # The alarms' default action ends the process even inside of C code, and where whoever asks
+        # was killed and cannot.
+        signal.setitimer(signal.ITIMER_REAL, request["wall"])
+        signal.setitimer(signal.ITIMER_PROF, request["computing"])
+        try:
+            _say(out, handle(request))
             fatal = False
-            try:
-                answer = json.dumps(handle(request))
-            # pyo3's PanicException, for one, is no Exception.
-            except BaseException as error:
-                fatal = isinstance(error, MemoryError) or not isinstance(error, Exception)
-                answer = json.dumps(_told(error) | {"fatal": fatal})
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _say(out, answer)
-            if fatal:
-                # Whatever state it left.
-                os._exit(0)
+        # pyo3's PanicException, for one, is no Exception.
+        except BaseException as error:
+            fatal = isinstance(error, MemoryError) or not isinstance(error, Exception)
+            _say(out, _told(error) | {"fatal": fatal})
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if fatal:
+            # Whatever state it left.
+            os._exit(_REPLACE)
+    os._exit(0)
 
 
 def _told(error: BaseException) -> dict[str, Any]:
@@ -71,7 +85,8 @@ def _limit(kind: int, most: int) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _say(out: TextIO, line: str) -> None:
+def _say(out: TextIO, message: dict[str, Any]) -> None:
+    line = json.dumps(message)
     try:
         out.write(line + "\n")
         out.flush()

@@ -47,6 +47,7 @@ class TokenizerError(Exception):
         super().__init__(": ".join(filter(None, (reply["kinds"][0], reply["error"]))))
         self.words: str = reply["error"]
         self.kinds: tuple[str, ...] = tuple(reply["kinds"])
+        self.fatal: bool = reply["fatal"]
 
 
 class Tokenizer:
@@ -104,15 +105,21 @@ class _Host:
 
     def __init__(self, key: str, path: pathlib.Path, settings: dict[str, Any], worker: Worker):
         self.key, self.worker, self.users = key, worker, 0
-        self._load_request = {"do": "load", "path": str(path), "settings": settings}
+        self._request = {"do": "load", "path": str(path), "settings": settings}
         self._lock = threading.Lock()
-        self.facts = self._reply(self._load_request, LOAD_SECONDS)
+        self.facts = self._load()
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         with self._lock:
-            if not self.worker.alive:
-                self._reply(self._load_request, LOAD_SECONDS)
+            self.worker.running()
+            if self.worker.losses != self._losses:
+                self._load()
             return self._reply(request, seconds)
+
+    def _load(self) -> dict[str, Any]:
+        facts = self._reply(self._request, LOAD_SECONDS)
+        self._losses = self.worker.losses
+        return facts
 
     def _reply(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         # Where others compute too, the clock goes on while the process waits for its turn.
@@ -125,6 +132,8 @@ class _Host:
 # Those in use by their content, and at most one worker more, with or without a tokenizer.
 _hosts: dict[str, _Host] = {}
 _spare: list[Worker] = []
+# What has ended a worker is not tried again.
+_failed: dict[str, TokenizerError | Lost] = {}
 # Reentrant, because Python may collect a tokenizer at any moment.
 _LOCK = threading.RLock()
 
@@ -198,6 +207,8 @@ def _unreadable(directory: pathlib.Path, error: TokenizerError, purpose: str) ->
 
 def _host(key: str, path: pathlib.Path, settings: dict[str, Any]) -> _Host:
     with _LOCK:
+        if key in _failed:
+            raise _failed[key]
         if key in _hosts:
             return _hosts[key]
         unused = [host for host in list(_hosts.values()) if not host.users]
@@ -206,8 +217,12 @@ def _host(key: str, path: pathlib.Path, settings: dict[str, Any]) -> _Host:
         worker = _spare.pop() if _spare else Worker(_HANDLER, MOST_MEMORY)
         try:
             _hosts[key] = _Host(key, path, settings, worker)
-        except BaseException:
+        except BaseException as error:
             _spare.append(worker)
+            if (isinstance(error, Lost) and error.by_itself) or (
+                isinstance(error, TokenizerError) and error.fatal
+            ):
+                _failed[key] = error.with_traceback(None)
             raise
         return _hosts[key]
 

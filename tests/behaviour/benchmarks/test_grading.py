@@ -178,7 +178,6 @@ def test_what_takes_forever_is_ended_and_the_next_is_compared():
         # Remembered.
         assert grader.grade(asked("4"), rf"again \boxed{{{TOWER}}}") == hung
         assert 0.5 <= time.monotonic() - before < 5
-        assert grader._comparer.worker.process is None
         assert grader.grade(asked("5"), r"\boxed{\sqrt{25}}").correct
 
 
@@ -187,8 +186,8 @@ def test_a_worker_that_dies():
     assert comparer.compare("4", r"\sqrt{16}") == (True, "")
     first = comparer.worker.running()
     # While it is stopped it is alive, and then it dies with the request.
-    os.kill(first.pid, signal.SIGSTOP)
-    killer = subprocess.Popen(["/bin/sh", "-c", f"sleep 0.3; kill -9 {first.pid}"])
+    os.killpg(first.pid, signal.SIGSTOP)
+    killer = subprocess.Popen(["/bin/sh", "-c", f"sleep 0.3; kill -9 -{first.pid}"])
     assert comparer.compare("4", r"\sqrt{16}") == (False, "not comparable")
     killer.wait()
     assert comparer.compare("4", r"\sqrt{16}") == (True, "")
@@ -212,7 +211,7 @@ def test_the_worker_ends_itself():
         request = {"gold": "3", "answer": TOWER, "wall": 0.5, "computing": 0}
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.close()
-        assert process.wait(30) == -signal.SIGALRM
+        assert process.wait(30) == 0
 
 
 def test_the_worker_is_bounded_and_deaf_to_interrupts():
