@@ -112,7 +112,7 @@ class SvdjaxLM(TemplateLM):
         self._mesh = decoder_mesh(int(devices), int(tensor_parallel))
         with open_checkpoint(str(pretrained)) as checkpoint:
             self.config = model_config(checkpoint.home)
-            self.tokenizer: Tokenizer = _tokenizer(checkpoint.tokenizer, add_bos_token)
+            self.tokenizer, self._eos = _tokenizer(checkpoint.tokenizer, add_bos_token)
             self._stops = chat_model(checkpoint, self.config, "plain").stop_tokens
             self._host_params = load_params(checkpoint, self.config, None)
             _warn_of_penalties(checkpoint.home)
@@ -123,13 +123,13 @@ class SvdjaxLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The end of a text."""
-        return self.tokenizer.eos_token_id
+        return self._eos
 
     @property
     def prefix_token_id(self) -> int:
         """What comes before a text without context: bos, or eos where there is none."""
         bos = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if bos is None else bos
+        return self._eos if bos is None else bos
 
     @property
     def tokenizer_name(self) -> str:
@@ -355,12 +355,13 @@ def _sampling(settings: dict[str, Any], seed: int) -> Sampling:
         raise InputError(f"gen_kwargs: {error}") from None
 
 
-def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> Tokenizer:
+def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> tuple[Tokenizer, int]:
+    """The tokenizer, and its eos token."""
     settings = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
     tokenizer = load_tokenizer(path, "lm-evaluation-harness", settings)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: its tokenizer has no eos token; expected eos_token")
-    return tokenizer
+    return tokenizer, tokenizer.eos_token_id
 
 
 def _warn_of_penalties(path: pathlib.Path) -> None:

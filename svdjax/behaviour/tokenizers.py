@@ -248,8 +248,10 @@ def _content(directory: pathlib.Path, settings: dict[str, Any]) -> str:
             size = os.fstat(stream.fileno()).st_size
             if size > most:
                 raise InputError(f"{path}: {size} bytes; expected at most {most}; {_CHECK}")
-            content = hashlib.file_digest(stream, "sha256").digest()
-        digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0" + content)
+            content = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                content.update(block)
+        digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0" + content.digest())
     return digest.hexdigest()
 
 

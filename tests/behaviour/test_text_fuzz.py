@@ -203,8 +203,8 @@ def use(directory: pathlib.Path) -> None:
 def test_damaged_tokenizers(
     count: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizers, "LOAD_SECONDS", 3.0)
-    monkeypatch.setattr(tokenizers, "CALL_SECONDS", 1.0)
+    monkeypatch.setattr(tokenizers, "LOAD_SECONDS", 1.5)
+    monkeypatch.setattr(tokenizers, "CALL_SECONDS", 0.5)
     monkeypatch.setattr(tokenizers, "MOST_MEMORY", 1 << 30)
     # Of computing; others may compute too, and each of several uses may start the process again.
     limits = Limits(60.0)
