@@ -11,7 +11,7 @@ from svdjax.behaviour.benchmarks import Question, in_repeat
 from svdjax.behaviour.tokenizers import TokenizerError, load_tokenizer
 from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.checkpoint.generation import end_tokens
-from svdjax.errors import InputError, printable
+from svdjax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ChatModel:
             special = self.prompt_format == "plain"
             tokens = self._tokenizer.encode(text, add_special_tokens=special)
         except TokenizerError as error:
-            raise InputError(f"{place}: the tokenizer fails on it ({_why(error)})") from None
+            raise InputError(f"{place}: the tokenizer fails on it ({error.why})") from None
         most = self.config.max_position_embeddings
         if not tokens:
             raise InputError(f"{place}: gives an empty prompt; expected at least one token")
@@ -97,17 +97,8 @@ class ChatModel:
         return Prompt(text, tuple(tokens))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of an answer, special tokens left out.
-
-        Raises:
-            InputError: The tokenizer fails.
-        """
-        try:
-            return self._tokenizer.decode(tokens, skip_special_tokens=True)
-        except TokenizerError as error:
-            raise InputError(
-                f"{self.directory}: its tokenizer fails on an answer's tokens ({_why(error)})"
-            ) from None
+        """The text of an answer, special tokens left out; `InputError` where that fails."""
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _text(self, question: str, system: str, place: str) -> str:
         if self.prompt_format == "plain":
@@ -119,13 +110,13 @@ class ChatModel:
         except TokenizerError as error:
             if not system:
                 raise InputError(
-                    f"{place}: the model's chat template fails ({_why(error)})"
+                    f"{place}: the model's chat template fails ({error.why})"
                 ) from None
         # Some templates (gemma's) refuse a system turn.
         try:
             return self._template([{"role": "user", "content": f"{system}\n\n{question}"}])
         except TokenizerError as error:
-            raise InputError(f"{place}: the model's chat template fails ({_why(error)})") from None
+            raise InputError(f"{place}: the model's chat template fails ({error.why})") from None
 
     def _template(self, turns: list[dict[str, str]]) -> str:
         return self._tokenizer.render(turns, add_generation_prompt=True)
@@ -176,7 +167,3 @@ def repeat_prompts(
         asked = [in_repeat(question, repeat) for question in questions]
         prompts.append(question_prompts(model, asked, system=system))
     return prompts
-
-
-def _why(error: Exception) -> str:
-    return printable(" ".join(str(error).split()), 200)

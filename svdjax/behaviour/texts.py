@@ -152,5 +152,4 @@ def _ids(tokenizer: Tokenizer, text: str, place: str) -> list[int]:
     try:
         return tokenizer.encode(text, add_special_tokens=False)
     except TokenizerError as error:
-        why = printable(str(error), 200)
-        raise InputError(f"{place}: the model's tokenizer fails on it ({why})") from None
+        raise InputError(f"{place}: the model's tokenizer fails on it ({error.why})") from None

@@ -40,14 +40,28 @@ _LARGE_NAMES = (*_VOCABULARIES, "vocab.json", "merges.txt", "vocab.txt")
 _CHECK = "take the tokenizer's files from the model's publisher, or have them looked at"
 
 
-class TokenizerError(Exception):
-    """What transformers or the tokenizer says; `kinds` are the names of the exception's classes."""
+class TokenizerError(InputError):
+    """The tokenizer or the chat template fails on a text, or on tokens.
+
+    Attributes:
+        why: What transformers says, with the name of the exception.
+        words: The same without it.
+        kinds: The names of the exception's classes.
+    """
+
+    def __init__(self, what: str, refused: _Refused):
+        self.why, self.words, self.kinds = str(refused), refused.words, refused.kinds
+        super().__init__(f"{what} fails ({self.why}); {_CHECK}")
+
+
+class _Refused(Exception):
+    """The handler's exception, from its reply; `fatal` ones end the process."""
 
     def __init__(self, reply: dict[str, Any]):
-        super().__init__(": ".join(filter(None, (reply["kinds"][0], reply["error"]))))
-        self.words: str = reply["error"]
         self.kinds: tuple[str, ...] = tuple(reply["kinds"])
+        self.words = printable(" ".join(reply["error"].split()), 200)
         self.fatal: bool = reply["fatal"]
+        super().__init__(": ".join(filter(None, (self.kinds[0], self.words))))
 
 
 class Tokenizer:
@@ -96,6 +110,8 @@ class Tokenizer:
             return self._host.ask(request, seconds)
         except Lost as lost:
             raise InputError(f"{self._directory}: its {what} {lost}; {_CHECK}") from None
+        except _Refused as refused:
+            raise TokenizerError(f"{self._directory}: its {what}", refused) from None
         except Unavailable as error:
             raise InputError(f"{self._directory}: transformers {error}") from None
 
@@ -125,7 +141,7 @@ class _Host:
         # Where others compute too, the clock goes on while the process waits for its turn.
         reply = self.worker.ask(request, 10 + 4 * seconds, seconds)
         if "error" in reply:
-            raise TokenizerError(reply)
+            raise _Refused(reply)
         return reply
 
 
@@ -133,7 +149,7 @@ class _Host:
 _hosts: dict[str, _Host] = {}
 _spare: list[Worker] = []
 # What has ended a worker is not tried again.
-_failed: dict[str, TokenizerError | Lost] = {}
+_failed: dict[str, _Refused | Lost] = {}
 # Reentrant, because Python may collect a tokenizer at any moment.
 _LOCK = threading.RLock()
 
@@ -159,8 +175,8 @@ def load_tokenizer(
     key = _content(directory, settings or {})
     try:
         tokenizer = Tokenizer(directory, _host(key, directory.absolute(), settings or {}))
-    except TokenizerError as error:
-        raise InputError(_unreadable(directory, error, purpose)) from None
+    except _Refused as refused:
+        raise InputError(_unreadable(directory, refused, purpose)) from None
     except Lost as lost:
         raise InputError(
             f"{directory}: has no tokenizer that can be read (it {lost}); {_CHECK}"
@@ -181,7 +197,7 @@ def _missing(directory: pathlib.Path, files: Sequence[str], purpose: str) -> str
     )
 
 
-def _unreadable(directory: pathlib.Path, error: TokenizerError, purpose: str) -> str:
+def _unreadable(directory: pathlib.Path, refused: _Refused, purpose: str) -> str:
     """What to say of a tokenizer that transformers does not take."""
     found = [name for name in _names(directory) if _is_vocabulary(name)]
     # Its own words name libraries that have nothing to do with it.
@@ -198,10 +214,9 @@ def _unreadable(directory: pathlib.Path, error: TokenizerError, purpose: str) ->
                 "install sentencepiece protobuf, or give the tokenizer as tokenizer.json (with "
                 "them, transformers' AutoTokenizer and save_pretrained write it)"
             )
-    why = printable(" ".join((error.words or str(error)).split()), 200)
     return (
-        f"{directory}: has no tokenizer that can be read ({why}); {purpose} needs the "
-        "tokenizer's files beside the model's"
+        f"{directory}: has no tokenizer that can be read ({refused.words or refused}); {purpose} "
+        "needs the tokenizer's files beside the model's"
     )
 
 
@@ -220,7 +235,7 @@ def _host(key: str, path: pathlib.Path, settings: dict[str, Any]) -> _Host:
         except BaseException as error:
             _spare.append(worker)
             if (isinstance(error, Lost) and error.by_itself) or (
-                isinstance(error, TokenizerError) and error.fatal
+                isinstance(error, _Refused) and error.fatal
             ):
                 _failed[key] = error.with_traceback(None)
             raise
