@@ -77,9 +77,8 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 
 def _limit(kind: int, most: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        most = min(most, hard)
+    # What the caller has set stands.
+    most = min([most, *(each for each in resource.getrlimit(kind) if each >= 0)])
     # Not every system has every limit.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(kind, (most, most))
