@@ -49,7 +49,7 @@ from svdjax import door
 from svdjax.constructions.recipes import RECIPES
 from svdjax.engine.editing.construct_job import ConstructJob
 from svdjax.engine.editing.initialise_job import INITIALISATIONS, InitialiseJob
-from svdjax.engine.process import prepare_process
+from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.stop import StopRequest
 from svdjax.errors import InputError
 from svdjax.fields import Flags
@@ -71,6 +71,7 @@ def main() -> str:
         job = kind(**_FLAGS.values(kind))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
+        open_jax()
         from svdjax.engine import run_construct, run_initialise
 
         if isinstance(job, InitialiseJob):

@@ -5,7 +5,7 @@ status     meaning
 =========  ==============================================================
 0          done; also for ``--help``
 1          a fault of svdjax: a traceback follows
-2          the input cannot be used: one line on stderr says why
+2          the input or the environment cannot be used: one line on stderr says why
 3          another process of the same run died; the same command goes on
 130, 143   stopped on request (SIGINT, SIGTERM); the same command goes on
 =========  ==============================================================
@@ -13,21 +13,22 @@ status     meaning
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import io
 import itertools
-import os
 import pathlib
 import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
 
-from svdjax.errors import HostLost, InputError, Interrupted
+from svdjax import streams
+from svdjax.engine.memory import check_memory, is_memory_fault
+from svdjax.errors import HostLost, InputError, Interrupted, printable
 
 
 def run(main: Callable[[], str | None]) -> NoReturn:
@@ -36,6 +37,7 @@ def run(main: Callable[[], str | None]) -> NoReturn:
     Args:
       main: does the work; the text it returns is the short summary for stdout.
     """
+    streams.settle()
     command = f"python -m svdjax.{_command()}"
     try:
         app.run(lambda _: _call(main), flags_parser=_parse)
@@ -45,10 +47,11 @@ def run(main: Callable[[], str | None]) -> NoReturn:
         _leave(f"{command}: {stop}", stop.status)
     except KeyboardInterrupt:
         _leave(f"{command}: interrupted; the same command goes on from here", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        # The reader of our summary went away: nothing is wrong with the work.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_memory_fault(error):
+            raise
+        why = printable(" ".join(str(error).split()), 300) or type(error).__name__
+        _leave(f"{command}: out of memory ({why}); raise the limit, or ask for less at a time", 2)
     raise SystemExit(0)
 
 
@@ -58,19 +61,30 @@ def _command() -> str:
 
 
 def _call(main: Callable[[], str | None]) -> None:
+    check_memory()
     summary = main()
     if summary:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        print(summary, flush=True)
+        with _written_to_stdout():
+            print(summary)
+
+
+@contextlib.contextmanager
+def _written_to_stdout() -> Iterator[None]:
+    """Makes sure that what is printed arrives; that nobody reads it is no fault (`streams`)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        raise InputError(f"done, but stdout cannot be written to: {error.strerror}") from error
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags; ``--help`` ends with status 0, anything wrong is an `InputError`."""
     if any(re.fullmatch(r"--?(help|helpshort|h|\?)(=.*)?", arg) for arg in argv[1:]):
-        app.usage(shorthelp=True, writeto_stdout=True)
-        if "config" in flags.FLAGS:
-            print(_leaves())
+        with _written_to_stdout():
+            app.usage(shorthelp=True, writeto_stdout=True)
+            if "config" in flags.FLAGS:
+                print(_leaves())
         raise SystemExit(0)
     app.define_help_flags()
     config = _config_file(argv)

@@ -29,7 +29,7 @@ from absl import flags
 from svdjax import door
 from svdjax.behaviour.benchmarks import BENCHMARKS
 from svdjax.engine.behaviour.evaluate_job import EvaluateJob
-from svdjax.engine.process import prepare_process
+from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.stop import StopRequest
 from svdjax.fields import Flags
 
@@ -50,6 +50,7 @@ def main() -> str:
         job = EvaluateJob(**_FLAGS.values(EvaluateJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
+        open_jax()
         from svdjax.engine import run_evaluate
 
         return run_evaluate(job, stop=stop).text()

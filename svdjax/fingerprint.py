@@ -36,7 +36,7 @@ from absl import flags
 
 from svdjax import door
 from svdjax.engine.descent.fingerprint_job import FingerprintJob
-from svdjax.engine.process import prepare_process
+from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.stop import StopRequest
 from svdjax.fields import Flags
 
@@ -49,6 +49,7 @@ def main() -> str:
         job = FingerprintJob(**_FLAGS.values(FingerprintJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
+        open_jax()
         from svdjax import report
         from svdjax.engine import run_fingerprint
 

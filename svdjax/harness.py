@@ -29,7 +29,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from svdjax.engine.process import prepare_process
+from svdjax import streams
+from svdjax.engine.memory import check_memory
+from svdjax.engine.process import open_jax, prepare_process
 from svdjax.errors import InputError, printable
 
 _COMMAND = "python -m svdjax.harness"
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         InputError: lm_eval cannot be imported, or svdjax cannot use what is asked.
     """
+    check_memory()
     prepare_process(torch=True)
+    open_jax()
     try:
         import lm_eval.__main__ as harness  # pyright: ignore[reportMissingImports]
     # Not only ImportError: it builds on libraries that fail in their own ways.
@@ -59,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    streams.settle()
     if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
         print((__doc__ or "").strip())
         raise SystemExit(0)

@@ -23,7 +23,7 @@ from absl import flags
 
 from svdjax import door
 from svdjax.engine.behaviour.probe_job import ProbeJob
-from svdjax.engine.process import prepare_process
+from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.stop import StopRequest
 from svdjax.fields import Flags
 
@@ -36,6 +36,7 @@ def main() -> str:
         job = ProbeJob(**_FLAGS.values(ProbeJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
+        open_jax()
         from svdjax import report
         from svdjax.engine import run_probe
 

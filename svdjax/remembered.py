@@ -22,6 +22,11 @@ def keep_in(folder: pathlib.Path | None) -> None:
     _folder = folder
 
 
+def folder() -> pathlib.Path | None:
+    """Where entries are; None: nowhere."""
+    return _folder
+
+
 def active() -> bool:
     """Whether anything is kept at all."""
     return _folder is not None

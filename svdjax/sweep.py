@@ -45,7 +45,7 @@ from ml_collections import config_flags
 
 from svdjax import door
 from svdjax.engine.hosts.request import PATIENCE, requested
-from svdjax.engine.process import prepare_process
+from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -78,13 +78,16 @@ def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
     if _DRY_RUN.value:
         config = _prepared()
+        open_jax()
         from svdjax.engine import dry_run
 
         return dry_run(config)
     with StopRequest() as stop:
         config = _prepared()
         hosts = requested(_COORDINATOR.value, _COUNT.value, _INDEX.value, _PATIENCE.value)
-        # jax is loaded from here on, after all that flags and config alone can be wrong about.
+        # jax is loaded from here on, after all that flags and config alone can be wrong about;
+        # which devices it may look for is still to be said where several processes share a machine.
+        open_jax(devices=hosts is None or not hosts.gpus)
         from svdjax import report
         from svdjax.engine import run_sweep
 

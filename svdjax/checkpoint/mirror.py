@@ -4,7 +4,8 @@ The files are laid out and given their full size first, so that a full disk is n
 work and tensors can be written in any order. All of it happens in ``.NAME.svdjax`` beside the
 place of the result, where a config.json comes last; what has been written there is kept in a
 journal with checksums, and found again by the same job after an interruption. The result appears
-by one rename; where it replaces a checkpoint, that one waits in the folder until it is there.
+by one rename; where it replaces a checkpoint, that one waits in the folder until it is there. A
+record in it says what it is, by which the same job given again knows that it is done.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import plain, write_json, write_npz
+import svdjax
+from svdjax.atomic import plain, sync, write_json, write_npz
 from svdjax.checkpoint import files
+from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.replace import check_target, copy_companions, take_place, write_text
 from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
@@ -34,6 +38,9 @@ from svdjax.errors import InputError
 _FORMAT = 1
 _CHUNK = 8 << 20
 _DATA, _OLD, _LOCK = "files", "old", ".lock"
+RECORD = "svdjax.json"
+"""Of a finished result: the digest of the job, its files, and what it says of each tensor."""
+_NO_RESERVING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,8 @@ class _Place:
 class Mirror:
     """A copy of a checkpoint in the making. A context manager.
 
+    Where the same job was `finished` before, there is nothing to write and nothing is written.
+
     Leaving the block by an exception removes what was written, unless it is an interruption
     (`KeyboardInterrupt`, `Interrupted`: no `Exception`), from which the same job goes on.
 
@@ -56,7 +65,8 @@ class Mirror:
         target: The directory to be.
         folder: Where it is made.
         written: Info of the replaced tensors that are safely on disk, by name.
-        finished: The same job was killed after it had put the result in its place: all is done.
+        finished: The same job is done, and its result in its place.
+        interrupted: It was killed just then, before it had cleaned up.
         nbytes: Bytes of all tensors.
     """
 
@@ -89,7 +99,7 @@ class Mirror:
         self.target = place.resolve() if odd else place
         self.folder = self.target.parent / f".{self.target.name}.svdjax"
         self.written: dict[str, Any] = {}
-        self.finished = False
+        self.finished = self.interrupted = False
         self._replaced = frozenset(replaced)
         self._identity = plain([_FORMAT, identity, sorted(replaced), str(dtype)])
         self._state: dict[str, Any] = {}
@@ -105,17 +115,19 @@ class Mirror:
     def __enter__(self) -> Mirror:
         with self._disk():
             if not self.folder.is_dir():
+                if not self.overwrite and self._find_finished():
+                    return self
                 check_target(self.target, self.overwrite)
             try:
                 self._made = [path for path in self.folder.parents if not path.exists()]
                 self._take_lock()
                 self._restore()
                 self._state = self._read_state()
-                if self._is_finished():
-                    self.finished = True
-                    entries = self._state["written"]
-                    self.written = {name: entry["info"] for name, entry in entries.items()}
-                else:
+                mine = self._state.get("identity") == self._identity
+                self.interrupted = mine and not self.data.is_dir() and self._find_finished()
+                if not self.interrupted and not self.overwrite and self._find_finished():
+                    self._close()  # what another job left is its own
+                elif not self.finished:
                     self._open()
             except BaseException:
                 self._close()
@@ -125,7 +137,8 @@ class Mirror:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if self.finished or (kind is not None and issubclass(kind, Exception)):
+            failed = kind is not None and issubclass(kind, Exception)
+            if self._lock is not None and (self.finished or failed):
                 self._discard()
         finally:
             self._close()
@@ -135,7 +148,7 @@ class Mirror:
     def copy(self) -> Iterator[str]:
         """Copy everything that is not replaced, file by file; yields the files' names as they are
         done. Bit for bit where the dtype stays."""
-        for file in self.source.files:
+        for file in () if self.finished else self.source.files:
             if file in self._state["copied"]:
                 continue
             with self._disk():
@@ -174,6 +187,8 @@ class Mirror:
         Raises:
             InputError: A value has another shape, is not finite as stored, or the disk is full.
         """
+        if self.finished:
+            return
         with self._disk():
             entries = {}
             for name, value in tensors.items():
@@ -195,6 +210,8 @@ class Mirror:
 
     def finish(self, config_dict: Mapping[str, Any], card: str) -> pathlib.Path:
         """Add config, index and model card; put it in its place."""
+        if self.finished:
+            return self.target
         missing = self._replaced - self.written.keys()
         assert not missing, missing
         data = self.data
@@ -205,6 +222,7 @@ class Mirror:
                 write_index(data, index, self.nbytes)
             text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
             write_text(data / "config.json", text)
+            write_json(data / RECORD, self._record())
             self._take_place()
         self.finished = True
         return self.target
@@ -255,12 +273,37 @@ class Mirror:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
-    def _is_finished(self) -> bool:
-        mine = self._state.get("identity") == self._identity
-        gone = not self.data.is_dir()
-        if not (mine and gone and (self.target / "config.json").is_file()):
+    def _record(self) -> dict[str, Any]:
+        """What is put beside the result; names no path, for results are published."""
+        with open_checkpoint(self.data) as checkpoint:
+            digests = input_digest(checkpoint)
+        return {
+            "format_version": _FORMAT,
+            "svdjax": svdjax.__version__,
+            "job": digest_of(self._identity),
+            "weights": digests,
+            "files": _sizes(self.data),
+            "tensors": self.written,
+        }
+
+    def _find_finished(self) -> bool:
+        """Whether the target holds the result of this very job, as it was left."""
+        record = _json_object(self.target / RECORD)
+        tensors = record.get("tensors")
+        if record.get("job") != digest_of(self._identity) or not isinstance(tensors, dict):
             return False
-        return all(_is_entry(self._state["written"].get(name)) for name in self._replaced)
+        if tensors.keys() != self._replaced:
+            return False
+        try:
+            if not _sizes(self.target).items() >= record["files"].items():
+                return False
+            with open_checkpoint(self.target) as checkpoint:
+                self.finished = input_digest(checkpoint) == record["weights"]
+        except (InputError, OSError, KeyError, AttributeError, TypeError):
+            return False
+        if self.finished:
+            self.written = tensors
+        return self.finished
 
     def _open(self) -> None:
         """Go on from what an earlier run of the same job left, or lay everything out anew."""
@@ -270,6 +313,10 @@ class Mirror:
             keep = False
             if self._state.get("identity") != self._identity or not self._is_laid_out():
                 self._lay_out()
+            # All but the weights is written again, in whatever state a kill left it.
+            for path in self.data.iterdir():
+                if path.name not in self._begins:
+                    _delete(path)
             # Early, for what cannot be copied is better known before the work.
             for home in dict.fromkeys((self.source.home, self.source.tokenizer)):
                 copy_companions(home, self.data)
@@ -295,7 +342,7 @@ class Mirror:
         # What another job kept here is not for this one.
         for path in self.folder.iterdir():
             if path.name != _LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _delete(path)
         self.data.mkdir()
         self._state = {"identity": self._identity, "copied": [], "written": {}}
         for file, begin in self._begins.items():
@@ -304,25 +351,23 @@ class Mirror:
 
     def _reserve(self, path: pathlib.Path, begin: bytes) -> None:
         size = self._sizes[path.name]
-        with path.open("wb") as stream:
+        # For reading too: where a file system cannot reserve, libc reads and writes every block.
+        with path.open("w+b") as stream:
             stream.write(begin)
             stream.flush()
             stream.truncate(size)
             try:
                 os.posix_fallocate(stream.fileno(), 0, size)
             except OSError as error:
-                # Some file systems cannot reserve; a full disk is then noticed later.
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                # Not every libc does; a full disk is then noticed later.
+                if error.errno not in _NO_RESERVING:
                     raise
-            os.fsync(stream.fileno())
+            sync(stream.fileno(), self.folder)
 
     def _read_state(self) -> dict[str, Any]:
-        try:
-            state = json.loads((self.folder / "journal.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        state = _json_object(self.folder / "journal.json")
         parts = (("copied", list), ("written", dict))
-        whole = isinstance(state, dict) and all(isinstance(state.get(k), t) for k, t in parts)
+        whole = all(isinstance(state.get(key), kind) for key, kind in parts)
         return state if whole else {}
 
     def _same(self, name: str, entry: Any) -> bool:
@@ -349,7 +394,7 @@ class Mirror:
 
     def _sync(self, file: str) -> None:
         self._streams[file].flush()
-        os.fsync(self._streams[file].fileno())
+        sync(self._streams[file].fileno(), self.folder)
 
     def _save(self) -> None:
         write_json(self.folder / "journal.json", self._state)
@@ -376,6 +421,29 @@ class Mirror:
             raise InputError(
                 f"{self.target}: cannot be written ({files.one_line(error)}){hint}"
             ) from error
+
+
+def _json_object(path: pathlib.Path) -> dict[str, Any]:
+    """What a file of ours holds; empty where it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sizes(directory: pathlib.Path) -> dict[str, int]:
+    """Bytes of every file below, but of the card, which is there to be edited, and the record."""
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    sizes = {str(path.relative_to(directory)): path.stat().st_size for path in paths}
+    return {name: size for name, size in sizes.items() if name not in (RECORD, "README.md")}
+
+
+def _delete(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_entry(entry: Any) -> bool:

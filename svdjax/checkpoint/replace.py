@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from svdjax.atomic import sync_directory, umask
+from svdjax.atomic import sync, sync_directory, umask
 from svdjax.checkpoint import files
 from svdjax.errors import InputError
 
@@ -33,7 +33,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno(), path.parent)
 
 
 def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -45,7 +45,7 @@ def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
         copied = target / name
         shutil.copyfile(files.checked_path(source, name), copied)
         with copied.open("rb") as stream:
-            os.fsync(stream.fileno())
+            sync(stream.fileno(), target)
 
 
 @contextlib.contextmanager

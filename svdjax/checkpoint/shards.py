@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from svdjax.atomic import sync
 from svdjax.checkpoint import files
 from svdjax.checkpoint.formats import CODES, FLOATS, count_nonfinite
 from svdjax.checkpoint.replace import write_text
@@ -75,7 +75,7 @@ def _write_shard(path: pathlib.Path, tensors: Sequence[Outgoing]) -> None:
             made = np.asarray(tensor.make())
             stream.write(stored_bytes(tensor.name, made, tensor.shape, tensor.dtype))
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno(), path.parent)
 
 
 def header_of(

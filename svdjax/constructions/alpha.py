@@ -57,7 +57,8 @@ class Alpha:
                 f"alpha {text!r}: expected auto, auto_raw, a number, or a JSON file such as "
                 f'{{"q_proj": 0.9}}; there is no such file{hint}'
             )
-        from svdjax.checkpoint.small_json import read_object, shown  # not for --help
+        # Not before: numpy comes with it, and is not loaded where memory is too short for it.
+        from svdjax.checkpoint.small_json import read_object, shown
 
         values = {}
         for name, value in read_object(path).items():

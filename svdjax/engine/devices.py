@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import svdjax
-from svdjax.errors import InputError
+from svdjax.errors import InputError, printable
 
 
 def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
@@ -25,7 +25,7 @@ def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
     Raises:
       InputError: there are fewer devices than that.
     """
-    devices = jax.local_devices()
+    devices = local_devices()
     if count > len(devices):
         raise InputError(
             f"devices={count}: jax sees {len(devices)} device(s) "
@@ -37,6 +37,25 @@ def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
             count = max(1, min(count, _memory() // 2 // working_bytes))
     used = devices[:count]
     return jax.make_mesh((len(used),), ("layers",), devices=used)
+
+
+def local_devices() -> list[jax.Device]:
+    """The devices of this process.
+
+    Raises:
+      InputError: jax finds none of the kind that the environment asks for.
+    """
+    try:
+        return jax.local_devices()
+    # Kinds of devices that are not there fail in their own ways, some with nothing to say.
+    except Exception as error:
+        said = printable(" ".join(str(error).split()), 300) or type(error).__name__
+        kinds = os.environ.get("JAX_PLATFORMS")
+        raise InputError(
+            f"JAX_PLATFORMS={kinds}: jax finds no such device here ({said}); unset it, or set cpu"
+            if kinds
+            else f"jax finds no device to compute on ({said})"
+        ) from error
 
 
 def describe(mesh: jax.sharding.Mesh) -> list[str]:

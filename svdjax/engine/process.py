@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
 import logging
 import os
 import pathlib
 import re
+import subprocess
 import sys
 from typing import Any
 
 from svdjax import remembered
+from svdjax.engine import programs
+from svdjax.errors import InputError
 
 _MOST = 16
 _CACHE_BYTES = 2 * 2**30
@@ -39,7 +43,7 @@ def prepare_process(*, torch: bool = False) -> None:
     - jax sees one CPU device per core, at most 16, with one BLAS thread each.
     - Compiled programs are kept in ``~/.cache/svdjax`` (or under ``XDG_CACHE_HOME``), so that only
       the first sweep of a shape compiles it; and what transformers makes of a config.json, since
-      loading it takes a second or more.
+      loading it takes a second or more. A folder that cannot be written is told of and left alone.
     - torch is not loaded: transformers imports it where it is installed, only to read configs and
       tokenizers for us, and that takes longer than all the rest of a start.
     - jax's notices stay off stderr.
@@ -62,11 +66,12 @@ def prepare_process(*, torch: bool = False) -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(len(os.sched_getaffinity(0)), _MOST)))
     for library in ("OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    remembered.keep_in(_cache_folder("configs"))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _cache_folder("xla")):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_CACHE_BYTES))
+    with contextlib.suppress(OSError):
+        remembered.keep_in(_cache_folder("configs"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _keep_programs()
+    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        programs.tell_once(folder)
     if not torch:
         modules: Any = sys.modules
         modules.setdefault("torch", None)  # looks as if it were not installed
@@ -110,12 +115,91 @@ def _give_back_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
+def open_jax(*, devices: bool = True) -> None:
+    """Loads jax, whose variables in the environment are input like flags.
+
+    Args:
+      devices: whether its devices are looked for now.
+
+    Raises:
+      InputError: jax cannot use what the variables say, or svdjax cannot.
+    """
+    _check_xla_flags()
+    try:
+        import jax
+    # It reads its variables as it is loaded, and each kind is refused in its own way.
+    except Exception as error:
+        said = " ".join(str(error).split())
+        names = [name for name in sorted(os.environ) if name.startswith("JAX_")]
+        names = [name for name in names if name.lower() in said.lower()] or names
+        given = ", ".join(f"{name}={os.environ[name]}" for name in names)
+        raise InputError(f"{given}: jax cannot be loaded ({said}); mend or unset it") from error
+    for name, (usual, why) in _REFUSED.items():
+        if (value := getattr(jax.config, name.lower(), usual)) != usual:
+            raise InputError(f"{name}={os.environ.get(name, value)}: {why}; unset it")
+    if devices:
+        from svdjax.engine.devices import local_devices
+
+        local_devices()
+    if folder := remembered.folder():
+        from svdjax.atomic import remove_leftovers
+
+        remove_leftovers([folder])
+
+
+_REFUSED = {
+    "JAX_DISABLE_JIT": (False, "without compiling, a small model takes minutes"),
+    "JAX_DEBUG_NANS": (False, "NaN is a result where a value is not defined, not a fault"),
+    "JAX_NO_TRACING": (False, "nothing can be compiled then"),
+    "JAX_DEBUG_INFS": (False, "Inf is a value on the way to results, not a fault"),
+}
+"""Switches of jax with which no command works: their usual values, and why."""
+
+
+def _check_xla_flags() -> None:
+    """Has another process read XLA_FLAGS first, since XLA ends the one that reads wrong ones."""
+    text = os.environ.get("XLA_FLAGS", "")
+    if not text.strip():
+        return
+    entry = remembered.digest_of("XLA_FLAGS", text, importlib.metadata.version("jaxlib"))
+    if remembered.recall(entry) == "good":
+        return
+    code = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    tried = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if tried.returncode:
+        said = tried.stderr.decode("utf-8", "replace").partition("] ")[2].partition("\n")[0]
+        raise InputError(f"XLA_FLAGS={text}: {said or 'XLA cannot read them'}; mend or unset it")
+    remembered.keep(entry, "good")
+
+
+def _keep_programs() -> None:
+    """Has jax keep compiled programs in our folder, where that can be used."""
+    bounded = os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE", "-1") != "-1"
+    try:
+        folder = _cache_folder("xla")
+        if folder is None:
+            return
+        programs.tidy(folder, _CACHE_BYTES, bounded=bounded)
+    except OSError as error:
+        where = error.filename or "compilation cache"
+        print(programs.unusable(where, error.strerror or ""), file=sys.stderr, flush=True)
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
 def _cache_folder(name: str) -> pathlib.Path | None:
-    """Where something is kept between processes; None where nothing can be."""
+    """Where something is kept between processes, made if need be; None where there is no home.
+
+    Raises:
+      OSError: it cannot be made.
+    """
     home = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = (pathlib.Path(home) if home else pathlib.Path.home() / ".cache") / "svdjax" / name
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
+    except RuntimeError:
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -308,6 +308,7 @@ class _Sweep:
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
             index = self._write_report(self.report, done.comparisons, found)
+        self.place.check_there(self._outputs())
         self.state["finished"] = _now()
         self._save(status="done")
         return SweepOutcome(
@@ -397,13 +398,9 @@ class _Sweep:
     def _finished(self) -> SweepOutcome | None:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
         names = [spec.name for spec in self.sweep.pairs]
-        wanted = [self.place.path / name / file for name in names for file in _OUTPUTS]
-        index = None
-        if "report" in self.state["stages"]:
-            index = self.place.path / "report.html"
-            wanted += [index, *(self.place.path / name / "report.html" for name in names)]
-        if not all(path.is_file() for path in wanted):
+        if not all(path.is_file() for path in self._outputs()):
             return None
+        index = self.place.path / "report.html" if "report" in self.state["stages"] else None
         try:
             comparisons = {name: Comparison.load(self.place.path / name) for name in names}
             found: Any = {
@@ -420,6 +417,14 @@ class _Sweep:
             was_finished=True,
             **found,
         )
+
+    def _outputs(self) -> list[pathlib.Path]:
+        """The files without which a sweep is not done."""
+        folders = [self.place.path / spec.name for spec in self.sweep.pairs]
+        files = [folder / file for folder in folders for file in _OUTPUTS]
+        if "report" in self.state["stages"]:
+            files += [folder / "report.html" for folder in (self.place.path, *folders)]
+        return files
 
     def _pairs_of(self, stage: str) -> list[str]:
         """The pairs of which a stage leaves results."""

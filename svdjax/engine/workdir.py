@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from svdjax.atomic import plain, remove_leftovers, write_json
@@ -14,6 +14,7 @@ from svdjax.engine.results import FORMAT_VERSION
 from svdjax.errors import InputError
 
 _MISSING = "nothing"
+_LOCK = ".lock"
 
 
 class Workdir:
@@ -53,7 +54,7 @@ class Workdir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InputError(
                 f"{self.flag}={self.path} cannot be written: {error.strerror}"
@@ -116,8 +117,29 @@ class Workdir:
             )
         return state
 
+    def check_there(self, files: Iterable[pathlib.Path] = ()) -> None:
+        """Makes sure that the directory is the one that was locked, and that `files` are there.
+
+        Raises:
+          InputError: it, or one of them, was deleted or replaced meanwhile.
+        """
+        same = True
+        if self._lock is not None:
+            try:
+                there = (self.path / _LOCK).stat()
+                same = os.path.samestat(there, os.fstat(self._lock))
+            except FileNotFoundError:
+                same = False
+        gone = [path for path in files if not path.is_file()] if same else [self.path]
+        if gone:
+            raise InputError(
+                f"{gone[0]} was deleted or replaced while the {self.kind} was running: expected "
+                f"{self.flag} to be left alone; give the same command again"
+            )
+
     def write_state(self, state: dict[str, Any]) -> None:
-        """Replaces the record of the run."""
+        """Replaces the record of the run; raises as `check_there` does."""
+        self.check_there()
         write_json(self.record, {"format_version": FORMAT_VERSION, **state})
 
     def clean(self, pairs: list[str]) -> None:

@@ -9,19 +9,8 @@ from collections.abc import Iterator
 
 from svdjax.errors import InputError
 
-_CANNOT_WRITE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-)
+_OURS = (errno.EBADF, errno.EFAULT, errno.EPIPE, errno.ENOTTY, errno.ECHILD, errno.ENOMEM)
+"""What no file system answers to what is asked of it here: faults of a program, or memory."""
 
 
 @contextlib.contextmanager
@@ -30,9 +19,9 @@ def writing_to(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _CANNOT_WRITE:
-            raise InputError(
-                f"{error.filename or path} cannot be written: {error.strerror}; mend that and the "
-                "same command goes on from here"
-            ) from error
-        raise
+        if error.errno is None or error.errno in _OURS:
+            raise
+        raise InputError(
+            f"{error.filename or path} cannot be written: {error.strerror}; mend that and the same "
+            "command goes on from here"
+        ) from error

@@ -155,6 +155,8 @@ def _take(place: Workdir, state: dict[str, Any]) -> EvaluateOutcome | None:
         if there.get("status") == "done" and all(file.is_file() for file in files):
             with contextlib.suppress(ValueError):
                 summary = json.loads(files[0].read_text(encoding="utf-8"))
+                # What a run leaves that is killed once it is done.
+                Journal(place.path / _JOURNAL).remove()
                 return EvaluateOutcome(place.path, summary, was_finished=True)
     else:
         # Answers of two versions are never mixed in one result.

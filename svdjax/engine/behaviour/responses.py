@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import write_atomically
+from svdjax.atomic import sync, write_atomically
 from svdjax.behaviour.benchmarks import Question
 from svdjax.checkpoint import digest_of
 
@@ -99,7 +98,7 @@ class Journal:
             with self.path.open("ab") as file:
                 file.write(text.encode())
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno(), self.path.parent)
 
     def remove(self) -> None:
         """Takes the journal away."""

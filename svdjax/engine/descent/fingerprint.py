@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from svdjax.atomic import write_json
+from svdjax.atomic import remove_leftovers, write_json
 from svdjax.engine.descent import several
 from svdjax.engine.descent.candidates import Check
 from svdjax.engine.descent.compare import compare_pair
@@ -61,8 +61,9 @@ def run_fingerprint(
     if stop is None:
         with StopRequest(resumes=False) as own:
             return run_fingerprint(job, pages, stop=own)
-    result = fingerprint(job, check=stop.check)
     file, page = job.file, None
+    remove_leftovers([file.parent])
+    result = fingerprint(job, check=stop.check)
     with writing_to(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)

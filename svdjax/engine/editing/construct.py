@@ -51,6 +51,7 @@ class ConstructOutcome:
       computed: matrices built by this run.
       reused: matrices that an interrupted run had left.
       seconds: what this run took.
+      was_finished: there was nothing to do.
     """
 
     path: pathlib.Path
@@ -58,10 +59,14 @@ class ConstructOutcome:
     computed: int
     reused: int
     seconds: float
+    was_finished: bool = False
 
     def summary(self) -> str:
         """A few lines for stdout."""
-        lines = [f"done: {self.computed + self.reused} matrices in {self.seconds:.1f} s"]
+        count = f"{self.computed + self.reused} matrices"
+        lines = [f"done: {count} in {self.seconds:.1f} s"]
+        if self.was_finished:
+            lines = [f"nothing to do: already finished: {count}"]
         lines += [
             f"  {name}: {change.layers} matrices, relative change {change.change:.4g}"
             + ("" if math.isnan(change.alpha) else f", alpha' {change.alpha:.6g}")
@@ -135,21 +140,22 @@ class _Construct:
         with mirror:
             reused = len(mirror.written)
             alphas = self.given or {}
-            if mirror.finished:
+            was_finished = mirror.finished
+            if mirror.interrupted:
                 note(f"{mirror.target} had been put in its place before the interruption")
-            else:
+            if not was_finished:
                 pair = dataclasses.replace(self.pairs[-1], plan=plan)
                 inputs.check_values([pair], check=self.stop.check)
                 self.builder.cache = self._cache()
                 alphas = self._fill(mirror)
             changes = self._changes(mirror, alphas)
             path = mirror.target
-            if not mirror.finished:
+            if not was_finished:
                 inputs.check_unchanged(self.pairs)
                 path = mirror.finish(self._config(), model_card(self.job, changes, self.layers))
         computed = sum(change.layers for change in changes.values()) - reused
         seconds = time.perf_counter() - self.start
-        return ConstructOutcome(path, changes, computed, reused, seconds)
+        return ConstructOutcome(path, changes, computed, reused, seconds, was_finished)
 
     def _cache(self) -> ArrayCache | None:
         """Made when nothing can be refused any more, so that a refusal leaves no directory."""

@@ -48,8 +48,10 @@ def run_initialise(job: InitialiseJob, *, stop: StopRequest | None = None) -> st
         with StopRequest() as own:
             return run_initialise(job, stop=own)
     start = time.perf_counter()
-    path = _Initialise(job, stop).run()
-    lines = [f"done in {time.perf_counter() - start:.1f} s", f"checkpoint: {path}"]
+    path, was_finished = _Initialise(job, stop).run()
+    head = "nothing to do: already finished"
+    lines = [head if was_finished else f"done in {time.perf_counter() - start:.1f} s"]
+    lines.append(f"checkpoint: {path}")
     lines += [f"adapter: {path / 'adapter'}"] * (job.construction == "lora")
     return "\n".join(lines)
 
@@ -101,7 +103,8 @@ class _Initialise:
             job.construction, self.plan, group_bytes=job.group_bytes, devices=self.mesh.size
         )
 
-    def run(self) -> pathlib.Path:
+    def run(self) -> tuple[pathlib.Path, bool]:
+        """Where the result is, and whether it was there already."""
         job = self.job
         with Mirror(
             self.source,
@@ -118,9 +121,10 @@ class _Initialise:
             dtype=np.dtype(job.stored) if job.stored else None,
             overwrite=job.overwrite,
         ) as mirror:
-            if mirror.finished:
+            if mirror.interrupted:
                 note(f"{mirror.target} had been put in its place before the interruption")
-                return mirror.target
+            if mirror.finished:
+                return mirror.target, True
             for number, file in enumerate(mirror.copy(), 1):
                 note(f"laid out {file} ({number}/{len(self.source.files)})")
                 self.stop.check("while the files were laid out")
@@ -130,7 +134,7 @@ class _Initialise:
             config = {k: v for k, v in self.source.config.items() if k != "auto_map"}
             if job.stored:
                 config = with_dtype(config, job.stored)
-            return mirror.finish(config, self._card())
+            return mirror.finish(config, self._card()), False
 
     def _fill(self, mirror: Mirror) -> None:
         groups = self.groups

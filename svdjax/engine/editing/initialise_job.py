@@ -119,7 +119,8 @@ def read_factor(text: str) -> float | dict[str, Any]:
                 f"--factor={text}: expected a number, or a JSON file such as "
                 '{"o_proj": 1.4} or {"q_proj": [1.0, 1.1]} with one number for each layer'
             ) from None
-        from svdjax.checkpoint.small_json import read_object  # not for --help
+        # Not before: numpy comes with it, and is not loaded where memory is too short for it.
+        from svdjax.checkpoint.small_json import read_object
 
         return {
             name: [_positive(each, f"{path}: factor of {name}") for each in value]
