@@ -4,8 +4,8 @@ The files are laid out and given their full size first, so that a full disk is n
 work and tensors can be written in any order. All of it happens in ``.NAME.svdjax`` beside the
 place of the result, where a config.json comes last; what has been written there is kept in a
 journal with checksums, and found again by the same job after an interruption. The result appears
-by one rename; where it replaces a checkpoint, that one waits in the folder until it is there. A
-record in it says what it is, by which the same job given again knows that it is done.
+by one rename; where it replaces a checkpoint, that one waits in the folder until it is there. The
+end of its card says what it is, by which the same job given again knows that it is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-import svdjax
 from svdjax.atomic import plain, sync, write_json, write_npz
 from svdjax.checkpoint import files
 from svdjax.checkpoint.digest import digest_of, input_digest
@@ -38,8 +37,9 @@ from svdjax.errors import InputError
 _FORMAT = 1
 _CHUNK = 8 << 20
 _DATA, _OLD, _LOCK = "files", "old", ".lock"
-RECORD = "svdjax.json"
-"""Of a finished result: the digest of the job, its files, and what it says of each tensor."""
+_CARD = "README.md"
+_RECORD = "<!-- svdjax "
+"""Begins the last line of a finished result's card: digests of job and result, what is told."""
 _NO_RESERVING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
@@ -67,6 +67,7 @@ class Mirror:
         written: Info of the replaced tensors that are safely on disk, by name.
         finished: The same job is done, and its result in its place.
         interrupted: It was killed just then, before it had cleaned up.
+        about: What was given to `finish` for it.
         nbytes: Bytes of all tensors.
     """
 
@@ -100,6 +101,7 @@ class Mirror:
         self.folder = self.target.parent / f".{self.target.name}.svdjax"
         self.written: dict[str, Any] = {}
         self.finished = self.interrupted = False
+        self.about: Any = None
         self._replaced = frozenset(replaced)
         self._identity = plain([_FORMAT, identity, sorted(replaced), str(dtype)])
         self._state: dict[str, Any] = {}
@@ -124,11 +126,13 @@ class Mirror:
                 self._restore()
                 self._state = self._read_state()
                 mine = self._state.get("identity") == self._identity
-                self.interrupted = mine and not self.data.is_dir() and self._find_finished()
-                if not self.interrupted and not self.overwrite and self._find_finished():
-                    self._close()  # what another job left is its own
-                elif not self.finished:
+                placed = mine and not self.data.is_dir()
+                if not ((placed or not self.overwrite) and self._find_finished()):
                     self._open()
+                elif mine or not self._state:
+                    self.interrupted = True
+                else:
+                    self._close()  # what another job left is its own
             except BaseException:
                 self._close()
                 self._unmake()
@@ -208,21 +212,30 @@ class Mirror:
         with self._disk():
             write_npz(self.folder / name, arrays)
 
-    def finish(self, config_dict: Mapping[str, Any], card: str) -> pathlib.Path:
-        """Add config, index and model card; put it in its place."""
+    def finish(self, config_dict: Mapping[str, Any], card: str, about: Any = None) -> pathlib.Path:
+        """Add config, index and model card; put it in its place.
+
+        Args:
+            config_dict: config.json.
+            card: README.md.
+            about: JSON-able; what `about` is to be where the same job is given again. Like the
+                card it is published.
+        """
         if self.finished:
             return self.target
         missing = self._replaced - self.written.keys()
         assert not missing, missing
         data = self.data
         with self._disk():
-            write_text(data / "README.md", card)
             if self.source.listing.name == files.INDEX:
                 index = {name: place.file for name, place in self._places.items()}
                 write_index(data, index, self.nbytes)
             text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
             write_text(data / "config.json", text)
-            write_json(data / RECORD, self._record())
+            record = {"job": digest_of(self._identity), "result": _digest(data), "about": about}
+            # The digits > of JSON cannot end the comment: it knows no --> outside of text.
+            line = json.dumps(plain(record)).replace("--", "-\\u002d")
+            write_text(data / _CARD, f"{card.rstrip()}\n\n{_RECORD}{line} -->\n")
             self._take_place()
         self.finished = True
         return self.target
@@ -273,36 +286,14 @@ class Mirror:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
-    def _record(self) -> dict[str, Any]:
-        """What is put beside the result; names no path, for results are published."""
-        with open_checkpoint(self.data) as checkpoint:
-            digests = input_digest(checkpoint)
-        return {
-            "format_version": _FORMAT,
-            "svdjax": svdjax.__version__,
-            "job": digest_of(self._identity),
-            "weights": digests,
-            "files": _sizes(self.data),
-            "tensors": self.written,
-        }
-
     def _find_finished(self) -> bool:
         """Whether the target holds the result of this very job, as it was left."""
-        record = _json_object(self.target / RECORD)
-        tensors = record.get("tensors")
-        if record.get("job") != digest_of(self._identity) or not isinstance(tensors, dict):
-            return False
-        if tensors.keys() != self._replaced:
-            return False
-        try:
-            if not _sizes(self.target).items() >= record["files"].items():
-                return False
-            with open_checkpoint(self.target) as checkpoint:
-                self.finished = input_digest(checkpoint) == record["weights"]
-        except (InputError, OSError, KeyError, AttributeError, TypeError):
-            return False
-        if self.finished:
-            self.written = tensors
+        with contextlib.suppress(InputError, OSError, ValueError):
+            last = files.read_bytes(self.target / _CARD).decode().rstrip().rpartition("\n")[2]
+            record = json.loads(last.removeprefix(_RECORD).removesuffix(" -->"))
+            mine = isinstance(record, dict) and record.get("job") == digest_of(self._identity)
+            if mine and record.get("result") == _digest(self.target):
+                self.finished, self.about = True, record.get("about")
         return self.finished
 
     def _open(self) -> None:
@@ -432,11 +423,13 @@ def _json_object(path: pathlib.Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _sizes(directory: pathlib.Path) -> dict[str, int]:
-    """Bytes of every file below, but of the card, which is there to be edited, and the record."""
-    paths = [path for path in directory.rglob("*") if path.is_file()]
+def _digest(directory: pathlib.Path) -> str:
+    """Digest of a checkpoint's weights and configuration, and of the sizes of its other files."""
+    with open_checkpoint(directory) as checkpoint:
+        weights = input_digest(checkpoint)
+    paths = [path for path in directory.rglob("*") if path.is_file() and path.name != _CARD]
     sizes = {str(path.relative_to(directory)): path.stat().st_size for path in paths}
-    return {name: size for name, size in sizes.items() if name not in (RECORD, "README.md")}
+    return digest_of([weights, sizes])
 
 
 def _delete(path: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from svdjax.errors import printable
 
 _ENTRY, _TIME = "-cache", "-atime"
-_CHECKED = ".svdjax-checked"
+_CHECKED, _PROBE = ".svdjax-checked", ".svdjax-probe"
 _CHUNK = 1 << 20
 _ZSTD, _ZLIB = b"\x28\xb5\x2f\xfd", b"\x78"
 _PROBE_BYTES = 1 << 16
@@ -38,13 +38,14 @@ def tidy(folder: pathlib.Path, most: int, *, bounded: bool = False) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    probe = folder / f"{_CHECKED}-{os.getpid()}"
+    probe = folder / _PROBE
     try:
-        probe.write_bytes(bytes(_PROBE_BYTES))  # a quota may be full
-        now = probe.stat().st_mtime_ns
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))  # a quota may be full
+            file.flush()
+            now = os.fstat(file.fileno()).st_mtime_ns
     finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+        probe.unlink(missing_ok=True)
     stamp = folder / _CHECKED
     checked = stamp.stat().st_mtime_ns if stamp.exists() else 0
     entries: list[tuple[float, int, pathlib.Path]] = []

@@ -10,6 +10,7 @@ the model.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -138,24 +139,33 @@ class _Construct:
         )
         plan = self.whole if self.job.recipe.scaled and self.given is None else self.plan
         with mirror:
-            reused = len(mirror.written)
-            alphas = self.given or {}
-            was_finished = mirror.finished
             if mirror.interrupted:
                 note(f"{mirror.target} had been put in its place before the interruption")
-            if not was_finished:
-                pair = dataclasses.replace(self.pairs[-1], plan=plan)
-                inputs.check_values([pair], check=self.stop.check)
-                self.builder.cache = self._cache()
-                alphas = self._fill(mirror)
-            changes = self._changes(mirror, alphas)
-            path = mirror.target
-            if not was_finished:
-                inputs.check_unchanged(self.pairs)
-                path = mirror.finish(self._config(), model_card(self.job, changes, self.layers))
+            if mirror.finished:
+                return self._finished(mirror)
+            reused = len(mirror.written)
+            pair = dataclasses.replace(self.pairs[-1], plan=plan)
+            inputs.check_values([pair], check=self.stop.check)
+            self.builder.cache = self._cache()
+            changes = self._changes(mirror, self._fill(mirror))
+            inputs.check_unchanged(self.pairs)
+            card = model_card(self.job, changes, self.layers)
+            about = {name: dataclasses.asdict(change) for name, change in changes.items()}
+            path = mirror.finish(self._config(), card, about)
         computed = sum(change.layers for change in changes.values()) - reused
+        return ConstructOutcome(path, changes, computed, reused, time.perf_counter() - self.start)
+
+    def _finished(self, mirror: Mirror) -> ConstructOutcome:
+        """What the card of an earlier run of the same job says."""
+        about = mirror.about if isinstance(mirror.about, dict) else {}
+        changes = {}
+        for name, kept in about.items():
+            with contextlib.suppress(TypeError, AttributeError):
+                values = {key: math.nan if value is None else value for key, value in kept.items()}
+                changes[name] = Change(**values)
+        reused = sum(change.layers for change in changes.values())
         seconds = time.perf_counter() - self.start
-        return ConstructOutcome(path, changes, computed, reused, seconds, was_finished)
+        return ConstructOutcome(mirror.target, changes, 0, reused, seconds, was_finished=True)
 
     def _cache(self) -> ArrayCache | None:
         """Made when nothing can be refused any more, so that a refusal leaves no directory."""
