@@ -173,7 +173,7 @@ def _opened(path: pathlib.Path, flags: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _telling(where: pathlib.Path, errors: Iterable[int]) -> Iterator[None]:
+def _telling(where: pathlib.Path, errors: Iterable[int | None]) -> Iterator[None]:
     """Tells of these errors once instead of raising them."""
     try:
         yield

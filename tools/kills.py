@@ -23,7 +23,7 @@ from tests.support.kills import COMMANDS, Tally, Victim, cannot_trace
 
 def main() -> int:
     """Kills, prints, and returns the status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default=",".join(COMMANDS))

@@ -322,7 +322,7 @@ def _require_positive(auto: Any, where: str) -> None:
         value: Any = getattr(auto, name)
         if value is None and name in _SOFT_CAPS:
             continue
-        if not _LEAST_FACTOR <= value <= _MOST_FACTOR:
+        if value is None or not _LEAST_FACTOR <= value <= _MOST_FACTOR:
             bounds = f"a finite number above 0 ({_LEAST_FACTOR:g} to {_MOST_FACTOR:g})"
             raise InputError(f"{where}: {name} is {shown(value)}, expected {bounds}")
 

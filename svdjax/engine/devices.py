@@ -39,7 +39,7 @@ def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
     return jax.make_mesh((len(used),), ("layers",), devices=used)
 
 
-def local_devices() -> list[jax.Device]:
+def local_devices() -> list[Any]:
     """The devices of this process.
 
     Raises:

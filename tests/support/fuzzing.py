@@ -100,7 +100,7 @@ class Fuzzer:
         inner: Any = value
         while True:
             keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
-            key = keys[draw.integers(len(keys))] if keys else None
+            key: Any = keys[draw.integers(len(keys))] if keys else None
             child = inner[key] if keys else None
             if not (isinstance(child, dict | list) and child and draw.random() < 0.7):
                 break
@@ -230,7 +230,7 @@ def adapter_fuzzer(folder: pathlib.Path) -> Fuzzer:
     with open_checkpoint(base) as below:
 
         def merge() -> None:
-            merged = open_checkpoint(adapter, lambda: below)
+            merged: Any = open_checkpoint(adapter, lambda: below)
             for name in merged.changed[:2]:
                 merged.read(name)
 

@@ -161,7 +161,9 @@ class _Construct:
         changes = {}
         for name, kept in about.items():
             with contextlib.suppress(TypeError, AttributeError):
-                values = {key: math.nan if value is None else value for key, value in kept.items()}
+                values: Any = {
+                    key: math.nan if value is None else value for key, value in kept.items()
+                }
                 changes[name] = Change(**values)
         reused = sum(change.layers for change in changes.values())
         seconds = time.perf_counter() - self.start

@@ -134,9 +134,7 @@ def read_factor(text: str) -> float | dict[str, Any]:
 def _positive(value: Any, what: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= 0:
-        raise InputError(
-            f"{what} is {printable(repr(value), 60)}, expected a number above 0"
-        )
+        raise InputError(f"{what} is {printable(repr(value), 60)}, expected a number above 0")
     return float(value)
 
 
