@@ -27,7 +27,7 @@ Of the unrelated level, NF is 2.1 to 8.4 % after 40 steps (lowest and highest pr
 
 from svdjax.errors import InputError
 from svdjax.options import default_config, parse_argument
-from svdjax.series import BASE, find_steps, trajectory_pairs
+from svdjax.sweep.trajectory import BASE, find_steps, trajectory_pairs
 
 
 def get_config(argument=None):

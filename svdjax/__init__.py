@@ -14,11 +14,18 @@ from svdjax.errors import InputError
 from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
-    from svdjax.engine import Comparison, compare, construct_checkpoint
+    from svdjax.construct.checkpoint import construct_checkpoint
+    from svdjax.spectra.pair import compare
+    from svdjax.spectra.results import Comparison
 
 __version__ = "0.1.0"
 __all__ = ["Comparison", "InputError", "__version__", "compare", "construct_checkpoint"]
 
 __getattr__ = attributes(
-    __name__, dict.fromkeys(("Comparison", "compare", "construct_checkpoint"), "engine")
+    __name__,
+    {
+        "Comparison": "spectra.results",
+        "compare": "spectra.pair",
+        "construct_checkpoint": "construct.checkpoint",
+    },
 )

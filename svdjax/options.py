@@ -14,9 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from svdjax.engine.settings import PAIR_LEAVES, Settings
 from svdjax.errors import InputError
 from svdjax.fields import leaves
+from svdjax.sweep.config import PAIR_LEAVES, Settings
 
 OPTIONS: Mapping[str, tuple[Any, str]] = leaves(Settings)
 """Every leaf but `name` and `pairs`, those of sections with a dot: default value, what it does."""
@@ -38,10 +38,10 @@ def default_config(
         column of the paper's tables 3 and 4 to print beside the measurement, as
         ``"Qwen2.5-Math-1.5B/instruct"``. The constructions stage makes models of every pair
         whose ``constructed`` is not False, restores from ``other``, another post model, in eq. 12,
-        and judges them on ``text``, a file of held-out text (svdjax/behaviour/texts.py says in
+        and judges them on ``text``, a file of held-out text (svdjax/text/texts.py says in
         which form).
       trajectory: labels of the points in order, where the pairs are those of a trajectory
-        (`svdjax.series`); the report then shows curves over them.
+        (`svdjax.sweep.trajectory`); the report then shows curves over them.
       **defaults: other defaults for leaves of `OPTIONS`; for those of a section, a mapping under
         its name.
 

@@ -7,14 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from svdjax.atomic import (
-    plain,
-    read_npz,
-    remove_leftovers,
-    write_atomically,
-    write_json,
-    write_npz,
-)
+from svdjax.atomic import plain, read_npz, remove_leftovers, write_atomically, write_json, write_npz
 
 
 def test_nan_becomes_null_and_numpy_becomes_plain(tmp_path):

@@ -4,61 +4,61 @@ from __future__ import annotations
 
 import pytest
 
-from svdjax import remembered
+from svdjax import config_cache
 
 
 @pytest.fixture
 def folder(tmp_path):
-    remembered.keep_in(tmp_path)
+    config_cache.keep_in(tmp_path)
     yield tmp_path
-    remembered.keep_in(None)
+    config_cache.keep_in(None)
 
 
 VALUE = {"a": [1, None, 0.1], "b": {"c": True}}
 
 
 def test_what_is_kept_is_recalled(folder):
-    assert remembered.active()
-    name = remembered.digest_of({"x": 1}, b"source")
-    assert remembered.recall(name) is None
-    remembered.keep(name, VALUE)
-    assert remembered.recall(name) == VALUE
+    assert config_cache.active()
+    name = config_cache.digest_of({"x": 1}, b"source")
+    assert config_cache.recall(name) is None
+    config_cache.keep(name, VALUE)
+    assert config_cache.recall(name) == VALUE
     assert [path.name for path in folder.iterdir()] == [f"{name}.json"]
 
 
 def test_nothing_is_kept_unless_somebody_says_where():
-    assert not remembered.active()
-    name = remembered.digest_of("nowhere")
-    remembered.keep(name, VALUE)
-    assert remembered.recall(name) is None
+    assert not config_cache.active()
+    name = config_cache.digest_of("nowhere")
+    config_cache.keep(name, VALUE)
+    assert config_cache.recall(name) is None
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b" " * (remembered._LARGEST + 1)]
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b" " * (config_cache._LARGEST + 1)]
 )
 def test_a_damaged_entry_is_none(folder, content):
     (folder / "x.json").write_bytes(content)
-    assert remembered.recall("x") is None
-    remembered.keep("x", VALUE)
-    assert remembered.recall("x") == VALUE
+    assert config_cache.recall("x") is None
+    config_cache.keep("x", VALUE)
+    assert config_cache.recall("x") == VALUE
 
 
 def test_a_folder_that_takes_nothing_is_no_reason_to_stop(tmp_path):
-    remembered.keep_in(tmp_path / "not" / "there")
+    config_cache.keep_in(tmp_path / "not" / "there")
     try:
-        remembered.keep("x", VALUE)
-        assert remembered.recall("x") is None
+        config_cache.keep("x", VALUE)
+        assert config_cache.recall("x") is None
     finally:
-        remembered.keep_in(None)
+        config_cache.keep_in(None)
     assert not list(tmp_path.iterdir())
 
 
 def test_names_tell_everything_apart():
     names = {
-        remembered.digest_of(*depends)
+        config_cache.digest_of(*depends)
         for depends in (("a", "b"), ("ab",), ("a", b"b"), ({"k": 1},), ({"k": 1.5},), ("b", "a"))
     }
     assert len(names) == 6
-    assert remembered.digest_of({"a": 1, "b": 2}) == remembered.digest_of({"b": 2, "a": 1})
+    assert config_cache.digest_of({"a": 1, "b": 2}) == config_cache.digest_of({"b": 2, "a": 1})
     with pytest.raises(TypeError):
-        remembered.digest_of(object())
+        config_cache.digest_of(object())

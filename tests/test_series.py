@@ -6,9 +6,9 @@ import pathlib
 
 import pytest
 
-from svdjax.engine.settings import read_config
 from svdjax.errors import InputError
-from svdjax.series import find_steps, positions, trajectory_pairs
+from svdjax.sweep.config import read_config
+from svdjax.sweep.trajectory import find_steps, positions, trajectory_pairs
 from tests.doors.test_options import load
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from absl import flags
 from benchmark_shared import generate, machine, measure
 
-from svdjax import door
+from svdjax import cli
 
 _LAYERS = flags.DEFINE_integer("layers", 2, "Depth of the generated models.", 1)
 _POSTS = flags.DEFINE_integer("posts", 1, "Post models of the one base.", 1)
@@ -189,4 +189,4 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

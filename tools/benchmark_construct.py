@@ -19,8 +19,8 @@ import sys
 from absl import flags
 from benchmark_shared import generate, machine, measure
 
-from svdjax import door
-from svdjax.constructions.recipes import RECIPES
+from svdjax import cli
+from svdjax.construct.recipes import RECIPES
 
 _LAYERS = flags.DEFINE_integer("layers", 28, "Depth of the generated models.", 1)
 _CONSTRUCTION = flags.DEFINE_enum("construction", "eq11", list(RECIPES), "Which construction.")
@@ -65,4 +65,4 @@ def main() -> str:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from svdjax import door
+from svdjax import cli
 from svdjax.engine.process import prepare_process
 
 _MODEL = flags.DEFINE_string("model", None, "Directory of the checkpoint.")
@@ -125,4 +125,4 @@ def _theirs() -> Callable[[list[list[int]]], list[list[int]]]:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("model")
-    door.run(main)
+    cli.run(main)

@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 from absl import flags
 
-from svdjax import door
+from svdjax import cli
 from svdjax.engine.process import prepare_process
 
 _ORDER = flags.DEFINE_integer("order", 1536, "Short side of the matrices.", 1)
@@ -78,4 +78,4 @@ def main() -> str:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

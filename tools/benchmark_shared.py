@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.checkpoint import FAMILIES, Outgoing, model_config, write_checkpoint
+from svdjax.checkpoint import FAMILIES, LazyTensor, model_config, write_checkpoint
 from svdjax.checkpoint.formats import DTYPES
 from svdjax.errors import InputError
 
@@ -62,7 +62,7 @@ def generate(
             continue
         print(f"generating {found[side]}", file=sys.stderr, flush=True)
         outgoing = [
-            Outgoing(
+            LazyTensor(
                 name,
                 weight.stored_shape(config),
                 DTYPES["BF16"],

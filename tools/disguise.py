@@ -19,7 +19,7 @@ import shutil
 
 from absl import flags
 
-from svdjax import door
+from svdjax import cli
 from svdjax.errors import InputError
 
 _MODEL = flags.DEFINE_string("model", None, "Checkpoint to disguise: directory or hub id.")
@@ -71,7 +71,7 @@ def make(
     import numpy as np
 
     from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-    from svdjax.descent import ROUGH, disguise
+    from svdjax.fingerprint.disguise import ROUGH, disguise
 
     with open_checkpoint(model) as checkpoint:
         config = model_config(checkpoint.path)
@@ -111,4 +111,4 @@ def _difference(params, config, tree, changed) -> float:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

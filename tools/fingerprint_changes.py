@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-from svdjax.descent import disguise
-from svdjax.engine import FingerprintJob
-from svdjax.engine.descent.fingerprint import fingerprint
-from svdjax.engine.descent.parts import named
 from svdjax.engine.progress import note
+from svdjax.fingerprint.disguise import disguise
+from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.parts import named
+from svdjax.fingerprint.run import fingerprint
 
 Tree = dict[str, Any]
 ENDS = ("embed_tokens", "lm_head")

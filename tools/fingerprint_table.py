@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from svdjax import door
+from svdjax import cli
 from svdjax.engine.process import prepare_process
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -192,8 +192,8 @@ def _row(
     import numpy as np
 
     import svdjax
-    from svdjax.engine import FingerprintJob
-    from svdjax.engine.descent.fingerprint import fingerprint
+    from svdjax.fingerprint.job import FingerprintJob
+    from svdjax.fingerprint.run import fingerprint
 
     with contextlib.redirect_stderr(io.StringIO()):
         found = fingerprint(FingerprintJob(str(reference), str(suspect), "unused.json"))
@@ -268,4 +268,4 @@ def _span(values: list[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

@@ -20,7 +20,7 @@ import numpy as np
 atheris: Any = importlib.import_module("atheris")  # not installed where it is not used
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-with atheris.instrument_imports(include=["svdjax.checkpoint", "svdjax.constructions"]):
+with atheris.instrument_imports(include=["svdjax.checkpoint", "svdjax.construct"]):
     from svdjax.checkpoint import patterns
     from tests.checkpoint.test_fuzz_json import FUZZERS
 

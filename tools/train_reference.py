@@ -14,7 +14,7 @@ import time
 
 from absl import flags, logging
 
-from svdjax import door
+from svdjax import cli
 from svdjax.errors import InputError
 
 NAMES = ("base", "base_prime", "instruct", "reasoning")
@@ -74,4 +74,4 @@ def main() -> str:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

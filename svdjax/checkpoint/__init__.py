@@ -10,7 +10,7 @@ from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.params import load_params, param_shapes
 from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
 from svdjax.checkpoint.reader import Checkpoint, TensorSpec
-from svdjax.checkpoint.shards import Outgoing
+from svdjax.checkpoint.shards import LazyTensor
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.stack import check_layer, read_stack, stack_dtype
 from svdjax.checkpoint.writer import save_checkpoint, write_checkpoint
@@ -19,9 +19,9 @@ __all__ = [
     "FAMILIES",
     "Checkpoint",
     "Family",
+    "LazyTensor",
     "MergedCheckpoint",
     "ModelConfig",
-    "Outgoing",
     "PairPlan",
     "Projection",
     "Rope",

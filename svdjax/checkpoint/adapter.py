@@ -16,8 +16,8 @@ import numpy as np
 from svdjax.checkpoint import files
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.checkpoint.families import FAMILIES
-from svdjax.checkpoint.replace import replacing, write_text
-from svdjax.checkpoint.shards import Outgoing, write_shards
+from svdjax.checkpoint.replace import staged_directory, write_text
+from svdjax.checkpoint.shards import LazyTensor, write_shards
 from svdjax.errors import InputError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -35,7 +35,7 @@ def save_adapter(
     """Write a LoRA adapter that PEFT loads on top of a model: W + A B, scaling 1, float32.
 
     PEFT stores lora_A as A^T [K, I] and lora_B as B^T [O, K], and adds lora_alpha / r times their
-    product; lora_alpha is r. What `svdjax.constructions.initialise.lora_split` returns is written
+    product; lora_alpha is r. What `svdjax.construct.low_rank.lora_split` returns is written
     by ``save_adapter(directory, lora.factors, config, layers=lora.layers)``.
 
     Args:
@@ -82,7 +82,7 @@ def save_adapter(
         about |= {"layers_to_transform": sorted(numbers), "layers_pattern": "layers"}
     target = pathlib.Path(directory).expanduser()
     try:
-        with replacing(target, overwrite, holds=_CONFIG) as scratch:
+        with staged_directory(target, overwrite, holds=_CONFIG) as scratch:
             write_shards(scratch, outgoing, sum(tensor.nbytes for tensor in outgoing))
             (scratch / files.SINGLE).rename(scratch / _WEIGHTS)
             write_text(scratch / _CONFIG, json.dumps(about, indent=2) + "\n")
@@ -93,12 +93,12 @@ def save_adapter(
 
 def _outgoing(
     factors: Mapping[str, tuple[Any, Any]], config: ModelConfig, numbers: tuple[int, ...]
-) -> list[Outgoing]:
+) -> list[LazyTensor]:
     """Tensors by PEFT's names, in the order of the factors and, within one, of the layers."""
     weights = {
         weight.path: weight for weight in FAMILIES[config.family].present(config) if weight.analysed
     }
-    found: list[Outgoing] = []
+    found: list[LazyTensor] = []
     for path, (a, b) in factors.items():
         if path not in weights:
             raise InputError(
@@ -118,7 +118,7 @@ def _outgoing(
             for letter, stack in (("A", a), ("B", b)):
                 shape = (int(stack.shape[2]), int(stack.shape[1]))
                 name = f"{stem}.lora_{letter}.weight"
-                found.append(Outgoing(name, shape, np.dtype(np.float32), _turned(stack, row)))
+                found.append(LazyTensor(name, shape, np.dtype(np.float32), _turned(stack, row)))
     return found
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
-from svdjax import remembered
+from svdjax import config_cache
 from svdjax.atomic import plain
 from svdjax.checkpoint import config_fields, families, files, rope, small_json
 from svdjax.checkpoint.config_fields import model_fields
@@ -182,21 +182,21 @@ def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConf
 
     It depends on the file's content, on transformers, and on how we read its answer.
     """
-    if not remembered.active():
+    if not config_cache.active():
         return read()
     try:
         versions = {name: metadata.version(name) for name in ("transformers", "huggingface_hub")}
-        name = remembered.digest_of(raw, versions, *_SOURCES)
+        name = config_cache.digest_of(raw, versions, *_SOURCES)
     except (TypeError, metadata.PackageNotFoundError):
         return read()
-    config = _rebuilt(remembered.recall(name))
+    config = _rebuilt(config_cache.recall(name))
     if config is None:
         config = read()
         fields = plain(dataclasses.asdict(config))
         # Not by a version that is being replaced just now.
         loaded = getattr(sys.modules.get("transformers"), "__version__", None)
         if _rebuilt(fields) == config and loaded == versions["transformers"]:
-            remembered.keep(name, fields)
+            config_cache.keep(name, fields)
     return config
 
 

@@ -30,7 +30,7 @@ from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.reader import Checkpoint
-from svdjax.checkpoint.replace import check_target, copy_companions, take_place, write_text
+from svdjax.checkpoint.replace import check_target, copy_companions, publish, write_text
 from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
 from svdjax.errors import InputError
 
@@ -53,7 +53,7 @@ class _Place:
     span: tuple[int, int]
 
 
-class Mirror:
+class CheckpointRewrite:
     """A copy of a checkpoint in the making. A context manager.
 
     Where the same job was `finished` before, there is nothing to write and nothing is written.
@@ -114,7 +114,7 @@ class Mirror:
             self._sizes[place.file] = max(self._sizes[place.file], place.span[1])
         self.nbytes = sum(place.span[1] - place.span[0] for place in self._places.values())
 
-    def __enter__(self) -> Mirror:
+    def __enter__(self) -> CheckpointRewrite:
         with self._disk():
             if not self.folder.is_dir():
                 if not self.overwrite and self._find_finished():
@@ -264,7 +264,7 @@ class Mirror:
         try:
             if self.target.is_dir() and any(self.target.iterdir()):
                 self.target.rename(self.folder / _OLD)
-            take_place(self.data, self.target, self.overwrite)
+            publish(self.data, self.target, self.overwrite)
         except BaseException:
             self._restore()
             raise

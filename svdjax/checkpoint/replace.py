@@ -49,7 +49,7 @@ def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(
+def staged_directory(
     target: pathlib.Path, overwrite: bool, holds: str = "config.json"
 ) -> Iterator[pathlib.Path]:
     """A scratch directory that takes `target`'s place when the block ends well, or vanishes."""
@@ -60,12 +60,12 @@ def replacing(
         yield scratch
         # mkdtemp is private by design; the result has the mode that mkdir would have given.
         scratch.chmod(0o777 & ~umask())
-        take_place(scratch, target, overwrite, holds)
+        publish(scratch, target, overwrite, holds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def take_place(
+def publish(
     scratch: pathlib.Path, target: pathlib.Path, overwrite: bool, holds: str = "config.json"
 ) -> None:
     """Rename a finished directory to `target`; what `overwrite` allows to replace is removed."""

@@ -19,7 +19,7 @@ from svdjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Outgoing:
+class LazyTensor:
     """A tensor to be written.
 
     Attributes:
@@ -40,9 +40,9 @@ class Outgoing:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def write_shards(directory: pathlib.Path, outgoing: Sequence[Outgoing], most: int) -> None:
+def write_shards(directory: pathlib.Path, outgoing: Sequence[LazyTensor], most: int) -> None:
     """Write tensors in the order given into files of at most `most` bytes of data each."""
-    shards: list[list[Outgoing]] = [[]]
+    shards: list[list[LazyTensor]] = [[]]
     filled = 0
     for tensor in outgoing:
         if shards[-1] and filled + tensor.nbytes > most:
@@ -67,7 +67,7 @@ def write_index(directory: pathlib.Path, weight_map: Mapping[str, str], total: i
     write_text(directory / files.INDEX, json.dumps(content, indent=2) + "\n")
 
 
-def _write_shard(path: pathlib.Path, tensors: Sequence[Outgoing]) -> None:
+def _write_shard(path: pathlib.Path, tensors: Sequence[LazyTensor]) -> None:
     """One file; by hand, since the library wants all tensors of a file in memory at once."""
     with path.open("wb") as stream:
         stream.write(header_of((tensor.name, tensor.shape, tensor.dtype) for tensor in tensors)[0])

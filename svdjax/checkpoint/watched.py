@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from svdjax.checkpoint import files
 from svdjax.errors import InputError
+from svdjax.files import open_regular
 
 _MOUNTS = pathlib.Path("/proc/self/mountinfo")
 _PIECE = 1 << 30  # Linux gives two GiB at most at once
@@ -33,7 +34,7 @@ class WatchedFile:
     def __init__(self, path: pathlib.Path):
         """Look at the file; raises `InputError` as `files.open_regular` does."""
         self.path = path
-        with files.open_regular(path) as stream:
+        with open_regular(path) as stream:
             found = os.fstat(stream.fileno())
         self.size = found.st_size
         self._first = _version(found)
@@ -41,7 +42,7 @@ class WatchedFile:
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The file for a reading by `fill`; raises `InputError` where it is another by now."""
-        with files.open_regular(self.path) as stream:
+        with open_regular(self.path) as stream:
             self._compare(os.fstat(stream.fileno()))
             yield stream
             self._compare(os.fstat(stream.fileno()))

@@ -15,8 +15,8 @@ from svdjax.checkpoint import files
 from svdjax.checkpoint.config import model_config
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.formats import FLOATS
-from svdjax.checkpoint.replace import copy_companions, replacing, write_text
-from svdjax.checkpoint.shards import Outgoing, write_shards
+from svdjax.checkpoint.replace import copy_companions, staged_directory, write_text
+from svdjax.checkpoint.shards import LazyTensor, write_shards
 from svdjax.errors import InputError
 
 
@@ -56,7 +56,7 @@ def save_checkpoint(
     weights = FAMILIES[config.family].present(config)
     _check_leaves(leaves, {weight.path: weight.leaf_shape(config) for weight in weights})
     outgoing = [
-        Outgoing(name, weight.stored_shape(config), stored, _slice_of(leaves, weight, layer))
+        LazyTensor(name, weight.stored_shape(config), stored, _slice_of(leaves, weight, layer))
         for weight in weights
         for layer, name in enumerate(weight.tensors(config))
     ]
@@ -73,7 +73,7 @@ def save_checkpoint(
 
 def write_checkpoint(
     directory: str | os.PathLike[str],
-    outgoing: Sequence[Outgoing],
+    outgoing: Sequence[LazyTensor],
     config_dict: Mapping[str, Any],
     *,
     max_shard_bytes: int = 5_000_000_000,
@@ -83,7 +83,7 @@ def write_checkpoint(
     """Write tensors as they are made, one at a time, with config.json; see `save_checkpoint`."""
     target = pathlib.Path(directory).expanduser()
     try:
-        with replacing(target, overwrite) as scratch:
+        with staged_directory(target, overwrite) as scratch:
             if copy_from is not None:
                 copy_companions(pathlib.Path(copy_from), scratch)
             text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"

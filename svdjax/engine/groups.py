@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from svdjax.checkpoint import Checkpoint, PairPlan, Projection
-from svdjax.engine.scale import pair_cost
+from svdjax.engine.cost import pair_cost
 from svdjax.errors import printable
 
 
@@ -27,7 +27,7 @@ class Group:
       length: layers of the stack on the devices, at least ``stop - start``.
       bytes: host bytes of both stacks as stored.
       read: bytes read for it; less than `bytes` where a group before leaves a side on the devices.
-      work: floating point operations, by the estimate of `svdjax.engine.scale.pair_cost`.
+      work: floating point operations, by the estimate of `svdjax.engine.cost.pair_cost`.
     """
 
     pair: str
@@ -110,7 +110,7 @@ def side_bytes(checkpoint: Checkpoint, projection: Projection) -> int:
 
 
 def matrix_work(shape: tuple[int, int]) -> float:
-    """Floating point operations of one matrix of a pair, roughly; see `svdjax.engine.scale`."""
+    """Floating point operations of one matrix of a pair, roughly; see `svdjax.engine.cost`."""
     return pair_cost(shape).operations
 
 

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 
-def prefetched(
+def prefetch(
     items: Sequence[Item],
     load: Callable[[Item], Loaded],
     check: Callable[[], None] = lambda: None,

@@ -24,7 +24,7 @@ import subprocess
 import sys
 from typing import Any
 
-from svdjax import remembered
+from svdjax import config_cache
 from svdjax.engine import programs
 from svdjax.errors import InputError
 
@@ -67,7 +67,7 @@ def prepare_process(*, torch: bool = False) -> None:
     for library in ("OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     with contextlib.suppress(OSError):
-        remembered.keep_in(_cache_folder("configs"))
+        config_cache.keep_in(_cache_folder("configs"))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         _keep_programs()
     if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -141,7 +141,7 @@ def open_jax(*, devices: bool = True) -> None:
         from svdjax.engine.devices import local_devices
 
         local_devices()
-    if folder := remembered.folder():
+    if folder := config_cache.folder():
         from svdjax.atomic import remove_leftovers
 
         remove_leftovers([folder])
@@ -161,8 +161,8 @@ def _check_xla_flags() -> None:
     text = os.environ.get("XLA_FLAGS", "")
     if not text.strip():
         return
-    entry = remembered.digest_of("XLA_FLAGS", text, importlib.metadata.version("jaxlib"))
-    if remembered.recall(entry) == "good":
+    entry = config_cache.digest_of("XLA_FLAGS", text, importlib.metadata.version("jaxlib"))
+    if config_cache.recall(entry) == "good":
         return
     code = "from jaxlib import xla_client; xla_client.CompileOptions()"
     tried = subprocess.run(
@@ -171,7 +171,7 @@ def _check_xla_flags() -> None:
     if tried.returncode:
         said = tried.stderr.decode("utf-8", "replace").partition("] ")[2].partition("\n")[0]
         raise InputError(f"XLA_FLAGS={text}: {said or 'XLA cannot read them'}; mend or unset it")
-    remembered.keep(entry, "good")
+    config_cache.keep(entry, "good")
 
 
 def _keep_programs() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svdjax.report.numbers import decimal, percent, plus_minus, significant
-from svdjax.report.tables import Table
+from svdjax.spectra.tables import Table
 
 MOST_ROWS = 300
 MOST_COLUMNS = 8

@@ -21,7 +21,7 @@ import numpy as np
 from svdjax.spectral import statistics
 
 if TYPE_CHECKING:
-    from svdjax.engine import ProjectionResult
+    from svdjax.spectra.results import ProjectionResult
 
 MOST_PANELS = 12
 

@@ -5,13 +5,14 @@ them in. Kernels know no files and no models.
 """
 
 from svdjax.spectral import statistics
+from svdjax.spectral.compare import State, is_long, prepared_shape
 from svdjax.spectral.constructions import Built, construct_matrix, predicted_surviving
 from svdjax.spectral.controls import control_stack
 from svdjax.spectral.factors import (
     FACTORISATIONS,
-    Factored,
     Factorisation,
     Factors,
+    SVDState,
     get_factorisation,
     working_precision,
 )
@@ -19,33 +20,31 @@ from svdjax.spectral.kernels import (
     analyse_stack,
     build_stack,
     compile_analysis,
-    compile_known,
+    compile_prepare,
     construct_stack,
     factor_stack,
-    known_stack,
+    prepare_stack,
     values_stack,
 )
 from svdjax.spectral.pair import MEASURES, PairMetrics, is_whole, pair_metrics
-from svdjax.spectral.relation import Known, is_long, known_form
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
-from svdjax.spectral.stored import Stored, as_bits
+from svdjax.spectral.stored import Stored, to_raw
 
 __all__ = [
     "FACTORISATIONS",
     "MEASURES",
     "Built",
-    "Factored",
     "Factorisation",
     "Factors",
-    "Known",
     "PairMetrics",
+    "SVDState",
+    "State",
     "Stored",
     "SvsmStatistics",
     "analyse_stack",
-    "as_bits",
     "build_stack",
     "compile_analysis",
-    "compile_known",
+    "compile_prepare",
     "construct_matrix",
     "construct_stack",
     "control_stack",
@@ -53,13 +52,14 @@ __all__ = [
     "get_factorisation",
     "is_long",
     "is_whole",
-    "known_form",
-    "known_stack",
     "nf_unrelated",
     "pair_metrics",
     "predicted_surviving",
+    "prepare_stack",
+    "prepared_shape",
     "statistics",
     "svsm_statistics",
+    "to_raw",
     "top_count",
     "values_stack",
     "working_precision",

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svdjax.spectral.compare import frobenius
 from svdjax.spectral.factors import (
     Factorisation,
     Factors,
@@ -24,7 +25,6 @@ from svdjax.spectral.factors import (
     singular_values,
 )
 from svdjax.spectral.products import inner, matmul, outer
-from svdjax.spectral.relation import frobenius
 
 ARBITRARY = 0.1
 """An aligned sign is arbitrary where |Q1[j, j] + Q2[j, j]| is below this (at most 2)."""

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svdjax.spectral.compare import frobenius
 from svdjax.spectral.constructions import Built, surviving_share
 from svdjax.spectral.factors import get_factorisation
 from svdjax.spectral.lift import lift
-from svdjax.spectral.relation import frobenius
 
 Array = jax.Array | np.ndarray
 _STEPS = 10

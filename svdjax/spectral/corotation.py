@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from svdjax.spectral.compare import MatrixComparison, frobenius, unit_norm
 from svdjax.spectral.factors import backward_error
-from svdjax.spectral.relation import Relation, frobenius, unit_norm
 
 TOLERANCE = 0.1
 """Largest estimated error of the share; it also bounds the part of the change that may be error
@@ -112,7 +112,7 @@ def corotation(
 
 
 def corotation_of(
-    pair: Relation,
+    pair: MatrixComparison,
     rank: jax.Array,
     shape: tuple[int, int],
     delta: jax.Array,
@@ -139,7 +139,7 @@ def corotation_of(
     )
 
 
-def _noise(pair: Relation, rank: jax.Array, *, by_gram: bool) -> jax.Array:
+def _noise(pair: MatrixComparison, rank: jax.Array, *, by_gram: bool) -> jax.Array:
     """Estimates the Frobenius error of U_base^T W_post V_base / ||W_post||_F.
 
     Each factorisation is that of a matrix nearby, `backward_error` away. An entry of a Gram matrix

@@ -4,7 +4,7 @@ Axis legend: `I` in, `O` out, `R` = min(I, O).
 
 A `Factorisation` names a route and its working dtype. Calling it upcasts a matrix from its storage
 dtype, hands the route the tall orientation (LAPACK's gesdd takes up to four times as long on the
-wide one) and swaps U and V back. A route is a function of one tall matrix that returns `Factored`:
+wide one) and swaps U and V back. A route is a function of one tall matrix that returns `SVDState`:
 the factors and an estimate of how wrong they may be, so that what is derived from them can carry
 its own.
 """
@@ -25,7 +25,7 @@ import numpy as np
 
 from svdjax.errors import InputError
 from svdjax.spectral.products import eigh, gram, inner_gram, matmul, outer
-from svdjax.spectral.stored import Stored, floats_of
+from svdjax.spectral.stored import Stored, to_floats
 
 
 class Factors(NamedTuple):
@@ -42,7 +42,7 @@ class Factors(NamedTuple):
     v: jax.Array
 
 
-class Factored(NamedTuple):
+class SVDState(NamedTuple):
     """Factors and how far they may be from the exact ones of the same matrix.
 
     Attributes:
@@ -54,8 +54,8 @@ class Factored(NamedTuple):
 
     factors: Factors
     sigma_error: jax.Array
-    turn_error: jax.Array
-    tilt_error: jax.Array
+    polar_error: jax.Array
+    subspace_error: jax.Array
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Factorisation:
       dtype: name of the working dtype, ``float32`` or ``float64``.
       route: function of one tall matrix [I, O], I >= O, in the working dtype.
       halves: whether a comparison of long matrices may do without their factors where that is
-        exact enough (see `svdjax.spectral.relation`); the route then takes, as second argument,
+        exact enough (see `svdjax.spectral.compare`); the route then takes, as second argument,
         the singular vectors of the short side as rows, V^T, if they are known.
     """
 
     name: str
     dtype: str
-    route: Callable[..., Factored]
+    route: Callable[..., SVDState]
     halves: bool = False
 
     @property
@@ -97,9 +97,9 @@ class Factorisation:
     def upcast(self, w: Stored) -> jax.Array:
         """Bring a stored matrix to the working dtype, on the device; raises what `check` does."""
         self.check()
-        return jax.lax.convert_element_type(floats_of(w), self.dtype)
+        return jax.lax.convert_element_type(to_floats(w), self.dtype)
 
-    def __call__(self, w: Stored, rows: jax.Array | None = None) -> Factored:
+    def __call__(self, w: Stored, rows: jax.Array | None = None) -> SVDState:
         """Factor one matrix [I, O] of any orientation and storage dtype.
 
         Args:
@@ -112,7 +112,7 @@ class Factorisation:
         if w.shape[0] >= w.shape[1]:
             return self.route(w, *more)
         (u, s, v), *errors = self.route(w.T, *more)
-        return Factored(Factors(v, s, u), *errors)
+        return SVDState(Factors(v, s, u), *errors)
 
 
 def singular_values(w: jax.Array) -> jax.Array:
@@ -165,13 +165,13 @@ def backward_error(r: int, eps: float) -> float:
 
 
 @jax.jit  # of base and post, within one program: traced once
-def _svd(w: jax.Array) -> Factored:
+def _svd(w: jax.Array) -> SVDState:
     u, s, vt = jnp.linalg.svd(w, full_matrices=False)
     shape = (w.shape[0], w.shape[1])
     backward = backward_error(s.shape[0], float(jnp.finfo(w.dtype).eps))
     # Deflation in the bidiagonal solver moves single values by more than the average entry.
     turn, tilt = polar_errors(s, shape, backward)
-    return Factored(Factors(u, s, vt.T), 2 * backward * s[0], turn, tilt)
+    return SVDState(Factors(u, s, vt.T), 2 * backward * s[0], turn, tilt)
 
 
 POLAR_TOLERANCE = 1e-7
@@ -265,7 +265,7 @@ def _spill(s: jax.Array, e: jax.Array) -> jax.Array:
 
 
 @jax.jit  # likewise
-def _gram(w: jax.Array, rows: jax.Array | None = None) -> Factored:
+def _gram(w: jax.Array, rows: jax.Array | None = None) -> SVDState:
     """W^T W = V diag(s)^2 V^T, then s_j = ||W v_j||, u_j = W v_j / s_j, and U made orthonormal.
 
     Quicker than an SVD on a CPU. The u_j lose orthogonality like eps (s_1 / s_j)^2. With
@@ -292,7 +292,7 @@ def _gram(w: jax.Array, rows: jax.Array | None = None) -> Factored:
         seen,
     )
 
-    def fast(_: jax.Array) -> Factored:
+    def fast(_: jax.Array) -> SVDState:
         images, e = seen.images, seen.e
         s, u = images.s, _unit(images.wv, images.s)
         f = e * s[:, None] / (s[:, None] + s[None, :])
@@ -303,15 +303,15 @@ def _gram(w: jax.Array, rows: jax.Array | None = None) -> Factored:
         factors = Factors(u - single, s, images.v)
         sigma = 2 * backward * s[0] + _spill(s, e)
         lost = seen.loss * (seen.loss + float(jnp.finfo(jnp.float32).eps))
-        return Factored(factors, sigma, turn + lost, tilt)
+        return SVDState(factors, sigma, turn + lost, tilt)
 
-    def slow(unit: jax.Array) -> Factored:
+    def slow(unit: jax.Array) -> SVDState:
         found = _svd(unit)
         u, s, v = found.factors
         return found._replace(factors=Factors(u.T, s, v.T))
 
     # Of unit, the factors transposed.
-    found: Factored = jax.lax.cond(seen.loss**2 <= POLAR_TOLERANCE, fast, slow, unit)
+    found: SVDState = jax.lax.cond(seen.loss**2 <= POLAR_TOLERANCE, fast, slow, unit)
     u, s, v = found.factors
     return found._replace(factors=Factors(u.T, top * s, v.T), sigma_error=top * found.sigma_error)
 

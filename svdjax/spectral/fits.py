@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from svdjax.spectral.compare import MatrixComparison, frobenius, unit_norm
 from svdjax.spectral.products import eigvalsh, inner, matmul
-from svdjax.spectral.relation import Relation, frobenius, unit_norm
 
 SINGULAR = 1e-8
 """Smallest singular value of Q1 + Q2 up to which polar(Q1 + Q2) is not unique, where rounding does
@@ -103,7 +103,12 @@ def scaling_alone(alpha: jax.Array, delta: jax.Array) -> Fits:
 
 
 def rotation_fits(
-    pair: Relation, shape: tuple[int, int], delta: jax.Array, deficient: jax.Array, *, every: bool
+    pair: MatrixComparison,
+    shape: tuple[int, int],
+    delta: jax.Array,
+    deficient: jax.Array,
+    *,
+    every: bool,
 ) -> Fits:
     """Fit eq. 8.
 
@@ -163,7 +168,7 @@ def rotation_fits(
         q2 = around(polar(q.q2)[0], arbitrary) if every else common
     if every:
         rotation, least = polar(q.q1 + q.q2)
-        ambiguous = arbitrary | (least <= jnp.maximum(SINGULAR, ERRORS * pair.turn_error))
+        ambiguous = arbitrary | (least <= jnp.maximum(SINGULAR, ERRORS * pair.polar_error))
         common, sigma_min = around(rotation, ambiguous), jnp.where(arbitrary, jnp.nan, least)
         # ||Q^T A - Q^T B|| = ||A - B||, so none of the products of eq. 13 has to be formed.
         residuals = tuple(distance(side - rotation, ambiguous) for side in (q.q1, q.q2))

@@ -15,16 +15,11 @@ import numpy as np
 
 from svdjax.errors import InputError
 from svdjax.spectral import constructions
+from svdjax.spectral.compare import GRAM, State, is_long, prepare, prepared_shape
 from svdjax.spectral.constructions import Built
-from svdjax.spectral.factors import (
-    Factorisation,
-    Factors,
-    get_factorisation,
-    singular_values,
-)
+from svdjax.spectral.factors import Factorisation, Factors, get_factorisation, singular_values
 from svdjax.spectral.lift import Array, lift, shard_stack, stack_shape, trimmed
 from svdjax.spectral.pair import PairMetrics, is_whole, pair_metrics
-from svdjax.spectral.relation import GRAM, Known, is_long, known_form, known_of
 from svdjax.spectral.stored import Stored
 
 
@@ -47,7 +42,7 @@ def analyse_stack(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    known: tuple[Known | None, Known | None] = (None, None),
+    known: tuple[State | None, State | None] = (None, None),
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
     """Compare two stacks of matrices, layer by layer.
@@ -63,7 +58,7 @@ def analyse_stack(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `svdjax.spectral.pair.MEASURES`.
-      known: of base and of post as `known_stack` returned it, for a route that goes by it; None
+      known: of base and of post as `prepare_stack` returned it, for a route that goes by it; None
         where it is to be worked out.
       mesh: has an axis ``layers`` over which `L` is divided, padded where it does
         not divide; None for one device.
@@ -133,13 +128,13 @@ def _analyse(pair: Any, *, route, corner, measure, grams) -> PairMetrics:
     )
 
 
-def known_stack(
+def prepare_stack(
     w: Stored,
     *,
     factorisation: str | Factorisation = "gram_f64",
     measure: str = "all",
     mesh: jax.sharding.Mesh | None = None,
-) -> Known:
+) -> State:
     """What a comparison needs of a stack [L, I, O] alone; every field has a leading `L`.
 
     For `analyse_stack`, where a matrix occurs in several pairs. Padded like the stack it came
@@ -151,11 +146,11 @@ def known_stack(
 
 
 @lift
-def _known(w: Any, *, route, whole) -> Known:
-    return known_of(w, route, whole=whole)
+def _known(w: Any, *, route, whole) -> State:
+    return prepare(w, route, whole=whole)
 
 
-def compile_known(
+def compile_prepare(
     shape: tuple[int, int, int],
     dtype: np.dtype,
     *,
@@ -163,16 +158,16 @@ def compile_known(
     measure: str,
     mesh: jax.sharding.Mesh,
 ) -> None:
-    """Compile what `known_stack` will call, for a stack as `as_bits` hands it over.
+    """Compile what `prepare_stack` will call, for a stack as `to_raw` hands it over.
 
     jax keeps the program. To be called from any thread, within `working_precision`.
 
     Args:
       shape: [L, I, O], L a multiple of the mesh's size.
       dtype: as stored.
-      factorisation: as in `known_stack`.
-      measure: as in `known_stack`.
-      mesh: as in `known_stack`.
+      factorisation: as in `prepare_stack`.
+      measure: as in `prepare_stack`.
+      mesh: as in `prepare_stack`.
     """
     _known.lower(
         stack_shape(shape, dtype, mesh),
@@ -192,7 +187,7 @@ def compile_analysis(
     known: tuple[bool, bool],
     mesh: jax.sharding.Mesh,
 ) -> None:
-    """Compile what `analyse_stack` will call, as `compile_known` does.
+    """Compile what `analyse_stack` will call, as `compile_prepare` does.
 
     Args:
       shape: of both stacks.
@@ -206,7 +201,7 @@ def compile_analysis(
     route = get_factorisation(factorisation)
     form = None
     if any(known):
-        form = known_form((shape[1], shape[2]), route.dtype, whole=is_whole(measure))
+        form = prepared_shape((shape[1], shape[2]), route.dtype, whole=is_whole(measure))
     one = jax.tree.map(lambda x: stack_shape((shape[0], *x.shape), x.dtype, mesh), form)
     _analyse.lower(
         (

@@ -16,7 +16,7 @@ import numpy as np
 
 from svdjax.errors import InputError
 from svdjax.spectral.native import calls as native
-from svdjax.spectral.stored import as_bits
+from svdjax.spectral.stored import to_raw
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
@@ -158,4 +158,4 @@ def _shard(stack: Array, *, mesh: jax.sharding.Mesh) -> jax.Array:
 def stack_shape(shape: tuple[int, ...], dtype: np.dtype, mesh: jax.sharding.Mesh) -> Any:
     """A stack [L, ...] as it will lie on the mesh, for `Lifted.lower`; `L` divides its size."""
     sharding = jax.sharding.NamedSharding(plain_mesh(mesh), jax.sharding.PartitionSpec(AXIS))
-    return as_bits(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
+    return to_raw(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))

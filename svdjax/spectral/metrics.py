@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svdjax.spectral.relation import Relation
+from svdjax.spectral.compare import MatrixComparison
 from svdjax.spectral.storage import rounding_nf, rounding_norm
 
 
@@ -48,7 +48,7 @@ class Frobenius(NamedTuple):
     error: jax.Array
 
 
-def normalised_frobenius(pair: Relation, shape: tuple[int, int]) -> Frobenius:
+def normalised_frobenius(pair: MatrixComparison, shape: tuple[int, int]) -> Frobenius:
     """Distance of I_orth = Q1^T Q2 from the identity.
 
     Args:
@@ -64,8 +64,8 @@ def normalised_frobenius(pair: Relation, shape: tuple[int, int]) -> Frobenius:
     outside = sum(shape) - 2 * jnp.minimum(*ranks)
     overlap = pair.vectors.overlap
     reach = jnp.where(outside > 0, jnp.maximum(2 * jnp.maximum(*ranks) - overlap, 0), 0)
-    tilt = pair.tilt_error
-    error = pair.turn_error + tilt * jnp.sqrt(reach) + outside * tilt**2
+    tilt = pair.subspace_error
+    error = pair.polar_error + tilt * jnp.sqrt(reach) + outside * tilt**2
     nf_rank = pair.vectors.distance / size
     return Frobenius(
         jnp.where(full, nf_rank, jnp.nan),
@@ -89,7 +89,7 @@ class Carried(NamedTuple):
     sigma_rounding: jax.Array
 
 
-def carried(pair: Relation, alpha: jax.Array, shape: tuple[int, int]) -> Carried:
+def carried(pair: MatrixComparison, alpha: jax.Array, shape: tuple[int, int]) -> Carried:
     """Measure what storage carries of a pair; see `svdjax.spectral.storage`.
 
     Args:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import fits, metrics, products
+from svdjax.spectral.compare import MatrixComparison, State, compare, frobenius
 from svdjax.spectral.corotation import corotation_of
 from svdjax.spectral.factors import Factorisation, get_factorisation
-from svdjax.spectral.relation import Known, Relation, frobenius, related
 from svdjax.spectral.storage import eps_of
-from svdjax.spectral.stored import Stored, floats_of
+from svdjax.spectral.stored import Stored, to_floats
 
 MEASURES = ("vectors", "fits", "all")
 """What may be asked for, each with all before it: singular values and vectors, and pure scaling of
@@ -43,7 +43,7 @@ class PairMetrics(NamedTuple):
       nf_rank: the same on the common rank; equal to nf where both have full rank.
       nf_error: estimate of the absolute error of nf (of nf_rank where nf is NaN).
       sigma_error: estimate of the absolute error of any singular value of either matrix.
-      route: 1 where no long factors were formed, 0 where they were (`svdjax.spectral.relation`).
+      route: 1 where no long factors were formed, 0 where they were (`svdjax.spectral.compare`).
       rank_base: numerical rank, sigma > max(I, O) eps sigma_1.
       rank_post: the same of W_post.
       stored_rank_base: directions of W_base that stand out of the rounding of its storage dtype, at
@@ -161,7 +161,11 @@ _RIGHT = ("sim_v", "fit_q2_alpha", "fit_q2_error", "residual_q2")
 
 
 def unscaled_rest(
-    base: Stored, post: Stored, pair: Relation, norms: tuple[jax.Array, jax.Array], dtype: str
+    base: Stored,
+    post: Stored,
+    pair: MatrixComparison,
+    norms: tuple[jax.Array, jax.Array],
+    dtype: str,
 ) -> jax.Array:
     """Return ||W_post - alpha W_base|| / ||W_post|| for the alpha that makes it smallest.
 
@@ -182,7 +186,7 @@ def unscaled_rest(
             lambda b, p: ((p * inverse_post - b * by) ** 2,), (base, post), dtype
         )
         return jnp.sqrt(squares[0])
-    base, post = (floats_of(w).astype(dtype) for w in (base, post))
+    base, post = (to_floats(w).astype(dtype) for w in (base, post))
     return frobenius(post * inverse_post - pair.cosine * (base * inverse_base))
 
 
@@ -193,7 +197,7 @@ def pair_metrics(
     factorisation: str | Factorisation = "svd_f64",
     corner: int = 25,
     measure: str = "all",
-    known: tuple[Known | None, Known | None] = (None, None),
+    known: tuple[State | None, State | None] = (None, None),
     grams: bool = False,
 ) -> PairMetrics:
     """Compare one pair of matrices.
@@ -204,8 +208,8 @@ def pair_metrics(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `MEASURES`.
-      known: of base and of post, where `svdjax.spectral.relation.known_of` has told it.
-      grams: whether to do without long factors; see `svdjax.spectral.relation.related`.
+      known: of base and of post, where `svdjax.spectral.compare.prepare` has told it.
+      grams: whether to do without long factors; see `svdjax.spectral.compare.compare`.
 
     Returns:
       `PairMetrics` without the leading axis.
@@ -219,7 +223,7 @@ def pair_metrics(
     base, post = jax.tree.map(jnp.asarray, (base, post))
     shape = (base.shape[0], base.shape[1])
     whole = is_whole(measure)
-    pair = related(base, post, route, known, corner=corner, whole=whole, grams=grams)
+    pair = compare(base, post, route, known, corner=corner, whole=whole, grams=grams)
     vectors, nf = pair.vectors, metrics.normalised_frobenius(pair, shape)
     norm_base, norm_post = frobenius(pair.s_base), frobenius(pair.s_post)
     delta = unscaled_rest(base, post, pair, (norm_base, norm_post), route.dtype)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral.native import calls as native
-from svdjax.spectral.stored import Stored, bits_of, floats_of
+from svdjax.spectral.stored import Stored, bits_of, to_floats
 
 Products = Callable[..., tuple[jax.Array, ...]]
 
@@ -111,7 +111,7 @@ def scale(w: Stored, dtype: str) -> jax.Array:
     """
     if roomy(w.dtype, dtype):
         return jnp.ones((), dtype)
-    top = jnp.max(jnp.abs(floats_of(w))).astype(dtype)
+    top = jnp.max(jnp.abs(to_floats(w))).astype(dtype)
     return 1 / jnp.where(top > 0, top, 1)
 
 
@@ -124,7 +124,7 @@ class _Slices:
 
     def part(self, start: jax.Array | int, size: int, axis: int, dtype: str) -> jax.Array:
         part = jax.lax.dynamic_slice_in_dim(self._bits, start, size, axis)
-        return floats_of(part, self._dtype).astype(dtype)
+        return to_floats(part, self._dtype).astype(dtype)
 
 
 def total(terms: Products, matrices: Sequence[Stored], dtype: str) -> tuple[jax.Array, ...]:

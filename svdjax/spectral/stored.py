@@ -18,7 +18,7 @@ import numpy as np
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["bits"], meta_fields=["dtype"])
 @dataclasses.dataclass(frozen=True)
-class Bits:
+class RawFloats:
     """Floats of 16 bits as the bits that they are stored as.
 
     Attributes:
@@ -35,32 +35,32 @@ class Bits:
         return self.bits.shape
 
 
-Stored = jax.Array | np.ndarray | Bits
+Stored = jax.Array | np.ndarray | RawFloats
 """A matrix, or a stack of them, in its storage dtype."""
 
 
-def as_bits(floats: Any) -> Any:
-    """An array on the host, or a `jax.ShapeDtypeStruct`, as `Bits` where it has 16-bit floats."""
+def to_raw(floats: Any) -> Any:
+    """An array on the host, or a `jax.ShapeDtypeStruct`, 16-bit floats as `RawFloats`."""
     if not _is_narrow(floats.dtype):
         return floats
     if isinstance(floats, jax.ShapeDtypeStruct):
-        return Bits(floats.update(dtype=np.dtype("uint16")), np.dtype(floats.dtype))
-    return Bits(floats.view(np.uint16), floats.dtype)
+        return RawFloats(floats.update(dtype=np.dtype("uint16")), np.dtype(floats.dtype))
+    return RawFloats(floats.view(np.uint16), floats.dtype)
 
 
 def bits_of(floats: Stored) -> jax.Array | np.ndarray:
     """The bits of 16-bit floats, within a program; all else as it is."""
-    if isinstance(floats, Bits):
+    if isinstance(floats, RawFloats):
         return floats.bits
     if _is_narrow(floats.dtype):
         return jax.lax.bitcast_convert_type(floats, jnp.uint16)
     return floats
 
 
-def floats_of(stored: Stored, dtype: np.dtype | None = None) -> jax.Array:
+def to_floats(stored: Stored, dtype: np.dtype | None = None) -> jax.Array:
     """An array of the floats; of bits alone `dtype` says which."""
-    if isinstance(stored, Bits):
-        return floats_of(stored.bits, stored.dtype)
+    if isinstance(stored, RawFloats):
+        return to_floats(stored.bits, stored.dtype)
     if dtype is not None and dtype != stored.dtype:
         return jax.lax.bitcast_convert_type(stored, dtype)
     return jnp.asarray(stored)

@@ -25,7 +25,7 @@ class Rotations(NamedTuple):
     q2: jax.Array
 
 
-class Half(NamedTuple):
+class GramState(NamedTuple):
     """What the Gram matrix of one matrix W tells, seen with its short side as rows.
 
     Attributes:
@@ -92,7 +92,7 @@ def of_rotations(q: Rotations, ranks: Ranks, stored: Ranks, corner: int) -> Vect
 
 
 def of_halves(
-    base: Half, post: Half, cross: jax.Array, stored: Ranks, *, tall: bool, corner: int
+    base: GramState, post: GramState, cross: jax.Array, stored: Ranks, *, tall: bool, corner: int
 ) -> Vectors:
     """Measure two long matrices of full rank without Q1 and Q2, by one product less.
 
@@ -137,7 +137,9 @@ def of_halves(
     )
 
 
-def rotations_of_halves(base: Half, post: Half, cross: jax.Array, *, tall: bool) -> Rotations:
+def rotations_of_halves(
+    base: GramState, post: GramState, cross: jax.Array, *, tall: bool
+) -> Rotations:
     """Q1 and Q2 of two long matrices of full rank; arguments as in `of_halves`."""
     long = outer(matmul(base.rows, cross), post.rows)
     long = long / divisors(base.s)[:, None] / divisors(post.s)[None, :]
@@ -145,7 +147,7 @@ def rotations_of_halves(base: Half, post: Half, cross: jax.Array, *, tall: bool)
     return Rotations(long, short) if tall else Rotations(short, long)
 
 
-def inside_of_halves(base: Half, cross: jax.Array, *, tall: bool) -> jax.Array:
+def inside_of_halves(base: GramState, cross: jax.Array, *, tall: bool) -> jax.Array:
     """W_post, as scaled, in base's singular frame: ``U_base^T W_post V_base`` [R, R].
 
     Seen with the short side as rows, ``W_base = V S U^T``, ``V^T W_post U = V^T C^T V S^-1``
@@ -160,7 +162,7 @@ def inside_of_halves(base: Half, cross: jax.Array, *, tall: bool) -> jax.Array:
     return seen if tall else seen.T
 
 
-def root_of(half: Half) -> jax.Array:
+def root_of(half: GramState) -> jax.Array:
     """V S^-1 V^T [R, R]; nothing in particular of a matrix that is not of full rank."""
     return inner_gram(half.rows / jnp.sqrt(divisors(half.s))[:, None])
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from svdjax.behaviour import Divergence, Rows
+from svdjax.text.divergence import Divergence
+from svdjax.text.texts import Rows
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax.behaviour.cka import cka_from_grams, cka_matrix, grams
+from svdjax.probe.cka import cka_from_grams, cka_matrix, grams
 
 
 def stack(seed: int, blocks: int = 3, n: int = 9, d: int = 5) -> np.ndarray:

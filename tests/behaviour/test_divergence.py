@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from svdjax import constructions
-from svdjax.behaviour import Divergence, Divergences, Rows, divergence
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.engine.devices import layer_mesh
 from svdjax.model import forward
+from svdjax.text import divergence
+from svdjax.text.divergence import Divergence, Divergences
+from svdjax.text.texts import Rows
 from tests.behaviour.expected import expected, random_rows
 from tests.model.loading import traces
 from tests.support import tiny

@@ -71,7 +71,7 @@ def lm_eval(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def ours(lm_eval: Any) -> Any:
-    from svdjax.behaviour.harness import SvdjaxLM
+    from svdjax.harness.model import SvdjaxLM
 
     options = f"pretrained={INSTRUCT},max_length={MAX_LENGTH},batch_size=4,devices=1"
     return SvdjaxLM.create_from_arg_string(options)
@@ -172,7 +172,7 @@ def test_greedy_generation(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("add_bos_token", [None, True, False])
 def test_tokenizer_with_bos(add_bos_token: bool | None, lm_eval: Any, tmp_path: Any) -> None:
     """A tiny random llama whose tokenizer puts a bos token in front."""
-    from svdjax.behaviour.harness import SvdjaxLM
+    from svdjax.harness.model import SvdjaxLM
 
     path = tiny.make_checkpoint(tmp_path, "llama", vocab_size=896, max_position_embeddings=64)
     tokenizer = json.loads(pathlib.Path(INSTRUCT, "tokenizer.json").read_text("utf-8"))
@@ -292,7 +292,7 @@ WRONG_ARGUMENTS = {
 
 @pytest.mark.parametrize("arguments", WRONG_ARGUMENTS)
 def test_arguments_that_cannot_be_used(arguments: str, lm_eval: Any) -> None:
-    from svdjax.behaviour.harness import SvdjaxLM
+    from svdjax.harness.model import SvdjaxLM
 
     with pytest.raises(InputError, match=WRONG_ARGUMENTS[arguments]):
         SvdjaxLM.create_from_arg_string(arguments)
@@ -351,8 +351,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def results(lm_eval: Any, tasks: pathlib.Path) -> Any:
     """What `simple_evaluate` finds with a model."""
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    import svdjax.behaviour.harness  # noqa: F401
 
     @functools.cache
     def find(model: str) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.behaviour import likelihood
+from svdjax.text import likelihood
 from tests.behaviour.expected import log_softmax
 
 log_probabilities = jax.jit(likelihood.log_probabilities)

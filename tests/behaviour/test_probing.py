@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.behaviour.probing import Probed, probe
 from svdjax.model import decoder_mesh, forward, place
+from svdjax.probe.probing import Probed, probe
 from tests.model.loading import load, write
 
 # Windows on some layers, soft-capping, fused projections and longrope, norms of queries and keys,

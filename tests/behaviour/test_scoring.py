@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svdjax.behaviour.scoring import Scorer
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.model import decoder_mesh, forward
+from svdjax.text.scoring import Scorer
 from tests.behaviour.expected import log_softmax
 from tests.support import tiny
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import Divergences, Rows, read_texts, tokenise
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.engine.devices import layer_mesh
+from svdjax.text.divergence import Divergences
+from svdjax.text.texts import Rows, read_texts, tokenise
 from tests.behaviour.expected import expected
 from tests.support import tiny
 

@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import Text, read_texts, tokenise, tokenizers
-from svdjax.behaviour.benchmarks import read_benchmark
-from svdjax.behaviour.chat import ChatModel
-from svdjax.behaviour.prompts import read_prompts
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
+from svdjax.evaluate.benchmarks import read_benchmark
+from svdjax.text import tokenizers
+from svdjax.text.chat import ChatModel
+from svdjax.text.prompts import read_prompts
+from svdjax.text.texts import Text, read_texts, tokenise
 from tests.behaviour.benchmarks.writing import (
     COMMONSENSE,
     GPQA_HEADER,

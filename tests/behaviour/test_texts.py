@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import Text, read_texts, reading, tokenise
-from svdjax.behaviour.benchmarks import read_benchmark
-from svdjax.behaviour.prompts import read_prompts
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
+from svdjax.evaluate.benchmarks import read_benchmark
+from svdjax.text import reading
+from svdjax.text.prompts import read_prompts
+from svdjax.text.texts import Text, read_texts, tokenise
 
 INSTRUCT = reference.path("instruct")
 CONFIG = model_config(INSTRUCT)
@@ -203,7 +204,7 @@ socket.socket.connect = socket.getaddrinfo = refuse
 """
     )
     code = f"""
-from svdjax.behaviour import Text, tokenise
+from svdjax.text.texts import Text, tokenise
 from svdjax.checkpoint import model_config
 config = model_config({str(INSTRUCT)!r})
 try:

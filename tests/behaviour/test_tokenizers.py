@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import isolated, tokenizers
-from svdjax.behaviour.chat import ChatModel
-from svdjax.behaviour.isolated import Lost, Worker
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
+from svdjax.text import isolated, tokenizers
+from svdjax.text.chat import ChatModel
+from svdjax.text.isolated import Lost, Worker
 
 INSTRUCT = reference.path("instruct")
 CONFIG = model_config(INSTRUCT)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
 from svdjax.checkpoint.adapter import save_adapter
-from svdjax.constructions.initialise import lora_split
+from svdjax.construct.low_rank import lora_split
 from svdjax.errors import InputError
 from tests.support import tiny
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax import remembered
+from svdjax import config_cache
 from svdjax.checkpoint import config as config_module
 from svdjax.checkpoint.config import Rope, model_config
 from svdjax.errors import InputError
@@ -207,9 +207,9 @@ def kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
         return read(raw, where)
 
     monkeypatch.setattr(config_module, "_auto_config", counting)
-    remembered.keep_in(tmp_path)
+    config_cache.keep_in(tmp_path)
     yield lambda: len(asked)
-    remembered.keep_in(None)
+    config_cache.keep_in(None)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

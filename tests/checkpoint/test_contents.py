@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from svdjax.behaviour.tokenizers import load_tokenizer
 from svdjax.checkpoint import open_checkpoint, plan_pair
 from svdjax.checkpoint.contents import check_tokenizer, check_tree
 from svdjax.checkpoint.replace import copy_companions
-from svdjax.engine.descent.ends import _vocabulary
 from svdjax.errors import InputError
+from svdjax.fingerprint.ends import _vocabulary
+from svdjax.text.tokenizers import load_tokenizer
 from tests.checkpoint.test_reader import message
 from tests.support import tiny
 from tests.support.commands import call

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from svdjax.behaviour.chat import chat_model
 from svdjax.checkpoint import (
     Checkpoint,
     MergedCheckpoint,
@@ -23,8 +22,9 @@ from svdjax.checkpoint import (
     open_checkpoint,
     patterns,
 )
-from svdjax.checkpoint.mirror import Mirror
+from svdjax.checkpoint.mirror import CheckpointRewrite
 from svdjax.errors import InputError
+from svdjax.text.chat import chat_model
 from tests.checkpoint.test_adapter import causal_model, import_peft
 from tests.support import tiny
 from tests.support.adapters import (
@@ -216,7 +216,7 @@ def test_parameters_chat_and_copies(tmp_path: pathlib.Path) -> None:
     assert found.tokenizer == adapter
     assert chat_model(found, config, "plain").stop_tokens == chats[1].stop_tokens
     replaced = found.changed[0]
-    with Mirror(found, tmp_path / "copy", replaced=[replaced], identity=0) as mirror:
+    with CheckpointRewrite(found, tmp_path / "copy", replaced=[replaced], identity=0) as mirror:
         assert list(mirror.copy()) == list(found.files)
         mirror.write({replaced: found.read(replaced)}, {replaced: None})
         mirror.finish(found.config, "")

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint, plan_pair
-from svdjax.checkpoint.mirror import Mirror
+from svdjax.checkpoint.mirror import CheckpointRewrite
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint
 from svdjax.errors import InputError
 from tests.support import tiny
@@ -175,4 +175,6 @@ def test_what_leads_out_of_a_step(models: dict[str, pathlib.Path], tmp_path: pat
 
 def test_no_layout_to_take_over(models: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match="no layout of files to take over"):
-        Mirror(open_checkpoint(models["bare"]), tmp_path / "out", replaced=[], identity=0)
+        CheckpointRewrite(
+            open_checkpoint(models["bare"]), tmp_path / "out", replaced=[], identity=0
+        )

@@ -13,7 +13,7 @@ from svdjax.checkpoint import patterns
 from svdjax.checkpoint.adapted import AdaptedModules
 from svdjax.checkpoint.lora import LoraConfig
 from svdjax.checkpoint.patterns import Rule, matched
-from svdjax.constructions.selection import Modules
+from svdjax.construct.selection import Modules
 from svdjax.errors import InputError
 from tests.checkpoint.test_adapter import import_peft
 

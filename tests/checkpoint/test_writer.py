@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from svdjax.checkpoint import (
-    Outgoing,
+    LazyTensor,
     load_params,
     model_config,
     open_checkpoint,
@@ -164,8 +164,8 @@ def names(directory: pathlib.Path) -> set[str]:
 def test_a_failure_leaves_nothing(tmp_path, saved):
     params, raw = saved
     target = tmp_path / "new" / "out"
-    broken = [Outgoing("a", (2, 2), np.dtype(np.float32), lambda: np.ones((2, 2)))]
-    broken.append(Outgoing("b", (2, 2), np.dtype(np.float32), lambda: np.ones((2, 3))))
+    broken = [LazyTensor("a", (2, 2), np.dtype(np.float32), lambda: np.ones((2, 2)))]
+    broken.append(LazyTensor("b", (2, 2), np.dtype(np.float32), lambda: np.ones((2, 3))))
     text = refusal(write_checkpoint, target, broken, raw)
     assert "tensor b: has shape (2, 3), expected (2, 2)" in text
     assert names(target.parent) == set()
@@ -173,7 +173,7 @@ def test_a_failure_leaves_nothing(tmp_path, saved):
     def stop():
         raise KeyboardInterrupt
 
-    broken[1] = Outgoing("b", (2, 2), np.dtype(np.float32), stop)
+    broken[1] = LazyTensor("b", (2, 2), np.dtype(np.float32), stop)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(target, broken, raw)
     assert names(target.parent) == set()
@@ -289,7 +289,9 @@ def test_loading_refuses_nan(tmp_path):
 def test_scalars_and_empty_tensors_are_written(tmp_path):
     values = {"a": np.float32(3.5), "b": np.zeros((0, 4), np.float32), "c": np.ones(2, np.float32)}
     outgoing = [
-        Outgoing(name, np.shape(value), np.dtype(np.float32), lambda value=value: np.asarray(value))
+        LazyTensor(
+            name, np.shape(value), np.dtype(np.float32), lambda value=value: np.asarray(value)
+        )
         for name, value in values.items()
     ]
     out = write_checkpoint(tmp_path / "out", outgoing, {"model_type": "other"})

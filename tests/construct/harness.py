@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svdjax.engine import ConstructJob, ConstructOutcome, run_construct
-from svdjax.engine.stop import StopRequest
+from svdjax.construct.checkpoint import ConstructOutcome, run_construct
+from svdjax.construct.job import ConstructJob
+from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError, Interrupted
 from tests.engine import harness
 from tests.engine.harness import Done

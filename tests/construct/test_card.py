@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.constructions import RECIPES
-from svdjax.engine.editing import markdown
+from svdjax.construct import markdown
+from svdjax.construct.recipes import RECIPES
 from tests.construct import harness
 from tests.support import tiny
 

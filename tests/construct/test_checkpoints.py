@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from svdjax.constructions import RECIPES
-from svdjax.engine import ConstructOutcome
+from svdjax.construct.checkpoint import ConstructOutcome
+from svdjax.construct.recipes import RECIPES
 from tests.construct import harness
 from tests.support import tiny
 

@@ -178,7 +178,7 @@ def test_a_cache_of_factors_changes_nothing_and_saves_the_work(models, tmp_path,
         raise AssertionError("factors that are in the cache are computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("svdjax.engine.editing.building.factor_stack", never)
+        patch.setattr("svdjax.construct.build.factor_stack", never)
         two = harness.run(base, post, "eq10", tmp_path / "two", signs="aligned", **how)
         assert harness.listing(two.path) == harness.listing(one.path)
         # Other constructions of the same two need the same factors.

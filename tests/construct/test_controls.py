@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
-from svdjax.constructions import CONTROLS, construct
-from svdjax.constructions.tree import leaf_at
-from svdjax.engine import ConstructJob
+from svdjax.construct.controls import CONTROLS
+from svdjax.construct.job import ConstructJob
+from svdjax.construct.tree import construct, leaf_at
 from svdjax.errors import InputError
 from tests.construct import harness
 from tests.construct.test_card import of, tables

@@ -9,7 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from svdjax.engine import InitialiseJob, run_initialise
+from svdjax.construct.initialise import run_initialise
+from svdjax.construct.initialise_job import InitialiseJob
 from svdjax.errors import InputError
 from tests.construct import harness
 from tests.engine.test_refusals import refused

@@ -14,7 +14,7 @@ import pytest
 
 from svdjax.checkpoint import mirror as module
 from svdjax.checkpoint import open_checkpoint
-from svdjax.checkpoint.mirror import Mirror
+from svdjax.checkpoint.mirror import CheckpointRewrite
 from tests.construct import harness
 from tests.engine.test_refusals import refused
 
@@ -201,14 +201,14 @@ def test_killed_after_the_last_rename_it_is_done(job, tmp_path, monkeypatch):
     out = tmp_path / "out"
     folder = tmp_path / ".out.svdjax"
     kept = []
-    take_place = module.take_place
+    publish = module.publish
 
     def spy(*arguments):
         kept.append((folder / "journal.json").read_bytes())
-        take_place(*arguments)
+        publish(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "take_place", spy)
+        patch.setattr(module, "publish", spy)
         done = harness.construct(*flags, f"--out={out}")
     assert done.status == 0, done.err
     folder.mkdir()
@@ -250,7 +250,9 @@ def test_what_is_replaced_stays_until_the_new_one_is_whole(models, tmp_path):
         name = source.names[0]
 
         def fail() -> None:
-            with Mirror(source, out, replaced=[name], identity=0, overwrite=True) as mirror:
+            with CheckpointRewrite(
+                source, out, replaced=[name], identity=0, overwrite=True
+            ) as mirror:
                 list(mirror.copy())
                 assert harness.listing(out) == before
                 raise ZeroDivisionError
@@ -258,7 +260,7 @@ def test_what_is_replaced_stays_until_the_new_one_is_whole(models, tmp_path):
         with pytest.raises(ZeroDivisionError):
             fail()
         assert harness.listing(tmp_path) == [("out", None), *((f"out/{n}", c) for n, c in before)]
-        with Mirror(source, out, replaced=[name], identity=0, overwrite=True) as mirror:
+        with CheckpointRewrite(source, out, replaced=[name], identity=0, overwrite=True) as mirror:
             list(mirror.copy())
             mirror.write({name: source.read(name)}, {name: 1})
             mirror.finish(source.config, "card")

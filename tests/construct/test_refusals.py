@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svdjax.engine import ConstructJob, run_construct
+from svdjax.construct.checkpoint import run_construct
+from svdjax.construct.job import ConstructJob
 from svdjax.errors import InputError
 from tests.construct import harness
 from tests.engine.test_refusals import refused

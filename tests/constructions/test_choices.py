@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from svdjax.checkpoint import patterns
-from svdjax.constructions import RECIPES, VARIANTS
-from svdjax.constructions.alpha import Alpha
-from svdjax.constructions.recipes import get_recipe
-from svdjax.constructions.selection import Layers, Modules, site_of
+from svdjax.construct.alpha import Alpha
+from svdjax.construct.recipes import RECIPES, VARIANTS, get_recipe
+from svdjax.construct.selection import Layers, Modules, site_of
 from svdjax.errors import InputError
 
 SITES = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"]

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from svdjax.checkpoint import model_config, param_shapes
-from svdjax.constructions.initialise import Scaled, layer_sweep, lora_split, scaled
-from svdjax.constructions.tree import leaf_at, paths
+from svdjax.construct.low_rank import Scaled, layer_sweep, lora_split, scaled
+from svdjax.construct.tree import leaf_at, paths
 from svdjax.errors import InputError
 from svdjax.spectral import working_precision
 from tests.support import tiny
@@ -350,7 +350,7 @@ def test_sweep_makes_one_model_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
         calls.append((factor, *options["layers"]))
         return scaled(params, factor, **options)
 
-    monkeypatch.setattr("svdjax.constructions.initialise.scaled", counted)
+    monkeypatch.setattr("svdjax.construct.low_rank.scaled", counted)
     sweep = layer_sweep(tree(), [2.0, 3.0])
     assert calls == []
     assert isinstance(next(sweep), Scaled)

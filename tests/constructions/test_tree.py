@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, param_shapes
-from svdjax.constructions import alphas, construct
-from svdjax.constructions.tree import kernels, leaf_at, paths
+from svdjax.construct.tree import alphas, construct, kernels, leaf_at, paths
 from svdjax.errors import InputError
 from tests.spectral import reference
 from tests.support import tiny

@@ -10,9 +10,9 @@ import pytest
 from absl import flags
 
 from svdjax import fields
-from svdjax.engine.settings import Settings
 from svdjax.errors import InputError
 from svdjax.fields import Flags, as_flag, as_leaf, setting
+from svdjax.sweep.config import Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,16 @@ import pytest
 
 from svdjax import reference
 from svdjax.atomic import read_npz
-from svdjax.engine import EvaluateJob, ProbeJob, run_evaluate, run_probe
-from svdjax.engine.behaviour.results import EvaluationResults, ProbeResults
-from svdjax.engine.settings import read_config
 from svdjax.errors import InputError
+from svdjax.evaluate.job import EvaluateJob
+from svdjax.evaluate.results import EvaluationResults, ProbeResults
+from svdjax.evaluate.run import run_evaluate
 from svdjax.options import default_config
-from svdjax.report import write_index, write_pair
+from svdjax.probe.job import ProbeJob
+from svdjax.probe.run import run_probe
+from svdjax.sweep.config import read_config
+from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pair_page import write_pair
 from tests.engine import harness
 from tests.report import synthetic
 from tests.report.pages import assert_links_lead_somewhere, assert_self_contained

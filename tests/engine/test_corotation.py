@@ -12,8 +12,8 @@ import scipy.linalg
 from safetensors.numpy import save_file
 
 import svdjax
-from svdjax.engine import Comparison
-from svdjax.report.corotation_findings import corotation_lead
+from svdjax.spectra.corotation_findings import corotation_lead
+from svdjax.spectra.results import Comparison
 from tests.support import tiny
 
 SIZE = 0.02

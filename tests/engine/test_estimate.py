@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from svdjax.engine import dry_run, inputs, run_sweep
-from svdjax.engine.settings import read_config
-from svdjax.engine.spectra import plan_spectra
 from svdjax.options import default_config
+from svdjax.spectra.stage import plan_spectra
+from svdjax.sweep import inputs
+from svdjax.sweep.config import read_config
+from svdjax.sweep.dry_run import dry_run
+from svdjax.sweep.run import run_sweep
 from tests.engine.hosts.models import family
 
 POSTS = ("one", "two", "three")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from svdjax.checkpoint import open_checkpoint, plan_pair, read_stack
-from svdjax.engine import kept as module
-from svdjax.engine import run_sweep
 from svdjax.engine.groups import plan_groups, side_by_side
-from svdjax.engine.kept import MOST, Kept
-from svdjax.engine.settings import Settings
 from svdjax.options import default_config
+from svdjax.spectra import factor_cache as module
+from svdjax.spectra.factor_cache import MOST, FactorCache
+from svdjax.sweep.config import Settings
+from svdjax.sweep.run import run_sweep
 from tests.engine import harness
 from tests.engine.hosts.models import family
 
@@ -46,10 +46,10 @@ def made(monkeypatch):
 
     def spy(stack: Any, **how: Any) -> Any:
         found.append(stack)
-        return known_stack(stack, **how)
+        return prepare_stack(stack, **how)
 
-    known_stack = module.known_stack
-    monkeypatch.setattr(module, "known_stack", spy)
+    prepare_stack = module.prepare_stack
+    monkeypatch.setattr(module, "prepare_stack", spy)
     return found
 
 
@@ -105,7 +105,7 @@ def test_a_side_stays_as_long_as_it_is_needed(models, tmp_path):
     assert [group.pair for group in groups] == list(POSTS) * PLACES
     assert len({group.place for group in groups[: len(POSTS)]}) == 1
     settings = dataclasses.replace(Settings(), factorisation="gram_f64")
-    kept = Kept(settings, tmp_path / "unused", {str(base.path)})
+    kept = FactorCache(settings, tmp_path / "unused", {str(base.path)})
     kept.expect(groups, plans)
     reads = []
     before = None

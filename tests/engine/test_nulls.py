@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from svdjax.atomic import read_npz, write_npz
-from svdjax.engine import Comparison, run_sweep
-from svdjax.engine.nulls.choosing import Analytic, analytic_nulls, chosen_layers
-from svdjax.engine.nulls.results import NullResults
-from svdjax.engine.settings import read_config
-from svdjax.engine.stop import StopRequest
+from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError, Interrupted
+from svdjax.nulls.choosing import Analytic, analytic_nulls, chosen_layers
+from svdjax.nulls.results import NullResults
 from svdjax.options import default_config
+from svdjax.spectra.results import Comparison
+from svdjax.sweep.config import read_config
+from svdjax.sweep.run import run_sweep
 from tests.engine import harness
 from tests.support import tiny
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from svdjax import remembered
+from svdjax import config_cache
 from svdjax.engine.process import TRANSPARENT_PAGES, prepare_process
 from tests.engine.harness import ROOT, environment
 
@@ -94,12 +94,12 @@ def test_a_program_that_imports_svdjax_goes_on(monkeypatch):
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr(remembered, "_folder", None)  # put back, whatever is settled here
+    monkeypatch.setattr(config_cache, "_folder", None)  # put back, whatever is settled here
     usual = sys.getswitchinterval()
     try:
         prepare_process(torch=True)
         assert sys.getswitchinterval() < usual
     finally:
         sys.setswitchinterval(usual)
-    assert remembered.active()
+    assert config_cache.active()
     assert "GLIBC_TUNABLES" not in os.environ

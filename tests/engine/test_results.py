@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import svdjax
-from svdjax.engine import Comparison, ProjectionResult
 from svdjax.errors import InputError
+from svdjax.spectra.results import Comparison, ProjectionResult
 from svdjax.spectral import PairMetrics, analyse_stack
 
 
@@ -157,10 +157,7 @@ def test_another_format_is_refused(comparison, tmp_path):
         Comparison.load(tmp_path)
 
 
-def test_compare_is_a_function_however_often_it_is_asked_for():
-    from svdjax import engine
-
+def test_what_the_package_offers_is_there_however_often_it_is_asked_for():
     for _ in range(2):
-        for name in engine.__all__:
-            assert not inspect.ismodule(getattr(engine, name)), name
-            assert not inspect.ismodule(getattr(svdjax, name, None)), name
+        for name in svdjax.__all__:
+            assert not inspect.ismodule(getattr(svdjax, name)), name

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.engine import scale
+from svdjax.engine import cost
 from svdjax.spectral import get_factorisation, kernels, working_precision
 from tests.engine import harness
 
-RATES = scale.Rates("imagined", 1e11, {256: 0.01, 1024: 0.3})
-LARGE = scale.MODELS["Llama-3.1-70B"]
+RATES = cost.Rates("imagined", 1e11, {256: 0.01, 1024: 0.3})
+LARGE = cost.MODELS["Llama-3.1-70B"]
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 1408)])
@@ -34,20 +34,20 @@ def test_memory_is_what_xla_allocates(shape):
     found = program.memory_analysis()
     assert found is not None
     # A formula for all shapes; XLA reuses buffers as it sees fit.
-    assert 0.7 < scale.pair_cost(shape).working / found.temp_size_in_bytes < 1.4
+    assert 0.7 < cost.pair_cost(shape).working / found.temp_size_in_bytes < 1.4
 
 
 def test_operations_grow_with_the_cube():
     for shape in ((64, 64), (64, 512)):
-        one, double = (scale.pair_cost((k * shape[0], k * shape[1])) for k in (1, 2))
+        one, double = (cost.pair_cost((k * shape[0], k * shape[1])) for k in (1, 2))
         assert double.operations == pytest.approx(8 * one.operations)
         assert double.stored == 4 * one.stored
-    assert scale.pair_cost((64, 512)) == scale.pair_cost((512, 64))
+    assert cost.pair_cost((64, 512)) == cost.pair_cost((512, 64))
 
 
 def test_a_base_with_three_posts_costs_less_than_three_pairs():
     for shape in ((512, 512), (512, 4096)):
-        one, three = (RATES.seconds(scale.pair_cost(shape, posts=posts)) for posts in (1, 3))
+        one, three = (RATES.seconds(cost.pair_cost(shape, posts=posts)) for posts in (1, 3))
         assert 2 * one < three < 3 * one
 
 
@@ -59,22 +59,22 @@ def test_eigenproblems_between_and_beyond_the_measured_sizes():
 
 
 def test_more_devices_take_less_time_until_reading_takes_longest():
-    seconds = [scale.predict(LARGE, RATES, devices=count).seconds for count in (1, 2, 8, 80)]
+    seconds = [cost.predict(LARGE, RATES, devices=count).seconds for count in (1, 2, 8, 80)]
     assert seconds == sorted(seconds, reverse=True)
-    assert seconds[0] - scale.START_SECONDS == pytest.approx(8 * (seconds[2] - scale.START_SECONDS))
-    slow = scale.Rates("imagined", 1e11, RATES.eigen, read=1e6)
+    assert seconds[0] - cost.START_SECONDS == pytest.approx(8 * (seconds[2] - cost.START_SECONDS))
+    slow = cost.Rates("imagined", 1e11, RATES.eigen, read=1e6)
     parameters = sum(
         shape[0] * shape[1] * count * LARGE.layers for shape, count in LARGE.matrices.items()
     )
-    assert scale.predict(LARGE, slow, devices=80).seconds == pytest.approx(
-        scale.START_SECONDS + 4 * parameters / 1e6
+    assert cost.predict(LARGE, slow, devices=80).seconds == pytest.approx(
+        cost.START_SECONDS + 4 * parameters / 1e6
     )
 
 
 def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "tools/scale.py", *arguments],
+            [sys.executable, "tools/cost.py", *arguments],
             cwd=harness.ROOT,
             env=env,
             capture_output=True,
@@ -90,11 +90,11 @@ def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
     path = pathlib.Path(tmp_path / "rates.json")
     path.write_text(json.dumps(rates))
     assert run(f"--rates={path}") == first
-    for name in scale.MODELS:
+    for name in cost.MODELS:
         assert name in first
     path.write_text("{}")
     wrong = subprocess.run(
-        [sys.executable, "tools/scale.py", f"--rates={path}"],
+        [sys.executable, "tools/cost.py", f"--rates={path}"],
         cwd=harness.ROOT,
         env=env,
         capture_output=True,

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import svdjax
-from svdjax.engine import Comparison, SweepOutcome
-from svdjax.engine.standout import by_matrix, stand_outs
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.standout import by_matrix, stand_outs
+from svdjax.sweep.outcome import SweepOutcome
 from tests.report import synthetic
 from tests.support import tiny
 

@@ -13,10 +13,10 @@ import pytest
 import svdjax
 from svdjax import reference
 from svdjax.checkpoint import open_checkpoint
-from svdjax.engine import Comparison
-from svdjax.report.findings import findings, lead, projection_lines
-from svdjax.report.tables import pair_tables
-from svdjax.report.views import pair_views
+from svdjax.spectra.findings import findings, lead, projection_lines
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.tables import pair_tables
+from svdjax.spectra.views import pair_views
 from svdjax.spectral import storage
 
 FORMATS = ("bf16", "f32")

@@ -11,18 +11,18 @@ import pytest
 
 from svdjax import reference
 from svdjax.atomic import read_npz
-from svdjax.behaviour import read_texts, tokenise
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
-from svdjax.constructions.initialise import scaled
-from svdjax.engine import run_sweep
-from svdjax.engine.settings import read_config
-from svdjax.engine.temperature import measures
-from svdjax.engine.temperature.job import Tempering, temperature
-from svdjax.engine.temperature.results import TemperatureResults
+from svdjax.construct.low_rank import scaled
 from svdjax.errors import InputError
 from svdjax.model import forward
 from svdjax.options import default_config
-from svdjax.report import write_pair
+from svdjax.sweep.config import read_config
+from svdjax.sweep.pair_page import write_pair
+from svdjax.sweep.run import run_sweep
+from svdjax.temperature import measures
+from svdjax.temperature.options import TemperatureOptions, temperature
+from svdjax.temperature.results import TemperatureResults
+from svdjax.text.texts import read_texts, tokenise
 from tests.behaviour.expected import expected
 from tests.report import synthetic
 from tests.report.pages import assert_self_contained
@@ -183,9 +183,9 @@ def test_a_damaged_result_is_made_again(made, tmp_path):
 
 
 def test_layers_are_thinned_evenly_and_temperatures_are_those_of_g1():
-    assert Tempering(most_layers=3).chosen(9) == (0, 4, 8)
-    assert Tempering(layers="none").chosen(9) == ()
-    assert Tempering(factors=(2.0, 0.5)).grid == (0.5, 1.0, 2.0)
+    assert TemperatureOptions(most_layers=3).chosen(9) == (0, 4, 8)
+    assert TemperatureOptions(layers="none").chosen(9) == ()
+    assert TemperatureOptions(factors=(2.0, 0.5)).grid == (0.5, 1.0, 2.0)
     assert temperature(("q_proj", "k_proj"), 0.5) == 4.0
     assert temperature(("k_proj",), 0.5) == 2.0
     assert np.isnan(temperature(("o_proj",), 0.5))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svdjax.engine import run_sweep
-from svdjax.engine.compute import in_parts
 from svdjax.errors import InputError
 from svdjax.options import default_config
+from svdjax.spectra.compute import in_parts
 from svdjax.spectral import kernels
+from svdjax.sweep.run import run_sweep
 from tests.spectral import matrices, reference
 
 SHAPES = {"up.weight": (48, 16), "down.weight": (16, 16)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from svdjax.engine import run_sweep
+from svdjax.sweep.run import run_sweep
 from tests.doors.test_options import load
 from tests.engine import harness
 from tests.support import tiny

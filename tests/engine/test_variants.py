@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour import Divergences, read_texts, tokenise
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
-from svdjax.constructions import VARIANTS
-from svdjax.engine import run_sweep
-from svdjax.engine.editing.results import ConstructionResults
-from svdjax.engine.settings import read_config
+from svdjax.construct.recipes import VARIANTS
+from svdjax.construct.results import ConstructionResults
 from svdjax.errors import InputError
 from svdjax.options import default_config
+from svdjax.sweep.config import read_config
+from svdjax.sweep.run import run_sweep
+from svdjax.text.divergence import Divergences
+from svdjax.text.texts import read_texts, tokenise
 from tests.engine import harness
 from tests.engine.test_refusals import SMALL, refused
 from tests.spectral import reference as equations

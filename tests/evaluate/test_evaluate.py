@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour.benchmarks import in_repeat, read_benchmark
-from svdjax.engine import EvaluateJob, EvaluateOutcome, run_evaluate
-from svdjax.engine.behaviour import asking
-from svdjax.engine.stop import StopRequest
+from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError
+from svdjax.evaluate import asking
+from svdjax.evaluate.benchmarks import in_repeat, read_benchmark
+from svdjax.evaluate.job import EvaluateJob
+from svdjax.evaluate.run import EvaluateOutcome, run_evaluate
 from tests.behaviour.benchmarks.writing import GPQA_HEADER, gpqa_records, write_csv
 from tests.engine import harness
 from tests.support import tiny

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-from svdjax.descent import Layer, disguise
-from svdjax.engine import FingerprintJob
-from svdjax.engine.descent.fingerprint import fingerprint
+from svdjax.fingerprint.disguise import disguise
+from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.layer import Layer
+from svdjax.fingerprint.run import fingerprint
 from svdjax.spectral import nf_unrelated
 
 # Raw NF / NF_unrelated (about 1 is unrelated) that counts as defeated. Undisguised descendants have

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from svdjax import reference
-from svdjax.descent import DISGUISES, Grams, canonical, from_grams, from_matches
-from svdjax.descent.matching import rotated
+from svdjax.fingerprint.canonical import canonical
+from svdjax.fingerprint.disguises import DISGUISES
+from svdjax.fingerprint.matching import rotated
+from svdjax.fingerprint.residual import Grams, from_grams, from_matches
 from tests.fingerprint.harness import DEFEATED, disguised, random_layer, raw_nf, verdict
 
 BASE, INSTRUCT = (reference.path(name) for name in ("base", "instruct"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdjax.descent import assign_blocks, spectral_distance
-from svdjax.engine.descent.candidates import halves
+from svdjax.fingerprint.blocks import assign_blocks, spectral_distance
+from svdjax.fingerprint.candidates import halves
 
 
 def spectra(count: int, seed: int) -> list[dict[str, np.ndarray]]:

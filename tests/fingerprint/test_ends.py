@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from svdjax.descent import nearest_rotation
-from svdjax.engine.descent.ends import Ends, RowSums, Tokens
+from svdjax.fingerprint.ends import Ends, RowSums, Tokens
+from svdjax.fingerprint.residual import nearest_rotation
 
 
 def sums(reference: np.ndarray, suspect: np.ndarray) -> RowSums:

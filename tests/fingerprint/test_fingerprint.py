@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax import reference, report
+from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
-from svdjax.engine import FingerprintJob, run_fingerprint
 from svdjax.errors import InputError
+from svdjax.fingerprint import page as drawing
+from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.run import run_fingerprint
 from svdjax.model import forward
 from tests.fingerprint.harness import disguised, reorder_layers, rewritten, verdict
 from tests.support import tiny
@@ -158,7 +160,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 
 def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     out = tmp_path / "new folder" / "verdict.of.mine"
-    outcome = run_fingerprint(FingerprintJob(str(BASE), str(INSTRUCT), str(out)), report)
+    outcome = run_fingerprint(FingerprintJob(str(BASE), str(INSTRUCT), str(out)), drawing)
     assert {path.name for path in out.parent.iterdir()} == {"verdict.of.mine", "verdict.of.html"}
     stored = json.loads(out.read_text())
     assert stored["format_version"] == 1
@@ -175,7 +177,7 @@ def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     assert outcome.text().splitlines()[-2:] == [str(out), str(out.with_suffix(".html"))]
     # A finished file is replaced; here by one on several references.
     job = FingerprintJob(f"{PRIME},{BASE}", str(INSTRUCT), str(out))
-    text = run_fingerprint(job, report).text()
+    text = run_fingerprint(job, drawing).text()
     assert text.startswith(f"Of 2 references, on {BASE}:\nrelated: ")
     assert f"Nearest: {BASE}, at 0.02 of" in text
     assert json.loads(out.read_text())["nearest"]["reference"] == str(BASE)

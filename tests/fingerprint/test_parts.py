@@ -12,8 +12,8 @@ import pytest
 
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-from svdjax.engine import FingerprintJob
-from svdjax.engine.descent.fingerprint import fingerprint
+from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.run import fingerprint
 from tests.fingerprint.harness import reorder_layers, rewritten, verdict
 from tests.support import tiny
 

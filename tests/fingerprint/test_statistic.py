@@ -8,21 +8,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax.descent import (
-    Factored,
+from svdjax.fingerprint.aligned import Factored, compare_layers
+from svdjax.fingerprint.canonical import canonical
+from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD
+from svdjax.fingerprint.neurons import assign
+from svdjax.fingerprint.residual import nearest_rotation
+from svdjax.fingerprint.statistic import (
     agreement,
     along_leading,
-    canonical,
-    compare_layers,
     log10_p,
-    nearest_rotation,
     outlier,
     p_value,
     polar_stack,
     pool,
 )
-from svdjax.descent.layer import ATTENTION, FEED_FORWARD
-from svdjax.descent.neurons import assign
 from tests.fingerprint.harness import random_layer, svd_trace
 
 

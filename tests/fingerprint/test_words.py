@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from svdjax.engine.descent import several, training
-from svdjax.engine.descent.fingerprint_job import FingerprintJob
-from svdjax.engine.descent.parts import named
-from svdjax.engine.descent.verdict import Thresholds, decide, overall
-from svdjax.engine.descent.wording import (
+from svdjax.fingerprint import several, training
+from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.parts import named
+from svdjax.fingerprint.verdict import Thresholds, decide, overall
+from svdjax.fingerprint.wording import (
     ancestor_words,
     chance,
     nearest_words,

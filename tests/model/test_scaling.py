@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.behaviour.probing import probe
 from svdjax.model import decoder_mesh, forward, place
 from svdjax.model.scaling import _multiplied, scale_projections, without_effect
+from svdjax.probe.probing import probe
 from tests.model.loading import load, traces, write
 from tests.support import tiny
 

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax import reference, report
-from svdjax.behaviour.cka import cka_matrix
-from svdjax.behaviour.probing import probe
-from svdjax.behaviour.prompts import read_prompts
+from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
-from svdjax.engine import ProbeJob, ProbeOutcome, run_probe
-from svdjax.engine.behaviour.probe_job import model_names
 from svdjax.errors import InputError
 from svdjax.model import decoder_mesh, place
+from svdjax.probe import drawing
+from svdjax.probe.cka import cka_matrix
+from svdjax.probe.job import ProbeJob, model_names
+from svdjax.probe.probing import probe
+from svdjax.probe.run import ProbeOutcome, run_probe
+from svdjax.text.prompts import read_prompts
 from tests.engine import harness
 from tests.support.commands import call
 
@@ -34,7 +35,7 @@ def run(out: pathlib.Path, figures: Any = None, **options: Any) -> ProbeOutcome:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> ProbeOutcome:
-    return run(tmp_path_factory.mktemp("probe") / "out", report, blocks="0,3-")
+    return run(tmp_path_factory.mktemp("probe") / "out", drawing, blocks="0,3-")
 
 
 def test_files_and_shapes(done: ProbeOutcome) -> None:
@@ -95,11 +96,11 @@ def test_numbers_are_those_of_the_parts(done: ProbeOutcome) -> None:
 
 
 def test_finished_does_nothing(done: ProbeOutcome) -> None:
-    again = run(done.out, report, blocks="0,3-")
+    again = run(done.out, drawing, blocks="0,3-")
     assert again.was_finished
     assert set(again.cka) == set(done.cka)
     with pytest.raises(InputError, match="another config: samples"):
-        run(done.out, report, blocks="0,3-", samples="position")
+        run(done.out, drawing, blocks="0,3-", samples="position")
 
 
 def test_one_prompt_has_entropy_and_no_cka(tmp_path: pathlib.Path) -> None:

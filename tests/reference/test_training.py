@@ -19,7 +19,7 @@ from svdjax.checkpoint import model_config, open_checkpoint, plan_pair
 from svdjax.errors import InputError
 from svdjax.reference.recipes import Recipe
 from svdjax.reference.training import Keeping, train
-from svdjax.series import find_steps
+from svdjax.sweep.trajectory import find_steps
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 60

@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
-from svdjax.engine import Comparison
-from svdjax.report import write_index, write_pair
+from svdjax.spectra.results import Comparison
+from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pair_page import write_pair
 from tests.report import synthetic
 
 PAPER = "Qwen2.5-Math-1.5B/instruct"

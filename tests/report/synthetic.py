@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.engine import Comparison, ProjectionResult
+from svdjax.spectra.results import Comparison, ProjectionResult
 from svdjax.spectral import PairMetrics, analyse_stack, working_precision
 
 SHAPES = {

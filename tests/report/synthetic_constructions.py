@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from svdjax.constructions.changes import Change
-from svdjax.constructions.controls import Control, controls_of
-from svdjax.constructions.recipes import VARIANTS, Variant
-from svdjax.engine.editing.results import ConstructionResults, VariantResult
+from svdjax.construct.changes import Change
+from svdjax.construct.controls import Control, controls_of
+from svdjax.construct.recipes import VARIANTS, Variant
+from svdjax.construct.results import ConstructionResults, VariantResult
 
 ORIGINAL = 1.25
 PROJECTIONS = {

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from svdjax.engine.behaviour.results import EvaluationResults, Score
-from svdjax.report.answer_tables import all_answers_table, answers_table, matrix
-from svdjax.report.answers import index_answers
-from svdjax.report.behaviour import behaviour_section
+from svdjax.evaluate.page import index_answers
+from svdjax.evaluate.results import EvaluationResults, Score
+from svdjax.evaluate.tables import all_answers_table, answers_table, matrix
 from svdjax.report.paper_answers import paper_scores
+from svdjax.sweep.behaviour_section import behaviour_section
 from tests.report.pages import HOSTILE
 
 KEY = "Qwen2.5-Math-1.5B/instruct"

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from svdjax.engine import ProjectionResult
-from svdjax.report import figures_fits, figures_vectors, style, write_pair
-from svdjax.report.findings import findings
+from svdjax.report import style
 from svdjax.report.panels import drawn
-from svdjax.report.tables import pair_tables
+from svdjax.spectra import figures_fits, figures_vectors
+from svdjax.spectra.findings import findings
+from svdjax.spectra.results import ProjectionResult
+from svdjax.spectra.tables import pair_tables
+from svdjax.sweep.pair_page import write_pair
 from tests.report import synthetic
 from tests.report.pages import Page
 from tests.report.pixels import assert_alive

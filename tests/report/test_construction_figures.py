@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from svdjax.constructions.recipes import VARIANTS
-from svdjax.engine.editing.results import ConstructionResults
-from svdjax.report import figures_constructions, figures_sizes, style
-from svdjax.report.construction_groups import GROUPS
+from svdjax.construct import figures, figures_sizes
+from svdjax.construct.groups import GROUPS
+from svdjax.construct.recipes import VARIANTS
+from svdjax.construct.results import ConstructionResults
+from svdjax.report import style
 from tests.report import synthetic_constructions as synthetic
 from tests.report.pages import HOSTILE
 from tests.report.pixels import assert_alive, assert_ticks_apart, render
@@ -66,10 +67,10 @@ BESIDE = ("as the paper", "without text", "some not finite", "nothing changed", 
 def test_every_panel_is_drawn(case, tmp_path):
     made = CASES[case]()
     with style.drawing():
-        figures = [figures_constructions.outcomes(made), figures_sizes.sizes(made)]
+        drawn = [figures.outcomes(made), figures_sizes.sizes(made)]
         if case in BESIDE:
-            figures.append(figures_constructions.pairs({"a": made, "$b$": synthetic.results()}))
-        for figure in figures:
+            drawn.append(figures.pairs({"a": made, "$b$": synthetic.results()}))
+        for figure in drawn:
             assert_alive(figure, tmp_path)
             assert_ticks_apart(figure)
 
@@ -77,7 +78,7 @@ def test_every_panel_is_drawn(case, tmp_path):
 def test_every_model_has_its_marker_where_its_numbers_are():
     made = synthetic.results()
     with style.drawing():
-        loss, kl = figures_constructions.outcomes(made).axes
+        loss, kl = figures.outcomes(made).axes
     texts = [text.get_text() for text in loss.get_yticklabels()]
     assert [text for text in texts if text in {group.label for group in GROUPS.values()}] == [
         GROUPS[key].label for key in ("replaced", "restoration", "other", "raw", "aligned")
@@ -98,7 +99,7 @@ def test_every_model_has_its_marker_where_its_numbers_are():
 def test_controls_lie_in_the_row_of_what_they_control():
     made = synthetic.results(controls={"noise": 0.001, "interpolated": 0.03, "reverted": 0.0})
     with style.drawing():
-        loss, kl = figures_constructions.outcomes(made).axes
+        loss, kl = figures.outcomes(made).axes
     for kind, value in (("noise", 0.001), ("interpolated", 0.03)):
         (line,) = (each for each in kl.lines if each.get_label() == GROUPS[kind].label)
         np.testing.assert_array_equal(line.get_xdata(), [value] * len(made.variants))
@@ -113,7 +114,7 @@ def test_a_loss_that_spans_decades_is_logarithmic():
         fields={"original_loss": 0.001}, overridden={"replaced": {"loss": 0.0011}}
     )
     with style.drawing():
-        loss, _ = figures_constructions.outcomes(made).axes
+        loss, _ = figures.outcomes(made).axes
     assert loss.get_xscale() == "log"
 
 
@@ -122,30 +123,30 @@ def test_what_cannot_be_drawn_is_said():
         overridden={**synthetic.lost("ablation_V_SA"), "replaced": {"kl": 0.0}}
     )
     with style.drawing():
-        loss, kl = figures_constructions.outcomes(made).axes
+        loss, kl = figures.outcomes(made).axes
         (ax,) = figures_sizes.sizes(made).axes
     assert [text.get_text() for text in loss.texts] == ["not finite"]
     assert sorted(text.get_text() for text in kl.texts) == ["0", "not finite"]
     said = [text.get_text() for text in ax.texts if "not drawn" in text.get_text()]
     assert said == ["not drawn, as KL is 0 or not finite: eq. 9 and V in attention"]
     with style.drawing():
-        _, both = figures_constructions.pairs({"a": made, "b": synthetic.results()}).axes
+        _, both = figures.pairs({"a": made, "b": synthetic.results()}).axes
     assert {text.get_text() for text in both.texts} == {"0: a", "not finite: a"}
 
 
 def test_a_small_difference_of_losses_looks_small():
     made = synthetic.results(names=("restoration_V_SA",), restoration=(0.1, 0.01))
     with style.drawing():
-        loss, _ = figures_constructions.outcomes(made).axes
+        loss, _ = figures.outcomes(made).axes
     assert loss.get_xlim()[0] <= 0
 
 
 def test_without_text_only_the_change_is_drawn():
     made = synthetic.results(text="")
     with style.drawing():
-        (ax,) = figures_constructions.outcomes(made).axes
-        (both,) = figures_constructions.pairs({"a": made, "b": made}).axes
-        shared = figures_constructions.pairs({"a": made, "b": synthetic.results()}).axes
+        (ax,) = figures.outcomes(made).axes
+        (both,) = figures.pairs({"a": made, "b": made}).axes
+        shared = figures.pairs({"a": made, "b": synthetic.results()}).axes
     for one in (ax, both):
         assert "change of the weights" in one.get_xlabel()
     assert ["KL" in one.get_xlabel() for one in shared] == [False, True]

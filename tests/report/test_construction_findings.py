@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from svdjax.constructions.recipes import VARIANTS
-from svdjax.report.construction_findings import findings, lead
-from svdjax.report.construction_groups import LOST, NEAR, WORDS, fate, group_of, grouped, short
+from svdjax.construct.findings import findings, lead
+from svdjax.construct.groups import LOST, NEAR, WORDS, fate, group_of, grouped, short
+from svdjax.construct.recipes import VARIANTS
 from svdjax.report.numbers import ends, percent
 from tests.report import synthetic_constructions as synthetic
 

@@ -10,14 +10,15 @@ import pathlib
 
 import pytest
 
-from svdjax.constructions.recipes import RECIPES, VARIANTS
-from svdjax.report import write_index, write_pair
+from svdjax.construct.findings import findings, lead
+from svdjax.construct.groups import WORDS
+from svdjax.construct.recipes import RECIPES, VARIANTS
+from svdjax.construct.tables import construction_tables, constructions_table
+from svdjax.construct.views import construction_views, index_views
 from svdjax.report.cells import MOST_COLUMNS
-from svdjax.report.construction_findings import findings, lead
-from svdjax.report.construction_groups import WORDS
-from svdjax.report.construction_tables import construction_tables, constructions_table
-from svdjax.report.construction_views import construction_views, index_views
-from svdjax.report.figures_pairs import MOST_PAIRS
+from svdjax.spectra.figures_pairs import MOST_PAIRS
+from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pair_page import write_pair
 from tests.report import synthetic, synthetic_constructions
 from tests.report.pages import (
     HOSTILE,

@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from svdjax.constructions.controls import CONTROLS, controls_of
-from svdjax.constructions.recipes import VARIANTS
-from svdjax.engine.behaviour.results import EvaluationResults, Score
-from svdjax.engine.editing.results import ConstructionResults
-from svdjax.report.construction_findings import findings
-from svdjax.report.construction_tables import construction_tables
-from svdjax.report.construction_views import construction_views
-from svdjax.report.control_findings import (
+from svdjax.construct.control_findings import (
     FACTOR,
     POINTS,
     Z,
@@ -26,6 +19,13 @@ from svdjax.report.control_findings import (
     differ,
     surviving_lines,
 )
+from svdjax.construct.controls import CONTROLS, controls_of
+from svdjax.construct.findings import findings
+from svdjax.construct.recipes import VARIANTS
+from svdjax.construct.results import ConstructionResults
+from svdjax.construct.tables import construction_tables
+from svdjax.construct.views import construction_views
+from svdjax.evaluate.results import EvaluationResults, Score
 from tests.report import synthetic_constructions as synthetic
 
 NARROW = "\u202f"

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from svdjax.engine import Comparison
-from svdjax.report.corotation_findings import (
+from svdjax.report.numbers import p_value
+from svdjax.spectra.corotation_findings import (
     APART,
     LEVEL,
     SMALL,
@@ -18,10 +18,10 @@ from svdjax.report.corotation_findings import (
     corotation_line,
     verdict,
 )
-from svdjax.report.findings import findings, lead, projection_lines
-from svdjax.report.numbers import p_value
-from svdjax.report.tables import pair_tables, pairs_table
-from svdjax.report.views import pair_views
+from svdjax.spectra.findings import findings, lead, projection_lines
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.tables import pair_tables, pairs_table
+from svdjax.spectra.views import pair_views
 
 
 def planted(related: Comparison, shares: dict[str, float], std: float = 0.01, **fields: float):

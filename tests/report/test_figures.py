@@ -9,9 +9,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from svdjax.engine import Comparison, ProjectionResult
-from svdjax.report import figures_fits, figures_pairs, figures_svsm, figures_vectors, style
+from svdjax.report import style
 from svdjax.report.panels import MOST_PANELS, drawn
+from svdjax.spectra import figures_fits, figures_pairs, figures_svsm, figures_vectors
+from svdjax.spectra.results import Comparison, ProjectionResult
 from tests.report import synthetic
 from tests.report.pixels import assert_alive, assert_ticks_apart, render
 

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.engine.nulls.choosing import analytic_nulls
-from svdjax.engine.nulls.results import NullArrays, NullResults, ProjectionNulls
-from svdjax.report import figures_nulls, style, write_index, write_pair
-from svdjax.report.corotation_findings import corotation_lead
-from svdjax.report.findings import lead
-from svdjax.report.null_findings import (
+from svdjax.nulls import figures
+from svdjax.nulls.choosing import analytic_nulls
+from svdjax.nulls.findings import (
     null_clause,
     null_facts,
     null_findings,
@@ -23,7 +20,13 @@ from svdjax.report.null_findings import (
     null_notes,
     null_verdict,
 )
+from svdjax.nulls.results import NullArrays, NullResults, ProjectionNulls
+from svdjax.report import style
 from svdjax.report.panels import drawn
+from svdjax.spectra.corotation_findings import corotation_lead
+from svdjax.spectra.findings import lead
+from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pair_page import write_pair
 from tests.report import synthetic
 from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained
 from tests.report.pixels import assert_alive
@@ -253,7 +256,7 @@ def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
     assert "No matrix has both an NF and a null" in text
 
 
-@pytest.mark.parametrize("draw", [figures_nulls.nf, figures_nulls.svsm])
+@pytest.mark.parametrize("draw", [figures.nf, figures.svsm])
 @pytest.mark.parametrize("draws", [19, 0])
 def test_no_panel_is_empty(draw, draws, results, related, tmp_path):
     panels, _ = drawn({name: related[name] for name in ("q_proj", "o_proj")})

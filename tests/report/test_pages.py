@@ -9,10 +9,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from svdjax.report import write_index, write_pair
-from svdjax.report.findings import findings, lead
 from svdjax.report.page import slug
 from svdjax.report.paper_tables import paper_column
+from svdjax.spectra.findings import findings, lead
+from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pair_page import write_pair
 from tests.report import synthetic
 from tests.report.pages import (
     HOSTILE,
@@ -170,8 +171,8 @@ def test_the_index_has_all_pairs(index):
 def test_a_long_table_is_cut_on_the_page_and_says_so(related, tmp_path):
     row = related["k_proj"]
     many = {f"t{i}x": dataclasses.replace(row, name=f"t{i}x") for i in range(320)}
-    from svdjax.report.tables import pair_tables
-    from svdjax.report.views import pair_views
+    from svdjax.spectra.tables import pair_tables
+    from svdjax.spectra.views import pair_views
 
     comparison = dataclasses.replace(related, projections=many)
     view = pair_views(pair_tables(comparison, None), None)[0]

@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize, to_rgba
 from matplotlib.figure import Figure
 
-from svdjax.report import figures_probes, style
+from svdjax.probe import figures
+from svdjax.report import style
 from tests.report.pages import HOSTILE
 from tests.report.pixels import assert_alive, assert_ticks_apart, render
 
@@ -57,10 +58,10 @@ def renamed(made: Made) -> Made:
 CASES: dict[str, Callable[[], Figure]] = {
     f"{kind}, {case}": make
     for kind, draw, data in (
-        ("curves", lambda made: figures_probes.entropy_curves(made, first="original"), entropies),
-        ("entropies", figures_probes.entropy_heatmaps, entropies),
-        ("cka", lambda made: figures_probes.cka_heatmaps(made, first="original"), cka),
-        ("maps", figures_probes.attention_maps, maps),
+        ("curves", lambda made: figures.entropy_curves(made, first="original"), entropies),
+        ("entropies", figures.entropy_heatmaps, entropies),
+        ("cka", lambda made: figures.cka_heatmaps(made, first="original"), cka),
+        ("maps", figures.attention_maps, maps),
     )
     for case, make in {
         "one": lambda draw=draw, data=data: draw(data(1)),
@@ -73,21 +74,21 @@ CASES: dict[str, Callable[[], Figure]] = {
     if (case != "odd names" or kind in ("curves", "cka")) and (kind, case) != ("cka", "one")
 }
 CASES |= {
-    "curves, spoilt": lambda: figures_probes.entropy_curves(spoilt(entropies(3))),
-    "maps, four": lambda: figures_probes.attention_maps(maps(4)),
-    "curves, 25": lambda: figures_probes.entropy_curves(entropies(25), first="original"),
-    "curves, 12, one block": lambda: figures_probes.entropy_curves(entropies(12, 1)),
-    "curves, 48 blocks": lambda: figures_probes.entropy_curves(entropies(12, 48)),
-    "curves, the paper's blocks": lambda: figures_probes.entropy_curves(
+    "curves, spoilt": lambda: figures.entropy_curves(spoilt(entropies(3))),
+    "maps, four": lambda: figures.attention_maps(maps(4)),
+    "curves, 25": lambda: figures.entropy_curves(entropies(25), first="original"),
+    "curves, 12, one block": lambda: figures.entropy_curves(entropies(12, 1)),
+    "curves, 48 blocks": lambda: figures.entropy_curves(entropies(12, 48)),
+    "curves, the paper's blocks": lambda: figures.entropy_curves(
         entropies(4, 11), blocks=PAPER, first="original", title="$GSM8K$"
     ),
-    "entropies, the paper's blocks": lambda: figures_probes.entropy_heatmaps(
+    "entropies, the paper's blocks": lambda: figures.entropy_heatmaps(
         entropies(4, 11), blocks=PAPER
     ),
-    "curves, one head": lambda: figures_probes.entropy_curves(entropies(2, 4, 1)),
-    "entropies, one head": lambda: figures_probes.entropy_heatmaps(entropies(2, 4, 1)),
-    "cka, other depths": lambda: figures_probes.cka_heatmaps(cka(5, 48, 4), first="w" * 90),
-    "maps, long": lambda: figures_probes.attention_maps(maps(2, 200), log=False),
+    "curves, one head": lambda: figures.entropy_curves(entropies(2, 4, 1)),
+    "entropies, one head": lambda: figures.entropy_heatmaps(entropies(2, 4, 1)),
+    "cka, other depths": lambda: figures.cka_heatmaps(cka(5, 48, 4), first="w" * 90),
+    "maps, long": lambda: figures.attention_maps(maps(2, 200), log=False),
 }
 
 
@@ -131,9 +132,7 @@ def test_every_panel_is_drawn_and_readable(case, tmp_path: pathlib.Path):
 def test_curves_are_means_over_heads_and_bands_their_range(count):
     given = entropies(count, 11)
     with style.drawing():
-        figure = figures_probes.entropy_curves(
-            given, blocks=PAPER, first="eq. 9, replaced", title="GSM8K"
-        )
+        figure = figures.entropy_curves(given, blocks=PAPER, first="eq. 9, replaced", title="GSM8K")
     (ax,) = figure.axes
     assert (ax.get_title(), ax.get_xlabel()) == ("GSM8K", "block")
     assert "nats" in ax.get_ylabel()
@@ -160,7 +159,7 @@ def test_curves_are_means_over_heads_and_bands_their_range(count):
 
 def test_25_curves_differ():
     with style.drawing():
-        (ax,) = figures_probes.entropy_curves(entropies(25), first="original").axes
+        (ax,) = figures.entropy_curves(entropies(25), first="original").axes
     looks = {(line.get_color(), line.get_marker()) for line in ax.lines}
     assert len(looks) == 25
 
@@ -168,10 +167,10 @@ def test_25_curves_differ():
 def test_curves_of_models_of_other_depths():
     given = {"deep": entropies(1, 9)["original"], "flat": entropies(1, 4)["original"]}
     with style.drawing():
-        (ax,) = figures_probes.entropy_curves(given).axes
+        (ax,) = figures.entropy_curves(given).axes
     assert [len(np.asarray(line.get_xdata())) for line in ax.lines] == [9, 4]
     with pytest.raises(ValueError), style.drawing():
-        figures_probes.entropy_curves(given, blocks=range(9))
+        figures.entropy_curves(given, blocks=range(9))
 
 
 def test_curves_have_gaps_where_a_head_is_not_finite(tmp_path):
@@ -179,7 +178,7 @@ def test_curves_have_gaps_where_a_head_is_not_finite(tmp_path):
     given["original"][3, 1], given["original"][5, 0] = np.nan, np.inf
     given["eq. 9, replaced"][:] = np.nan
     with style.drawing():
-        figure = figures_probes.entropy_curves(given, first="original")
+        figure = figures.entropy_curves(given, first="original")
         render(figure, tmp_path)
     (ax,) = figure.axes
     drawn = np.asarray(ax.lines[0].get_ydata())
@@ -192,7 +191,7 @@ def test_curves_have_gaps_where_a_head_is_not_finite(tmp_path):
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["original", "eq. 9, replaced (not finite)"]
     with style.drawing():
-        (ax,) = figures_probes.entropy_curves({"a": np.full((3, 2), np.nan)}).axes
+        (ax,) = figures.entropy_curves({"a": np.full((3, 2), np.nan)}).axes
     assert [text.get_text() for text in ax.texts] == ["not finite in any block"]
 
 
@@ -200,7 +199,7 @@ def test_entropies_are_drawn_on_one_scale():
     given = entropies(3)
     given["original"] /= 2
     with style.drawing():
-        figure = figures_probes.entropy_heatmaps(given)
+        figure = figures.entropy_heatmaps(given)
     scales = set()
     for ax, (name, values) in zip(panels(figure, 3), given.items(), strict=True):
         np.testing.assert_array_equal(shown(ax), values.T)
@@ -214,7 +213,7 @@ def test_entropies_are_drawn_on_one_scale():
 def test_cka_is_drawn_in_square_cells_of_one_scale(count, rows, columns, tmp_path):
     given = cka(count, 28, 24)
     with style.drawing():
-        figure = figures_probes.cka_heatmaps(given, first="original")
+        figure = figures.cka_heatmaps(given, first="original")
         assert_alive(figure, tmp_path)
         assert_ticks_apart(figure)
         assert_texts_fit(figure)
@@ -237,7 +236,7 @@ def test_cka_is_drawn_in_square_cells_of_one_scale(count, rows, columns, tmp_pat
 def test_values_beyond_the_scale_of_cka_have_arrows():
     def arrows(*values: float) -> str:
         with style.drawing():
-            figure = figures_probes.cka_heatmaps({"a": np.array([[0.5, *values]])}, first="b")
+            figure = figures.cka_heatmaps({"a": np.array([[0.5, *values]])}, first="b")
         return figure.axes[-1]._colorbar.extend  # type: ignore[attr-defined]
 
     assert arrows(0.0, 1.0) == "neither"
@@ -252,8 +251,8 @@ def test_attention_is_drawn_below_the_diagonal():
     given["original"][4, 9] = 0.7
     lower = np.tri(30, dtype=bool)
     with style.drawing():
-        figure = figures_probes.attention_maps(given)
-        linear = figures_probes.attention_maps(given, log=False)
+        figure = figures.attention_maps(given)
+        linear = figures.attention_maps(given, log=False)
     for made, scale in ((figure, LogNorm), (linear, Normalize)):
         for ax, values in zip(panels(made, 2), given.values(), strict=True):
             np.testing.assert_array_equal(shown(ax)[lower], values[lower])
@@ -270,14 +269,14 @@ def test_attention_is_drawn_below_the_diagonal():
 def test_differences_are_those_from_the_first_on_a_scale_with_0_in_its_middle(tmp_path):
     given = maps(3, 20)
     given["of another length"] = maps(1, 9)["original"]
-    changes = figures_probes.differences(given, "original")
+    changes = figures.differences(given, "original")
     assert list(changes) == list(given)[1:3]
     lower = np.tri(20, dtype=bool)
     with style.drawing():
-        figure = figures_probes.attention_differences(changes)
+        figure = figures.attention_differences(changes)
         assert_alive(figure, tmp_path)
         assert_texts_fit(figure)
-        assert_alive(figures_probes.attention_differences({"same": np.zeros((4, 4))}), tmp_path)
+        assert_alive(figures.attention_differences({"same": np.zeros((4, 4))}), tmp_path)
     most = max(np.abs(values).max() for values in changes.values())
     for ax, (name, values) in zip(panels(figure, 2), changes.items(), strict=True):
         np.testing.assert_array_equal(values, given[name] - given["original"])
@@ -288,9 +287,9 @@ def test_differences_are_those_from_the_first_on_a_scale_with_0_in_its_middle(tm
 
 
 HEATMAPS: dict[str, Callable[[Made], Figure]] = {
-    "entropies": figures_probes.entropy_heatmaps,
-    "cka": lambda made: figures_probes.cka_heatmaps(made, first="original"),
-    "maps": figures_probes.attention_maps,
+    "entropies": figures.entropy_heatmaps,
+    "cka": lambda made: figures.cka_heatmaps(made, first="original"),
+    "maps": figures.attention_maps,
 }
 
 
@@ -307,7 +306,7 @@ def test_what_is_not_defined_is_hatched(kind, data, tmp_path):
 
 def test_hatches_are_seen(tmp_path):
     with style.drawing():
-        figure = figures_probes.cka_heatmaps({"a": np.full((6, 6), np.nan)}, first="a")
+        figure = figures.cka_heatmaps({"a": np.full((6, 6), np.nan)}, first="a")
         pixels = render(figure, tmp_path)
     box = figure.axes[0].get_window_extent()
     x, y = int(box.x0) + 3, int(pixels.shape[0] - box.y1) + 3
@@ -321,10 +320,10 @@ def test_hatches_are_seen(tmp_path):
 
 def test_inputs_stay_as_they_are():
     for draw, made in (
-        (figures_probes.entropy_curves, spoilt(entropies(2))),
-        (figures_probes.entropy_heatmaps, spoilt(entropies(2))),
-        (lambda one: figures_probes.cka_heatmaps(one, first="a"), spoilt(cka(2))),
-        (figures_probes.attention_maps, spoilt(maps(2))),
+        (figures.entropy_curves, spoilt(entropies(2))),
+        (figures.entropy_heatmaps, spoilt(entropies(2))),
+        (lambda one: figures.cka_heatmaps(one, first="a"), spoilt(cka(2))),
+        (figures.attention_maps, spoilt(maps(2))),
     ):
         copies = {name: values.copy() for name, values in made.items()}
         with style.drawing():
@@ -336,8 +335,8 @@ def test_inputs_stay_as_they_are():
 def test_the_same_numbers_give_the_same_bytes():
     with style.drawing():
         for draw in (
-            lambda: figures_probes.entropy_curves(spoilt(entropies(3)), first="original"),
-            lambda: figures_probes.cka_heatmaps(cka(1), first="original"),
+            lambda: figures.entropy_curves(spoilt(entropies(3)), first="original"),
+            lambda: figures.cka_heatmaps(cka(1), first="original"),
         ):
             first, second = (style.png(draw()) for _ in range(2))
             assert first == second

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.engine.nulls.verdicts import Against, Judgement
-from svdjax.report.scaling_findings import exceeds_drift, scaling_lead
+from svdjax.nulls.verdicts import Against, Judgement
+from svdjax.spectra.scaling_findings import exceeds_drift, scaling_lead
 
 
 def projection(mean: float, std: float, least_squares: float, name: str = "q_proj") -> Any:

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from svdjax.engine import Comparison
-from svdjax.report import write_index
-from svdjax.report.findings import findings, lead
-from svdjax.report.tables import pair_tables
-from svdjax.report.views import pair_views
+from svdjax.spectra.findings import findings, lead
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.tables import pair_tables
+from svdjax.spectra.views import pair_views
+from svdjax.sweep.index_page import write_index
 from tests.report import synthetic
 from tests.report.pages import Page
 

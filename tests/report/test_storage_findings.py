@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from svdjax.engine import Comparison
-from svdjax.report.findings import findings, lead, projection_lines
 from svdjax.report.panels import panels
-from svdjax.report.tables import pair_tables, pairs_table
-from svdjax.report.views import pair_views
+from svdjax.spectra.findings import findings, lead, projection_lines
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.tables import pair_tables, pairs_table
+from svdjax.spectra.views import pair_views
 
 
 def limited(comparison: Comparison, lost: int, *, layers: int = 3, **fields) -> Comparison:

@@ -10,9 +10,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from svdjax.engine import Comparison
 from svdjax.report.paper_tables import PROJECTIONS, paper_column, paper_keys
-from svdjax.report.tables import Table, pair_tables, pairs_table
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.tables import Table, pair_tables, pairs_table
 from tests.report import synthetic
 
 FILES = ("table3", "table4", "nf", "corotation", "fits", "layers", "coverage")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from svdjax.engine.temperature.results import TemperatureResults
-from svdjax.report import write_index
-from svdjax.report.temperature import temperature_line
+from svdjax.sweep.index_page import write_index
+from svdjax.temperature.page import temperature_line
+from svdjax.temperature.results import TemperatureResults
 from tests.report import synthetic
 from tests.report.pages import Page, assert_links_lead_somewhere
 

@@ -9,10 +9,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from svdjax.engine import Comparison
-from svdjax.report import write_index
-from svdjax.report.trajectory import change, trajectory_table
-from svdjax.series import from_start, pair_name, step_to_step
+from svdjax.spectra.results import Comparison
+from svdjax.sweep.index_page import write_index
+from svdjax.sweep.trajectory import from_start, pair_name, step_to_step
+from svdjax.sweep.trajectory_page import change, trajectory_table
 from tests.report import synthetic
 from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained
 

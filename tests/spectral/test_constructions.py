@@ -13,7 +13,7 @@ import pytest
 import scipy.linalg
 from numpy.typing import ArrayLike
 
-from svdjax.constructions import RECIPES
+from svdjax.construct.recipes import RECIPES
 from svdjax.engine.devices import layer_mesh
 from svdjax.errors import InputError
 from svdjax.spectral import (

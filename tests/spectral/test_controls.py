@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 from numpy.typing import DTypeLike
 
-from svdjax.constructions.controls import CONTROLS
-from svdjax.constructions.recipes import RECIPES
+from svdjax.construct.controls import CONTROLS
+from svdjax.construct.recipes import RECIPES
 from svdjax.engine.devices import layer_mesh
 from svdjax.spectral import construct_stack, control_stack, predicted_surviving, working_precision
 from tests.spectral import matrices, reference

@@ -43,7 +43,7 @@ def test_polar_factor_is_as_good_as_the_svds(shape, kappa):
         found = factored(w, route)
         errors[route] = np.linalg.norm(found.factors.u @ found.factors.v.T - wanted)
         # What the assembled W is off from u v^T is within the same bound.
-        assert errors[route] <= 2 * (found.turn_error + np.sqrt(r) * found.tilt_error)
+        assert errors[route] <= 2 * (found.polar_error + np.sqrt(r) * found.subspace_error)
     # The correction leaves the same error but for rounding and terms of second order.
     assert errors["gram_f64"] <= 5 * errors["svd_f64"] + POLAR_TOLERANCE / 10
 
@@ -82,7 +82,7 @@ def test_small_singular_values_are_worked_out_among_themselves(kappa, spectrum):
     assert np.abs(found.factors.s - s).max() <= found.sigma_error <= 1e-2 / kappa
     # Assembling w costs as much as factorising it: eps kappa in single directions.
     error = np.linalg.norm(found.factors.u @ found.factors.v.T - u @ v.T)
-    assert error <= 2 * found.turn_error
+    assert error <= 2 * found.polar_error
     eps = np.finfo(np.float64).eps
     for vectors in (found.factors.u, found.factors.v):
         assert np.abs(vectors.T @ vectors - np.eye(r)).max() <= POLAR_TOLERANCE + 100 * eps

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from svdjax.engine.nulls.verdicts import LEVEL, against, judged, pooled
+from svdjax.nulls.verdicts import LEVEL, against, judged, pooled
 from svdjax.spectral import nf_unrelated, nulls, working_precision
 from svdjax.spectral.null_draws import draw_nulls
 from svdjax.spectral.null_signs import FramedChange, framed_change

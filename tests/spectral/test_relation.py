@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.spectral import MEASURES, Factored, analyse_stack, known_stack
-from svdjax.spectral.relation import FACTORS, GRAM, TOLERANCE
+from svdjax.spectral import MEASURES, SVDState, analyse_stack, prepare_stack
+from svdjax.spectral.compare import FACTORS, GRAM, TOLERANCE
 from tests.spectral import matrices
 from tests.spectral.run import CORNER, LAYERS, analyse
 
@@ -88,12 +88,12 @@ def test_rank_deficient_and_zero_matrices_are_recognised():
 )
 def test_what_is_known_changes_nothing(shape, given, kappas):
     base, post = matrices.stack(np.random.default_rng(6), shape, kappas)
-    one = known_stack(base)
-    known = one if given[0] else None, known_stack(post) if given[1] else None
+    one = prepare_stack(base)
+    known = one if given[0] else None, prepare_stack(post) if given[1] else None
     short = np.linalg.svd(base[0])[2 if shape[0] >= shape[1] else 0]
     short = short.T if shape[0] >= shape[1] else short
     # A square matrix has its factors kept, a long one only the vectors of its short side.
-    vectors = one.factors.v if isinstance(one, Factored) else one.rows.swapaxes(1, 2)
+    vectors = one.factors.v if isinstance(one, SVDState) else one.rows.swapaxes(1, 2)
     cosines = np.abs(np.einsum("rs,rs->s", short, np.asarray(vectors[0])))
     np.testing.assert_allclose(cosines, 1, atol=1e-9)  # kappa is 10, the gaps are a tenth
     got = jax.device_get(

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.spectral import PairMetrics, kernels, known_stack
-from svdjax.spectral.relation import FACTORS, GRAM
+from svdjax.spectral import PairMetrics, kernels, prepare_stack
+from svdjax.spectral.compare import FACTORS, GRAM
 from tests.spectral import matrices, reference
 from tests.spectral.run import CORNER, LAYERS, analyse, analyse_many
 
@@ -33,7 +33,7 @@ def test_agrees_with_the_equations(shape, given):
         for w in matrices.stack(np.random.default_rng(1), shape, KAPPAS, np.float32)
     )
     known = tuple(
-        known_stack(w, measure="vectors") if needed else None
+        prepare_stack(w, measure="vectors") if needed else None
         for w, needed in zip((base, post), given)
     )
     got = analyse(base, post, "auto", measure="vectors", known=known)

@@ -22,7 +22,7 @@ from absl.testing import flagsaver
 
 import svdjax
 from svdjax.engine import process
-from svdjax.engine.stop import StopRequest
+from svdjax.engine.signals import StopRequest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -53,7 +53,7 @@ def call(command: str, *arguments: str, stop: Callable[[str], object] | None = N
         it says yes, SIGTERM comes; what it raises is a death that leaves the files as they are.
     """
     out, err = io.StringIO(), io.StringIO()
-    file = ROOT / "svdjax" / f"{command}.py"
+    file = ROOT / "svdjax" / command / "__main__.py"
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         # Flags that the command defines are gone afterwards, and so are modules that define some.

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from svdjax.engine.hosts.channel import SILENCE, Link
-from svdjax.engine.stop import StopRequest
+from svdjax.engine.signals import StopRequest
 from svdjax.errors import HostLost, InputError, Interrupted
 
 GRACE = 10.0

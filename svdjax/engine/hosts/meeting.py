@@ -11,7 +11,7 @@ from typing import Any
 from svdjax.engine.hosts.channel import Link
 from svdjax.engine.hosts.hosts import Hosts
 from svdjax.engine.hosts.request import HostsRequest
-from svdjax.engine.stop import StopRequest
+from svdjax.engine.signals import StopRequest
 from svdjax.engine.workdir import differ
 from svdjax.errors import HostLost, InputError, Interrupted, printable
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from svdjax.behaviour.benchmarks import choice_letter, last_boxed
+from svdjax.evaluate.benchmarks import choice_letter, last_boxed
 
 
 @pytest.mark.parametrize(

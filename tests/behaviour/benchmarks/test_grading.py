@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from svdjax.behaviour import isolated
-from svdjax.behaviour.benchmarks import Grader, Question, Verdict, comparing, read_benchmark
-from svdjax.behaviour.benchmarks.comparing import Comparer
 from svdjax.errors import InputError
+from svdjax.evaluate.benchmarks import Grader, Question, Verdict, comparing, read_benchmark
+from svdjax.evaluate.benchmarks.comparing import Comparer
+from svdjax.text import isolated
 
 WORKER = pathlib.Path(comparing.__file__).with_name("worker.py")
 LOOP = pathlib.Path(isolated.__file__).with_name("isolated_loop.py")

@@ -13,9 +13,9 @@ import sys
 import pytest
 
 from svdjax import reference
-from svdjax.behaviour.benchmarks import BENCHMARKS, Question, read_benchmark
-from svdjax.behaviour.benchmarks.records import commonsenseqa, gsm8k, in_repeat, mmlu
-from svdjax.behaviour.benchmarks.rows import Row
+from svdjax.evaluate.benchmarks import BENCHMARKS, Question, read_benchmark
+from svdjax.evaluate.benchmarks.records import commonsenseqa, gsm8k, in_repeat, mmlu
+from svdjax.evaluate.benchmarks.rows import Row
 from tests.behaviour.benchmarks.writing import (
     COMMONSENSE,
     GPQA_HEADER,
@@ -207,7 +207,7 @@ def test_rows_of_the_hub_and_of_files_are_the_same(tmp_path):
     records = [{"question": "1 + 1?", "answer": "#### 2"}]
     write_jsonl(folder / "test.jsonl", records)
     code = """
-from svdjax.behaviour.benchmarks import read_benchmark
+from svdjax.evaluate.benchmarks import read_benchmark
 found = read_benchmark("gsm8k", "hf:acme/sums")
 assert found == read_benchmark("gsm8k", "acme/sums/test.jsonl"), found
 """

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from svdjax.behaviour import reading
-from svdjax.behaviour.benchmarks import read_benchmark, readers
+from svdjax.evaluate.benchmarks import read_benchmark, readers
+from svdjax.text import reading
 from tests.behaviour.benchmarks.writing import (
     COMMONSENSE,
     GPQA_HEADER,

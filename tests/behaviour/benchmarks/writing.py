@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from svdjax.behaviour.benchmarks import read_benchmark
 from svdjax.errors import InputError
+from svdjax.evaluate.benchmarks import read_benchmark
 
 GPQA_HEADER = [
     "Record ID",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from svdjax.engine.hosts import HostsRequest, hosts, meet
-from svdjax.engine.stop import StopRequest
+from svdjax.engine.signals import StopRequest
 from svdjax.errors import HostLost, InputError, Interrupted
 from tests.engine.hosts.threads import side_by_side
 

@@ -7,10 +7,10 @@ import socket
 import numpy as np
 import pytest
 
-from svdjax.engine import run_sweep
 from svdjax.engine.hosts import HostsRequest
 from svdjax.errors import InputError
 from svdjax.options import default_config
+from svdjax.sweep.run import run_sweep
 from tests.engine import harness
 from tests.engine.hosts.models import family, save, tensors
 from tests.engine.hosts.threads import side_by_side

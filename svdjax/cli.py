@@ -1,0 +1,176 @@
+"""What every command shares: flags in, one call, and the exit status.
+
+=========  ==============================================================
+status     meaning
+=========  ==============================================================
+0          done; also for ``--help``
+1          a fault of svdjax: a traceback follows
+2          the input or the environment cannot be used: one line on stderr says why
+3          another process of the same run died; the same command goes on
+130, 143   stopped on request (SIGINT, SIGTERM); the same command goes on
+=========  ==============================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import pathlib
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from absl import app, flags
+
+from svdjax import streams
+from svdjax.engine.memory import check_memory, is_memory_fault
+from svdjax.errors import HostLost, InputError, Interrupted, printable
+
+
+def run(main: Callable[[], str | None]) -> NoReturn:
+    """Parses the flags, calls `main` and ends the process with the status above.
+
+    Args:
+      main: does the work; the text it returns is the short summary for stdout.
+    """
+    streams.settle()
+    command = f"python -m svdjax.{_command()}"
+    try:
+        app.run(lambda _: _call(main), flags_parser=_parse)
+    except InputError as error:
+        _leave(f"{command}: {error}", 2)
+    except (Interrupted, HostLost) as stop:
+        _leave(f"{command}: {stop}", stop.status)
+    except KeyboardInterrupt:
+        _leave(f"{command}: interrupted; the same command goes on from here", 128 + signal.SIGINT)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_memory_fault(error):
+            raise
+        why = printable(" ".join(str(error).split()), 300) or type(error).__name__
+        _leave(f"{command}: out of memory ({why}); raise the limit, or ask for less at a time", 2)
+    raise SystemExit(0)
+
+
+def _command() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.parent.rpartition(".")[2] if spec else "command"
+
+
+def _call(main: Callable[[], str | None]) -> None:
+    check_memory()
+    summary = main()
+    if summary:
+        with _written_to_stdout():
+            print(summary)
+
+
+@contextlib.contextmanager
+def _written_to_stdout() -> Iterator[None]:
+    """Makes sure that what is printed arrives; that nobody reads it is no fault (`streams`)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        raise InputError(f"done, but stdout cannot be written to: {error.strerror}") from error
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; ``--help`` ends with status 0, anything wrong is an `InputError`."""
+    if any(re.fullmatch(r"--?(help|helpshort|h|\?)(=.*)?", arg) for arg in argv[1:]):
+        with _written_to_stdout():
+            app.usage(shorthelp=True, writeto_stdout=True)
+            if "config" in flags.FLAGS:
+                print(_leaves())
+        raise SystemExit(0)
+    app.define_help_flags()
+    config = _config_file(argv)
+    if config and not _is_file(config):
+        raise InputError(f"config file {config} does not exist; configs/ holds the ones that ship")
+    try:
+        rest = flags.FLAGS(list(argv), known_only=False)
+        for name in flags.FLAGS:
+            # A config file that could not be read says so at the first look at it.
+            getattr(flags.FLAGS[name].value, "name", None)
+    except SystemExit as stop:
+        # absl's other help flags end with status 1 after doing what was asked.
+        raise SystemExit(0 if stop.code in (0, 1) else stop.code) from None
+    except Exception as error:
+        raise InputError(_explain(error, config)) from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}: everything is given by --flag=value")
+    return rest
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return pathlib.Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _leaves() -> str:
+    """What ``--help`` says about the leaves of a config."""
+    from svdjax.options import OPTIONS
+
+    lines = ["\nconfig leaves, set with --config.LEAF=VALUE:"]
+    for leaf, (default, text) in OPTIONS.items():
+        about = f"{text} (default: {default})"
+        lines += [
+            f"  {leaf}:",
+            *textwrap.wrap(about, 96, initial_indent="    ", subsequent_indent="    "),
+        ]
+    return "\n".join(lines)
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """The path of ``--config=path[:argument]``, empty where there is none."""
+    for arg, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+        name, equals, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            return (value if equals else following).partition(":")[0]
+    return ""
+
+
+def _explain(error: BaseException, config: str) -> str:
+    """One sentence for whatever parsing the flags or reading the config file raised."""
+    chain = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    ours = [link for link in chain if isinstance(link, InputError)]
+    if ours:
+        # ml_collections wraps what a config raises into tracebacks; the innermost is the original.
+        return str(ours[-1])
+    root = chain[-1]
+    if isinstance(error, flags.Error) and "whilst parsing config" not in str(error):
+        missing = re.findall(r"flag --(\w+)=None: Flag --\w+ must have a value", str(error))
+        if missing:
+            names = f"--{', --'.join(missing)}"
+            said = f"flag {names} is" if len(missing) == 1 else f"flags {names} are"
+            return f"{said} required; --help explains every flag"
+        return f"{error}; --help explains every flag"
+    leaf = _missing_leaf(root)
+    if leaf:
+        from svdjax.options import OPTIONS
+
+        near = difflib.get_close_matches(leaf, OPTIONS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
+        return f"config {config} has no leaf {leaf!r}; {hint}"
+    return f"config {config}: {type(root).__name__}: {root}"
+
+
+def _missing_leaf(error: BaseException) -> str:
+    """The leaf that ml_collections says a config lacks, empty for other errors."""
+    message: object = error
+    while isinstance(message, KeyError | AttributeError) and message.args:
+        message = message.args[0]
+    word = str(message).split("\n")[0].strip("'\"")
+    return word if isinstance(error, KeyError | AttributeError) and word.isidentifier() else ""
+
+
+def _leave(line: str, status: int) -> NoReturn:
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(status) from None

@@ -1,0 +1,1 @@
+"""Checkpoints whose singular structure is edited: recipes, command, stage, results, page."""

@@ -1,0 +1,54 @@
+"""The held-out text of every pair, read and tokenised before anything is computed."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from svdjax.checkpoint import model_config
+from svdjax.errors import InputError
+from svdjax.sweep.inputs import PairJob
+from svdjax.text.texts import Rows, read_texts, tokenise
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Text that a pair's models are judged on.
+
+    Attributes:
+      path: of the file.
+      rows: its tokens, by the tokenizer of post.
+      texts: how many texts.
+      tokens: how many tokens count.
+    """
+
+    path: pathlib.Path
+    rows: Rows
+    texts: int
+    tokens: int
+
+
+def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
+    """Held-out text by pair, for those that name one which a stage looks at.
+
+    Raises:
+      InputError: with every fault of every pair: the file, the tokenizer, or a model that the
+        decoder cannot run.
+    """
+    found, faults = {}, []
+    for job in jobs:
+        spec = job.spec
+        if not spec.text:
+            continue
+        path = pathlib.Path(spec.text).expanduser()
+        try:
+            texts = read_texts(path, limit)
+            post = job.plan.post
+            rows = tokenise(texts, post.tokenizer, model_config(post.home), str(path))
+            found[spec.name] = Heldout(path, rows, len(texts), rows.targets)
+        except InputError as error:
+            faults.append(f"{spec.label}: {error}")
+    if faults:
+        raise InputError(" | ".join(dict.fromkeys(faults)))
+    return found

@@ -1,0 +1,277 @@
+"""Scale on paper: what an analysis costs, predicted from a few measured rates.
+
+Axis legend: `I` in, `O` out, `R` = min(I, O), `M` = max(I, O).
+
+The kernels of `svdjax.spectral.compare` are products and symmetric eigenproblems, so two rates of
+a device say how long they take: operations a second of a float64 product, and seconds of an
+eigenproblem by its size. What passes over memory otherwise is a few percent of either.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from svdjax.spectral.products import eigh, matmul, slice_length
+
+START_SECONDS = 3.0
+"""Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""
+
+_SYMMETRIC = 0.6
+"""Of the operations of a product, where its blocks above the diagonal are computed once."""
+
+_EIGEN_SIZES = (256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What something takes.
+
+    Attributes:
+      products: floating point operations in matrix products.
+      eigen: how many symmetric eigenproblems, by size.
+      stored: bytes of the matrices as stored.
+      working: bytes on a device while it is worked on.
+    """
+
+    products: float
+    eigen: Mapping[int, float]
+    stored: int
+    working: int
+
+    @property
+    def operations(self) -> float:
+        """Floating point operations in all, 9 n^3 for an eigenproblem with vectors."""
+        return self.products + sum(9.0 * n**3 * count for n, count in self.eigen.items())
+
+
+def pair_cost(
+    shape: tuple[int, int], *, posts: int = 1, sides: int | None = None, itemsize: int = 2
+) -> Cost:
+    """Cost of one base matrix [I, O] and its posts, compared by ``measure="vectors"``.
+
+    Long matrices (M >= 2 R) by their Gram matrices alone; others by factors made out of them,
+    with their smaller singular values worked out a second time.
+
+    Args:
+      shape: (I, O).
+      posts: comparisons.
+      sides: matrices that are read and factorised for them; a base and its posts by default, fewer
+        where an earlier comparison has left some.
+      itemsize: bytes of an entry as stored.
+    """
+    sides = posts + 1 if sides is None else sides
+    r, long = min(shape), max(shape)
+    whole, square = 2.0 * long * r**2, 2.0 * r**3
+    if long >= 2 * r:
+        products = sides * _SYMMETRIC * whole + posts * (whole + 4 * square)
+        products += _SYMMETRIC * square  # the root of base
+        eigen = {r: float(sides)}
+    else:
+        # Gram matrix, images, loss, the lower half again, its loss, the correction in float32.
+        factors = (3 * _SYMMETRIC + 1.5) * whole + _SYMMETRIC * whole / 4 + square
+        products = sides * factors + posts * (whole + 2 * square)
+        eigen = {r: float(sides), r // 2: float(sides)}
+    # As XLA counts the buffers of the compiled program. A long matrix that has to be factorised
+    # takes 8 * 7 r M, for as long as that takes.
+    if long >= 2 * r:
+        working = 8 * (5 * r**2 + 2 * r * slice_length(r, long, 8))
+    else:
+        working = 8 * 10 * r * long
+    stored = sides * itemsize * r * long
+    return Cost(products, eigen, stored, working)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does in a second, all devices of the machine at work.
+
+    Attributes:
+      device: its name.
+      products: float64 operations a second in matrix products.
+      eigen: seconds of a symmetric float64 eigenproblem with vectors, by size.
+      read: bytes a second from the file system into a process.
+      transfer: bytes a second from the host to the device.
+    """
+
+    device: str
+    products: float
+    eigen: Mapping[int, float]
+    read: float = 1e9
+    transfer: float = 1e10
+
+    def seconds(self, cost: Cost) -> float:
+        """Of the computation."""
+        return cost.products / self.products + sum(
+            count * self.eigen_seconds(n) for n, count in cost.eigen.items()
+        )
+
+    def eigen_seconds(self, n: int) -> float:
+        """Of one eigenproblem: between the measured sizes by a power law, beyond them by n^3."""
+        sizes = sorted(self.eigen)
+        if n <= sizes[0]:
+            return self.eigen[sizes[0]] * (n / sizes[0]) ** 2
+        if n >= sizes[-1]:
+            return self.eigen[sizes[-1]] * (n / sizes[-1]) ** 3
+        logs = np.log([self.eigen[size] for size in sizes])
+        return float(np.exp(np.interp(math.log(n), np.log(sizes), logs)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The linear layers of a model: shapes (I, O) and how many of each a layer has.
+
+    Attributes:
+      name: as it is known.
+      layers: its depth.
+      matrices: count by shape.
+    """
+
+    name: str
+    layers: int
+    matrices: Mapping[tuple[int, int], int]
+
+
+def _decoder(name: str, layers: int, hidden: int, wide: int, kv: int) -> Model:
+    counts: dict[tuple[int, int], int] = {}
+    for shape, count in (
+        ((hidden, hidden), 2),
+        ((hidden, kv), 2),
+        ((hidden, wide), 2),
+        ((wide, hidden), 1),
+    ):
+        counts[shape] = counts.get(shape, 0) + count
+    return Model(name, layers, counts)
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        _decoder("Qwen2.5-1.5B", 28, 1536, 8960, 256),
+        _decoder("Qwen2.5-7B", 28, 3584, 18944, 512),
+        _decoder("Qwen2.5-14B", 48, 5120, 13824, 1024),
+        _decoder("Llama-3.1-70B", 80, 8192, 28672, 1024),
+    )
+}
+"""By name; shapes from the models' published config.json."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a sweep would take.
+
+    Attributes:
+      seconds: of the whole command, without compiling.
+      operations: floating point operations in all.
+      read: bytes read.
+      device: bytes on each device.
+      host: bytes of stacks on the host of one process.
+    """
+
+    seconds: float
+    operations: float
+    read: int
+    device: int
+    host: int
+
+
+def predict(
+    model: Model,
+    rates: Rates,
+    *,
+    devices: int = 1,
+    posts: int = 1,
+    layers: int | None = None,
+    itemsize: int = 2,
+) -> Prediction:
+    """Predicts ``measure="vectors"`` of a base and its posts, layers spread over the devices.
+
+    Computing, transfer and reading overlap, so the slowest of them counts; two groups of one layer
+    for each device are on the host and on the devices.
+    """
+    depth = model.layers if layers is None else layers
+    rounds = math.ceil(depth / devices)
+    compute, operations, read, device, host = 0.0, 0.0, 0, 0, 0
+    for shape, count in model.matrices.items():
+        cost = pair_cost(shape, posts=posts, itemsize=itemsize)
+        compute += rounds * count * rates.seconds(cost)
+        operations += depth * count * cost.operations
+        read += depth * count * cost.stored
+        one = 2 * itemsize * shape[0] * shape[1]
+        device, host = max(device, 2 * one + cost.working), max(host, 2 * devices * one)
+    moving = max(read / rates.read, read / devices / rates.transfer)
+    return Prediction(
+        START_SECONDS + max(compute, moving),
+        operations,
+        read,
+        device,
+        host,
+    )
+
+
+def measure_rates(sizes: Sequence[int] = _EIGEN_SIZES, product: int = 2048) -> Rates:
+    """Measures this machine's devices, all of them at once; takes some seconds."""
+    with jax.enable_x64(True):
+        devices = jax.devices()
+        generator = np.random.default_rng(0)
+        big = generator.standard_normal((product, product))
+        multiply = jax.jit(lambda x: matmul(x, x))
+        rate = 2.0 * product**3 / _together(multiply, big, devices)
+        solve = jax.jit(eigh)
+        eigen = {}
+        for size in sizes:
+            root = generator.standard_normal((size, size))
+            eigen[size] = _together(solve, root @ root.T, devices)
+        start = time.perf_counter()
+        jax.block_until_ready(jax.device_put(big, devices[0]))
+        transfer = big.nbytes / (time.perf_counter() - start)
+    return Rates(devices[0].device_kind, rate, eigen, transfer=transfer)
+
+
+def _together(function, value: np.ndarray, devices: Sequence[Any], turns: int = 3) -> float:
+    """Seconds of a call while every device does the same; the best of some turns."""
+    values = [jax.device_put(value, device) for device in devices]
+
+    def call(x: jax.Array) -> None:
+        with jax.enable_x64(True):  # the setting is each thread's own
+            jax.block_until_ready(function(x))
+
+    best = math.inf
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(call, values))
+        for _ in range(turns):
+            start = time.perf_counter()
+            list(pool.map(call, values))
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def table(rates: Rates, counts: Sequence[int] = (1, 2, 4, 8), posts: int = 1) -> str:
+    """Markdown: seconds, operations, bytes and memory of every model in `MODELS`."""
+    head = ["pair", "Pflop", "read", "per device", *(f"{count} device(s)" for count in counts)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for model in MODELS.values():
+        found = [predict(model, rates, devices=count, posts=posts) for count in counts]
+        first = found[0]
+        cells = [
+            model.name,
+            f"{first.operations / 1e15:.2f}",
+            f"{first.read / 2**30:.1f} GiB",
+            f"{first.device / 2**30:.1f} GiB",
+            *(_time(one.seconds) for one in found),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,0 @@
-"""A verdict on common origin: two checkpoints or more in, one file out.
-
-`svdjax.engine` is the way in.
-"""

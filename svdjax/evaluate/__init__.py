@@ -1,0 +1,1 @@
+"""Answers of models to benchmarks: command, stage, grading, results, page."""

@@ -1,0 +1,115 @@
+"""Benchmarks by name: what --data must be, and reading it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from svdjax.errors import InputError, printable
+from svdjax.evaluate.benchmarks import records
+from svdjax.evaluate.benchmarks.hub import PREFIX, hub_rows
+from svdjax.evaluate.benchmarks.question import Question
+from svdjax.evaluate.benchmarks.rows import Row
+from svdjax.evaluate.benchmarks.sources import SPLITS, gpqa_rows, jsonl_rows, mmlu_rows
+from svdjax.text.reading import MOST_BYTES
+
+BENCHMARKS = {
+    "gsm8k": 'GSM8K; --data: its .jsonl of {"question", "answer"} with "#### result" at the end of '
+    "the answer, or hf:openai/gsm8k",
+    "math500": 'MATH-500; --data: its .jsonl of {"problem", "answer", "subject", "level", '
+    '"unique_id"}, or hf:HuggingFaceH4/MATH-500',
+    "mmlu": "MMLU; --data: a subject's .csv (question, 4 options, letter; no header), a folder of "
+    "*_dev.csv or *_test.csv, the official folder with dev/ and test/, or hf:cais/mmlu",
+    "gpqa": "GPQA; --data: its .csv with columns Question, Correct Answer and Incorrect Answer 1 "
+    "to 3, or hf:Idavidrein/gpqa",
+    "commonsenseqa": 'CommonsenseQA; --data: its .jsonl of {"answerKey", "id", "question": '
+    '{"stem", "choices": [{"label", "text"}, ...]}}, or hf:tau/commonsense_qa',
+    "questions": 'questions of your own; --data: a .jsonl of {"question", "answer"}, the answer a '
+    "number or a string",
+}
+_CONVERT: dict[str, Callable[[Row, int], Question]] = {
+    "gsm8k": records.gsm8k,
+    "math500": records.math500,
+    "mmlu": records.mmlu,
+    "gpqa": records.gpqa,
+    "commonsenseqa": records.commonsenseqa,
+    "questions": records.questions,
+}
+
+
+def read_benchmark(
+    name: str,
+    path: str | os.PathLike[str],
+    *,
+    limit: int = 0,
+    seed: int = 0,
+    split: str = "dev",
+) -> tuple[Question, ...]:
+    """Read a benchmark's questions, in the order of the file.
+
+    Args:
+        name: One of `BENCHMARKS`.
+        path: What `BENCHMARKS` says: a file, a folder, or `hf:org/name[/config][:split]`.
+        limit: How many questions to take, from the beginning; 0 takes all. What lies beyond is not
+            looked at.
+        seed: Orders the options of GPQA; the order of a question depends on it and on the
+            question's content alone, and beyond the first repeat on the repeat (`in_repeat`).
+        split: "dev", "test" or "val": which part of MMLU, where `path` holds several.
+
+    Raises:
+        InputError: It cannot be read, a record is not of the form, two have the same id, or there
+            is no question.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"benchmark {name}: is unknown; expected one of {', '.join(BENCHMARKS)}")
+    if split not in SPLITS:
+        raise InputError(f"split {split}: is unknown; expected one of {', '.join(SPLITS)}")
+    if limit < 0:
+        raise InputError(f"limit {limit}: is negative; expected 0, which takes all, or more")
+    found: list[Question] = []
+    places: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    size = 0
+    for question, place in _converted(name, _rows(name, path, split), seed):
+        counts[question.group] += 1
+        if not question.id:
+            number = f"{question.group or name}/{counts[question.group]}"
+            question = dataclasses.replace(question, id=number)
+        if question.id in places:
+            raise InputError(
+                f"{place}: has the id {printable(question.id, 80)} of {places[question.id]}; "
+                "expected every question once; remove one of the two"
+            )
+        size += len(question.text)
+        if size > MOST_BYTES:
+            raise InputError(f"{place}: more than {MOST_BYTES >> 20} Mi characters; set a limit")
+        places[question.id] = place
+        found.append(question)
+        if len(found) == limit:
+            break
+    if not found:
+        raise InputError(f"{path}: holds no question; expected {_wanted(name)}")
+    return tuple(found)
+
+
+def _converted(name: str, rows: Iterable[Row], seed: int) -> Iterator[tuple[Question, str]]:
+    for row in rows:
+        yield _CONVERT[name](row, seed), row.place
+
+
+def _rows(name: str, path: str | os.PathLike[str], split: str) -> Iterator[Row]:
+    wanted, where = _wanted(name), pathlib.Path(path)
+    if str(path).startswith(PREFIX):
+        return hub_rows(str(path), name, wanted, split)
+    if name == "mmlu":
+        return mmlu_rows(where, wanted, split)
+    if name == "gpqa":
+        return gpqa_rows(where, wanted)
+    return jsonl_rows(where, wanted)
+
+
+def _wanted(name: str) -> str:
+    return BENCHMARKS[name].partition("--data: ")[2]

@@ -1,0 +1,128 @@
+"""Records of each benchmark as questions: one function a benchmark, for files and the hub alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from svdjax.evaluate.benchmarks.question import Question
+from svdjax.evaluate.benchmarks.rows import Row
+from svdjax.evaluate.benchmarks.wording import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
+
+GPQA_COLUMNS = (
+    "Question",
+    "Correct Answer",
+    "Incorrect Answer 1",
+    "Incorrect Answer 2",
+    "Incorrect Answer 3",
+)
+
+
+def gsm8k(row: Row, seed: int = 0) -> Question:
+    """A solution that ends in `#### answer`; thousands commas are removed."""
+    text, solution = row.text("question"), row.text("answer")
+    _, mark, answer = solution.rpartition("####")
+    answer = answer.strip().replace(",", "")
+    if not mark or not answer:
+        raise row.error('"answer" does not end in "#### " and the result')
+    return Question("", text, SYSTEM, answer, "math")
+
+
+def math500(row: Row, seed: int = 0) -> Question:
+    """A problem with its answer in LaTeX; groups are subject and level."""
+    group = f"{row.text('subject')}, level {row.number_or_text('level')}"
+    answer = row.text("answer").strip()
+    return Question(
+        row.text("unique_id"), row.text("problem"), SYSTEM_SHORT, answer, "math", group=group
+    )
+
+
+def questions(row: Row, seed: int = 0) -> Question:
+    """Any question whose answer is a number or mathematics, asked as GSM8K is."""
+    return Question("", row.text("question"), SYSTEM, row.number_or_text("answer"), "math")
+
+
+def mmlu(row: Row, seed: int = 0) -> Question:
+    """Four options, and the right one's letter or index; groups are subjects."""
+    options = _options(row, row.get("choices"), 4)
+    answer = row.letter("answer", LETTERS[:4])
+    return _choice("", row.text("question"), options, answer, row.text("subject"))
+
+
+def commonsenseqa(row: Row, seed: int = 0) -> Question:
+    """Five options: in the official form nested under `question`, on the hub in columns."""
+    stem, choices = row.get("question"), row.values.get("choices")
+    if isinstance(stem, Mapping):
+        stem, choices = stem.get("stem"), stem.get("choices")
+        if isinstance(choices, list) and all(isinstance(each, Mapping) for each in choices):
+            choices = {key: [each.get(key) for each in choices] for key in ("label", "text")}
+    if not isinstance(choices, Mapping):
+        raise row.error("has no choices of that form")
+    if choices.get("label") != list(LETTERS):
+        raise row.error(f"the choices' labels are {reprlib.repr(choices.get('label'))}, not A to E")
+    options = _options(row, choices.get("text"), 5)
+    answer = row.letter("answerKey", LETTERS)
+    return _choice(row.text("id"), row.as_text(stem, "the stem"), options, answer)
+
+
+def gpqa(row: Row, seed: int = 0) -> Question:
+    """One right and three wrong answers, in an order that depends on seed and content alone.
+
+    That is the order of the first repeat; `in_repeat` draws those of the others.
+    """
+    text, *options = (row.text(key) for key in GPQA_COLUMNS)
+    content = _digest(json.dumps([text, *options]))
+    # Ranks by hash are a uniform permutation that no version of a generator can change.
+    order = sorted(range(4), key=lambda option: _digest(f"{seed}/{content}/{option}"))
+    record, domain = row.values.get("Record ID"), row.values.get("High-level domain")
+    ordered = [options[option] for option in order]
+    question = _choice(
+        record if isinstance(record, str) and record.strip() else content[:16],
+        text,
+        ordered,
+        LETTERS[order.index(0)],
+        domain if isinstance(domain, str) else "",
+    )
+    return dataclasses.replace(question, stem=text, options=tuple(ordered))
+
+
+def in_repeat(question: Question, repeat: int) -> Question:
+    """A question as it is asked in one repeat.
+
+    Where the order of the options is drawn, every repeat has its own, so that accuracy and its
+    spread do not hang on one order; it depends on seed, content and repeat alone.
+
+    Args:
+        question: As `read_benchmark` returns it, which is how repeat 0 asks it.
+        repeat: 0, 1, ...
+    """
+    if not repeat or not question.options:
+        return question
+    asked = _digest(question.text)
+    order = sorted(
+        range(len(question.options)), key=lambda option: _digest(f"{repeat}/{asked}/{option}")
+    )
+    options = tuple(question.options[option] for option in order)
+    text = multiple_choice(question.stem, options)
+    answer = LETTERS[order.index(LETTERS.index(question.answer))]
+    return dataclasses.replace(question, text=text, options=options, answer=answer)
+
+
+def _choice(name: str, text: str, options: Sequence[str], answer: str, group: str = "") -> Question:
+    whole, letters = multiple_choice(text, options), LETTERS[: len(options)]
+    return Question(name, whole, SYSTEM_SHORT, answer, "choice", letters, group)
+
+
+def _options(row: Row, values: Any, count: int) -> list[str]:
+    if not isinstance(values, list) or len(values) != count:
+        found = len(values) if isinstance(values, list) else type(values).__name__
+        raise row.error(f"has {found} choices, not a list of {count}")
+    return [row.as_text(value, f"choice {LETTERS[i]}") for i, value in enumerate(values)]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Whether two models share an origin: alignment, statistic, verdict, command, page."""

@@ -1,0 +1,194 @@
+"""The disguises one by one: changes of a tree in place that leave what it computes as it was.
+
+Axes: `L` layers, `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim, `A`
+rotary planes. Leaves are float64, fused projections split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from svdjax.checkpoint import ModelConfig
+from svdjax.fingerprint.layer import READERS, norms_before, rotary_planes
+
+Tree = dict[str, Any]
+Change = Callable[[Tree, ModelConfig, np.random.Generator], None]
+_OUT = {"self_attn": "o_proj", "mlp": "down_proj"}
+_SPREAD = 6.0  # scales are exp(u), u uniform in +-_SPREAD; of mixtures, which lose digits, in +-1
+
+
+def _neurons(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Another order of the neurons in every block."""
+    mlp = tree["layers"]["mlp"]
+    for layer in range(config.num_layers):
+        order = _cycle(config.intermediate_size, rng)
+        for name in ("gate_proj", "up_proj"):
+            for leaf in mlp[name].values():
+                leaf[layer] = leaf[layer][..., order]
+        mlp["down_proj"]["kernel"][layer] = mlp["down_proj"]["kernel"][layer][order]
+
+
+def _heads(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Another order of the query heads within their groups."""
+    kv, group = config.num_kv_heads, config.num_heads // config.num_kv_heads
+    for layer in range(config.num_layers):
+        order = np.stack([_cycle(group, rng) + group * head for head in range(kv)]).ravel()
+        _order_heads(tree, config, layer, order, np.arange(kv))
+
+
+def _groups(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Another order of the kv heads, each with its query heads."""
+    kv, group = config.num_kv_heads, config.num_heads // config.num_kv_heads
+    for layer in range(config.num_layers):
+        order = _cycle(kv, rng)
+        queries = (group * order[:, None] + np.arange(group)[None, :]).ravel()
+        _order_heads(tree, config, layer, queries, order)
+
+
+def _cycle(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A random permutation that leaves nothing in its place, where there is more than one."""
+    around = rng.permutation(count)
+    order = np.empty(count, int)
+    order[around] = np.roll(around, 1)
+    return order
+
+
+def _order_heads(
+    tree: Tree, config: ModelConfig, layer: int, queries: np.ndarray, keys: np.ndarray
+) -> None:
+    attention, H = tree["layers"]["self_attn"], config.head_dim
+    orders = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+    for name, order in orders.items():
+        columns = (H * order[:, None] + np.arange(H)[None, :]).ravel()
+        for leaf in attention[name].values():
+            leaf[layer] = leaf[layer][..., columns]
+    if config.qk_norm == "all":
+        for name, order in (("q_norm", queries), ("k_norm", keys)):
+            scale = attention[name]["scale"][layer].reshape(-1, H)
+            attention[name]["scale"][layer] = scale[order].ravel()
+    rows = (H * queries[:, None] + np.arange(H)[None, :]).ravel()
+    attention["o_proj"]["kernel"][layer] = attention["o_proj"]["kernel"][layer][rows]
+
+
+def _vo(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Each dimension of a value head scaled, o scaled back."""
+    factors = np.exp(
+        rng.uniform(-_SPREAD, _SPREAD, (config.num_layers, config.num_kv_heads, config.head_dim))
+    )
+    mixes = factors[..., None] * np.eye(config.head_dim)
+    _mix_values(tree, config, mixes)
+
+
+def _values(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Another basis of each value head (any invertible H x H matrix), undone in o."""
+    H = config.head_dim
+    shape = (config.num_layers, config.num_kv_heads, H, H)
+    u, v = (np.linalg.qr(rng.standard_normal(shape))[0] for _ in range(2))
+    _mix_values(tree, config, (u * np.exp(rng.uniform(-1, 1, shape[:3]))[..., None, :]) @ v)
+
+
+def _mix_values(tree: Tree, config: ModelConfig, mixes: np.ndarray) -> None:
+    attention, H = tree["layers"]["self_attn"], config.head_dim
+    for leaf in attention["v_proj"].values():
+        heads = leaf.reshape(len(leaf), -1, config.num_kv_heads, 1, H)
+        leaf[...] = (heads @ mixes[:, None]).reshape(leaf.shape)
+    kernel = attention["o_proj"]["kernel"]
+    heads = kernel.reshape(len(kernel), config.num_kv_heads, -1, H, kernel.shape[-1])
+    kernel[...] = (np.linalg.inv(mixes)[:, :, None] @ heads).reshape(kernel.shape)
+
+
+def _planes(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Each rotary plane of k turned and scaled, that of its queries turned and scaled back."""
+    A, kv = rotary_planes(config), config.num_kv_heads
+    shape = (config.num_layers, 1, kv, 1, A)
+    factor = np.exp(rng.uniform(-_SPREAD, _SPREAD, shape) + 1j * rng.uniform(0, 2 * np.pi, shape))
+    for name, one in (("k_proj", factor), ("q_proj", 1 / factor.conj())):
+        for leaf in tree["layers"]["self_attn"][name].values():
+            heads = leaf.reshape(
+                len(leaf), -1, kv, leaf.shape[-1] // (kv * config.head_dim), config.head_dim
+            )
+            turned = (heads[..., :A] + 1j * heads[..., A : 2 * A]) * one
+            heads[..., :A], heads[..., A : 2 * A] = turned.real, turned.imag
+            leaf[...] = heads.reshape(leaf.shape)
+
+
+def _updown(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Each neuron's up scaled, by either sign, and its down scaled back."""
+    shape = (config.num_layers, config.intermediate_size)
+    factor = np.exp(rng.uniform(-_SPREAD, _SPREAD, shape)) * rng.choice([-1.0, 1.0], shape)
+    mlp = tree["layers"]["mlp"]
+    for leaf in mlp["up_proj"].values():
+        leaf *= factor[:, None] if leaf.ndim == 3 else factor
+    mlp["down_proj"]["kernel"] /= factor[:, :, None]
+
+
+def _norms(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Each scale of a norm changed, and the rows of the matrices after it changed back."""
+    for module, norm in norms_before(config).items():
+        shape = (config.num_layers, config.hidden_size)
+        _fold(tree, config, module, norm, np.exp(rng.uniform(-_SPREAD, _SPREAD, shape)))
+    if not config.tie_word_embeddings:
+        factor = np.exp(rng.uniform(-_SPREAD, _SPREAD, config.hidden_size))
+        _fold_head(tree, config, factor)
+
+
+def _rotation(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """The residual stream in another orthonormal basis, the norms' scales folded in."""
+    D = config.hidden_size
+    r, upper = np.linalg.qr(rng.standard_normal((D, D)))
+    r *= np.sign(np.diagonal(upper))[None, :]
+    for module, norm in norms_before(config).items():
+        scale = tree["layers"][norm]["scale"] + config.norm_plus_one
+        _fold(tree, config, module, norm, scale)
+        for name in READERS[module]:
+            leaf = tree["layers"][module][name]["kernel"]
+            leaf[...] = r.T @ leaf
+        for leaf in tree["layers"][module][_OUT[module]].values():
+            leaf[...] = leaf @ r
+    _fold_head(tree, config, tree["norm"]["scale"] + config.norm_plus_one)
+    tree["lm_head"]["kernel"] = r.T @ tree["lm_head"]["kernel"]
+    tree["embed_tokens"]["embedding"] = tree["embed_tokens"]["embedding"] @ r
+
+
+def impossible(config: ModelConfig) -> dict[str, str]:
+    """Disguises that would change what a model of this architecture computes, and why."""
+    found = {}
+    if config.post_norms:
+        found["rotation"] = "which scales what it adds to the residual stream"
+    if config.qk_norm:
+        found["planes"] = "which normalises queries and keys"
+    return found
+
+
+def _fold(tree: Tree, config: ModelConfig, module: str, norm: str, factor: np.ndarray) -> None:
+    """Divide the norm's scale [L, D] by `factor` and multiply the rows after it by it."""
+    scale = tree["layers"][norm]["scale"]
+    scale[...] = (scale + config.norm_plus_one) / factor - config.norm_plus_one
+    for name in READERS[module]:
+        tree["layers"][module][name]["kernel"] *= factor[:, :, None]
+
+
+def _fold_head(tree: Tree, config: ModelConfig, factor: np.ndarray) -> None:
+    scale = tree["norm"]["scale"]
+    scale[...] = (scale + config.norm_plus_one) / factor - config.norm_plus_one
+    tree["lm_head"]["kernel"] *= factor[:, None]
+
+
+DISGUISES: Mapping[str, Change] = MappingProxyType(
+    {
+        "neurons": _neurons,
+        "heads": _heads,
+        "groups": _groups,
+        "values": _values,
+        "vo": _vo,
+        "planes": _planes,
+        "updown": _updown,
+        "norms": _norms,
+        "rotation": _rotation,
+    }
+)
+"""Those that leave the function unchanged, by name."""

@@ -1,0 +1,1 @@
+"""svdjax's decoder as a model of lm-evaluation-harness, and its command."""

@@ -1,0 +1,76 @@
+"""Runs lm-evaluation-harness with svdjax's decoder as one of its models, "svdjax".
+
+    pip install 'svdjax[harness]'
+    python -m svdjax.harness --model svdjax --model_args pretrained=DIR --tasks NAME \
+        --include_path FOLDER --batch_size auto
+
+All arguments go to lm-evaluation-harness, whose own help is
+
+    python -m svdjax.harness run --help
+
+and `ls tasks` instead of `run` lists the tasks it knows. --model_args of the model svdjax,
+separated by commas:
+
+    pretrained=DIR      a directory with safetensors, or a hub id org/name[@revision]
+    dtype=float32       or bfloat16: dtype of weights and computation
+    max_length=N        tokens the model sees at most; default: its max_position_embeddings
+    max_gen_toks=256    new tokens where a task does not say how many
+    add_bos_token=True  or False: whether special tokens are added; default: as the tokenizer does
+    devices=0           devices to use; 0 takes all
+    tensor_parallel=1   how many of them hold the model together; the others share the batch
+    seed=0              of random draws
+
+--batch_size takes a number (default 1) or auto. --apply_chat_template works with the checkpoint's
+own template. Exit status: 0 done, 2 the input cannot be used (one line on stderr says why).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from svdjax import streams
+from svdjax.engine.memory import check_memory
+from svdjax.engine.process import open_jax, prepare_process
+from svdjax.errors import InputError, printable
+
+_COMMAND = "python -m svdjax.harness"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Registers the model and hands the arguments on.
+
+    Raises:
+        InputError: lm_eval cannot be imported, or svdjax cannot use what is asked.
+    """
+    check_memory()
+    prepare_process(torch=True)
+    open_jax()
+    try:
+        import lm_eval.__main__ as harness  # pyright: ignore[reportMissingImports]
+    # Not only ImportError: it builds on libraries that fail in their own ways.
+    except Exception as error:
+        why = printable(str(error), 200)
+        raise InputError(
+            f"lm-evaluation-harness cannot be imported ({why}); pip install 'svdjax[harness]'"
+        ) from None
+    # Importing it registers the model.
+
+    # Where it finds them.
+    sys.argv = ["lm-eval", *arguments]
+    harness.cli_evaluate()
+
+
+if __name__ == "__main__":
+    streams.settle()
+    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
+        print((__doc__ or "").strip())
+        raise SystemExit(0)
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"{_COMMAND}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"{_COMMAND}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

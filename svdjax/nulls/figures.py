@@ -1,0 +1,122 @@
+"""Figures of the null models: measured curves before the band that random signs of the change give.
+
+Axis legend: `L` layers, `R` rank, `D` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from svdjax.report import style
+from svdjax.report.panels import Panel
+from svdjax.spectral import statistics
+
+if TYPE_CHECKING:
+    from svdjax.nulls.results import ProjectionNulls
+
+Nulls = Mapping[str, "ProjectionNulls"]
+_BAND, _LINE = "#e8b49a", style.POST
+
+
+def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
+    """NF per layer, before the band of the draws and the expectation by formula."""
+    figure, axes = style.grid(len(panels))
+    for ax, panel in zip(axes, panels, strict=True):
+        measured, formula = _rows(panel, nulls, "nf"), _rows(panel, nulls, "nf_all_orders")
+        draws = _rows(panel, nulls, "nf_signs")
+        chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0) if draws.size else []
+        mean, std = _moments(draws[chosen]) if len(chosen) else (np.zeros(0), np.zeros(0))
+        if len(chosen):
+            _bars(ax, np.asarray(chosen), mean, std)
+        size = 3.2 if len(panel.layers) > 1 else 6
+        ax.plot(formula, color=style.MUTED, linestyle=(0, (4, 3)), marker="_", linewidth=1)
+        ax.plot(measured, color=style.BASE, marker="o", markersize=size)
+        if not np.isfinite(measured).any():
+            style.note(ax, "NF is undefined in every layer")
+        values = np.concatenate([measured, formula, mean])
+        style.error_scale(ax, values[np.isfinite(values)])
+        ax.set_title(style.label(panel.name))
+        style.layer_axis(ax, panel.layers)
+        ax.grid(axis="y")
+    figure.supylabel("NF", fontsize=8.5)
+    _legend(figure, ("random directions, by formula", (0, (4, 3)), style.MUTED))
+    return figure
+
+
+def svsm(panels: Sequence[Panel], nulls: Nulls) -> Figure:
+    """Scaling of every singular value in one sampled layer, before the band of the draws."""
+    figure, axes = style.grid(len(panels))
+    for ax, panel in zip(axes, panels, strict=True):
+        chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0)
+        layer = chosen[len(chosen) // 2] if len(chosen) else (len(panel.layers) - 1) // 2
+        measured = panel.stack("svsm")[layer]
+        mean = _rows(panel, nulls, "svsm_mean_signs")[layer]
+        std = _rows(panel, nulls, "svsm_std_signs")[layer]
+        if np.isfinite(mean).any():
+            _band(ax, np.arange(len(mean), dtype=float), mean, std)
+        marker = "o" if len(measured) == 1 else ""
+        ax.plot(measured, color=style.BASE, linewidth=1.2, marker=marker)
+        if not np.isfinite(measured).any():
+            style.note(ax, "undefined")
+        elif not len(chosen):
+            style.note(ax, "not sampled")
+        _zoom(ax, measured, mean, std)
+        ax.axhline(1.0, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        ax.set_title(f"{style.label(panel.name, 24)}, layer {style.label(panel.layers[layer], 8)}")
+        ax.set_xlabel("index j")
+    figure.supylabel("σ post / σ base", fontsize=8.5)
+    _legend(figure, ("no scaling", (0, (4, 3)), style.MUTED))
+    return figure
+
+
+def _rows(panel: Panel, nulls: Nulls, name: str) -> np.ndarray:
+    """An array of the nulls for all layers of a panel."""
+    parts = [np.asarray(getattr(nulls[one.name].arrays, name)) for one in panel.members]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return draws.mean(axis=1), draws.std(axis=1)
+
+
+def _bars(ax: Axes, layers: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+    """The band layer by layer: nothing is drawn where nothing was sampled."""
+    ax.bar(layers, 4 * std, bottom=mean - 2 * std, width=0.96, color=_BAND, alpha=0.6)
+    ax.hlines(mean, layers - 0.48, layers + 0.48, color=_LINE, linewidth=1)
+
+
+def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+    if len(x) > 1:
+        ax.fill_between(x, mean - 2 * std, mean + 2 * std, color=_BAND, alpha=0.6, linewidth=0)
+        ax.plot(x, mean, color=_LINE, linewidth=1)
+    else:
+        ax.errorbar(x, mean, yerr=2 * std, color=_LINE, marker="_", capsize=4)
+
+
+def _zoom(ax: Axes, measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+    """Limits that show the top 90 %: the last few ratios may be far off."""
+    top = statistics.top_count(len(measured))
+    values = np.concatenate([part[:top] for part in (measured, mean - 2 * std, mean + 2 * std)])
+    values = np.append(values[np.isfinite(values)], 1.0)
+    low, high = float(values.min()), float(values.max())
+    room = 0.06 * (high - low) or 0.05
+    ax.set_ylim(low - room, high + room)
+    if len(measured) > 1:
+        ax.axvline(top - 0.5, color="#111827", linewidth=0.7, linestyle=(0, (4, 3)))
+
+
+def _legend(figure: Figure, last: tuple[str, object, str]) -> None:
+    text, dashes, colour = last
+    handles = [
+        Line2D([], [], color=style.BASE, marker="o", markersize=3.2, label="measured"),
+        Patch(facecolor=_BAND, label="random signs of the same change: mean ± 2 std"),
+        Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=text),  # type: ignore[arg-type]
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)

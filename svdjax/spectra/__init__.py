@@ -1,0 +1,1 @@
+"""Singular values and vectors of two checkpoints compared: stage, results, tables, figures."""

@@ -1,0 +1,87 @@
+"""One pair, in memory: the sweep's own path without its files."""
+
+from __future__ import annotations
+
+import os
+
+from svdjax.engine import devices as machine
+from svdjax.engine.compile_queue import CompileQueue
+from svdjax.engine.groups import plan_groups, total_work, working_bytes
+from svdjax.engine.progress import Progress
+from svdjax.errors import InputError
+from svdjax.spectra.compute import compute_groups
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.stage import make_comparison
+from svdjax.spectral import get_factorisation
+from svdjax.sweep import inputs
+from svdjax.sweep.config import PairSpec, Settings
+
+
+def compare(
+    base: str | os.PathLike[str],
+    post: str | os.PathLike[str],
+    *,
+    factorisation: str = "auto",
+    measure: str = "fits",
+    corner: int = 25,
+    split_fused: bool = False,
+    devices: int = 0,
+    group_bytes: int = Settings.group_bytes,
+    progress: bool = False,
+) -> Comparison:
+    """Analyses how the linear layers of `post` differ from those of `base`.
+
+    Example:
+      >>> import svdjax
+      >>> result = svdjax.compare("Qwen/Qwen2.5-Math-1.5B", "Qwen/Qwen2.5-Math-1.5B-Instruct")
+      >>> result["q_proj"].alpha_mean, result["q_proj"].nf
+
+    Args:
+      base: directory of a Hugging Face checkpoint, or hub id (``org/name[@revision]``).
+      post: likewise, the post-trained one.
+      factorisation: ``auto``, ``svd_f64`` or ``svd_f32``; `svdjax.options.OPTIONS` explains them.
+      measure: ``vectors``, ``fits`` or ``all``, likewise.
+      corner: leading singular directions whose similarity matrices are kept.
+      split_fused: split fused projections (phi3) into their parts.
+      devices: devices to spread the layers over, 0 for all.
+      group_bytes: host bytes of one group of layers, both matrices as stored.
+      progress: log lines and a bar on stderr.
+
+    Returns:
+      The results as numpy arrays in small dataclasses; nothing is written.
+
+    Raises:
+      InputError: the two cannot be compared; the message says everything that is wrong.
+    """
+    settings = Settings(
+        factorisation=factorisation,
+        measure=measure,
+        corner=corner,
+        split_fused=split_fused,
+        devices=devices,
+        group_bytes=group_bytes,
+    )
+    if problems := settings.problems():
+        raise InputError(" | ".join(problems))
+    get_factorisation(factorisation)
+    spec = PairSpec("pair", os.fspath(base), os.fspath(post))
+    (job,) = inputs.open_pairs([spec], split_fused=split_fused)
+    inputs.check_values([job])
+    mesh = machine.layer_mesh(devices, working_bytes([job.plan]))
+    groups = plan_groups(spec.name, job.plan, group_bytes=group_bytes, devices=mesh.size)
+    shown = Progress(len(groups), total_work(groups), quiet=not progress)
+    pieces = []
+    try:
+        with CompileQueue() as ahead:
+            for piece in compute_groups(
+                groups,
+                {spec.name: job.plan},
+                settings,
+                mesh,
+                ahead=ahead,
+            ):
+                shown.computed(piece.group, piece.seconds)
+                pieces.append(piece)
+    finally:
+        shown.close()
+    return make_comparison(job, settings, pieces)

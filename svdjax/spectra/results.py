@@ -1,0 +1,487 @@
+"""What the analysis of a pair leaves: small dataclasses of numpy arrays, and their files.
+
+Axis legend: `L` layers, `R` rank, `C` corner. Arrays carry a leading `L`; sigma descend; NF is NaN
+where a matrix is numerically rank-deficient, `nf_rank` on the common rank stands beside it, and
+`nf_stored` on what stands out of the rounding of the storage.
+
+Files of one pair (``format_version`` 1):
+
+* ``spectra.npz``: ``<projection>/sigma_base``, ``sigma_post``, ``svsm`` [L, R], ``nf``,
+  ``nf_rank``, ``nf_stored``, ``stored_rank_base``, ``stored_rank_post``, ``alpha_ls``,
+  ``corotation``, ``corotation_z``, ``corotation_p`` (two-sided, of each matrix alone),
+  ``outside_share`` [L], ``nf_unrelated`` (scalar);
+* ``vectors.npz``: ``<projection>/<field>`` for every other field of `PairMetrics` and ``alpha_ls``;
+* ``summary.json``: see `Comparison.summary`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from svdjax.atomic import plain, read_npz, write_json, write_npz
+from svdjax.errors import InputError
+from svdjax.spectra.standout import StandOut, stand_outs
+from svdjax.spectra.storage import limited_layers, restricted
+from svdjax.spectral import PairMetrics, statistics
+
+FORMAT_VERSION = 1
+SPECTRA = (
+    *("sigma_base", "sigma_post", "svsm", "nf", "nf_rank", "nf_stored"),
+    *("stored_rank_base", "stored_rank_post", "alpha_ls"),
+    *("corotation", "corotation_z", "corotation_p", "outside_share"),
+)
+_IN_BOTH = ("alpha_ls",)
+UNCERTAIN = 1e-5
+FITS = ("identity", "q1", "q2", "common", "optimal")
+_FILES = ("summary.json", "spectra.npz", "vectors.npz")
+
+
+@dataclass(frozen=True, repr=False)
+class ProjectionResult:
+    """One projection type of a pair, all its layers.
+
+    Attributes:
+      name: as in Hugging Face, ``q_proj``; a tensor's own name for unknown architectures.
+      module: ``self_attn``, ``mlp`` or empty.
+      shape: (in, out) of each matrix.
+      layers: number of matrices `L`.
+      metrics: every field of `svdjax.spectral.PairMetrics`, leading axis `L`.
+    """
+
+    name: str
+    module: str
+    shape: tuple[int, int]
+    layers: int
+    metrics: PairMetrics
+
+    @cached_property
+    def statistics(self) -> statistics.SvsmStatistics:
+        """Statistics of the scaling matrix (Table 3), over all layers and per layer."""
+        return statistics.svsm_statistics(self.svsm)
+
+    @property
+    def svsm(self) -> np.ndarray:
+        """sigma_post / sigma_base (eq. 4), [L, R]."""
+        return np.asarray(self.metrics.svsm)
+
+    @property
+    def nf(self) -> np.ndarray:
+        """NF of every layer, [L]; NaN where a matrix is rank-deficient."""
+        return np.asarray(self.metrics.nf)
+
+    @property
+    def alpha_mean(self) -> float:
+        """Mean of the SVSM over all layers and the top 90 % of the singular values."""
+        return self.statistics.alpha_mean
+
+    @property
+    def alpha_std(self) -> float:
+        """Population standard deviation that belongs to `alpha_mean`."""
+        return self.statistics.alpha_std
+
+    @property
+    def alpha_prime(self) -> float:
+        """`alpha_mean` rounded to one decimal (Table 4)."""
+        return self.statistics.alpha_prime
+
+    @property
+    def nf_mean(self) -> float:
+        """Mean NF over the layers that have one."""
+        return _over(np.mean, self.nf)
+
+    @property
+    def nf_min(self) -> float:
+        """Smallest NF over the layers that have one."""
+        return _over(np.min, self.nf)
+
+    @property
+    def nf_max(self) -> float:
+        """Largest NF over the layers that have one."""
+        return _over(np.max, self.nf)
+
+    @property
+    def alpha_ls(self) -> np.ndarray:
+        """alpha of every layer by least squares, <W_base, W_post> / ||W_base||^2, [L]."""
+        return np.asarray(self.metrics.alpha_ls)
+
+    @property
+    def corotation(self) -> np.ndarray:
+        """Co-rotation share c of every layer's change, [L].
+
+        1 where both sides turn by the same rotation, 0 where they turn against each other, 1/2
+        where the two have no relation beyond the magnitudes of the change; NaN where nothing was
+        turned (`svdjax.spectral.corotation`).
+        """
+        return np.asarray(self.metrics.corotation)
+
+    @property
+    def corotation_z(self) -> np.ndarray:
+        """c - 1/2 of every layer in standard deviations under random signs, [L]."""
+        return np.asarray(self.metrics.corotation_z)
+
+    @property
+    def corotation_p(self) -> np.ndarray:
+        """Two-sided p-value of every layer's c under random signs, each alone, [L]."""
+        return np.asarray(self.metrics.corotation_p)
+
+    @property
+    def outside_share(self) -> np.ndarray:
+        """Share of ||W_post - alpha W_base||^2 outside base's singular subspaces, [L].
+
+        Not part of c. 0 for square matrices of full rank, NaN where nothing was changed.
+        """
+        return np.asarray(self.metrics.outside_share)
+
+    @cached_property
+    def corotation_pooled(self) -> statistics.PooledCorotation:
+        """c over the pairs of directions of all layers, its z and p (of this projection alone).
+
+        On the directions that storage carries, where it does not carry all.
+        """
+        m = self.carried.metrics
+        values = (np.asarray(field) for field in (m.corotation, m.corotation_std, m.norm_offdiag))
+        return statistics.pooled_corotation(*values)
+
+    @property
+    def corotation_mean(self) -> float:
+        """Mean c over the layers that have one."""
+        return _over(np.mean, self.corotation)
+
+    @property
+    def nf_unrelated(self) -> float:
+        """The level of NF between unrelated matrices of this shape, sqrt(1/in + 1/out)."""
+        return float(statistics.nf_unrelated(*self.shape))
+
+    @property
+    def rank_deficient(self) -> np.ndarray:
+        """Which layers have a numerically rank-deficient base or post, bool [L]."""
+        full = min(self.shape)
+        ranks = np.minimum(np.asarray(self.metrics.rank_base), np.asarray(self.metrics.rank_post))
+        return ranks < full
+
+    @property
+    def storage_limited(self) -> np.ndarray:
+        """Layers with more than stray directions below the rounding of a side, bool [L].
+
+        More than one and more than 1 % of R; see `svdjax.spectral.storage`.
+        """
+        return limited_layers(self)
+
+    @cached_property
+    def carried(self) -> ProjectionResult:
+        """The projection on the directions that storage carries; itself where that is all."""
+        return restricted(self)
+
+    @property
+    def ambiguous_rotation(self) -> np.ndarray:
+        """Layers in which no common rotation is the nearest (`svdjax.spectral.fits`), bool [L].
+
+        Their fit with it and the residuals of eq. 13 are NaN. False where it was not asked for.
+        """
+        m = self.metrics
+        return np.isfinite(m.common_sigma_min) & np.isnan(m.residual_q1)
+
+    @property
+    def clustered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Singular values of base and of post whose vectors are arbitrary, bool [L, R] each."""
+        m = self.metrics
+        return (
+            statistics.clustered(m.gap_base, m.sigma_base, m.sigma_error),
+            statistics.clustered(m.gap_post, m.sigma_post, m.sigma_error),
+        )
+
+    @property
+    def uncertain(self) -> np.ndarray:
+        """Layers whose NF may be off by more than 1e-5 of the unrelated level, bool [L].
+
+        The tolerance up to which Gram matrices are used (`svdjax.spectral.compare`); beyond it no
+        route in double precision was good enough, or single precision was asked for.
+        """
+        return np.asarray(self.metrics.nf_error) > UNCERTAIN * self.nf_unrelated
+
+    def summary(self) -> dict[str, Any]:
+        """The projection's entry in summary.json; errors are as in `Comparison.summary`."""
+        m = self.metrics
+        sigma_1 = np.maximum(m.sigma_base[:, 0], m.sigma_post[:, 0])
+        norm_post = np.asarray(m.norm_post)
+        return {
+            "shape": list(self.shape),
+            "layers": self.layers,
+            "module": self.module,
+            "alpha_mean": self.alpha_mean,
+            "alpha_std": self.alpha_std,
+            "alpha_prime": self.alpha_prime,
+            "alpha_layer_mean": self.statistics.layer_mean,
+            "alpha_layer_std": self.statistics.layer_std,
+            "svsm_nan": int(np.isnan(self.svsm).sum()),
+            "nf_mean": self.nf_mean,
+            "nf_std": _over(np.std, self.nf),
+            "nf_min": self.nf_min,
+            "nf_max": self.nf_max,
+            "nf_unrelated": self.nf_unrelated,
+            "nf_over_unrelated": self.nf_mean / self.nf_unrelated,
+            "nf_rank_mean": _over(np.mean, m.nf_rank),
+            "rank_deficient_layers": int(self.rank_deficient.sum()),
+            "storage_limited_layers": int(self.storage_limited.sum()),
+            "stored_rank_base_min": int(np.min(m.stored_rank_base)),
+            "stored_rank_post_min": int(np.min(m.stored_rank_post)),
+            "alpha_stored_mean": self.carried.alpha_mean,
+            "alpha_stored_std": self.carried.alpha_std,
+            "nf_stored_mean": _over(np.mean, m.nf_stored),
+            "nf_rounding_max": _over(np.max, m.nf_rounding),
+            "sigma_rounding_max": _over(np.max, _ratio(m.sigma_rounding, sigma_1)),
+            "sigma_error_max": _over(np.max, _ratio(m.sigma_error, sigma_1)),
+            "svsm_error_max": _over(np.max, self._svsm_error()),
+            "nf_error_max": _over(np.max, m.nf_error),
+            "uncertain_layers": int(self.uncertain.sum()),
+            "alpha_ls_mean": _over(np.mean, self.alpha_ls),
+            "corotation_mean": self.corotation_mean,
+            "corotation_min": _over(np.min, self.corotation),
+            "corotation_max": _over(np.max, self.corotation),
+            "corotation_pooled": self.corotation_pooled.share,
+            "corotation_z": self.corotation_pooled.z,
+            "corotation_p_alone": self.corotation_pooled.p,
+            "corotation_error_max": _over(np.max, m.corotation_error),
+            "corotation_layers": int(np.isfinite(self.corotation).sum()),
+            "outside_share_mean": _over(np.mean, self.outside_share),
+            "ambiguous_rotation_layers": int(self.ambiguous_rotation.sum()),
+            "delta_mean": _over(np.mean, _ratio(m.norm_delta, norm_post)),
+            "small_delta_share": _over(np.mean, m.small_delta_share),
+            "fits": {
+                name: {
+                    "alpha_mean": _over(np.mean, getattr(m, f"fit_{name}_alpha")),
+                    "error_mean": _over(np.mean, getattr(m, f"fit_{name}_error")),
+                }
+                for name in FITS
+            },
+        }
+
+    def _svsm_error(self) -> np.ndarray:
+        """Absolute error of the top 90 % of the SVSM that `sigma_error` lets through, [L, R']."""
+        top = statistics.top_count(self.svsm.shape[-1])
+        error = np.asarray(self.metrics.sigma_error)[:, None]
+        return (1 + self.svsm[:, :top]) * _ratio(error, self.metrics.sigma_base[:, :top])
+
+    def __repr__(self) -> str:
+        return (
+            f"ProjectionResult({self.name} {self.shape[0]}x{self.shape[1]}, {self.layers} layers, "
+            f"alpha {self.alpha_mean:.4f} ± {self.alpha_std:.4f}, NF {self.nf_mean:.4g} "
+            f"of {self.nf_unrelated:.4g} unrelated)"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """The whole analysis of one pair of checkpoints.
+
+    Attributes:
+      pair: name of the pair.
+      base: where the base came from, as the user wrote it.
+      post: likewise the post-trained one.
+      family: model type, ``unknown`` for architectures without a name table.
+      coverage: every tensor of both sides, analysed or left out with the reason.
+      projections: results by projection name, in the order q, k, v, o, gate, up, down.
+      options: how it was computed: factorisation, corner, split_fused.
+    """
+
+    pair: str
+    base: str
+    post: str
+    family: str
+    coverage: Mapping[str, Any]
+    projections: dict[str, ProjectionResult]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, projection: str) -> ProjectionResult:
+        return self.projections[projection]
+
+    @cached_property
+    def corotation_p(self) -> dict[str, float]:
+        """Two-sided p of every projection's pooled c, corrected for their number by Holm's method.
+
+        NaN for a projection without a co-rotation share, which does not count.
+        """
+        alone = [result.corotation_pooled.p for result in self.projections.values()]
+        return dict(zip(self.projections, statistics.holm(alone).tolist()))
+
+    @cached_property
+    def stands_out(self) -> tuple[StandOut, ...]:
+        """Matrices that stand out from the neighbouring layers, one entry for each metric."""
+        return stand_outs(self.projections.values())
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what summary.json holds, JSON-able (NaN is None).
+
+        ``stands_out`` lists the matrices that differ from those of the neighbouring layers.
+        ``sigma_error_max`` is relative to sigma_1, ``svsm_error_max`` and ``nf_error_max`` are
+        absolute, all three estimates of the factorisation's own error, the largest of any layer.
+        ``sigma_rounding_max`` and ``nf_rounding_max`` estimate, in the same units, what rounding
+        to the storage dtype makes; ``alpha_stored_mean`` is `alpha_mean` with layers in
+        `storage_limited` on the directions that storage carries.
+        ``delta_mean`` is the mean of ||post - alpha base||_F / ||post||_F; fit errors are
+        relative (eq. 8, docs/mathematics.md section 4). ``corotation_mean`` is the mean c of the
+        layers, ``corotation_pooled`` c over the pairs of directions of all layers, to which
+        ``corotation_z``, ``corotation_p_alone`` and ``corotation_p`` (corrected by Holm's method)
+        belong.
+        """
+        projections = {
+            name: result.summary() | {"corotation_p": self.corotation_p[name]}
+            for name, result in self.projections.items()
+        }
+        return plain(
+            {
+                "format_version": FORMAT_VERSION,
+                "pair": self.pair,
+                "base": self.base,
+                "post": self.post,
+                "family": self.family,
+                "options": self.options,
+                "rank_deficient_layers": sum(
+                    entry["rank_deficient_layers"] for entry in projections.values()
+                ),
+                "projections": projections,
+                "stands_out": [entry._asdict() for entry in self.stands_out],
+                "coverage": self.coverage,
+            }
+        )
+
+    def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the three files of the module docstring, each whole; returns the directory."""
+        folder = pathlib.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        spectra: dict[str, Any] = {}
+        vectors: dict[str, Any] = {}
+        for name, result in self.projections.items():
+            for key, value in result.metrics._asdict().items():
+                if key in SPECTRA:
+                    spectra[member(name, key)] = value
+                if key not in SPECTRA or key in _IN_BOTH:
+                    vectors[member(name, key)] = value
+            spectra[member(name, "nf_unrelated")] = np.float64(result.nf_unrelated)
+        write_npz(folder / "vectors.npz", vectors)
+        write_npz(folder / "spectra.npz", spectra)
+        write_json(folder / "summary.json", self.summary())
+        return folder
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Comparison:
+        """Reads what `save` wrote.
+
+        Raises:
+          InputError: a file is missing, damaged, or of another format version.
+        """
+        folder = pathlib.Path(directory)
+        for name in _FILES:
+            if not (folder / name).is_file():
+                raise InputError(f"{folder} is not the result of a sweep: it has no {name}")
+        try:
+            return cls._read(folder)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{folder} holds damaged results ({type(error).__name__}: {error}); "
+                "run the sweep again in a new workdir"
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: pathlib.Path) -> Comparison:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if summary.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"{folder / 'summary.json'} has format_version {summary.get('format_version')!r}, "
+                f"this svdjax reads {FORMAT_VERSION}"
+            )
+        arrays: dict[str, np.ndarray] = {}
+        for file in ("spectra.npz", "vectors.npz"):
+            arrays |= read_npz(folder / file)
+        absent = [
+            member(name, key)
+            for name in summary["projections"]
+            for key in PairMetrics._fields
+            if member(name, key) not in arrays
+        ]
+        if absent:
+            raise InputError(
+                f"{folder}: neither spectra.npz nor vectors.npz holds {absent[0]!r}, which this "
+                "svdjax computes; run the sweep again in a new workdir"
+            )
+        projections = {
+            name: ProjectionResult(
+                name=name,
+                module=entry["module"],
+                shape=(entry["shape"][0], entry["shape"][1]),
+                layers=entry["layers"],
+                metrics=PairMetrics(
+                    **{key: arrays[member(name, key)] for key in PairMetrics._fields}
+                ),
+            )
+            for name, entry in summary["projections"].items()
+        }
+        return cls(
+            pair=summary["pair"],
+            base=summary["base"],
+            post=summary["post"],
+            family=summary["family"],
+            coverage=summary["coverage"],
+            projections=projections,
+            options=summary["options"],
+        )
+
+    def __repr__(self) -> str:
+        head = f"Comparison {self.pair}: {self.base} -> {self.post} ({self.family})"
+        names = ("projection", "in", "out", "layers", "alpha", "std", "NF", "unrelated", "ratio")
+        rows = [names] + [
+            (
+                result.name,
+                *(str(size) for size in result.shape),
+                str(result.layers),
+                f"{result.alpha_mean:.4f}",
+                f"{result.alpha_std:.4f}",
+                f"{result.nf_mean:.4g}",
+                f"{result.nf_unrelated:.4g}",
+                f"{result.nf_mean / result.nf_unrelated:.3f}",
+            )
+            for result in self.projections.values()
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
+            for row in rows
+        ]
+        return "\n".join([head, *lines])
+
+
+def member(projection: str, key: str) -> str:
+    """Name of an array in the npz files: ``q_proj/nf``.
+
+    Tensors of unknown architectures may be called anything; what could lead an unpacker out of its
+    directory is percent-encoded.
+    """
+    safe = urllib.parse.quote(projection, safe="[]{}()+,:@ ")
+    if not safe.strip("."):
+        safe = "%2E" * len(safe) or "%"
+    return f"{safe}/{key}"
+
+
+def _over(reduce: Any, values: Any) -> float:
+    """`reduce` over the values that are not NaN; NaN if there are none."""
+    array = np.asarray(values, dtype=np.float64)
+    kept = array[~np.isnan(array)]
+    return float(reduce(kept)) if kept.size else float("nan")
+
+
+def _ratio(value: Any, by: Any) -> np.ndarray:
+    """value / by, NaN where `by` is 0."""
+    value, by = np.asarray(value, np.float64), np.asarray(by, np.float64)
+    value, by = np.broadcast_arrays(value, by)
+    return np.divide(value, by, out=np.full(by.shape, np.nan), where=by != 0)

@@ -1,0 +1,71 @@
+"""What the storage of a pair carries of its projections (docs/mathematics.md, 7), in words too.
+
+Axis legend: `L` layers, `R` rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svdjax.spectral import statistics
+from svdjax.spectral.storage import NAMES, is_limited
+
+if TYPE_CHECKING:
+    from svdjax.spectra.results import ProjectionResult
+
+
+def limited_layers(one: ProjectionResult) -> np.ndarray:
+    """Layers with more than stray directions below the rounding of base or post, bool [L]."""
+    m = one.metrics
+    sides = ((m.rank_base, m.stored_rank_base), (m.rank_post, m.stored_rank_post))
+    base, post = (is_limited(np.asarray(r), np.asarray(k), one.shape) for r, k in sides)
+    return base | post
+
+
+def restricted(one: ProjectionResult) -> ProjectionResult:
+    """The projection on the directions that storage carries; itself where that is all of them.
+
+    Where a layer is limited by its storage, nf and nf_rank are nf_stored, and the SVSM is NaN
+    beyond the top 90 % of the directions that stand out of the rounding on both sides. The
+    co-rotation share is that on the directions of base which do.
+    """
+    limited = limited_layers(one)
+    if not limited.any():
+        return one
+    m = one.metrics
+    carried = np.minimum(np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post))
+    top = np.where(carried > 0, [statistics.top_count(int(k)) for k in carried], 0)
+    beyond = limited[:, None] & (np.arange(np.shape(m.svsm)[1])[None, :] >= top[:, None])
+    metrics = m._replace(
+        svsm=np.where(beyond, np.nan, m.svsm),
+        nf=np.where(limited, m.nf_stored, m.nf),
+        nf_rank=np.where(limited, m.nf_stored, m.nf_rank),
+        corotation=np.where(limited, m.corotation_stored, m.corotation),
+        corotation_std=np.where(limited, m.corotation_stored_std, m.corotation_std),
+        norm_offdiag=np.where(limited, m.norm_offdiag_stored, m.norm_offdiag),
+    )
+    return dataclasses.replace(one, metrics=metrics)
+
+
+def rank_notes(results: Iterable[ProjectionResult]) -> list[str]:
+    """``rank 40 of 64 in what bf16 can carry``, one for each R and format that limit a layer."""
+    ranks: dict[tuple[int, str], list[int]] = {}
+    for one in results:
+        m, r = one.metrics, min(one.shape)
+        base, post = np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post)
+        for layer in np.flatnonzero(limited_layers(one)):
+            lower = m.storage_eps_base if base[layer] <= post[layer] else m.storage_eps_post
+            name = NAMES.get(float(np.asarray(lower)[layer]), "its format")
+            ranks.setdefault((r, name), []).append(int(min(base[layer], post[layer])))
+    return [
+        f"rank {_span(found)} of {r} in what {name} can carry" for (r, name), found in ranks.items()
+    ]
+
+
+def _span(ranks: list[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,313 @@
+"""Reads a sweep's config into plain dataclasses and says at once everything that is wrong with it.
+
+Imports no jax: whatever can be said without it is said first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svdjax import fields
+from svdjax.construct.options import ConstructionOptions
+from svdjax.construct.recipes import VARIANTS, Variant
+from svdjax.errors import InputError
+from svdjax.evaluate.job import EvaluationOptions
+from svdjax.fields import as_leaf, setting
+from svdjax.nulls.options import NullOptions
+from svdjax.probe.job import ProbeOptions
+from svdjax.sweep.trajectory import trajectory_names
+from svdjax.temperature.options import TemperatureOptions
+from svdjax.text.options import DecoderOptions
+
+MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
+STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature", "report")
+_PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
+_SIDES = ("name", "base", "post")
+_TAKEN = ("report.html", "sweep.json")
+
+
+@dataclass(frozen=True)
+class BenchmarkData:
+    """Where the data of each benchmark lies, empty of those that are not asked."""
+
+    gsm8k: str = setting("", "GSM8K for the evaluation stage: its file, folder or hf:org/name.")
+    math500: str = setting("", "MATH-500: its file, folder or hf:org/name.")
+    mmlu: str = setting("", "MMLU: its folder or hf:org/name; evaluation.split says which part.")
+    gpqa: str = setting("", "GPQA: its file or hf:org/name.")
+    commonsenseqa: str = setting("", "CommonsenseQA: its file or hf:org/name.")
+    questions: str = setting("", "Questions of your own, a .jsonl of question and answer.")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that are named, by benchmark."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute: the leaves of a config beside its pairs."""
+
+    factorisation: str = setting(
+        "auto",
+        "How matrices are factorised, always with an error estimate. auto: by Gram matrices in "
+        "double precision, and where their estimate is above 1e-5 by SVDs in double precision. "
+        "svd_f64: by those alone, about half as fast. svd_f32: by SVDs in single precision. "
+        "gram_f64: what auto takes.",
+    )
+    measure: str = setting(
+        "fits",
+        "vectors: singular values and vectors (SVSM, NF, similarity). fits: also how well eq. 8 "
+        "fits with pure scaling, with Q1 or Q2, and at best. all: every fit of eq. 8 and the "
+        "residual rotations of eq. 13, which take about twice as long in all.",
+        choices=MEASURES,
+        expected=f"one of {', '.join(MEASURES)}",
+    )
+    corner: int = setting(
+        25, "Leading singular directions whose similarity matrices are kept and drawn.", least=1
+    )
+    split_fused: bool = setting(
+        False,
+        "Split fused projections (phi3's qkv_proj and gate_up_proj) into their parts. "
+        "The paper keeps them fused.",
+    )
+    group_bytes: int = setting(
+        64 * 2**20,
+        "Host bytes of one group of layers, both checkpoints as stored; at least a layer for each "
+        "device. Smaller groups use less memory and lose less work when a sweep is killed.",
+        least=1,
+        expected="a number of bytes",
+    )
+    devices: int = setting(
+        0,
+        "Devices to spread the layers over; 0 takes all.",
+        least=0,
+        expected="a count, or 0 for all",
+    )
+    full_hash: bool = setting(
+        False,
+        "Fingerprint the input files by every byte instead of by header and sampled blocks.",
+    )
+    variants: tuple[str, ...] = setting(
+        ("all",),
+        "Which constructed models the constructions stage makes: all, or names such as replaced, "
+        "restoration_V_SA, ablation_U_FFN_aligned (svdjax/construct/recipes.py lists them).",
+    )
+    save_variants: bool = setting(
+        False,
+        "Also write every constructed model as a checkpoint, to <pair>/models/<variant>.",
+    )
+    text_limit: int = setting(
+        0, "Use at most this many of the held-out texts; 0 uses all.", least=0
+    )
+    factor_cache: str = setting(
+        "",
+        "Directory that keeps singular vectors for other sweeps of the same checkpoints. Default: "
+        "they are kept in the workdir, and removed when the constructions are done.",
+    )
+    factor_cache_bytes: int = setting(20 * 2**30, "Most bytes of disk that they may take.", least=0)
+    stages: tuple[str, ...] = setting(
+        ("spectra", "report"),
+        "What to do: spectra, nulls (what random signs of the same change would show), "
+        "constructions (of every pair that names no constructed = False; judged on the pair's "
+        "held-out text where it names one, beside controls), probes and evaluation (of base, post "
+        "and, with constructions, all constructed models), temperature (scales singular values "
+        "layer by layer), report.",
+    )
+    constructions: ConstructionOptions = field(default_factory=ConstructionOptions)
+    nulls: NullOptions = field(default_factory=NullOptions)
+    probes: ProbeOptions = field(default_factory=ProbeOptions)
+    benchmarks: BenchmarkData = field(default_factory=BenchmarkData)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    temperature: TemperatureOptions = field(default_factory=TemperatureOptions)
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the values, one sentence each."""
+        found = fields.faults(self, as_leaf())
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            found.append(
+                f"config.stages={tuple(self.stages)}: expected some of {', '.join(STAGES)}"
+            )
+        elif self.stages[0] != "spectra" or self.stages != tuple(
+            stage for stage in STAGES if stage in self.stages
+        ):
+            found.append(
+                f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
+                f"the order {', '.join(STAGES)}"
+            )
+        if "nulls" in self.stages:
+            found += fields.faults(self.nulls, as_leaf("nulls"))
+        return found + self._construction_problems() + self._behaviour_problems()
+
+    def _construction_problems(self) -> list[str]:
+        found = []
+        for name in self.variants:
+            if name not in ("all", *VARIANTS):
+                near = difflib.get_close_matches(str(name), VARIANTS, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"known: all, {', '.join(VARIANTS)}"
+                )
+                found.append(f"config.variants: there is no variant {name!r}; {hint}")
+        if not self.variants:
+            found.append("config.variants is empty: leave the constructions stage out instead")
+        if "constructions" in self.stages:
+            found += self.constructions.faults(as_leaf("constructions"))
+        if self.split_fused and "constructions" in self.stages:
+            found.append(
+                "config.split_fused=True: constructions edit fused projections as a whole, as in "
+                "the paper; leave one of the two out"
+            )
+        return found
+
+    def _behaviour_problems(self) -> list[str]:
+        found = []
+        if self.reads_prompts:
+            found += fields.faults(self.probes, as_leaf("probes"))
+            if not self.probes.prompts:
+                found.append(
+                    "config.probes.prompts is not given: name a file of prompts, or leave the "
+                    "probes stage out"
+                )
+        if self.reads_questions:
+            found += self.evaluation.faults(as_leaf("evaluation"))
+            if not self.benchmarks.given:
+                found.append(
+                    "config.benchmarks: none is given; name the data of one, such as "
+                    "--config.benchmarks.gsm8k=FILE, or leave the evaluation stage out"
+                )
+        if self.runs_models or "temperature" in self.stages:
+            found += fields.faults(self.decoder, as_leaf("decoder"))
+        if "temperature" in self.stages:
+            found += self.temperature.faults(as_leaf("temperature"))
+        return found
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a stage lets models read prompts."""
+        tempered = "temperature" in self.stages and bool(self.probes.prompts)
+        return tempered or "probes" in self.stages
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether a stage asks models questions."""
+        asked = "temperature" in self.stages and self.temperature.questions != 0
+        return (asked and bool(self.benchmarks.given)) or "evaluation" in self.stages
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether models are asked anything, and their prompts are wanted."""
+        return self.reads_prompts or self.reads_questions
+
+    @property
+    def chosen_variants(self) -> tuple[Variant, ...]:
+        """The variants that `variants` names, in the order of `VARIANTS`."""
+        every = "all" in self.variants
+        return tuple(one for one in VARIANTS.values() if every or one.name in self.variants)
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """One pair as the config names it; see `svdjax.options.default_config`."""
+
+    name: str
+    base: str
+    post: str
+    paper: str = ""
+    other: str = ""
+    text: str = ""
+    constructed: bool = True
+
+    @property
+    def label(self) -> str:
+        """The pair in an error: ``pair NAME``, or ``pair`` for one that bears this name."""
+        return pair_label(self.name)
+
+
+PAIR_LEAVES: Mapping[str, Any] = {
+    each.name: each.default for each in dataclasses.fields(PairSpec) if each.name not in _SIDES
+}
+"""What a pair may have beside name, base and post, and its default."""
+
+
+def pair_label(name: str) -> str:
+    """``pair NAME``; ``pair`` where that is the name itself, as of two directories."""
+    return name if name == "pair" else f"pair {name}"
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A checked config.
+
+    Attributes:
+      name: the config's name.
+      pairs: what to compare, in this order.
+      settings: how.
+      resolved: every leaf, JSON-able, as sweep.json records it.
+      trajectory: labels of its points, where the pairs are those of one.
+    """
+
+    name: str
+    pairs: tuple[PairSpec, ...]
+    settings: Settings
+    resolved: dict[str, Any]
+    trajectory: tuple[str, ...] = ()
+
+
+def read_config(config: Any) -> SweepConfig:
+    """Checks a `ConfigDict` (see `svdjax.options`) and returns it as dataclasses.
+
+    One that has been read already is returned as it is.
+
+    Raises:
+      InputError: with every problem of the config in one line.
+    """
+    if isinstance(config, SweepConfig):
+        return config
+    from svdjax.atomic import plain
+
+    leaves: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    settings = fields.from_leaves(
+        Settings, {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
+    )
+    problems = settings.problems()
+    pairs = []
+    for name, sides in (leaves.get("pairs") or {}).items():
+        problems += _pair_problems(name, sides)
+        given = {key: sides[key] for key in PAIR_LEAVES if sides.get(key) is not None}
+        # What no stage looks at is not opened either.
+        if "constructions" not in settings.stages:
+            given |= {"other": "", "constructed": False}
+        if "temperature" not in settings.stages and not given.get("constructed", True):
+            given["text"] = ""
+        pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), **given))
+    if not pairs:
+        problems.append(
+            "config.pairs is empty: expected at least one pair; configs/trajectory.py makes them "
+            "of steps=DIRECTORY after its colon"
+        )
+    if problems:
+        raise InputError(" | ".join(problems))
+    trajectory = tuple(leaves.get("trajectory") or ())
+    # A ConfigDict sorts its keys as words, 100 before 20.
+    order = {name: place for place, name in enumerate(trajectory_names(trajectory))}
+    pairs.sort(key=lambda pair: order.get(pair.name, len(order)))
+    return SweepConfig(str(leaves["name"]), tuple(pairs), settings, plain(leaves), trajectory)
+
+
+def _pair_problems(name: str, sides: Mapping[str, Any]) -> list[str]:
+    found = []
+    if not _PAIR_NAME.fullmatch(name) or name in _TAKEN:
+        found.append(f"pair name {name!r} cannot name a directory: use letters, digits, - and _")
+    for side in ("base", "post"):
+        if not sides.get(side):
+            found.append(
+                f"{pair_label(name)}: {side} is not given; write {side}=DIRECTORY after the "
+                f"config's colon, or --config.{side}=DIRECTORY"
+            )
+    return found

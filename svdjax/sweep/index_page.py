@@ -1,0 +1,172 @@
+"""The index of a sweep: all pairs side by side."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svdjax.construct.page import index_section
+from svdjax.evaluate.page import index_answers
+from svdjax.nulls.page import index_nulls
+from svdjax.report import page, style
+from svdjax.report.numbers import listed, percent, span
+from svdjax.report.page import Picture
+from svdjax.report.panels import MOST_PANELS, drawn
+from svdjax.spectra import figures_pairs
+from svdjax.spectra.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
+from svdjax.spectra.standout import by_matrix, matrix_name
+from svdjax.spectra.storage import rank_notes
+from svdjax.spectra.tables import over, pairs_table
+from svdjax.spectra.views import matrix_views, pairs_view
+from svdjax.sweep.trajectory import from_start, pair_name
+from svdjax.sweep.trajectory_page import trajectory_section
+from svdjax.temperature.page import temperature_line
+
+if TYPE_CHECKING:
+    from svdjax.construct.results import ConstructionResults
+    from svdjax.evaluate.results import EvaluationResults
+    from svdjax.nulls.results import NullResults
+    from svdjax.spectra.results import Comparison
+    from svdjax.temperature.results import TemperatureResults
+
+
+def write_index(
+    workdir: str | os.PathLike[str],
+    comparisons: Mapping[str, Comparison],
+    *,
+    papers: Mapping[str, str] | None = None,
+    trajectory: Sequence[str] = (),
+    nulls: Mapping[str, NullResults] | None = None,
+    constructions: Mapping[str, ConstructionResults] | None = None,
+    evaluations: Mapping[str, EvaluationResults] | None = None,
+    temperatures: Mapping[str, TemperatureResults] | None = None,
+) -> pathlib.Path:
+    """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
+
+    Args:
+      workdir: the sweep's folder; every pair's report lies in ``<workdir>/<pair>/``.
+      comparisons: results by pair name.
+      papers: the column of the paper's tables by pair name, where the models are the paper's.
+      trajectory: its points in order, where the pairs are those of one (`svdjax.sweep.trajectory`).
+      nulls: what random signs and directions of the change show, by pair name, for those pairs that
+        have it.
+      constructions: results of constructed models, likewise.
+      evaluations: how the models did on benchmarks, likewise.
+      temperatures: what scaled singular values did to the models, likewise.
+
+    Returns:
+      The path of the page.
+    """
+    folder = pathlib.Path(workdir)
+    table = pairs_table(comparisons)
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    table.write(folder / "tables")
+    chosen = {name: comparisons[name] for name in _shown(comparisons, trajectory)}
+    pairs = {name: drawn(one.projections)[0] for name, one in chosen.items()}
+    pairs = {name: panels for name, panels in pairs.items() if panels}
+    with style.drawing():
+        figures = list(_figures(pairs, folder / "figures")) if pairs else []
+    view = pairs_view(table)
+    return page.render(
+        folder / "report.html",
+        "index.html",
+        title=f"Sweep {folder.resolve().name}",
+        pairs=[_entry(name, one) for name, one in comparisons.items()],
+        tables=[*([] if trajectory else matrix_views(table)), view] if view.rows else [],
+        trajectory=trajectory_section(comparisons, trajectory, folder) if trajectory else None,
+        notes=_notes(comparisons, pairs),
+        figures=figures,
+        nulls=index_nulls(nulls or {}, folder),
+        constructions=index_section(constructions or {}, folder),
+        behaviour=index_answers(evaluations or {}, papers or {}, folder),
+        temperature=[(name, temperature_line(one)) for name, one in (temperatures or {}).items()],
+        pages={name: _link(name) for name in comparisons},
+    )
+
+
+def _entry(name: str, one: Comparison) -> dict[str, str]:
+    every = [result.carried for result in one.projections.values()]
+    results = [result for result in every if np.isfinite(result.nf_mean)]
+    line = "; ".join([f"{len(every)} projections", *rank_notes(every)])
+    if results:
+        shares = [result.nf_mean / result.nf_unrelated for result in results]
+        ends = span(percent(min(shares)), percent(max(shares)))
+        line += f"; mean NF of the projections {ends} of the unrelated level"
+    factors = [result.alpha_mean for result in every]
+    if np.isfinite(factors).any():
+        low, high = over(np.min, factors), over(np.max, factors)
+        line += f"; mean scaling factors {span(f'{low:.3f}', f'{high:.3f}')}"
+    odd = [matrix_name(one, *key) for key in by_matrix(one.stands_out)]
+    if odd:
+        line += f"; standing out: {listed(odd, 3)}"
+    return {"name": name, "base": one.base, "post": one.post, "line": line + "."}
+
+
+def _link(name: str) -> str:
+    """The page of a pair, seen from the index."""
+    return f"{urllib.parse.quote(name, safe='', errors='surrogatepass')}/report.html"
+
+
+def _shown(comparisons: Mapping[str, Comparison], trajectory: Sequence[str]) -> list[str]:
+    """Names of the pairs in the figures: of a trajectory those from its start, evenly chosen."""
+    if not trajectory:
+        return list(comparisons)[:MOST_PAIRS]
+    names = [pair_name(*pair) for pair in from_start(trajectory)]
+    picked = np.linspace(0, len(names) - 1, min(MOST_PAIRS, len(names))).round().astype(int)
+    return [names[number] for number in picked]
+
+
+def _notes(comparisons: Mapping[str, Comparison], pairs: Pairs) -> list[str]:
+    notes = []
+    if len(comparisons) > len(pairs) > 0:
+        shown = list(pairs)
+        notes.append(
+            f"The figures of pairs show {len(pairs)} of {len(comparisons)}, {shown[0]} to "
+            f"{shown[-1]}."
+        )
+    if len(pairs) > MOST_ROWS:
+        notes.append(f"The heatmaps show the first {MOST_ROWS} of {len(comparisons)} pairs.")
+    names = {panel.name for panels in pairs.values() for panel in panels}
+    if len(names) > MOST_PANELS:
+        notes.append(f"The figures show {MOST_PANELS} of {len(names)} groups of matrices.")
+    return notes
+
+
+def _figures(pairs: Pairs, folder: pathlib.Path) -> Iterator[Picture]:
+    names = ", ".join(pairs)
+    for figure, name, title, caption in (
+        (figures_pairs.nf(pairs), "pairs_nf", "NF per layer, all pairs (fig. 9)", _NF),
+        (figures_pairs.share(pairs), "pairs_share", "NF / unrelated, all pairs", _SHARE),
+        (
+            figures_pairs.bands(pairs),
+            "pairs_bands",
+            "Scaling per layer, all pairs (fig. 8)",
+            _BANDS,
+        ),
+        (figures_pairs.svsm(pairs), "pairs_svsm", "Scaling heatmaps, all pairs (fig. 2)", _SVSM),
+    ):
+        yield page.place(figure, folder, name, title, caption, f"{title}: {names}.")
+
+
+_NF = (
+    "One panel per projection, one colour per pair. 0: both sides turned by the same rotation; "
+    "dashed: the level that unrelated matrices of this shape give."
+)
+_SHARE = (
+    "The same divided by the unrelated level, on one scale for all panels: 0 same, about 100 % "
+    "(dashed) unrelated. Logarithmic where the values spread over more than a decade."
+)
+_BANDS = (
+    "Mean of the scaling factors of the top 90 % singular values in each layer, with a band of one "
+    "standard deviation. A level line without a visible band means one factor for all."
+)
+_SVSM = (
+    "Rows are pairs, columns projections; in each panel layers run across and singular values "
+    "downwards, largest on top. Colour is σ post / σ base, white where nothing changed, on one "
+    "scale for all."
+)

@@ -1,0 +1,456 @@
+"""A sweep: every pair and every stage of a config, into a directory, through any interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+
+from svdjax.atomic import plain
+from svdjax.construct.variant_builder import FACTORS
+from svdjax.engine import devices
+from svdjax.engine.compile_queue import CompileQueue
+from svdjax.engine.context import Context
+from svdjax.engine.groups import working_bytes
+from svdjax.engine.hosts import Hosts, HostsRequest, meet
+from svdjax.engine.progress import note
+from svdjax.engine.shares import shares
+from svdjax.engine.signals import StopRequest
+from svdjax.engine.workdir import Workdir
+from svdjax.engine.writing import writing_to
+from svdjax.errors import HostLost, InputError, Interrupted
+from svdjax.spectra.factor_cache import shared_checkpoints
+from svdjax.spectra.results import Comparison
+from svdjax.spectra.stage import compile_spectra, plan_spectra, run_share, run_spectra
+from svdjax.spectral import get_factorisation
+from svdjax.sweep import inputs
+from svdjax.sweep.config import SweepConfig, read_config
+from svdjax.sweep.outcome import RESULTS, SweepOutcome
+
+_PATIENCE = 60.0  # seconds in which process 0's record has to appear (NFS keeps listings)
+_OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
+# What the index tells of stages; what goes on inside the models is told pair by pair only.
+_ON_INDEX = ("nulls", "constructions", "evaluations", "temperatures")
+
+
+class Report(Protocol):
+    """What the door hands in to write the report stage."""
+
+    def write_pair(
+        self,
+        comparison: Comparison,
+        directory: pathlib.Path,
+        *,
+        paper: Any = None,
+        nulls: Any = None,
+        constructions: Any = None,
+        probes: Any = None,
+        evaluation: Any = None,
+        temperature: Any = None,
+    ) -> pathlib.Path: ...
+
+    def write_index(
+        self,
+        workdir: pathlib.Path,
+        comparisons: Mapping[str, Comparison],
+        *,
+        papers: Any = None,
+        trajectory: Any = (),
+        nulls: Any = None,
+        constructions: Any = None,
+        evaluations: Any = None,
+        temperatures: Any = None,
+    ) -> pathlib.Path: ...
+
+
+def run_sweep(
+    config: Any,
+    workdir: str | os.PathLike[str],
+    report: Report | None = None,
+    *,
+    stop: StopRequest | None = None,
+    hosts: HostsRequest | None = None,
+) -> SweepOutcome:
+    """Runs (or continues, or recognises as finished) the sweep of `config` in `workdir`.
+
+    Everything is validated before anything is computed or written. Groups are journaled as they
+    finish; a sweep that was killed goes on from the journal and ends with the same numbers.
+
+    Args:
+      config: a `ConfigDict`, see `svdjax.options`, or the `SweepConfig` read from one.
+      workdir: made if it does not exist.
+      report: module with `write_pair` and `write_index`; None leaves that stage out.
+      stop: the caller's entered `StopRequest`; without one, a sweep enters its own.
+      hosts: the other processes of this sweep, all called with the same config and a workdir
+        that they share; to be called before jax has looked for its devices. When one of them
+        dies and the group in flight takes long, this process is ended with status 3.
+
+    Raises:
+      InputError: config, checkpoints or workdir cannot be used.
+      Interrupted: SIGTERM or SIGINT; the group in flight was finished and journaled.
+      HostLost: another process of the sweep has died.
+    """
+    if stop is None:
+        with StopRequest() as own:
+            return run_sweep(config, workdir, report, stop=own, hosts=hosts)
+    sweep = read_config(config)
+    get_factorisation(sweep.settings.factorisation)
+    place = Workdir(workdir)
+    about = {
+        "config": sweep.resolved,
+        "workdir": str(place.path.absolute()),
+        "versions": devices.versions(),
+    }
+    if hosts is not None and hosts.gpus:
+        jax.config.update("jax_cuda_visible_devices", hosts.gpus)
+        jax.config.update("jax_rocm_visible_devices", hosts.gpus)
+    try:
+        with (
+            meet(hosts, plain(about), stop) as party,
+            writing_to(place.path),
+            CompileQueue() as ahead,
+        ):
+            one = _Sweep(sweep, place, report, party, ahead)
+            return one.run() if party.first else one.follow()
+    finally:
+        place.close()
+
+
+class _Sweep:
+    """The steps of a sweep, with what they share."""
+
+    def __init__(
+        self,
+        sweep: SweepConfig,
+        place: Workdir,
+        report: Report | None,
+        hosts: Hosts,
+        ahead: CompileQueue,
+    ):
+        self.sweep, self.place, self.report, self.hosts = sweep, place, report, hosts
+        self.ahead = ahead
+        self.state: dict[str, Any] = {}
+        self.heldout: dict[str, Any] = {}
+        self.material: Any = None
+        self.plans: dict[str, Any] = {}
+
+    def run(self) -> SweepOutcome:
+        if self.place.existed:
+            self._take()
+        jobs = inputs.open_pairs(
+            self.sweep.pairs,
+            split_fused=self.sweep.settings.split_fused,
+            check=self.hosts.check,
+        )
+        if any(spec.text for spec in self.sweep.pairs):
+            # Loads the decoder and the tokenizers.
+            from svdjax.construct.heldout import read_heldout
+
+            self.heldout = read_heldout(jobs, self.sweep.settings.text_limit)
+        if self.sweep.settings.runs_models:
+            from svdjax.evaluate.inputs import read_inputs
+
+            self.material = read_inputs(jobs, self.sweep.settings)
+        if "temperature" in self.sweep.settings.stages:
+            from svdjax.temperature.plan import read_plans
+
+            self.plans = read_plans(jobs, self.sweep.settings, self.heldout, self.material)
+        self.mesh = devices.layer_mesh(
+            self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
+        )
+        digests = inputs.digest_inputs(
+            jobs, full=self.sweep.settings.full_hash, check=self.hosts.check
+        )
+        if self.material is not None:
+            digests |= self.material.digests()
+        self._refuse_inputs(digests)
+        if self.state.get("status") == "done":
+            finished = self._finished()
+            if finished is not None:
+                self.hosts.exchange("start", {"devices": [], "finished": True})
+                self.hosts.end()
+                return finished
+        start = time.perf_counter()
+        validated = self._stage("validate").get("status") == "done"
+        machines = self.hosts.exchange(
+            "start",
+            {
+                "devices": devices.describe(self.mesh),
+                "finished": False,
+                "validated": validated,
+                "inputs": plain(digests),
+            },
+        )
+        self._refuse_uneven([machine["devices"] for machine in machines])
+        self.devices = _all_devices([machine["devices"] for machine in machines])
+        if not validated:
+            self._look(jobs)
+        self.hosts.exchange("validated")
+        if not self.place.existed:
+            self._take()
+            self._refuse_inputs(digests)
+        self._begin(digests, time.perf_counter() - start)
+        self.hosts.exchange("begun", self._stamp())
+        try:
+            done = self._stages(jobs)
+        except (Interrupted, HostLost):
+            self._save(status="stopped")
+            raise
+        self.hosts.end()
+        return done
+
+    def follow(self) -> SweepOutcome:
+        """What a process does that is not the first: its share of the spectra."""
+        settings = self.sweep.settings
+        jobs = inputs.open_pairs(
+            self.sweep.pairs, split_fused=settings.split_fused, check=self.hosts.check
+        )
+        self.mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
+        told = self.hosts.exchange("start", {"devices": devices.describe(self.mesh)})[0]
+        computed = 0
+        if not told["finished"]:
+            if not told["validated"]:
+                self._look(jobs)
+            self.hosts.exchange("validated")
+            self._find_workdir(self.hosts.exchange("begun")[0])
+            self.state = {"inputs": told["inputs"], "versions": devices.versions()}
+            computed = run_share(jobs, self._handed("spectra"))
+            inputs.check_unchanged(jobs)
+        self.hosts.end()
+        return SweepOutcome(
+            workdir=self.place.path,
+            comparisons={},
+            report=None,
+            computed=computed,
+            was_finished=told["finished"],
+            process=self.hosts.index,
+        )
+
+    def _look(self, jobs: list[inputs.PairJob]) -> None:
+        """Looks at the matrices that this process will compute, while its programs are made."""
+        settings, among = self.sweep.settings, None
+        groups = plan_spectra(jobs, settings, self.mesh.size)
+        if self.hosts.count > 1:
+            together = bool(shared_checkpoints(jobs, settings))
+            groups = shares(groups, self.hosts.count, together=together)[self.hosts.index]
+            among = groups
+        compile_spectra(jobs, groups, settings, self.mesh, self.ahead)
+        inputs.check_values(jobs, among=among, check=self.hosts.check)
+
+    def _refuse_uneven(self, machines: list[list[str]]) -> None:
+        """Groups are cut for a number of devices, and all processes have to cut alike."""
+        for process, found in enumerate(machines):
+            if len(found) != len(machines[0]):
+                raise InputError(
+                    f"process {process} has {len(found)} device(s), process 0 has "
+                    f"{len(machines[0])}: expected as many for each; give --config.devices="
+                    f"{min(map(len, machines))}"
+                )
+
+    def _stamp(self) -> str:
+        return hashlib.sha256(self.place.record.read_bytes()).hexdigest()
+
+    def _find_workdir(self, stamp: str) -> None:
+        """Makes sure that the workdir here is the one that process 0 has."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                if self._stamp() == stamp:
+                    return
+            self.hosts.check("while looking for the workdir of process 0")
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{self.place.path} is not the directory that process 0 writes to: give a "
+                    "--workdir on a file system that all machines share"
+                )
+            time.sleep(0.2)
+
+    def _take(self) -> None:
+        """Locks the workdir and refuses one that another config made."""
+        self.place.lock()
+        self.place.check_places([spec.name for spec in self.sweep.pairs])
+        self.state = self.place.state()
+        self.place.refuse_other(self.state, "config", self.sweep.resolved, "another config")
+
+    def _refuse_inputs(self, digests: dict[str, Any]) -> None:
+        self.place.refuse_other(self.state, "inputs", digests, "other input files")
+
+    def _begin(self, digests: dict[str, Any], seconds: float) -> None:
+        self.place.clean([spec.name for spec in self.sweep.pairs])
+        versions = devices.versions()
+        if self.state.get("versions", versions) != versions:
+            # Numbers of two versions are never mixed in one result.
+            self.state["stages"] = {}
+        self.state.setdefault("started", _now())
+        self.state |= {
+            "name": self.sweep.name,
+            "config": self.sweep.resolved,
+            "versions": versions,
+            "devices": self.devices,
+            "inputs": digests,
+        }
+        validate = self._stage("validate")
+        validate["status"] = "done"
+        validate["seconds"] = validate.get("seconds", 0.0) + seconds
+        self._save(status="running")
+
+    def _stages(self, jobs: list[inputs.PairJob]) -> SweepOutcome:
+        done = run_spectra(jobs, self._handed("spectra"))
+        found: dict[str, Any] = {}
+        for name in self.sweep.settings.stages:
+            if name in RESULTS:
+                found[RESULTS[name][0]] = self._stage_after(name, jobs, done.comparisons)
+        shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
+        inputs.check_unchanged(jobs)
+        index = None
+        if "report" in self.sweep.settings.stages and self.report is not None:
+            index = self._write_report(self.report, done.comparisons, found)
+        self.place.check_there(self._outputs())
+        self.state["finished"] = _now()
+        self._save(status="done")
+        return SweepOutcome(
+            workdir=self.place.path,
+            comparisons=done.comparisons,
+            report=index,
+            computed=done.computed,
+            reused=done.reused,
+            **found,
+        )
+
+    def _stage_after(
+        self, name: str, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
+    ) -> dict[str, Any]:
+        """A stage that needs the spectra's results. Most load the decoder with what they need."""
+        stage = self._handed(name)
+        if name == "nulls":
+            from svdjax.nulls.stage import run_nulls
+
+            return run_nulls(jobs, comparisons, stage)
+        if name == "constructions":
+            from svdjax.construct.stage import run_variants
+
+            return run_variants(jobs, comparisons, self.heldout, stage)
+        if name == "probes":
+            from svdjax.probe.stage import run_probes
+
+            return run_probes(jobs, comparisons, self.material, stage)
+        if name == "temperature":
+            from svdjax.temperature.stage import run_temperature
+
+            return run_temperature(jobs, self.plans, self.material, stage)
+        from svdjax.evaluate.stage import run_evaluation
+
+        return run_evaluation(jobs, comparisons, self.material, stage)
+
+    def _handed(self, name: str) -> Context:
+        return Context(
+            workdir=self.place.path,
+            settings=self.sweep.settings,
+            identity={"inputs": self.state["inputs"], "versions": self.state["versions"]},
+            mesh=self.mesh,
+            entry=self._stage(name),
+            save=self._save if self.hosts.first else lambda: None,
+            check=self.hosts.check,
+            hosts=self.hosts,
+            ahead=self.ahead,
+        )
+
+    def _write_report(
+        self,
+        report: Report,
+        comparisons: dict[str, Comparison],
+        found: Mapping[str, Mapping[str, Any]],
+    ) -> pathlib.Path:
+        stage = self._stage("report")
+        before, start = stage.get("seconds", 0.0), time.perf_counter()
+        pairs = stage.setdefault("pairs", {})
+        for number, spec in enumerate(self.sweep.pairs, 1):
+            self.hosts.check("while writing the report")
+            page = self.place.path / spec.name / "report.html"
+            if pairs.get(spec.name, {}).get("status") == "done" and page.is_file():
+                continue
+            note(f"drawing {number}/{len(self.sweep.pairs)} {spec.name}")
+            began = time.perf_counter()
+            report.write_pair(
+                comparisons[spec.name],
+                self.place.path / spec.name,
+                paper=spec.paper or None,
+                **{one: found.get(many, {}).get(spec.name) for one, (many, _) in RESULTS.items()},
+            )
+            pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
+            stage["seconds"] = before + time.perf_counter() - start
+            self._save()
+        self.hosts.check("before the index of the report")
+        note("drawing the index")
+        index = report.write_index(
+            self.place.path,
+            comparisons,
+            papers={spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
+            trajectory=self.sweep.trajectory,
+            **{many: found.get(many) for many in _ON_INDEX},
+        )
+        stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
+        return index
+
+    def _finished(self) -> SweepOutcome | None:
+        """The outcome of a sweep that is done, or None where some of its files are gone."""
+        names = [spec.name for spec in self.sweep.pairs]
+        if not all(path.is_file() for path in self._outputs()):
+            return None
+        index = self.place.path / "report.html" if "report" in self.state["stages"] else None
+        try:
+            comparisons = {name: Comparison.load(self.place.path / name) for name in names}
+            found: Any = {
+                where: {name: load(self.place.path / name) for name in self._pairs_of(stage)}
+                for stage, (where, load) in RESULTS.items()
+                if stage in self.sweep.settings.stages
+            }
+        except InputError:
+            return None  # damaged like missing: it is made again
+        return SweepOutcome(
+            workdir=self.place.path,
+            comparisons=comparisons,
+            report=index,
+            was_finished=True,
+            **found,
+        )
+
+    def _outputs(self) -> list[pathlib.Path]:
+        """The files without which a sweep is not done."""
+        folders = [self.place.path / spec.name for spec in self.sweep.pairs]
+        files = [folder / file for folder in folders for file in _OUTPUTS]
+        if "report" in self.state["stages"]:
+            files += [folder / "report.html" for folder in (self.place.path, *folders)]
+        return files
+
+    def _pairs_of(self, stage: str) -> list[str]:
+        """The pairs of which a stage leaves results."""
+        every = stage != "constructions"
+        return [spec.name for spec in self.sweep.pairs if every or spec.constructed]
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        return self.state.setdefault("stages", {}).setdefault(name, {"status": "pending"})
+
+    def _save(self, status: str | None = None) -> None:
+        if status:
+            self.state["status"] = status
+        self.place.write_state(self.state)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _all_devices(machines: list[list[str]]) -> list[str]:
+    """The devices in words, and whose they are where there are several processes."""
+    if len(machines) == 1:
+        return machines[0]
+    return [f"process {k}: {one}" for k, found in enumerate(machines) for one in found]

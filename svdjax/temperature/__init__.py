@@ -1,0 +1,1 @@
+"""Models with scaled singular values: stage, plan, measures, results, page."""
