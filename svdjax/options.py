@@ -14,9 +14,10 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from svdjax.engine.pairs import PAIR_LEAVES
 from svdjax.errors import InputError
 from svdjax.fields import leaves
-from svdjax.sweep.config import PAIR_LEAVES, Settings
+from svdjax.sweep.config import Settings
 
 OPTIONS: Mapping[str, tuple[Any, str]] = leaves(Settings)
 """Every leaf but `name` and `pairs`, those of sections with a dot: default value, what it does."""

@@ -31,16 +31,15 @@ from svdjax.construct.changes import Change, pooled, record
 from svdjax.construct.job import ConstructJob
 from svdjax.construct.targets import chosen_layers, chosen_projections
 from svdjax.construct.tree import route_for
-from svdjax.engine import devices
+from svdjax.engine import devices, inputs
 from svdjax.engine.groups import Group, plan_groups, total_work, working_bytes
+from svdjax.engine.pairs import PairSpec
 from svdjax.engine.prefetch import prefetch
 from svdjax.engine.progress import Progress, note
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError
 from svdjax.spectra.compute import padded_stack
 from svdjax.spectral import get_factorisation, statistics
-from svdjax.sweep import inputs
-from svdjax.sweep.config import PairSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -162,3 +162,17 @@ def fates(models: list[VariantResult], original: float, *, names: bool = True) -
             which = f" ({listed([short(one) for one in members])})" if names else ""
             parts.append(f"{count} {verb} {_FATES[key]}{which if count < len(models) else ''}")
     return listed(parts)
+
+
+_ORIGINALS = {"post": "original", "base": "base model"}
+
+
+def by_group(models: Mapping[str, object]) -> dict[str, dict[str, str]]:
+    """Heading to models: the two originals, then the constructed ones by what was done to them."""
+    found = {"Originals": {k: v for k, v in _ORIGINALS.items() if k in models}}
+    for name in models:
+        if name not in _ORIGINALS:
+            heading = GROUPS[group_of_name(name)].label
+            found.setdefault(heading, {})[name] = short_name(name)
+    order = ["Originals", *(one.label for one in GROUPS.values())]
+    return {key: found[key] for key in order if found.get(key)}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from svdjax.checkpoint import model_config
+from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
-from svdjax.sweep.inputs import PairJob
 from svdjax.text.texts import Rows, read_texts, tokenise
 
 

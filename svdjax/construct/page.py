@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svdjax.construct import figures, figures_sizes, findings
@@ -12,36 +11,13 @@ from svdjax.construct.groups import WORDS, measured
 from svdjax.construct.tables import construction_tables, constructions_table
 from svdjax.construct.views import construction_views, index_views
 from svdjax.report import page, style
-from svdjax.report.cells import TableView
 from svdjax.report.numbers import listed
 from svdjax.report.page import Picture
+from svdjax.report.section import Section
 from svdjax.spectra.figures_pairs import MOST_PAIRS
 
 if TYPE_CHECKING:
     from svdjax.construct.results import ConstructionResults
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the templates need.
-
-    Attributes:
-      lead: a few sentences; on the index what their words mean, if they are used.
-      findings: more of them; on the index a sentence or two for every pair, with its name.
-      facts: of the input, (name, value).
-      notes: what is missing, and why.
-      tables: to be shown.
-      figures: drawn.
-      files: names of the tables that were written.
-    """
-
-    lead: str
-    findings: list[tuple[str, str]]
-    facts: list[tuple[str, str]]
-    notes: list[str]
-    tables: list[TableView]
-    figures: list[Picture]
-    files: list[str]
 
 
 def pair_section(results: ConstructionResults, folder: pathlib.Path) -> Section:

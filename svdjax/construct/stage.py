@@ -33,9 +33,9 @@ from svdjax.construct.results import ConstructionResults, VariantResult
 from svdjax.construct.tree import replaced_leaves
 from svdjax.construct.variant_builder import Model, VariantBuilder, kept_builder, store
 from svdjax.engine.context import Context
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
 from svdjax.spectra.results import Comparison
-from svdjax.sweep.inputs import PairJob
 from svdjax.text.divergence import Divergence, Divergences
 
 _JOURNAL = ".constructions"

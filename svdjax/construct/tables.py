@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjax.construct.controls import CONTROLS
 from svdjax.construct.recipes import RECIPES, VARIANTS
-from svdjax.spectra.tables import Table
+from svdjax.report.table import Table
 
 if TYPE_CHECKING:
     from svdjax.construct.changes import Change

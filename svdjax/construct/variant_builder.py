@@ -16,10 +16,10 @@ from svdjax.construct.recipes import RECIPES, Variant
 from svdjax.construct.tree import replaced_leaves
 from svdjax.engine.context import Context
 from svdjax.engine.groups import Group, plan_groups
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.spectra.results import Comparison
 from svdjax.spectral import Built
-from svdjax.sweep.inputs import PairJob
 
 Model = Variant | Control
 FACTORS = ".factors"

@@ -20,7 +20,7 @@ from svdjax.report.cells import (
     view,
 )
 from svdjax.report.numbers import MISSING, percent, significant
-from svdjax.spectra.tables import Table
+from svdjax.report.table import Table
 from svdjax.spectral.constructions import ARBITRARY
 
 _TEXT = frozenset(

@@ -8,16 +8,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 
 from svdjax.atomic import remove_leftovers
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.hosts import Hosts
+from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
-from svdjax.sweep.config import Settings
-from svdjax.sweep.inputs import PairJob
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from svdjax.atomic import plain, remove_leftovers, write_json
+from svdjax.engine.store import FORMAT_VERSION
 from svdjax.errors import InputError
-from svdjax.spectra.results import FORMAT_VERSION
 
 _MISSING = "nothing"
 _LOCK = ".lock"

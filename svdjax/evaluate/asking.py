@@ -17,7 +17,7 @@ from svdjax.evaluate.benchmarks import Grader, Question, in_repeat
 from svdjax.evaluate.job import EvaluationOptions
 from svdjax.evaluate.responses import Journal, Key, Response, stream
 from svdjax.model import Completion, Generator, Request, Sampling
-from svdjax.text.chat import ChatModel, Prompt
+from svdjax.text.chat import ChatModel, Prompt, question_prompts
 
 # Seconds between two looks at the progress where there is no bar, and between two writes.
 _EVERY, _KEEP = 10.0, 1.0
@@ -160,3 +160,26 @@ class Asking:
             tokens=len(one.tokens),
             stopped=one.stopped,
         )
+
+
+def repeat_prompts(
+    model: ChatModel, questions: Sequence[Question], repeats: int, *, system: str | None = None
+) -> list[list[Prompt]]:
+    """The prompts of every repeat of a benchmark, which differ where the order of options does.
+
+    Args:
+        model: Who is asked.
+        questions: What.
+        repeats: How often.
+        system: As in `question_prompts`.
+
+    Raises:
+        InputError: As `ChatModel.prompt`.
+    """
+    prompts = [question_prompts(model, questions, system=system)]
+    if not any(question.options for question in questions):
+        return prompts * repeats
+    for repeat in range(1, repeats):
+        asked = [in_repeat(question, repeat) for question in questions]
+        prompts.append(question_prompts(model, asked, system=system))
+    return prompts

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from svdjax.construct.groups import GROUPS, group_of_name, short_name
+from svdjax.construct.groups import by_group
 from svdjax.report import figures_rows, style
 
 if TYPE_CHECKING:
     from svdjax.evaluate.results import EvaluationResults
 
-_ORIGINALS = {"post": "original", "base": "base model"}
 MOST_BENCHMARKS = 6
 
 
@@ -53,14 +52,3 @@ def answers(results: EvaluationResults, benchmarks: Sequence[str]) -> Figure:
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
-
-
-def by_group(models: Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """Heading to models: the two originals, then the constructed ones by what was done to them."""
-    found = {"Originals": {k: v for k, v in _ORIGINALS.items() if k in models}}
-    for name in models:
-        if name not in _ORIGINALS:
-            heading = GROUPS[group_of_name(name)].label
-            found.setdefault(heading, {})[name] = short_name(name)
-    order = ["Originals", *(one.label for one in GROUPS.values())]
-    return {key: found[key] for key in order if found.get(key)}

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, model_config
+from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
+from svdjax.evaluate.asking import repeat_prompts
 from svdjax.evaluate.benchmarks import Question, read_benchmark
 from svdjax.evaluate.benchmarks.wording import SYSTEM
 from svdjax.evaluate.responses import questions_digest
-from svdjax.sweep.config import Settings
-from svdjax.sweep.inputs import PairJob
-from svdjax.text.chat import ChatModel, Prompt, chat_model, repeat_prompts
+from svdjax.text.chat import ChatModel, Prompt, chat_model
 from svdjax.text.prompts import PromptText, read_prompts
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 Questions = tuple[Question, ...]
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from svdjax.construct.control_findings import answer_lines
-from svdjax.construct.page import Section
 from svdjax.construct.recipes import VARIANTS
 from svdjax.evaluate import figures
 from svdjax.evaluate.figures import MOST_BENCHMARKS, by_group
@@ -15,7 +14,8 @@ from svdjax.evaluate.tables import PAPER_TABLES, all_answers_table, answers_tabl
 from svdjax.report import page, style
 from svdjax.report.cells import TableView
 from svdjax.report.numbers import decimal, ends, plus_minus
-from svdjax.spectra.tables import Table
+from svdjax.report.section import Section
+from svdjax.report.table import Table
 
 if TYPE_CHECKING:
     from svdjax.evaluate.results import EvaluationResults, Score

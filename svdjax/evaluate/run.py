@@ -13,9 +13,10 @@ from svdjax.atomic import remove_leftovers, write_json
 from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
 from svdjax.engine import devices
 from svdjax.engine.signals import StopRequest
+from svdjax.engine.store import FORMAT_VERSION
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.evaluate.asking import Asking, make_generator
+from svdjax.evaluate.asking import Asking, make_generator, repeat_prompts
 from svdjax.evaluate.benchmarks import Grader, read_benchmark
 from svdjax.evaluate.job import EvaluateJob
 from svdjax.evaluate.responses import (
@@ -26,8 +27,7 @@ from svdjax.evaluate.responses import (
     write_responses,
 )
 from svdjax.model import decoder_mesh
-from svdjax.spectra.results import FORMAT_VERSION
-from svdjax.text.chat import chat_model, repeat_prompts
+from svdjax.text.chat import chat_model
 
 SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
 _JOURNAL = ".responses.jsonl"

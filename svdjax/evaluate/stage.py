@@ -17,6 +17,7 @@ from svdjax.atomic import remove_leftovers
 from svdjax.checkpoint import digest_of
 from svdjax.construct.variant_builder import VariantBuilder, kept_builder
 from svdjax.engine.context import Context
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
 from svdjax.evaluate.asking import Asking, make_generator
 from svdjax.evaluate.benchmarks import Grader
@@ -26,7 +27,6 @@ from svdjax.evaluate.results import EvaluationResults, Score, responses_path
 from svdjax.evaluate.targets import TargetModel, target_models
 from svdjax.model import Generator, decoder_mesh
 from svdjax.spectra.results import Comparison
-from svdjax.sweep.inputs import PairJob
 
 _JOURNAL = ".evaluation"
 # What the answers do not depend on, or what the questions' fingerprint says already.

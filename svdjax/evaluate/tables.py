@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from svdjax.report.cells import Head, Row, TableView
 from svdjax.report.numbers import MISSING, decimal, plus_minus
 from svdjax.report.paper_answers import paper_scores
-from svdjax.spectra.tables import Table
+from svdjax.report.table import Table
 
 if TYPE_CHECKING:
     from svdjax.evaluate.results import EvaluationResults

@@ -11,13 +11,13 @@ import numpy as np
 
 from svdjax.checkpoint import input_digest
 from svdjax.engine import devices
+from svdjax.engine.store import FORMAT_VERSION
 from svdjax.fingerprint.candidates import Candidate
 from svdjax.fingerprint.ends import Tokens
 from svdjax.fingerprint.parts import Part, related
 from svdjax.fingerprint.sides import Pair
 from svdjax.fingerprint.statistic import Agreement, log10_p, p_value, pool
 from svdjax.fingerprint.verdict import ASSUMPTION, Thresholds
-from svdjax.spectra.results import FORMAT_VERSION
 
 DIRECTION = "unknown"
 """Which of two checkpoints came first: the comparison is symmetric and cannot say."""

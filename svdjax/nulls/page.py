@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.construct.page import Section
 from svdjax.nulls import figures
 from svdjax.nulls.findings import (
     JUDGED,
@@ -24,7 +23,9 @@ from svdjax.report.cells import Spec, dec, plain, share, sig, view
 from svdjax.report.numbers import one_decimal, percent
 from svdjax.report.page import Picture
 from svdjax.report.panels import Panel
-from svdjax.spectra.tables import Table, over
+from svdjax.report.section import Section
+from svdjax.report.table import Table
+from svdjax.spectra.tables import over
 from svdjax.spectra.views import fits_matrix, pairs_matrix
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from svdjax.atomic import read_npz, write_json, write_npz
+from svdjax.engine.store import FORMAT_VERSION
 from svdjax.errors import InputError
 from svdjax.nulls.choosing import UNCHANGED
 from svdjax.nulls.verdicts import Against, Judgement, against, judged, pooled
-from svdjax.spectra.results import FORMAT_VERSION, member
+from svdjax.spectra.results import member
 from svdjax.spectral.null_draws import KINDS
 
 ARRAYS, SUMMARY = "nulls.npz", "nulls.json"

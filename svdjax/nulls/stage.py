@@ -22,6 +22,7 @@ from svdjax.atomic import read_npz, write_npz
 from svdjax.checkpoint import PairPlan, digest_of
 from svdjax.engine.context import Context
 from svdjax.engine.groups import Group, plan_groups
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.prefetch import prefetch
 from svdjax.engine.progress import note
 from svdjax.nulls.choosing import Analytic, analytic_nulls, chosen_layers
@@ -32,7 +33,6 @@ from svdjax.spectra.results import Comparison, ProjectionResult
 from svdjax.spectral import nulls, working_precision
 from svdjax.spectral.null_draws import KINDS, draw_nulls
 from svdjax.spectral.null_signs import ROUTE, framed_change
-from svdjax.sweep.inputs import PairJob
 
 _JOURNAL = ".nulls"
 _DRAWN = ("nf", "alpha", "spread", "svsm_mean", "svsm_std")

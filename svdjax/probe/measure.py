@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from svdjax.atomic import write_npz
 from svdjax.checkpoint import ModelConfig
 from svdjax.engine.progress import note
-from svdjax.evaluate.results import CKA, ENTROPY, MAPS
 from svdjax.model import place
 from svdjax.probe.cka import cka_from_grams, grams
 from svdjax.probe.probing import probe
+from svdjax.probe.results import CKA, ENTROPY, MAPS
 
 # Maps take [blocks, tokens, tokens]; of longer prompts nobody sees the cells anyway.
 _MOST_MAPPED = 512

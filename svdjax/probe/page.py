@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svdjax.construct.page import Section
+from svdjax.construct.groups import by_group
 from svdjax.construct.recipes import VARIANTS
-from svdjax.evaluate.figures import by_group
 from svdjax.probe import figures
 from svdjax.probe.job import cka_words
 from svdjax.report import page, style
 from svdjax.report.cells import dec, plain, view
 from svdjax.report.numbers import decimal, ends
 from svdjax.report.page import Picture
-from svdjax.spectra.tables import Table
+from svdjax.report.section import Section
+from svdjax.report.table import Table
 
 if TYPE_CHECKING:
-    from svdjax.evaluate.results import ProbeResults
+    from svdjax.probe.results import ProbeResults
 
 _INSIDES = ("model", "title", "entropy_last", "entropy_mean", "cka", "cka_last_block")
 

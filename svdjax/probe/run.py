@@ -28,10 +28,10 @@ from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks.wording import SYSTEM
-from svdjax.evaluate.results import CKA, ENTROPY
 from svdjax.model import decoder_mesh
 from svdjax.probe.job import ProbeJob, cka_words, model_names
 from svdjax.probe.measure import Probes, probed
+from svdjax.probe.results import CKA, ENTROPY
 from svdjax.text.chat import chat_model
 from svdjax.text.prompts import PromptText, read_prompts
 

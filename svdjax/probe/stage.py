@@ -14,14 +14,14 @@ from svdjax.atomic import read_npz, write_npz
 from svdjax.checkpoint import digest_of
 from svdjax.construct.variant_builder import VariantBuilder, kept_builder
 from svdjax.engine.context import Context
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.evaluate.inputs import EvalInputs
-from svdjax.evaluate.results import ProbeResults
 from svdjax.evaluate.targets import TargetModel, target_models
 from svdjax.model import decoder_mesh
 from svdjax.probe.measure import Probes, Shown, probed
+from svdjax.probe.results import ProbeResults
 from svdjax.spectra.results import Comparison
-from svdjax.sweep.inputs import PairJob
 
 _JOURNAL = ".probes"
 # Fig. 4a shows post and replaced; maps of every variant would fill the disk.

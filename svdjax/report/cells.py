@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svdjax.report.numbers import decimal, percent, plus_minus, significant
-from svdjax.spectra.tables import Table
+from svdjax.report.table import Table
 
 MOST_ROWS = 300
 MOST_COLUMNS = 8

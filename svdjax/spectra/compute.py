@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -32,7 +32,9 @@ from svdjax.spectral import (
     is_long,
     working_precision,
 )
-from svdjax.sweep.config import Settings
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from svdjax.checkpoint.cache import ArrayCache, content_key
 from svdjax.engine import devices
 from svdjax.engine.cost import pair_cost
 from svdjax.engine.groups import Group, side_bytes
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
 from svdjax.spectral import (
     State,
@@ -36,8 +37,9 @@ from svdjax.spectral import (
     prepared_shape,
     to_raw,
 )
-from svdjax.sweep.config import Settings
-from svdjax.sweep.inputs import PairJob
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 FOLDER = ".kept"
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 
 from svdjax.engine import devices as machine
+from svdjax.engine import inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.groups import plan_groups, total_work, working_bytes
+from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import Progress
 from svdjax.errors import InputError
 from svdjax.spectra.compute import compute_groups
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.stage import make_comparison
 from svdjax.spectral import get_factorisation
-from svdjax.sweep import inputs
-from svdjax.sweep.config import PairSpec, Settings
+from svdjax.sweep.config import Settings
 
 
 def compare(

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from svdjax.atomic import plain, read_npz, write_json, write_npz
+from svdjax.engine.store import FORMAT_VERSION
 from svdjax.errors import InputError
 from svdjax.spectra.standout import StandOut, stand_outs
 from svdjax.spectra.storage import limited_layers, restricted
 from svdjax.spectral import PairMetrics, statistics
 
-FORMAT_VERSION = 1
 SPECTRA = (
     *("sigma_base", "sigma_post", "svsm", "nf", "nf_rank", "nf_stored"),
     *("stored_rank_base", "stored_rank_post", "alpha_ls"),

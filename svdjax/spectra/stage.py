@@ -8,13 +8,14 @@ import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
 from svdjax.engine.groups import Group, plan_groups, side_by_side, total_work
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
 from svdjax.engine.shares import shares
@@ -30,8 +31,9 @@ from svdjax.spectra.factor_cache import (
 )
 from svdjax.spectra.results import Comparison
 from svdjax.spectral import is_long
-from svdjax.sweep.config import Settings
-from svdjax.sweep.inputs import PairJob
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 _JOURNAL = ".journal"
 _PATIENCE = 60.0  # seconds in which files of other machines have to appear (NFS keeps listings)

@@ -6,56 +6,20 @@ the population's. Axis legend: `L` layers, `R` rank.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.atomic import write_json
-from svdjax.report.files import write
 from svdjax.report.paper_tables import PaperColumn
+from svdjax.report.table import Table
 from svdjax.spectra.standout import by_matrix
 
 if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison, ProjectionResult
 
-FORMAT_VERSION = 1
 FITS = ("identity", "q1", "q2", "common", "optimal")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A named table.
-
-    Attributes:
-      name: stem of its files.
-      columns: keys of every row, in order.
-      rows: one mapping per line; values are text, int or float.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
-
-    def csv(self) -> str:
-        """The table as RFC 4180 text with full precision; a formula gets a ``'`` before it."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([_cell(column) for column in self.columns])
-        writer.writerows([_cell(row[key]) for key in self.columns] for row in self.rows)
-        return text.getvalue()
-
-    def write(self, directory: pathlib.Path) -> None:
-        """Writes ``<name>.csv`` and ``<name>.json``, each atomically."""
-        data = self.csv().encode("utf-8", "backslashreplace")
-        write(directory / f"{self.name}.csv", data)
-        record = {"format_version": FORMAT_VERSION, "columns": self.columns, "rows": self.rows}
-        write_json(directory / f"{self.name}.json", record)
 
 
 def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, Table]:
@@ -289,11 +253,3 @@ def ratio(value: Any, by: Any) -> np.ndarray:
 
 def _table(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     return Table(name, tuple(columns), tuple(rows))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return repr(float(value))
-    # A spreadsheet takes text that begins so for a formula and runs it; names are anybody's.
-    unsafe = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if unsafe else str(value)

@@ -19,8 +19,8 @@ from svdjax.report.cells import (
     view,
 )
 from svdjax.report.numbers import MISSING, decimal, significant
+from svdjax.report.table import Table
 from svdjax.spectra.figures_fits import FIT_NAMES
-from svdjax.spectra.tables import Table
 
 
 def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView]:

@@ -6,13 +6,14 @@ import pathlib
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from svdjax.construct.page import Section
 from svdjax.evaluate.page import answers_section
 from svdjax.probe.page import insides_section
+from svdjax.report.section import Section
 from svdjax.temperature.page import temperature_section
 
 if TYPE_CHECKING:
-    from svdjax.evaluate.results import EvaluationResults, ProbeResults
+    from svdjax.evaluate.results import EvaluationResults
+    from svdjax.probe.results import ProbeResults
     from svdjax.temperature.results import TemperatureResults
 
 

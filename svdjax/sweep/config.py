@@ -15,6 +15,7 @@ from typing import Any
 from svdjax import fields
 from svdjax.construct.options import ConstructionOptions
 from svdjax.construct.recipes import VARIANTS, Variant
+from svdjax.engine.pairs import PAIR_LEAVES, PairSpec, pair_label
 from svdjax.errors import InputError
 from svdjax.evaluate.job import EvaluationOptions
 from svdjax.fields import as_leaf, setting
@@ -27,7 +28,6 @@ from svdjax.text.options import DecoderOptions
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
 STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
-_SIDES = ("name", "base", "post")
 _TAKEN = ("report.html", "sweep.json")
 
 
@@ -209,35 +209,6 @@ class Settings:
         """The variants that `variants` names, in the order of `VARIANTS`."""
         every = "all" in self.variants
         return tuple(one for one in VARIANTS.values() if every or one.name in self.variants)
-
-
-@dataclass(frozen=True)
-class PairSpec:
-    """One pair as the config names it; see `svdjax.options.default_config`."""
-
-    name: str
-    base: str
-    post: str
-    paper: str = ""
-    other: str = ""
-    text: str = ""
-    constructed: bool = True
-
-    @property
-    def label(self) -> str:
-        """The pair in an error: ``pair NAME``, or ``pair`` for one that bears this name."""
-        return pair_label(self.name)
-
-
-PAIR_LEAVES: Mapping[str, Any] = {
-    each.name: each.default for each in dataclasses.fields(PairSpec) if each.name not in _SIDES
-}
-"""What a pair may have beside name, base and post, and its default."""
-
-
-def pair_label(name: str) -> str:
-    """``pair NAME``; ``pair`` where that is the name itself, as of two directories."""
-    return name if name == "pair" else f"pair {name}"
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 from svdjax.checkpoint import resolve
 from svdjax.construct.controls import controls_of
 from svdjax.construct.heldout import read_heldout
-from svdjax.engine import devices
+from svdjax.engine import devices, inputs
 from svdjax.engine.groups import Group, matrix_bytes, matrix_work, total_work, working_bytes
+from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import duration
 from svdjax.errors import InputError
 from svdjax.evaluate.inputs import EvalInputs, read_inputs
@@ -23,8 +24,7 @@ from svdjax.nulls.stage import null_work
 from svdjax.spectra.stage import plan_spectra
 from svdjax.spectral import analyse_stack, get_factorisation, working_precision
 from svdjax.spectral.null_draws import KINDS
-from svdjax.sweep import inputs
-from svdjax.sweep.config import PairSpec, Settings, read_config
+from svdjax.sweep.config import Settings, read_config
 from svdjax.temperature.plan import Plan, read_plans
 
 _PROBE = 512

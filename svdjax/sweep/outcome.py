@@ -9,9 +9,10 @@ from typing import Any
 
 from svdjax.construct.results import FILE as CONSTRUCTIONS
 from svdjax.construct.results import ConstructionResults
-from svdjax.evaluate.results import EVALUATION, PROBES, EvaluationResults, ProbeResults
+from svdjax.evaluate.results import EVALUATION, EvaluationResults
 from svdjax.nulls.results import SUMMARY as NULLS
 from svdjax.nulls.results import NullResults
+from svdjax.probe.results import PROBES, ProbeResults
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.standout import summary_line
 from svdjax.spectra.storage import rank_notes

@@ -21,8 +21,9 @@ from svdjax.sweep.behaviour_section import behaviour_section
 
 if TYPE_CHECKING:
     from svdjax.construct.results import ConstructionResults
-    from svdjax.evaluate.results import EvaluationResults, ProbeResults
+    from svdjax.evaluate.results import EvaluationResults
     from svdjax.nulls.results import NullResults
+    from svdjax.probe.results import ProbeResults
     from svdjax.spectra.results import Comparison
     from svdjax.temperature.results import TemperatureResults
 

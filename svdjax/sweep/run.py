@@ -16,7 +16,7 @@ import jax
 
 from svdjax.atomic import plain
 from svdjax.construct.variant_builder import FACTORS
-from svdjax.engine import devices
+from svdjax.engine import devices, inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
 from svdjax.engine.groups import working_bytes
@@ -31,7 +31,6 @@ from svdjax.spectra.factor_cache import shared_checkpoints
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.stage import compile_spectra, plan_spectra, run_share, run_spectra
 from svdjax.spectral import get_factorisation
-from svdjax.sweep import inputs
 from svdjax.sweep.config import SweepConfig, read_config
 from svdjax.sweep.outcome import RESULTS, SweepOutcome
 

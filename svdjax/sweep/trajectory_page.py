@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.construct.page import Section
 from svdjax.report import page, style
 from svdjax.report.cells import MOST_COLUMNS, MOST_ROWS, Head, TableView, dec, plain, share, view
 from svdjax.report.numbers import MISSING, percent
 from svdjax.report.panels import Panel, drawn
-from svdjax.spectra.tables import Table, over, ratio
+from svdjax.report.section import Section
+from svdjax.report.table import Table
+from svdjax.spectra.tables import over, ratio
 from svdjax.sweep import figures_trajectory
 from svdjax.sweep.figures_trajectory import Curves
 from svdjax.sweep.trajectory import from_start, pair_name, positions, step_to_step

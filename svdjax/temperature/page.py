@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.construct.page import Section
 from svdjax.report import page, style
 from svdjax.report.cells import Spec, dec, plain, view
 from svdjax.report.numbers import decimal, ends, significant
 from svdjax.report.page import Picture
-from svdjax.spectra.tables import Table
+from svdjax.report.section import Section
+from svdjax.report.table import Table
 from svdjax.temperature import figures
 from svdjax.temperature.options import ALL, GROUPS, temperature
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from svdjax.checkpoint import model_config
 from svdjax.construct.heldout import Heldout
+from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks import Question
 from svdjax.evaluate.inputs import EvalInputs
-from svdjax.sweep.config import Settings
-from svdjax.sweep.inputs import PairJob
 from svdjax.temperature.options import ALL, TemperatureOptions
 from svdjax.text.texts import Rows
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 
 class Point(NamedTuple):

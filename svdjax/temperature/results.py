@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.atomic import read_npz, write_json, write_npz
-from svdjax.evaluate.results import read_results, stored_fields
-from svdjax.spectra.results import FORMAT_VERSION
+from svdjax.engine.store import FORMAT_VERSION, read_results, stored_fields
 from svdjax.temperature.options import ALL
 
 TEMPERATURE, ARRAYS = "temperature.json", "temperature.npz"

@@ -18,11 +18,11 @@ from typing import Any
 from svdjax.atomic import plain, write_json
 from svdjax.checkpoint import digest_of, model_config
 from svdjax.engine.context import Context
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
 from svdjax.evaluate.benchmarks import Grader
 from svdjax.evaluate.inputs import EvalInputs
 from svdjax.model.scaling import without_effect
-from svdjax.sweep.inputs import PairJob
 from svdjax.temperature.measures import Found, Measure, Measures, Target, arrays_of
 from svdjax.temperature.options import GROUPS
 from svdjax.temperature.plan import Plan, Point

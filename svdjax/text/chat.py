@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.checkpoint.generation import end_tokens
 from svdjax.errors import InputError
-from svdjax.evaluate.benchmarks import Question, in_repeat
+from svdjax.text.question import Question
 from svdjax.text.tokenizers import TokenizerError, load_tokenizer
 
 
@@ -144,26 +144,3 @@ def question_prompts(
         model.prompt(one.text, one.system if system is None else system, f"question {one.id}")
         for one in questions
     ]
-
-
-def repeat_prompts(
-    model: ChatModel, questions: Sequence[Question], repeats: int, *, system: str | None = None
-) -> list[list[Prompt]]:
-    """The prompts of every repeat of a benchmark, which differ where the order of options does.
-
-    Args:
-        model: Who is asked.
-        questions: What.
-        repeats: How often.
-        system: As in `question_prompts`.
-
-    Raises:
-        InputError: As `ChatModel.prompt`.
-    """
-    prompts = [question_prompts(model, questions, system=system)]
-    if not any(question.options for question in questions):
-        return prompts * repeats
-    for repeat in range(1, repeats):
-        asked = [in_repeat(question, repeat) for question in questions]
-        prompts.append(question_prompts(model, asked, system=system))
-    return prompts

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from svdjax.checkpoint import MergedCheckpoint, open_checkpoint, read_stack
+from svdjax.engine import inputs
+from svdjax.engine.pairs import PairSpec
 from svdjax.errors import InputError
-from svdjax.sweep import inputs
-from svdjax.sweep.config import PairSpec
 from tests.support import tiny
 from tests.support.adapters import edit, make_adapter
 

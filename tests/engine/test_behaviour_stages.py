@@ -14,10 +14,11 @@ from svdjax import reference
 from svdjax.atomic import read_npz
 from svdjax.errors import InputError
 from svdjax.evaluate.job import EvaluateJob
-from svdjax.evaluate.results import EvaluationResults, ProbeResults
+from svdjax.evaluate.results import EvaluationResults
 from svdjax.evaluate.run import run_evaluate
 from svdjax.options import default_config
 from svdjax.probe.job import ProbeJob
+from svdjax.probe.results import ProbeResults
 from svdjax.probe.run import run_probe
 from svdjax.sweep.config import read_config
 from svdjax.sweep.index_page import write_index

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from svdjax.engine import inputs
 from svdjax.options import default_config
 from svdjax.spectra.stage import plan_spectra
-from svdjax.sweep import inputs
 from svdjax.sweep.config import read_config
 from svdjax.sweep.dry_run import dry_run
 from svdjax.sweep.run import run_sweep

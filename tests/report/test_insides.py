@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdjax.evaluate.results import ProbeResults
 from svdjax.probe.job import cka_words
 from svdjax.probe.page import insides_section
+from svdjax.probe.results import ProbeResults
 
 MODELS = {"post": "post", "base": "base", "replaced": "replaced"}
 

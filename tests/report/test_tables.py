@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from svdjax.report.paper_tables import PROJECTIONS, paper_column, paper_keys
+from svdjax.report.table import Table
 from svdjax.spectra.results import Comparison
-from svdjax.spectra.tables import Table, pair_tables, pairs_table
+from svdjax.spectra.tables import pair_tables, pairs_table
 from tests.report import synthetic
 
 FILES = ("table3", "table4", "nf", "corotation", "fits", "layers", "coverage")

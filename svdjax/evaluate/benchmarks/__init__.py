@@ -2,10 +2,10 @@
 
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
 from svdjax.evaluate.benchmarks.grading import Grader, Verdict
-from svdjax.evaluate.benchmarks.question import Question
 from svdjax.evaluate.benchmarks.readers import BENCHMARKS, read_benchmark
 from svdjax.evaluate.benchmarks.records import in_repeat
 from svdjax.evaluate.benchmarks.sources import SPLITS
+from svdjax.text.question import Question
 
 __all__ = [
     "BENCHMARKS",

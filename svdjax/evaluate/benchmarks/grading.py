@@ -14,7 +14,7 @@ from typing import Self
 
 from svdjax.evaluate.benchmarks.comparing import Comparer
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
-from svdjax.evaluate.benchmarks.question import Question
+from svdjax.text.question import Question
 
 MOST_CHARACTERS = 2000
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|[+-]?\.[0-9]+")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from svdjax.errors import InputError, printable
 from svdjax.evaluate.benchmarks import records
 from svdjax.evaluate.benchmarks.hub import PREFIX, hub_rows
-from svdjax.evaluate.benchmarks.question import Question
 from svdjax.evaluate.benchmarks.rows import Row
 from svdjax.evaluate.benchmarks.sources import SPLITS, gpqa_rows, jsonl_rows, mmlu_rows
+from svdjax.text.question import Question
 from svdjax.text.reading import MOST_BYTES
 
 BENCHMARKS = {

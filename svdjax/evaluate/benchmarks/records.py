@@ -9,9 +9,9 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from svdjax.evaluate.benchmarks.question import Question
 from svdjax.evaluate.benchmarks.rows import Row
 from svdjax.evaluate.benchmarks.wording import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
+from svdjax.text.question import Question
 
 GPQA_COLUMNS = (
     "Question",

@@ -18,8 +18,8 @@ from svdjax.checkpoint import (
 )
 from svdjax.checkpoint.digest import hash_file
 from svdjax.engine.groups import Group
+from svdjax.engine.pairs import PairSpec
 from svdjax.errors import InputError
-from svdjax.sweep.config import PairSpec
 
 
 @dataclass(frozen=True)
