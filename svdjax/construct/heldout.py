@@ -5,11 +5,15 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from svdjax.checkpoint import model_config
 from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
 from svdjax.text.texts import Rows, read_texts, tokenise
+
+if TYPE_CHECKING:
+    from svdjax.sweep.config import Settings
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Heldout:
     tokens: int
 
 
-def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
+def read_heldout(jobs: Sequence[PairJob], settings: Settings) -> dict[str, Heldout]:
     """Held-out text by pair, for those that name one which a stage looks at.
 
     Raises:
@@ -43,7 +47,7 @@ def read_heldout(jobs: Sequence[PairJob], limit: int) -> dict[str, Heldout]:
             continue
         path = pathlib.Path(spec.text).expanduser()
         try:
-            texts = read_texts(path, limit)
+            texts = read_texts(path, settings.text_limit)
             post = job.plan.post
             rows = tokenise(texts, post.tokenizer, model_config(post.home), str(path))
             found[spec.name] = Heldout(path, rows, len(texts), rows.targets)

@@ -6,33 +6,27 @@ import os
 import pathlib
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.construct.page import index_section
-from svdjax.evaluate.page import index_answers
-from svdjax.nulls.page import index_nulls
 from svdjax.report import page, style
 from svdjax.report.numbers import listed, percent, span
 from svdjax.report.page import Picture
 from svdjax.report.panels import MOST_PANELS, drawn
+from svdjax.report.section import index_sections
 from svdjax.spectra import figures_pairs
 from svdjax.spectra.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
 from svdjax.spectra.standout import by_matrix, matrix_name
 from svdjax.spectra.storage import rank_notes
 from svdjax.spectra.tables import over, pairs_table
 from svdjax.spectra.views import matrix_views, pairs_view
+from svdjax.sweep.stages import REGISTRY, stages_of
 from svdjax.sweep.trajectory import from_start, pair_name
 from svdjax.sweep.trajectory_page import trajectory_section
-from svdjax.temperature.page import temperature_line
 
 if TYPE_CHECKING:
-    from svdjax.construct.results import ConstructionResults
-    from svdjax.evaluate.results import EvaluationResults
-    from svdjax.nulls.results import NullResults
     from svdjax.spectra.results import Comparison
-    from svdjax.temperature.results import TemperatureResults
 
 
 def write_index(
@@ -41,10 +35,7 @@ def write_index(
     *,
     papers: Mapping[str, str] | None = None,
     trajectory: Sequence[str] = (),
-    nulls: Mapping[str, NullResults] | None = None,
-    constructions: Mapping[str, ConstructionResults] | None = None,
-    evaluations: Mapping[str, EvaluationResults] | None = None,
-    temperatures: Mapping[str, TemperatureResults] | None = None,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pathlib.Path:
     """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
 
@@ -53,11 +44,7 @@ def write_index(
       comparisons: results by pair name.
       papers: the column of the paper's tables by pair name, where the models are the paper's.
       trajectory: its points in order, where the pairs are those of one (`svdjax.sweep.trajectory`).
-      nulls: what random signs and directions of the change show, by pair name, for those pairs that
-        have it.
-      constructions: results of constructed models, likewise.
-      evaluations: how the models did on benchmarks, likewise.
-      temperatures: what scaled singular values did to the models, likewise.
+      results: of the other stages: by stage, then by pair.
 
     Returns:
       The path of the page.
@@ -81,10 +68,7 @@ def write_index(
         trajectory=trajectory_section(comparisons, trajectory, folder) if trajectory else None,
         notes=_notes(comparisons, pairs),
         figures=figures,
-        nulls=index_nulls(nulls or {}, folder),
-        constructions=index_section(constructions or {}, folder),
-        behaviour=index_answers(evaluations or {}, papers or {}, folder),
-        temperature=[(name, temperature_line(one)) for name, one in (temperatures or {}).items()],
+        sections=index_sections(results or {}, stages_of(REGISTRY), folder, papers or {}),
         pages={name: _link(name) for name in comparisons},
     )
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from svdjax.construct.page import pair_section
-from svdjax.nulls.page import nulls_section
+from svdjax.engine.stages import PairPage
 from svdjax.report import page, style
 from svdjax.report.page import Picture
 from svdjax.report.panels import Panel, drawn
 from svdjax.report.paper_tables import paper_column
+from svdjax.report.section import pair_sections
 from svdjax.spectra import figures_fits, figures_svsm, figures_vectors
 from svdjax.spectra.findings import MOST_LINES, coverage_counts, findings, lead, projection_lines
 from svdjax.spectra.tables import pair_tables
 from svdjax.spectra.views import pair_views
-from svdjax.sweep.behaviour_section import behaviour_section
+from svdjax.sweep.stages import REGISTRY, stages_of
 
 if TYPE_CHECKING:
-    from svdjax.construct.results import ConstructionResults
-    from svdjax.evaluate.results import EvaluationResults
-    from svdjax.nulls.results import NullResults
-    from svdjax.probe.results import ProbeResults
     from svdjax.spectra.results import Comparison
-    from svdjax.temperature.results import TemperatureResults
 
 
 def write_pair(
@@ -33,11 +28,7 @@ def write_pair(
     directory: str | os.PathLike[str],
     *,
     paper: str | None = None,
-    nulls: NullResults | None = None,
-    constructions: ConstructionResults | None = None,
-    probes: ProbeResults | None = None,
-    evaluation: EvaluationResults | None = None,
-    temperature: TemperatureResults | None = None,
+    results: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes ``tables/*.csv|json``, ``figures/*.png`` and ``report.html`` of a pair.
 
@@ -50,12 +41,8 @@ def write_pair(
       paper: the column of the paper's tables to print beside the measurement, such as
         ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. A key that the paper has no row
         for is said on the page.
-      nulls: what random signs and random directions of the same change would show, for a section
-        of its own and the verdict at the top.
-      constructions: results of the pair's constructed models, for a section of their own.
-      probes: what went on inside the pair's models, for a section on what they do.
-      evaluation: how they did on benchmarks, likewise.
-      temperature: what scaled singular values did to the pair's models, likewise.
+      results: of the other stages by name, each for a section of its own; those of ``nulls`` also
+        judge the verdict at the top.
 
     Returns:
       The path of the page.
@@ -69,9 +56,8 @@ def write_pair(
     panels, left_undrawn = drawn(comparison.projections)
     with style.drawing():
         figures = list(pair_figures(panels, folder / "figures")) if panels else []
-    chance = nulls_section(nulls, panels, folder) if nulls is not None else None
-    section = pair_section(constructions, folder) if constructions is not None else None
-    behaviour = behaviour_section(probes, evaluation, folder, paper, temperature)
+    found = results or {}
+    sections = pair_sections(found, stages_of(REGISTRY), folder, PairPage(panels, paper))
     lines = projection_lines(comparison)
     coverage = comparison.coverage
     notes = [*coverage.get("notes", ()), *([left_undrawn] if left_undrawn else [])]
@@ -85,7 +71,7 @@ def write_pair(
         post=comparison.post,
         family=comparison.family,
         options=", ".join(f"{key} = {value}" for key, value in dict(comparison.options).items()),
-        lead=lead(comparison, nulls),
+        lead=lead(comparison, found.get("nulls")),
         findings=findings(comparison, column),
         lines=lines[:MOST_LINES],
         more_lines=max(0, len(lines) - MOST_LINES),
@@ -93,15 +79,10 @@ def write_pair(
         left_out=sorted(dict(coverage.get("left_out", {})).items()),
         reasons=coverage_counts(comparison),
         notes=notes,
-        files=[
-            *tables,
-            *(name for part in (chance, section, behaviour) if part for name in part.files),
-        ],
+        files=[*tables, *(name for section in sections for name in section.files)],
         tables=pair_views(tables, column.key if column else None),
         figures=figures,
-        nulls=chance,
-        constructions=section,
-        behaviour=behaviour,
+        sections=sections,
         index="../report.html",
     )
 

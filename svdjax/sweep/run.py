@@ -24,6 +24,7 @@ from svdjax.engine.hosts import Hosts, HostsRequest, meet
 from svdjax.engine.progress import note
 from svdjax.engine.shares import shares
 from svdjax.engine.signals import StopRequest
+from svdjax.engine.stages import SharedInputs
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import HostLost, InputError, Interrupted
@@ -32,12 +33,11 @@ from svdjax.spectra.results import Comparison
 from svdjax.spectra.stage import compile_spectra, plan_spectra, run_share, run_spectra
 from svdjax.spectral import get_factorisation
 from svdjax.sweep.config import SweepConfig, read_config
-from svdjax.sweep.outcome import RESULTS, SweepOutcome
+from svdjax.sweep.outcome import SweepOutcome
+from svdjax.sweep.stages import stages_of
 
 _PATIENCE = 60.0  # seconds in which process 0's record has to appear (NFS keeps listings)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
-# What the index tells of stages; what goes on inside the models is told pair by pair only.
-_ON_INDEX = ("nulls", "constructions", "evaluations", "temperatures")
 
 
 class Report(Protocol):
@@ -49,11 +49,7 @@ class Report(Protocol):
         directory: pathlib.Path,
         *,
         paper: Any = None,
-        nulls: Any = None,
-        constructions: Any = None,
-        probes: Any = None,
-        evaluation: Any = None,
-        temperature: Any = None,
+        results: Any = None,
     ) -> pathlib.Path: ...
 
     def write_index(
@@ -63,10 +59,7 @@ class Report(Protocol):
         *,
         papers: Any = None,
         trajectory: Any = (),
-        nulls: Any = None,
-        constructions: Any = None,
-        evaluations: Any = None,
-        temperatures: Any = None,
+        results: Any = None,
     ) -> pathlib.Path: ...
 
 
@@ -137,9 +130,8 @@ class _Sweep:
         self.sweep, self.place, self.report, self.hosts = sweep, place, report, hosts
         self.ahead = ahead
         self.state: dict[str, Any] = {}
-        self.heldout: dict[str, Any] = {}
-        self.material: Any = None
-        self.plans: dict[str, Any] = {}
+        self.stages = stages_of(sweep.settings.stages)
+        self.prepared: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
@@ -149,27 +141,16 @@ class _Sweep:
             split_fused=self.sweep.settings.split_fused,
             check=self.hosts.check,
         )
-        if any(spec.text for spec in self.sweep.pairs):
-            # Loads the decoder and the tokenizers.
-            from svdjax.construct.heldout import read_heldout
-
-            self.heldout = read_heldout(jobs, self.sweep.settings.text_limit)
-        if self.sweep.settings.runs_models:
-            from svdjax.evaluate.inputs import read_inputs
-
-            self.material = read_inputs(jobs, self.sweep.settings)
-        if "temperature" in self.sweep.settings.stages:
-            from svdjax.temperature.plan import read_plans
-
-            self.plans = read_plans(jobs, self.sweep.settings, self.heldout, self.material)
+        shared = SharedInputs(jobs, self.sweep.settings)
+        self.prepared = {stage.name: stage.prepare(shared) for stage in self.stages}
         self.mesh = devices.layer_mesh(
             self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
         )
         digests = inputs.digest_inputs(
             jobs, full=self.sweep.settings.full_hash, check=self.hosts.check
         )
-        if self.material is not None:
-            digests |= self.material.digests()
+        for stage in self.stages:
+            digests |= stage.digests(self.prepared[stage.name])
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
             finished = self._finished()
@@ -303,15 +284,17 @@ class _Sweep:
 
     def _stages(self, jobs: list[inputs.PairJob]) -> SweepOutcome:
         done = run_spectra(jobs, self._handed("spectra"))
-        found: dict[str, Any] = {}
-        for name in self.sweep.settings.stages:
-            if name in RESULTS:
-                found[RESULTS[name][0]] = self._stage_after(name, jobs, done.comparisons)
+        results = {
+            stage.name: stage.run(
+                jobs, done.comparisons, self.prepared[stage.name], self._handed(stage.name)
+            )
+            for stage in self.stages
+        }
         shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
         inputs.check_unchanged(jobs)
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
-            index = self._write_report(self.report, done.comparisons, found)
+            index = self._write_report(self.report, done.comparisons, results)
         self.place.check_there(self._outputs())
         self.state["finished"] = _now()
         self._save(status="done")
@@ -321,33 +304,8 @@ class _Sweep:
             report=index,
             computed=done.computed,
             reused=done.reused,
-            **found,
+            results=results,
         )
-
-    def _stage_after(
-        self, name: str, jobs: list[inputs.PairJob], comparisons: dict[str, Comparison]
-    ) -> dict[str, Any]:
-        """A stage that needs the spectra's results. Most load the decoder with what they need."""
-        stage = self._handed(name)
-        if name == "nulls":
-            from svdjax.nulls.stage import run_nulls
-
-            return run_nulls(jobs, comparisons, stage)
-        if name == "constructions":
-            from svdjax.construct.stage import run_variants
-
-            return run_variants(jobs, comparisons, self.heldout, stage)
-        if name == "probes":
-            from svdjax.probe.stage import run_probes
-
-            return run_probes(jobs, comparisons, self.material, stage)
-        if name == "temperature":
-            from svdjax.temperature.stage import run_temperature
-
-            return run_temperature(jobs, self.plans, self.material, stage)
-        from svdjax.evaluate.stage import run_evaluation
-
-        return run_evaluation(jobs, comparisons, self.material, stage)
 
     def _handed(self, name: str) -> Context:
         return Context(
@@ -366,7 +324,7 @@ class _Sweep:
         self,
         report: Report,
         comparisons: dict[str, Comparison],
-        found: Mapping[str, Mapping[str, Any]],
+        results: Mapping[str, Mapping[str, Any]],
     ) -> pathlib.Path:
         stage = self._stage("report")
         before, start = stage.get("seconds", 0.0), time.perf_counter()
@@ -382,7 +340,9 @@ class _Sweep:
                 comparisons[spec.name],
                 self.place.path / spec.name,
                 paper=spec.paper or None,
-                **{one: found.get(many, {}).get(spec.name) for one, (many, _) in RESULTS.items()},
+                results={
+                    name: found[spec.name] for name, found in results.items() if spec.name in found
+                },
             )
             pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             stage["seconds"] = before + time.perf_counter() - start
@@ -394,7 +354,7 @@ class _Sweep:
             comparisons,
             papers={spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
             trajectory=self.sweep.trajectory,
-            **{many: found.get(many) for many in _ON_INDEX},
+            results=results,
         )
         stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index
@@ -407,10 +367,12 @@ class _Sweep:
         index = self.place.path / "report.html" if "report" in self.state["stages"] else None
         try:
             comparisons = {name: Comparison.load(self.place.path / name) for name in names}
-            found: Any = {
-                where: {name: load(self.place.path / name) for name in self._pairs_of(stage)}
-                for stage, (where, load) in RESULTS.items()
-                if stage in self.sweep.settings.stages
+            results = {
+                stage.name: {
+                    name: stage.load(self.place.path / name)
+                    for name in stage.pairs(self.sweep.pairs)
+                }
+                for stage in self.stages
             }
         except InputError:
             return None  # damaged like missing: it is made again
@@ -419,7 +381,7 @@ class _Sweep:
             comparisons=comparisons,
             report=index,
             was_finished=True,
-            **found,
+            results=results,
         )
 
     def _outputs(self) -> list[pathlib.Path]:
@@ -429,11 +391,6 @@ class _Sweep:
         if "report" in self.state["stages"]:
             files += [folder / "report.html" for folder in (self.place.path, *folders)]
         return files
-
-    def _pairs_of(self, stage: str) -> list[str]:
-        """The pairs of which a stage leaves results."""
-        every = stage != "constructions"
-        return [spec.name for spec in self.sweep.pairs if every or spec.constructed]
 
     def _stage(self, name: str) -> dict[str, Any]:
         return self.state.setdefault("stages", {}).setdefault(name, {"status": "pending"})

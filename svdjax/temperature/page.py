@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,13 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
         figures=figures,
         files=[table.name],
     )
+
+
+def index_temperature(results: Mapping[str, TemperatureResults]) -> Section | None:
+    """A line for every pair on the index of a sweep; None where nothing was scaled."""
+    if not results:
+        return None
+    return Section("", [(name, temperature_line(one)) for name, one in results.items()])
 
 
 def temperature_line(results: TemperatureResults) -> str:

@@ -187,10 +187,12 @@ def test_pages_show_the_papers_tables(made, tmp_path):
         write_pair(
             comparisons[pair],
             tmp_path / pair,
-            probes=ProbeResults.load(workdir / pair) if pair == pairs[0] else None,
-            evaluation=answered[pair],
+            results={
+                "probes": ProbeResults.load(workdir / pair) if pair == pairs[0] else None,
+                "evaluation": answered[pair],
+            },
         )
-    index = write_index(tmp_path, comparisons, evaluations=answered)
+    index = write_index(tmp_path, comparisons, results={"evaluation": answered})
     text = assert_self_contained(index).text
     # Tables 1 and 6 are of replaced singular values.
     shown = "12678" if "replaced" in made.variants else "278"

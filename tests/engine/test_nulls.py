@@ -103,7 +103,7 @@ def test_arrays_say_what_the_checkpoints_say(made, pair):
 @pytest.mark.parametrize("kind", ["signs", "spectrum"])
 def test_the_change_was_random_and_is_found_to_be(made, kind):
     _, outcome = made
-    results = outcome.nulls["pair"]
+    results = outcome.results["nulls"]["pair"]
     placed = [
         results.projections[name].placed(layer, "nf", kind)
         for name in ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -140,7 +140,7 @@ def test_what_has_no_null_is_said(made):
     assert (scaled["layers_sampled"], scaled["verdict"]) == (0, "undefined")
     assert deficient["layers_sampled"] == 2
     assert deficient["sources"]["none"] >= 1
-    assert outcome.nulls["pair"].projections["v_proj"].source[0] == "none"
+    assert outcome.results["nulls"]["pair"].projections["v_proj"].source[0] == "none"
     assert summary["cost"] == {"matrices": 12, "draws": 3 * 19 * 12}
     assert "684 null draws for 12 matrices" in outcome.summary()
     q = summary["projections"]["q_proj"]
@@ -211,7 +211,7 @@ def test_results_from_before_there_were_signs_are_read_and_not_judged(made, tmp_
 def test_damaged_results_are_named(made, tmp_path):
     _, outcome = made
     (tmp_path / "pair").mkdir()
-    outcome.nulls["pair"].save(tmp_path / "pair")
+    outcome.results["nulls"]["pair"].save(tmp_path / "pair")
     stored = NullResults.load(tmp_path / "pair")
     assert stored.settings == {"draws": 19, "layers": 2, "seed": 5}
     (tmp_path / "pair" / "nulls.npz").write_bytes(b"torn")

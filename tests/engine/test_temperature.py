@@ -165,7 +165,9 @@ def test_a_killed_sweep_redoes_only_what_is_missing(made, tmp_path, monkeypatch)
 def test_page_and_table(made, tmp_path):
     results = TemperatureResults.load(made / "pair")
     page = assert_self_contained(
-        write_pair(synthetic.comparison([], pair="pair"), tmp_path, temperature=results)
+        write_pair(
+            synthetic.comparison([], pair="pair"), tmp_path, results={"temperature": results}
+        )
     )
     for words in ("Scaled singular values", "layer by layer", "unscaled", "scaled block falls"):
         assert words in page.text

@@ -60,8 +60,8 @@ def workdir(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     comparisons = {name: synthetic.comparison([], pair=name) for name in (*made, "base-other")}
     for name, one in comparisons.items():
-        write_pair(one, folder / name, constructions=made.get(name))
-    write_index(folder, comparisons, constructions=made)
+        write_pair(one, folder / name, results={"constructions": made.get(name)})
+    write_index(folder, comparisons, results={"constructions": made})
     return folder
 
 
@@ -209,14 +209,14 @@ def test_an_index_of_many_pairs_is_bounded_and_says_so(tmp_path):
     views = index_views(constructions_table(many))
     assert len(names) > MOST_COLUMNS
     assert [view.title for view in views] == ["All constructed models"]
-    page = Page(write_index(tmp_path, {}, constructions=many))
+    page = Page(write_index(tmp_path, {}, results={"constructions": many}))
     assert f"The figure shows the first {MOST_PAIRS} of {len(names)} pairs." in page.text
 
 
 def test_one_pair_with_constructions_has_no_figure_across_pairs(tmp_path):
     comparison = synthetic.comparison([], pair="a")
     made = {"a": synthetic_constructions.results()}
-    page = Page(write_index(tmp_path, {"a": comparison}, constructions=made))
+    page = Page(write_index(tmp_path, {"a": comparison}, results={"constructions": made}))
     assert "KL of the constructed models" in page.text
     assert not list(tmp_path.glob("figures/*"))
 
@@ -226,15 +226,15 @@ def test_nothing_made_still_has_a_page(tmp_path):
         names=(), fields={"left_out": LEFT_OUT, "original_loss": math.nan}
     )
     comparison = synthetic.comparison([])
-    page = Page(write_pair(comparison, tmp_path / "pair", constructions=none))
+    page = Page(write_pair(comparison, tmp_path / "pair", results={"constructions": none}))
     assert "No model was constructed" in page.text
     assert "Not made: replaced" in page.text
-    index = write_index(tmp_path, {}, constructions={"pair": none})
+    index = write_index(tmp_path, {}, results={"constructions": {"pair": none}})
     assert "No model was constructed" in Page(index).text
     assert not list(tmp_path.glob("**/*.png"))
     assert (
         "Constructions"
-        not in Page(write_index(tmp_path, {"pair": comparison}, constructions={})).text
+        not in Page(write_index(tmp_path, {"pair": comparison}, results={"constructions": {}})).text
     )
 
 
@@ -259,9 +259,9 @@ def test_hostile_names_are_text(tmp_path):
         }
     )
     comparison = synthetic.comparison([], pair=HOSTILE)
-    path = write_pair(comparison, tmp_path / "pair", constructions=made)
+    path = write_pair(comparison, tmp_path / "pair", results={"constructions": made})
     both = {HOSTILE: made, "other": made}
-    index = write_index(tmp_path, {HOSTILE: comparison}, constructions=both)
+    index = write_index(tmp_path, {HOSTILE: comparison}, results={"constructions": both})
     for page in (assert_self_contained(path), assert_self_contained(index)):
         assert page.text.count("<script>alert('x')</script>\"&{{ 7 * 7 }}") > 3
     assert {p.parent for p in tmp_path.glob("**/*.png")} == {

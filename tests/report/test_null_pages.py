@@ -193,7 +193,7 @@ def test_page_and_tables(results, related, tmp_path):
     page = write_pair(
         dataclasses.replace(related, projections=some[0]),
         tmp_path / "pair",
-        nulls=dataclasses.replace(results, projections=some[1]),
+        results={"nulls": dataclasses.replace(results, projections=some[1])},
     )
     text = assert_self_contained(page).text
     assert "Turned together?" in text
@@ -222,7 +222,7 @@ def test_the_index_has_a_line_and_a_row_for_every_pair(results, related, tmp_pat
     for name in pairs:
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.html").write_text('<h2 id="nulls"></h2>')
-    index = write_index(tmp_path, pairs, nulls={"one": results, "other": other})
+    index = write_index(tmp_path, pairs, results={"nulls": {"one": results, "other": other}})
     page = assert_self_contained(index)
     assert_links_lead_somewhere(index)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
@@ -248,11 +248,11 @@ def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
     one = results.projections["q_proj"]
     many = {f"layer_{i}": dataclasses.replace(one, name=f"layer_{i}") for i in range(9)}
     nulls = {"one": dataclasses.replace(results, projections=many)}
-    text = Page(write_index(tmp_path, {}, nulls=nulls)).text
+    text = Page(write_index(tmp_path, {}, results={"nulls": nulls})).text
     assert "NF against random signs" in text
     assert "Show 9 rows" in text
     none = dataclasses.replace(results, projections={})
-    text = Page(write_index(tmp_path, {}, nulls={"one": none})).text
+    text = Page(write_index(tmp_path, {}, results={"nulls": {"one": none}})).text
     assert "No matrix has both an NF and a null" in text
 
 

@@ -37,7 +37,7 @@ def test_a_line_for_every_pair(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "report.html").write_text('<h2 id="behaviour"></h2>')
     pairs = {"one": synthetic.comparison([], pair="one")}
-    index = write_index(tmp_path, pairs, temperatures={"one": found})
+    index = write_index(tmp_path, pairs, results={"temperature": {"one": found}})
     assert temperature_line(found) in Page(index).text
     assert_links_lead_somewhere(index)
     assert "Scaled singular values" not in Page(write_index(tmp_path, pairs)).text

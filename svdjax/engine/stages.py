@@ -1,0 +1,154 @@
+"""The contract of a stage: what a capability offers to a sweep after the spectra.
+
+A sweep, its dry run, its closing lines and its pages know this contract and no stage by name; the
+stages there are stand in `svdjax.sweep.stages`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from svdjax.engine.context import Context
+    from svdjax.engine.inputs import PairJob
+    from svdjax.engine.pairs import PairSpec
+    from svdjax.report.panels import Panel
+    from svdjax.report.section import Section
+    from svdjax.spectra.results import Comparison
+    from svdjax.sweep.config import Settings
+
+Read = TypeVar("Read")
+
+
+class SharedInputs:
+    """What several stages read of the same pairs, read once.
+
+    Attributes:
+      jobs: the validated pairs.
+      settings: of the sweep.
+    """
+
+    def __init__(self, jobs: Sequence[PairJob], settings: Settings):
+        self.jobs, self.settings = jobs, settings
+        self._read: dict[Callable[..., Any], Any] = {}
+
+    def of(self, read: Callable[[Sequence[PairJob], Settings], Read]) -> Read:
+        """What `read` makes of the pairs and settings; the first call reads, and may raise."""
+        if read not in self._read:
+            self._read[read] = read(self.jobs, self.settings)
+        return self._read[read]
+
+
+class PairPage(NamedTuple):
+    """What a section may need of the page it is for.
+
+    Attributes:
+      panels: what is drawn of the pair (`svdjax.report.panels`).
+      paper: the column of the paper's tables, None for none.
+    """
+
+    panels: Sequence[Panel]
+    paper: str | None
+
+
+class Stage:
+    """A stage of a sweep; a subclass says what it has, and loads what is heavy when it is asked.
+
+    Attributes:
+      name: in ``config.stages`` and sweep.json.
+      file: of a pair's results, which the closing line names.
+      place: where its section stands on a page, ascending.
+      anchor: of its section; sections of one anchor become one.
+      title: heading of that section.
+      label: the same in the page's list of sections, where that is to be shorter.
+      explanation: template beside the page's that explains it, empty for none.
+      index_anchor: of its section on the index, where that is another.
+      index_title: heading of that.
+    """
+
+    name = ""
+    file = ""
+    place = 0
+    anchor = title = label = explanation = ""
+    index_anchor = index_title = ""
+
+    def pairs(self, specs: Iterable[PairSpec]) -> list[str]:
+        """Names of the pairs of which it leaves results."""
+        return [spec.name for spec in specs]
+
+    def prepare(self, inputs: SharedInputs) -> Any:
+        """Reads and checks its inputs, before anything is computed.
+
+        Raises:
+          InputError: with every fault of every pair.
+        """
+        del inputs
+
+    def digests(self, prepared: Any) -> dict[str, Any]:
+        """Digests of what it read, for sweep.json."""
+        del prepared
+        return {}
+
+    def run(
+        self,
+        jobs: Sequence[PairJob],
+        comparisons: Mapping[str, Comparison],
+        prepared: Any,
+        context: Context,
+    ) -> dict[str, Any]:
+        """Does its work, and leaves the results of each pair in its directory; returns them."""
+        raise NotImplementedError
+
+    def load(self, folder: pathlib.Path) -> Any:
+        """Reads the results of a pair from its directory.
+
+        Raises:
+          InputError: they are missing, damaged or of another version.
+        """
+        raise NotImplementedError
+
+    def forecast_pair(self, job: PairJob, settings: Settings) -> list[str]:
+        """Lines of a dry run below a pair's table."""
+        del job, settings
+        return []
+
+    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
+        """Lines at the end of a dry run.
+
+        Args:
+          inputs: pairs and settings.
+          prepared: as `prepare` returned it.
+          rate: floating point operations a second of all devices, in units of
+            `svdjax.engine.groups.matrix_work`.
+        """
+        del inputs, prepared, rate
+        return []
+
+    def summary(self, results: Any) -> str:
+        """What the closing line says of a pair's results."""
+        raise NotImplementedError
+
+    def section(self, results: Any, folder: pathlib.Path, page: PairPage) -> Section:
+        """Writes its tables and figures of a pair; returns what the pair's page shows.
+
+        Args:
+          results: of the pair.
+          folder: the pair's.
+          page: what else is on it.
+        """
+        raise NotImplementedError
+
+    def index_section(
+        self, results: Mapping[str, Any], folder: pathlib.Path, papers: Mapping[str, str]
+    ) -> Section | None:
+        """The same for the index of a sweep, where it has anything to say.
+
+        Args:
+          results: by pair.
+          folder: the sweep's.
+          papers: the paper's models by pair, where they are the paper's.
+        """
+        del results, folder, papers
+        return None

@@ -1,0 +1,62 @@
+"""The nulls stage, as a sweep knows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from svdjax.engine.stages import PairPage, SharedInputs, Stage
+
+if TYPE_CHECKING:
+    from svdjax.report.section import Section
+
+
+class NullsStage(Stage):
+    """What random signs and random directions of the same change would show."""
+
+    name, file = "nulls", "nulls.json"
+    place, anchor, title, label = 0, "nulls", "Turned together?", "Null models"
+    explanation = "nulls.html"
+
+    def run(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> dict[str, Any]:
+        from svdjax.nulls.stage import run_nulls
+
+        return run_nulls(jobs, comparisons, context)
+
+    def load(self, folder: Any) -> Any:
+        from svdjax.nulls.results import NullResults
+
+        return NullResults.load(folder)
+
+    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
+        from svdjax.engine.progress import duration
+        from svdjax.nulls.stage import null_work
+        from svdjax.spectral.null_draws import KINDS
+
+        options = inputs.settings.nulls
+        shapes = [
+            (one.shape, min(options.layers or len(one.tensors), len(one.tensors)))
+            for job in inputs.jobs
+            for one in job.plan.projections
+        ]
+        matrices = sum(count for _, count in shapes) if options.draws else 0
+        work = sum(count * null_work(shape, options.draws) for shape, count in shapes)
+        seconds = duration(work / rate if options.draws else 0.0)
+        draws = len(KINDS) * options.draws * matrices
+        return [
+            f"nulls: at most {draws} draws for {matrices} matrices come on top, predicted time "
+            f"{seconds}"
+        ]
+
+    def summary(self, results: Any) -> str:
+        cost = results.cost
+        return f"{cost['draws']} null draws for {cost['matrices']} matrices"
+
+    def section(self, results: Any, folder: Any, page: PairPage) -> Section:
+        from svdjax.nulls.page import nulls_section
+
+        return nulls_section(results, page.panels, folder)
+
+    def index_section(self, results: Any, folder: Any, papers: Any) -> Section | None:
+        from svdjax.nulls.page import index_nulls
+
+        return index_nulls(results, folder)

@@ -1,0 +1,47 @@
+"""The probes stage, as a sweep knows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from svdjax.engine.stages import PairPage, SharedInputs, Stage
+from svdjax.evaluate.contract import models_asked
+
+if TYPE_CHECKING:
+    from svdjax.report.section import Section
+
+
+class ProbesStage(Stage):
+    """What goes on inside every model while it reads prompts."""
+
+    name, file = "probes", "probes.json"
+    place, anchor, title = 3, "behaviour", "Behaviour"
+
+    def prepare(self, inputs: SharedInputs) -> Any:
+        from svdjax.evaluate.inputs import read_inputs
+
+        return inputs.of(read_inputs)
+
+    def digests(self, prepared: Any) -> dict[str, Any]:
+        return prepared.digests()
+
+    def run(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> dict[str, Any]:
+        from svdjax.probe.stage import run_probes
+
+        return run_probes(jobs, comparisons, prepared, context)
+
+    def load(self, folder: Any) -> Any:
+        from svdjax.probe.results import ProbeResults
+
+        return ProbeResults.load(folder)
+
+    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
+        return [f"probes: {models_asked(inputs)} read {len(prepared.prompts)} prompts"]
+
+    def summary(self, results: Any) -> str:
+        return f"{len(results.titles)} models probed on {results.count} prompts"
+
+    def section(self, results: Any, folder: Any, page: PairPage) -> Section:
+        from svdjax.probe.page import insides_section
+
+        return insides_section(results, folder)
