@@ -9,6 +9,7 @@ strace). One line for each command, and a line for each fault; exit status 1 if 
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import random
 import sys
@@ -33,20 +34,17 @@ def main() -> int:
     names = given.commands.split(",")
     faults = 0
     with tempfile.TemporaryDirectory(prefix="svdjax-kills-") as folder:
-        harness.os.environ.setdefault("SVDJAX_TEST_CACHE", folder)
+        os.environ.setdefault("SVDJAX_TEST_CACHE", folder)
         for name in names:
             chance, tally, began = random.Random(f"{given.seed} {name}"), Tally(), time.monotonic()
             victim = Victim(name, pathlib.Path(folder, name), harness.environment())
             while tally.kills < -(-given.kills // len(names)):
-                kinds = [
-                    not why and (tally.starts + k) % 2 == 0 for k in range(chance.choice((1, 2, 3)))
-                ]
-                victim.round(tally, chance, kinds)
+                victim.round(tally, chance, trace=not why)
             faults += len(tally.faults)
             print(
-                f"{name}: {tally.kills} kills ({tally.at_calls} at system calls), {tally.survived} "
-                f"too late, {tally.rounds} runs to the end, {len(tally.faults)} faults, "
-                f"{time.monotonic() - began:.0f} s",
+                f"{name}: {tally.kills} kills ({tally.at_calls} meant for system calls), "
+                f"{tally.survived} too late, {tally.rounds} runs to the end, "
+                f"{len(tally.faults)} faults, {time.monotonic() - began:.0f} s",
                 flush=True,
             )
             for fault in tally.faults:

@@ -36,9 +36,9 @@ card that says what was done, how much changed, and how much of post-training's 
         --rank=16 --components=middle --out=DIR
 
 Memory is bounded by --group_bytes, not by the model. A command that was interrupted goes on when
-it is given again; until it is done there is no directory of the name --out. Exit status: 0 done, 2
-the input cannot be used (one line on stderr says why), 130 or 143 stopped on request, 1 a fault of
-svdjax.
+it is given again; until it is done there is no directory of the name --out, and a finished one does
+nothing. Exit status: 0 done, 2 the input cannot be used (one line on stderr says why), 130 or 143
+stopped on request, 1 a fault of svdjax.
 """
 
 from __future__ import annotations

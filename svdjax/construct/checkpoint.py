@@ -161,7 +161,7 @@ class _Construct:
         changes = {}
         for name, kept in about.items():
             with contextlib.suppress(TypeError, AttributeError):
-                values: Any = {
+                values: dict[str, Any] = {
                     key: math.nan if value is None else value for key, value in kept.items()
                 }
                 changes[name] = Change(**values)

@@ -29,10 +29,15 @@ TENSOR = "model.layers.{}.{}.{}.weight"
 INDEX = "model.safetensors.index.json"
 
 
+def command(*flags: str) -> list[str]:
+    """The command line."""
+    return [sys.executable, "-m", "svdjax.construct", *flags]
+
+
 def start(env: dict[str, str], *flags: str) -> subprocess.Popen[str]:
     """Starts the command and returns its process."""
     return subprocess.Popen(
-        [sys.executable, "-m", "svdjax.construct", *flags],
+        command(*flags),
         cwd=harness.ROOT,
         env=env,
         text=True,

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -17,6 +18,7 @@ from svdjax.checkpoint import open_checkpoint
 from svdjax.checkpoint.mirror import CheckpointRewrite
 from tests.construct import harness
 from tests.engine.test_refusals import refused
+from tests.support.kills import cannot_trace
 
 KILLS = 6
 
@@ -266,3 +268,77 @@ def test_what_is_replaced_stays_until_the_new_one_is_whole(models, tmp_path):
             mirror.finish(source.config, "card")
     assert harness.bits(out) == harness.bits(post)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_given_again_when_finished_there_is_nothing_to_do(job, tmp_path):
+    flags, wanted, _ = job
+    out = tmp_path / "out"
+    done = harness.construct(*flags, f"--out={out}")
+    again = harness.construct(*flags, f"--out={out}")
+    assert again.status == 0, again.err
+    assert again.out.startswith("nothing to do: already finished")
+    assert again.computed == 0
+    # What it did is told once more.
+    assert again.out.splitlines()[1:] == done.out.splitlines()[1:]
+    same(out, wanted)
+    over = harness.construct(*flags, f"--out={out}", "--overwrite")
+    assert over.status == 0, over.err
+    assert over.computed == done.computed
+    same(out, wanted)
+    refused(harness.construct(*flags, "--alpha=0.5", f"--out={out}"), "not empty")
+    same(out, wanted)
+    with (out / "config.json").open("a") as file:
+        file.write(" ")
+    refused(harness.construct(*flags, f"--out={out}"), "not empty")
+
+
+def test_what_a_kill_left_of_cleaning_up_goes(job, tmp_path):
+    flags, wanted, _ = job
+    out, folder = tmp_path / "out", tmp_path / ".out.svdjax"
+    assert harness.construct(*flags, f"--out={out}").status == 0
+    folder.mkdir()
+    (folder / "spectra-0-0-1.npz").write_bytes(b"")
+    again = harness.construct(*flags, f"--out={out}")
+    assert again.status == 0, again.err
+    same(out, wanted)
+    assert not folder.exists()
+
+
+def test_what_a_kill_left_among_the_files_is_not_published(halfway, tmp_path):
+    flags, folder, wanted, _ = halfway
+    (folder / "files" / ".adapter.x1y2").mkdir()
+    (folder / "files" / "tokenizer.json").write_text("half")
+    assert harness.construct(*flags).status == 0
+    same(tmp_path / "out", wanted)
+
+
+@pytest.mark.skipif(bool(cannot_trace()), reason=cannot_trace() or "traces")
+@pytest.mark.parametrize(
+    ("inject", "words"),
+    [
+        ("fallocate:error=EOPNOTSUPP", ""),
+        ("fsync:error=EINVAL", "cannot sync"),
+        ("rename:error=ETIMEDOUT:when=2+", "timed out"),
+        ("rename:error=ESTALE:when=2+", "tale file handle"),
+    ],
+)
+def test_file_systems_that_answer_otherwise(inject, words, job, env, tmp_path):
+    flags, wanted, _ = job
+    call = inject.partition(":")[0]
+    trace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}"]
+    process = subprocess.Popen(
+        [*trace, "-e", f"inject={inject}", *harness.command(*flags, f"--out={tmp_path / 'out'}")],
+        cwd=harness.harness.ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    done = harness.harness.finish(process)
+    assert done.err.count(words) == 1 or not words
+    if call == "rename":
+        refused(done, words)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert done.status == 0, done.err
+        same(tmp_path / "out", wanted)

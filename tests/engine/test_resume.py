@@ -227,3 +227,17 @@ def test_a_finished_sweep_does_nothing_and_says_so(arguments, calm, tmp_path):
     assert "nothing to do" in again.out
     assert again.computed == 0
     assert stamps() == before
+
+
+def test_a_workdir_that_is_deleted_meanwhile_is_not_done(arguments, tmp_path):
+    workdir, seen = tmp_path / "W", []
+
+    def delete(done: str) -> None:
+        if done.startswith("3 of"):
+            seen.append(done)
+            shutil.rmtree(workdir, ignore_errors=True)
+
+    done = harness.sweep_here(*arguments, f"--workdir={workdir}", stop=delete)
+    assert seen
+    assert done.status == 2, done.err
+    assert str(workdir) in done.err.splitlines()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -59,3 +60,22 @@ def test_the_lock_is_one_processes(tmp_path):
     first.close()
     second.lock()
     second.close()
+
+
+def test_a_directory_that_is_deleted_or_replaced_holds_no_run(tmp_path):
+    place = Workdir(tmp_path / "w")
+    place.lock()
+    place.write_state({"status": "running"})
+    shutil.rmtree(tmp_path / "w")
+    with pytest.raises(InputError, match="was deleted or replaced while the sweep was running"):
+        place.write_state({"status": "done"})
+    assert not (tmp_path / "w").exists()
+    other = Workdir(tmp_path / "w")
+    other.lock()
+    with pytest.raises(InputError, match="was deleted or replaced"):
+        place.write_state({"status": "done"})
+    other.check_there()
+    with pytest.raises(InputError, match=r"spectra\.npz was deleted"):
+        other.check_there([tmp_path / "w" / ".lock", tmp_path / "w" / "spectra.npz"])
+    place.close()
+    other.close()

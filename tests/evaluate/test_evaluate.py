@@ -111,8 +111,12 @@ def test_summary_counts_the_responses(done: EvaluateOutcome) -> None:
 
 
 def test_finished_does_nothing(done: EvaluateOutcome) -> None:
+    # As if it had been killed just before it removed this.
+    journal = done.out / ".responses.jsonl"
+    journal.write_bytes(b"{}\n")
     again = evaluate(done.out, batch_size=8)
     assert again.was_finished
+    assert not journal.exists()
     assert again.summary["accuracies"] == done.summary["accuracies"]
     with pytest.raises(InputError, match=r"another config: temperature: 1.5 there, 1.0 here"):
         evaluate(done.out, temperature=1.0)

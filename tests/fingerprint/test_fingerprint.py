@@ -175,11 +175,13 @@ def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     assert "By reference" not in page
     assert "http" not in page.split("</style>")[1].replace("arxiv", "")
     assert outcome.text().splitlines()[-2:] == [str(out), str(out.with_suffix(".html"))]
-    # A finished file is replaced; here by one on several references.
+    # A finished file is replaced, here by one on several references; what a killed one left goes.
+    (out.parent / ".svdjax-x1y2.tmp").write_bytes(b"{")
     job = FingerprintJob(f"{PRIME},{BASE}", str(INSTRUCT), str(out))
     text = run_fingerprint(job, drawing).text()
     assert text.startswith(f"Of 2 references, on {BASE}:\nrelated: ")
     assert f"Nearest: {BASE}, at 0.02 of" in text
+    assert {path.name for path in out.parent.iterdir()} == {"verdict.of.mine", "verdict.of.html"}
     assert json.loads(out.read_text())["nearest"]["reference"] == str(BASE)
     page = (out.parent / "verdict.of.html").read_text()
     assert "By reference" in page

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tests.engine.harness import square_pair
 from tests.support.commands import ROOT
@@ -108,12 +108,19 @@ class Victim:
         return "" if process.returncode == 0 else f"status {process.returncode}: {err[-600:]}"
 
     @functools.cached_property
-    def calm(self) -> tuple[dict[str, object], float]:
-        """What an undisturbed run leaves, and how many seconds it takes."""
-        assert not self.finish(self.folder / "warm")
+    def calm(self) -> dict[str, object]:
+        """What an undisturbed run leaves."""
+        fault = self.finish(self.folder / "calm")
+        assert not fault, fault
+        return self.left(self.folder / "calm")
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """How long an undisturbed run takes whose programs are compiled."""
+        assert self.calm
         began = time.monotonic()
-        assert not self.finish(self.folder / "calm")
-        return self.left(self.folder / "calm"), time.monotonic() - began
+        assert not self.finish(self.folder / "timed")
+        return time.monotonic() - began
 
     @functools.cached_property
     def calls(self) -> list[tuple[str, int]]:
@@ -150,41 +157,53 @@ class Victim:
                 found[name] = path.read_bytes().replace(str(place).encode(), b"PLACE")
         return found
 
-    def kill(self, place: pathlib.Path, chance: random.Random, at_call: bool) -> bool:
-        """Starts it and kills it; whether it came to that."""
-        if at_call:
-            kinds = sorted({name for name, _ in self.calls})
-            kind = chance.choice(kinds)
-            number = chance.choice([n for name, n in self.calls if name == kind])
-            inject = f"inject={kind}:signal=SIGKILL:when={number}"
-            quiet = ("-f", "-qq", "-o", os.devnull, "-e", f"trace={kind}", "-e", inject)
-            process = self.start(place, "strace", *quiet)
-        else:
-            process = self.start(place)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=chance.uniform(0, self.calm[1]))
-            process.kill()
+    def kill_at(self, place: pathlib.Path, call: str, number: int) -> bool:
+        """Starts it and kills it at the nth system call of a name; whether it came to that."""
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        quiet = ("-f", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", inject)
+        return self._is_killed(self.start(place, "strace", *quiet))
+
+    def kill_after(self, place: pathlib.Path, seconds: float) -> bool:
+        """Starts it and kills it so long afterwards; whether it came to that."""
+        process = self.start(place)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=seconds)
+        process.kill()
+        return self._is_killed(process)
+
+    def _is_killed(self, process: subprocess.Popen[str]) -> bool:
         process.communicate(timeout=300)
         return process.returncode == -signal.SIGKILL
 
-    def round(self, tally: Tally, chance: random.Random, kills: list[bool]) -> None:
-        """Some kills one after the other, then a run to the end, and a look at what is there.
+    def round(self, tally: Tally, chance: random.Random, *, trace: bool) -> None:
+        """Ends it after one, two or three kills, every other at a system call if `trace`."""
+        kills = []
+        for turn in range(chance.choice((1, 2, 3))):
+            if trace and (tally.kills + turn) % 2 == 0:
+                kind = chance.choice(sorted({name for name, _ in self.calls}))
+                number = chance.choice([n for name, n in self.calls if name == kind])
+                kills.append(functools.partial(self.kill_at, call=kind, number=number))
+                tally.at_calls += 1
+            else:
+                moment = chance.uniform(0, self.seconds)
+                kills.append(functools.partial(self.kill_after, seconds=moment))
+        self.end(tally, kills)
+
+    def end(self, tally: Tally, kills: Sequence[Callable[[pathlib.Path], bool]]) -> None:
+        """Kills it, one time after the other, runs it to its end, and looks at what is there.
 
         Args:
           tally: is added to.
-          chance: chooses moments.
-          kills: whether each is at a system call.
+          kills: given where it writes, start it and kill it, and say whether it came to that.
         """
-        wanted, _ = self.calm
+        wanted = self.calm
         place = self.folder / f"round{tally.rounds}"
         tally.rounds += 1
-        for at_call in kills:
+        for kill in kills:
             tally.starts += 1
-            if self.kill(place, chance, at_call):
-                tally.kills += 1
-                tally.at_calls += at_call
-            else:
-                tally.survived += 1
+            killed = kill(place)
+            tally.kills += killed
+            tally.survived += not killed
         tally.starts += 1
         if fault := self.finish(place):
             tally.faults.append(f"{self.command}, {place.name}: {fault}")
