@@ -93,9 +93,9 @@ def test_a_faulty_config_file_is_named(content, words, tmp_path):
 
 def test_an_internal_fault_is_a_traceback_and_status_1(tmp_path):
     code = (
-        "import sys\nfrom svdjax import door\n"
+        "import sys\nfrom svdjax import cli\n"
         "def main(): raise ZeroDivisionError('inner')\n"
-        "sys.argv = ['x']; door.run(main)"
+        "sys.argv = ['x']; cli.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -53,9 +53,9 @@ def test_a_limit_on_data_counts_too():
 def test_memory_that_runs_out_later_is_one_line_too():
     for text in ("MemoryError('x')", "OSError(12, 'Cannot allocate memory')"):
         code = (
-            "import sys\nfrom svdjax import door\n"
+            "import sys\nfrom svdjax import cli\n"
             f"def main(): raise {text}\n"
-            "sys.argv = ['x']; door.run(main)"
+            "sys.argv = ['x']; cli.run(main)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 2

@@ -14,7 +14,7 @@ from tests.engine import harness
 
 WORK = """
 import errno, os, sys, tqdm
-from svdjax import door
+from svdjax import cli
 from svdjax.engine.progress import note
 def main():
     for number in tqdm.tqdm(range(300), file=sys.stderr):
@@ -25,7 +25,7 @@ def main():
         raise BrokenPipeError(errno.EPIPE, "of the work")
     return "summary"
 sys.argv = ["x"]
-door.run(main)
+cli.run(main)
 """
 
 
