@@ -1,8 +1,8 @@
 """Predicts seconds, operations, bytes and memory of large pairs from this machine's rates.
 
-    python tools/cost.py                        measure this machine, print its rates and the table
-    python tools/cost.py --rates=FILE           the table of rates that were measured elsewhere
-    python tools/cost.py --posts=3              of a base with three posts
+    python tools/scale.py                        measure this machine, print its rates and the table
+    python tools/scale.py --rates=FILE           the table of rates that were measured elsewhere
+    python tools/scale.py --posts=3              of a base with three posts
 
 Measures a float64 product and symmetric eigenproblems on all devices at once (less than a minute),
 and prints Markdown: the rates as JSON, which --rates takes again, and for 1.5B, 7B, 14B and 70B

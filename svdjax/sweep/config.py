@@ -21,12 +21,12 @@ from svdjax.evaluate.job import EvaluationOptions
 from svdjax.fields import as_leaf, setting
 from svdjax.nulls.options import NullOptions
 from svdjax.probe.job import ProbeOptions
+from svdjax.sweep.stages import REGISTRY
 from svdjax.sweep.trajectory import trajectory_names
 from svdjax.temperature.options import TemperatureOptions
 from svdjax.text.options import DecoderOptions
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
-STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature", "report")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
 _TAKEN = ("report.html", "sweep.json")
 
@@ -129,17 +129,16 @@ class Settings:
     def problems(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
         found = fields.faults(self, as_leaf())
-        unknown = [stage for stage in self.stages if stage not in STAGES]
+        known = ("spectra", *REGISTRY, "report")
+        unknown = [stage for stage in self.stages if stage not in known]
         if unknown or not self.stages:
-            found.append(
-                f"config.stages={tuple(self.stages)}: expected some of {', '.join(STAGES)}"
-            )
+            found.append(f"config.stages={tuple(self.stages)}: expected some of {', '.join(known)}")
         elif self.stages[0] != "spectra" or self.stages != tuple(
-            stage for stage in STAGES if stage in self.stages
+            stage for stage in known if stage in self.stages
         ):
             found.append(
                 f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
-                f"the order {', '.join(STAGES)}"
+                f"the order {', '.join(known)}"
             )
         if "nulls" in self.stages:
             found += fields.faults(self.nulls, as_leaf("nulls"))

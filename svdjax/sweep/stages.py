@@ -6,11 +6,11 @@ Adding one: a package with a subclass of `svdjax.engine.stages.Stage`, and its l
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from svdjax.engine.stages import Stage
 
-REGISTRY: Mapping[str, str] = {
+REGISTRY: dict[str, str] = {
     "nulls": "svdjax.nulls.contract:NullsStage",
     "constructions": "svdjax.construct.contract:ConstructionsStage",
     "probes": "svdjax.probe.contract:ProbesStage",

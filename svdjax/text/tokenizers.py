@@ -284,7 +284,8 @@ def _files(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
         raise InputError(f"{templates}: is a link; expected a folder inside the directory")
     for name in _names(templates) if templates.is_dir() else []:
         if name.endswith(".jinja"):
-            found.append((checked_path(templates, name), MOST_JSON_BYTES))
+            # Links were looked at with the whole directory (`check_tokenizer`).
+            found.append((templates / name, MOST_JSON_BYTES))
     return found
 
 

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax import constructions
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
+from svdjax.construct.tree import construct
 from svdjax.engine.devices import layer_mesh
 from svdjax.model import forward
 from svdjax.text import divergence
@@ -147,7 +147,7 @@ def test_batches_and_devices_do_not_matter(loaded, found, rows):
     mesh = layer_mesh(2)
     spread = Divergences(original, config, rows, mesh=mesh)
     np.testing.assert_allclose(spread.measure(edited), found, rtol=1e-6)
-    built = constructions.construct(edited, original, "eq10", modules="o_proj|up_proj", mesh=mesh)
+    built = construct(edited, original, "eq10", modules="o_proj|up_proj", mesh=mesh)
     numbers = jax.tree.map(np.asarray, built)
     wanted = Divergences(original, config, rows).measure(numbers)
     for measured in (spread, Divergences(original, config, rows)):

@@ -121,7 +121,7 @@ def test_the_change_was_random_and_is_found_to_be(made, kind):
 
 def test_the_factor_is_held_against_a_change_without_scaling(made):
     # Everything was halved: by far more than the change alone would make of it.
-    results = made[1].nulls["pair"]
+    results = made[1].results["nulls"]["pair"]
     one = results.projections["q_proj"]
     layers = np.flatnonzero(one.arrays.sampled)
     alone = one.arrays.alpha_signs[layers] / one.arrays.alpha_ls[layers, None]
@@ -183,7 +183,7 @@ def test_a_sweep_stopped_while_it_draws_goes_on_with_the_same_numbers(made, pair
 
 
 def test_without_draws_the_formulas_stand_in(pair, tmp_path):
-    results = run_sweep(config(pair, draws=0), tmp_path / "W").nulls["pair"]
+    results = run_sweep(config(pair, draws=0), tmp_path / "W").results["nulls"]["pair"]
     assert results.cost == {"matrices": 0, "draws": 0}
     one = results.projections["q_proj"]
     assert set(one.source) <= {"first_order", "all_orders", "none"}
@@ -193,7 +193,7 @@ def test_without_draws_the_formulas_stand_in(pair, tmp_path):
 
 
 def test_results_from_before_there_were_signs_are_read_and_not_judged(made, tmp_path):
-    made[1].nulls["pair"].save(tmp_path)
+    made[1].results["nulls"]["pair"].save(tmp_path)
     arrays = read_npz(tmp_path / "nulls.npz")
     old = {
         key: value
@@ -204,7 +204,8 @@ def test_results_from_before_there_were_signs_are_read_and_not_judged(made, tmp_
     results = NullResults.load(tmp_path)
     assert results.judgements["q_proj"]["nf"].verdict == "undefined"
     np.testing.assert_array_equal(
-        results.projections["q_proj"].nf_null, made[1].nulls["pair"].projections["q_proj"].nf_null
+        results.projections["q_proj"].nf_null,
+        made[1].results["nulls"]["pair"].projections["q_proj"].nf_null,
     )
 
 

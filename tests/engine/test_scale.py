@@ -74,7 +74,7 @@ def test_more_devices_take_less_time_until_reading_takes_longest():
 def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "tools/cost.py", *arguments],
+            [sys.executable, "tools/scale.py", *arguments],
             cwd=harness.ROOT,
             env=env,
             capture_output=True,
@@ -94,7 +94,7 @@ def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
         assert name in first
     path.write_text("{}")
     wrong = subprocess.run(
-        [sys.executable, "tools/cost.py", f"--rates={path}"],
+        [sys.executable, "tools/scale.py", f"--rates={path}"],
         cwd=harness.ROOT,
         env=env,
         capture_output=True,

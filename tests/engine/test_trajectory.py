@@ -24,7 +24,7 @@ SQUARE: dict[str, Any] = {
 
 
 class Report:
-    """Stands in for the report: draws nothing, remembers what it was told."""
+    """Stands in for the report: writes empty pages, remembers what it was told."""
 
     def __init__(self) -> None:
         self.pairs: list[str] = []
@@ -32,6 +32,7 @@ class Report:
 
     def write_pair(self, comparison: Any, directory: pathlib.Path, **_: Any) -> pathlib.Path:
         self.pairs.append(comparison.pair)
+        (directory / "report.html").touch()
         return directory / "report.html"
 
     def write_index(
@@ -43,6 +44,7 @@ class Report:
         **_: Any,
     ) -> pathlib.Path:
         self.trajectory = trajectory
+        (workdir / "report.html").touch()
         return workdir / "report.html"
 
 

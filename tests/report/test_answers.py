@@ -7,11 +7,10 @@ import json
 
 import pytest
 
-from svdjax.evaluate.page import index_answers
+from svdjax.evaluate.page import answers_section, index_answers
 from svdjax.evaluate.results import EvaluationResults, Score
 from svdjax.evaluate.tables import all_answers_table, answers_table, matrix
 from svdjax.report.paper_answers import paper_scores
-from svdjax.sweep.behaviour_section import behaviour_section
 from tests.report.pages import HOSTILE
 
 KEY = "Qwen2.5-Math-1.5B/instruct"
@@ -129,7 +128,7 @@ def test_the_limit_of_tokens_stands_beside_the_accuracy_that_it_cuts(tmp_path):
 
 
 def test_names_from_outside_are_text(tmp_path):
-    section = behaviour_section(None, results("gsm8k", note=HOSTILE), tmp_path, KEY)
+    section = answers_section(results("gsm8k", note=HOSTILE), tmp_path, KEY)
     assert section is not None
     assert section.notes == [HOSTILE]
     assert (tmp_path / "figures" / "answers.png").stat().st_size > 1000
