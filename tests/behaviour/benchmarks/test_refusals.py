@@ -138,7 +138,7 @@ def test_missing_files_folders_and_sizes(tmp_path, monkeypatch):
     refused("gsm8k", tmp_path, "is not a regular file")
     refused("gsm8k", "~nobody-of-this-name/x", "home directory")
     refused("mmlu", "~nobody-of-this-name/x", "home directory")
-    refused("gsm8k", "a\0b", "null byte")
+    refused("gsm8k", "a\0b", "embedded null")
     (tmp_path / "x_dev.csv").mkdir()
     refused("mmlu", tmp_path, "x_dev.csv: is not a regular file")
     refused("mmlu", write_jsonl(tmp_path / "file", [MATH500]) / "dev", "Not a directory")

@@ -69,11 +69,22 @@ def test_the_workdir_is_that_of_one_process(job, tmp_path):
 
 
 @pytest.mark.timeout(240)
-def test_who_is_killed_or_stopped_ends_all_and_a_restart_completes(job, tmp_path):
+def test_the_first_is_killed_and_one_process_completes(job, tmp_path):
     _, arguments, alone, _ = job
     workdir = tmp_path / "W"
-    lost(job, workdir, victim=1)
     lost(job, workdir, victim=0)
+    assert journaled(workdir)
+    # One process can finish what two have begun.
+    last = harness.sweep_here(*arguments, f"--workdir={workdir}")
+    assert last.status == 0, last.err
+    assert "from the journal" in last.err
+    same(workdir, alone)
+
+
+@pytest.mark.timeout(240)
+def test_the_second_is_killed_and_a_restart_is_stopped(job, tmp_path):
+    workdir = tmp_path / "W"
+    lost(job, workdir, victim=1)
     kept = journaled(workdir)
     assert kept
     processes = start(job, workdir)
@@ -85,11 +96,6 @@ def test_who_is_killed_or_stopped_ends_all_and_a_restart_completes(job, tmp_path
         assert "stopped by SIGTERM" in one_line(one)
     assert json.loads((workdir / "sweep.json").read_text())["status"] == "stopped"
     assert kept <= journaled(workdir)
-    # One process can finish what two have begun.
-    last = harness.sweep_here(*arguments, f"--workdir={workdir}")
-    assert last.status == 0, last.err
-    assert "from the journal" in last.err
-    same(workdir, alone)
 
 
 @pytest.mark.slow
