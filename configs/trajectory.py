@@ -1,6 +1,6 @@
 """A training run: every step against the first and against the one before it.
 
-    python -m svdjax.sweep --config=configs/trajectory.py:steps=DIR --workdir=runs/mine
+    python -m svdjax.sweep --config=configs/trajectory.py:steps=DIR --workdir=runs/steps
     python -m svdjax.sweep --config=configs/trajectory.py:steps=DIR,base=org/model,every=5
 
 DIR holds directories whose names end in the number of a step (step-100, checkpoint-200, 300): of

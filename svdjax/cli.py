@@ -156,7 +156,11 @@ def _explain(error: BaseException, config: str) -> str:
     if leaf:
         from svdjax.options import OPTIONS
 
-        near = difflib.get_close_matches(leaf, OPTIONS, n=1)
+        # ml_collections names the last part of a leaf in a section.
+        by_end = {name.rpartition(".")[2]: name for name in OPTIONS} | {
+            name: name for name in OPTIONS
+        }
+        near = [by_end[name] for name in difflib.get_close_matches(leaf, by_end, n=1)]
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
         return f"config {config} has no leaf {leaf!r}; {hint}"
     return f"config {config}: {type(root).__name__}: {root}"

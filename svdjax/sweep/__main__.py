@@ -47,6 +47,7 @@ from svdjax import cli
 from svdjax.engine.hosts.request import PATIENCE, requested
 from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.signals import StopRequest
+from svdjax.errors import InputError
 
 if TYPE_CHECKING:
     from svdjax.sweep.config import SweepConfig
@@ -91,7 +92,11 @@ def main() -> str:
         from svdjax.sweep import pages
         from svdjax.sweep.run import run_sweep
 
-        workdir = _WORKDIR.value or pathlib.Path("runs") / config.name
+        workdir = _WORKDIR.value
+        if workdir is None:
+            workdir = pathlib.Path("runs") / config.name
+        elif not workdir:
+            raise InputError("--workdir is empty: name a directory, or leave it out")
         return run_sweep(config, workdir, pages, stop=stop, hosts=hosts).summary()
 
 

@@ -28,7 +28,8 @@ from svdjax.text.options import DecoderOptions
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
-_TAKEN = ("report.html", "sweep.json")
+# What a sweep itself keeps beside the pairs' directories.
+_TAKEN = ("report.html", "sweep.json", "tables", "figures")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,11 @@ class Settings:
         known = ("spectra", *REGISTRY, "report")
         unknown = [stage for stage in self.stages if stage not in known]
         if unknown or not self.stages:
-            found.append(f"config.stages={tuple(self.stages)}: expected some of {', '.join(known)}")
+            near = difflib.get_close_matches(str(unknown[0]), known, n=1) if unknown else []
+            hint = f"; there is no {unknown[0]!r}, did you mean {near[0]!r}?" if near else ""
+            found.append(
+                f"config.stages={tuple(self.stages)}: expected some of {', '.join(known)}{hint}"
+            )
         elif self.stages[0] != "spectra" or self.stages != tuple(
             stage for stage in known if stage in self.stages
         ):
@@ -256,6 +261,10 @@ def read_config(config: Any) -> SweepConfig:
         if "temperature" not in settings.stages and not given.get("constructed", True):
             given["text"] = ""
         pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), **given))
+    if not _PAIR_NAME.fullmatch(str(leaves["name"])):
+        problems.append(
+            f"config.name={leaves['name']!r} cannot name a directory: use letters, digits, - and _"
+        )
     if not pairs:
         problems.append(
             "config.pairs is empty: expected at least one pair; configs/trajectory.py makes them "
