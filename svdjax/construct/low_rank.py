@@ -21,7 +21,7 @@ import numpy as np
 from svdjax.construct.tree import Tree, chosen_leaves, kernels, replaced_leaves, rows_within
 from svdjax.errors import InputError
 from svdjax.spectral.components import split_stack, start_of
-from svdjax.spectral.factors import working_precision
+from svdjax.spectral.factorisation import working_precision
 
 Factor = float | Sequence[float] | np.ndarray
 

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from svdjax.spectral.products import eigh, matmul, slice_length
+from svdjax.spectral.matmul import eigh, matmul, slice_length
 
 START_SECONDS = 3.0
 """Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""

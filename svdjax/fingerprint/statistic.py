@@ -19,10 +19,10 @@ import numpy as np
 
 from svdjax.spectral import get_factorisation, nf_unrelated, working_precision
 from svdjax.spectral.lift import lift
-from svdjax.spectral.products import outer
+from svdjax.spectral.matmul import outer
 from svdjax.spectral.storage import carried_rank
 
-ROUTE = "gram_f64"
+FACTORISATION = "gram_f64"
 
 LEADING = 0.1
 """Share of the singular directions, the largest first, that count as leading."""
@@ -63,17 +63,19 @@ def polar_stack(
         directions that its rounding hides are left out (`svdjax.spectral.storage.carried_rank`).
         None where they are exact.
     """
-    route = get_factorisation(ROUTE)
-    with working_precision(route):
+    factorisation = get_factorisation(FACTORISATION)
+    with working_precision(factorisation):
         roundings = np.zeros(len(w)) if eps is None else np.asarray(eps, np.float64)
         stacks = np.asarray(w, np.float64), roundings
-        return Polar(*(np.asarray(each) for each in _polar(stacks, route=route, mesh=mesh)))
+        return Polar(
+            *(np.asarray(each) for each in _polar(stacks, factorisation=factorisation, mesh=mesh))
+        )
 
 
 @lift
-def _polar(stored: tuple[jax.Array, jax.Array], *, route) -> Any:
+def _polar(stored: tuple[jax.Array, jax.Array], *, factorisation) -> Any:
     w, eps = stored
-    factors = route(w).factors
+    factors = factorisation(w).factors
     rank = carried_rank(factors.s, eps, (w.shape[0], w.shape[1]))
     live = jnp.arange(factors.s.shape[0], dtype=jnp.int32) < rank
     u = jnp.where(live[None, :], factors.u, 0)

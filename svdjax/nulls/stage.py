@@ -32,7 +32,7 @@ from svdjax.spectra.compute import ship_group
 from svdjax.spectra.results import Comparison, ProjectionResult
 from svdjax.spectral import nulls, working_precision
 from svdjax.spectral.null_draws import KINDS, draw_nulls
-from svdjax.spectral.null_signs import ROUTE, framed_change
+from svdjax.spectral.null_signs import FACTORISATION, framed_change
 
 _JOURNAL = ".nulls"
 _DRAWN = ("nf", "alpha", "spread", "svsm_mean", "svsm_std")
@@ -133,7 +133,7 @@ class _Pair:
         missing = [group for group in groups if group not in kept]
         stream = prefetch(
             missing,
-            lambda group: ship_group(group, plan, ROUTE, self.stage.mesh),
+            lambda group: ship_group(group, plan, FACTORISATION, self.stage.mesh),
             lambda: self.stage.check(
                 f"nulls of {self.job.spec.name}: {len(kept)} of {len(groups)} groups drawn"
             ),
@@ -164,7 +164,7 @@ class _Pair:
         tag = int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:4], "big")
         seeds = [(how.seed, tag, layer) for layer in filled]
         mesh = self.stage.mesh
-        with working_precision(ROUTE):
+        with working_precision(FACTORISATION):
             change = framed_change(base, post, alpha, mesh=mesh)
             found = draw_nulls(
                 np.asarray(metrics.sigma_base)[filled],

@@ -32,7 +32,7 @@ from svdjax.spectral import (
     State,
     Stored,
     get_factorisation,
-    is_whole,
+    needs_rotations,
     prepare_stack,
     prepared_shape,
     to_raw,
@@ -97,7 +97,7 @@ class FactorCache:
 
     @functools.cached_property
     def _about(self) -> list[Any]:
-        return ["known", self._route.name, is_whole(self._measure), devices.versions()]
+        return ["known", self._route.name, needs_rotations(self._measure), devices.versions()]
 
     def expect(self, groups: Iterable[Group], plans: Mapping[str, PairPlan]) -> None:
         """Takes note of what `side` will be asked for."""
@@ -183,12 +183,10 @@ class FactorCache:
         """What is on disk of a stack, on the host; None where nothing is."""
         if key in self._made:
             self._made[key].result()
-        form = prepared_shape(
-            (shape[1], shape[2]), self._route.dtype, whole=is_whole(self._measure)
-        )
+        form = prepared_shape(shape, factorisation=self._route, measure=self._measure)
         leaves, tree = jax.tree.flatten(form)
         names = _names(leaves)
-        forms = {name: ((shape[0], *one.shape), one.dtype) for name, one in zip(names, leaves)}
+        forms = {name: (one.shape, one.dtype) for name, one in zip(names, leaves)}
         found = self._cache.read(key, forms)
         if found is None:
             return None
@@ -265,7 +263,7 @@ def common_sources(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
 
 
 def _sources(jobs: Sequence[PairJob], settings: Settings, least: int) -> set[str]:
-    if not get_factorisation(settings.factorisation).halves:
+    if not get_factorisation(settings.factorisation).supports_gram:
         return set()
     sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
     return {path for path, count in collections.Counter(sides).items() if count >= least}

@@ -5,17 +5,16 @@ them in. Kernels know no files and no models.
 """
 
 from svdjax.spectral import statistics
-from svdjax.spectral.compare import State, is_long, prepared_shape
+from svdjax.spectral.compare import State, is_long
 from svdjax.spectral.constructions import Built, construct_matrix, predicted_surviving
 from svdjax.spectral.controls import control_stack
-from svdjax.spectral.factors import (
+from svdjax.spectral.factorisation import (
     FACTORISATIONS,
     Factorisation,
-    Factors,
-    SVDState,
     get_factorisation,
     working_precision,
 )
+from svdjax.spectral.factors import Factors, SVDState
 from svdjax.spectral.kernels import (
     analyse_stack,
     build_stack,
@@ -24,9 +23,10 @@ from svdjax.spectral.kernels import (
     construct_stack,
     factor_stack,
     prepare_stack,
+    prepared_shape,
     values_stack,
 )
-from svdjax.spectral.pair import MEASURES, PairMetrics, is_whole, pair_metrics
+from svdjax.spectral.pair import MEASURES, PairMetrics, needs_rotations, pair_metrics
 from svdjax.spectral.statistics import SvsmStatistics, nf_unrelated, svsm_statistics, top_count
 from svdjax.spectral.stored import Stored, to_raw
 
@@ -51,7 +51,7 @@ __all__ = [
     "factor_stack",
     "get_factorisation",
     "is_long",
-    "is_whole",
+    "needs_rotations",
     "nf_unrelated",
     "pair_metrics",
     "predicted_surviving",

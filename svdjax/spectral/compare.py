@@ -1,21 +1,18 @@
-"""How two matrices lie to each other: their singular values, Q1 and Q2, and how sure they are.
+"""Comparison of two matrices: singular values, relative rotations Q1 and Q2, error estimates.
 
 Axis legend: `I` in, `O` out, `R` = min(I, O), `M` = max(I, O).
 
-That is all a comparison needs, and no long factor [M, R] has to be formed for it. Seen with the
-short side as rows, ``W = V S U^T`` with V [R, R]: the Gram matrix ``G = W W^T = V S^2 V^T`` holds V
-and S, and ``C = W_base W_post^T`` all that the long sides know of each other:
+A method has two phases: `prepare` works out what one matrix tells alone, `compare` takes the states
+of both. What several pairs share is prepared once.
 
-    Q_short = V_base^T V_post,    Q_long = S_base^-1 (V_base^T C V_post) S_post^-1.
+`FactorMethod` takes the factors of both. `GramMethod`, for long matrices, takes Gram matrices and
+one cross product (`svdjax.spectral.gram_state`): three products with M in them, two of them
+symmetric (half the work), and two symmetric eigenproblems take the place of two SVDs. What that
+costs is precision, like eps kappa^2 where an SVD has eps kappa. So it depends:
 
-Three products with M in them (two of them symmetric: half the work) and two symmetric
-eigenproblems take the place of two SVDs, all in float64; what is asked of vectors alone takes
-neither Q (`svdjax.spectral.vectors`). What that costs is precision, like eps kappa^2 where an SVD
-has eps kappa. So it depends:
-
-- where M >= 2 R and the estimated error is within `TOLERANCE`, which holds to a condition number
-  of some 1e4 to 1e5: as above;
-- else by the factors of both: out of their Gram matrices with the long factor formed and made
+- where M >= 2 R and the estimated error is within `svdjax.spectral.gram_state.TOLERANCE`, which
+  holds to a condition number of some 1e4 to 1e5: by `GramMethod`;
+- else by `FactorMethod`, with factors out of Gram matrices, the long factor formed and made
   orthonormal (`gram_f64`: as good as an SVD to 1e8); by a program of its own, since it takes
   several times the memory, and most matrices do without (`svdjax.spectral.kernels`);
 - and where that says it is not good enough either, by an SVD.
@@ -23,40 +20,25 @@ has eps kappa. So it depends:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from svdjax.spectral import products
-from svdjax.spectral.factors import Factorisation, Factors, SVDState, backward_error, numerical_rank
-from svdjax.spectral.products import matmul
+from svdjax.spectral import gram_state, matmul
+from svdjax.spectral.factorisation import Factorisation
+from svdjax.spectral.factors import Factors, SVDState, numerical_rank
+from svdjax.spectral.gram_state import GramState, divisors, gram_errors
 from svdjax.spectral.storage import eps_of, rounding_rms, stored_rank
 from svdjax.spectral.stored import Stored
-from svdjax.spectral.vectors import (
-    GramState,
-    Rotations,
-    Vectors,
-    divisors,
-    inside_of_halves,
-    of_halves,
-    of_rotations,
-    root_of,
-    rotations_of_halves,
-)
-
-TOLERANCE = 1e-5
-"""Largest estimated error with which the Gram route is content: of NF as a part of the level of
-unrelated matrices, and of the smallest singular value as a part of itself. Rounding a checkpoint
-to bf16 changes either by more than a hundred times that."""
-
-SPREAD = 8.0
-"""How far single entries of a Gram matrix may be off beyond the average one."""
+from svdjax.spectral.vectors import Ranks, Rotations, Vectors, measure_rotations
 
 FACTORS, GRAM = 0, 1
+
+State = GramState | SVDState
+"""What `Method.prepare` gives of one matrix."""
 
 
 class MatrixComparison(NamedTuple):
@@ -77,9 +59,9 @@ class MatrixComparison(NamedTuple):
       outside: share of ||W_post||_F that lies outside the subspaces of base, 0 if square; NaN where
         no long factor was formed and only ||W_post - alpha W_base|| can tell, or q is None.
       sigma_error: estimate of the absolute error of any singular value.
-      turn_error: of the polar factors of both within their subspaces, Frobenius.
-      tilt_error: how far their subspaces lean towards any one direction outside.
-      route: `GRAM` or `FACTORS`, whichever was taken, int32.
+      polar_error: of the polar factors of both within their subspaces, Frobenius.
+      subspace_error: how far their subspaces lean towards any one direction outside.
+      route: `GRAM` where the Gram matrices were good enough, else `FACTORS`, int32.
     """
 
     s_base: jax.Array
@@ -99,8 +81,46 @@ class MatrixComparison(NamedTuple):
     route: jax.Array
 
 
-State = GramState | SVDState
-"""What a comparison needs of one matrix alone: its factors, or its half if it is long."""
+class Method(Protocol):
+    """A method of comparison; hashable, a static argument of the programs.
+
+    Attributes:
+      factorisation: how factors are come by, and the working dtype.
+      full_rotations: whether Q1 and Q2 are wanted, not just what `Vectors` show of them.
+    """
+
+    @property
+    def factorisation(self) -> Factorisation: ...
+
+    @property
+    def full_rotations(self) -> bool: ...
+
+    @property
+    def batches(self) -> bool:
+        """Whether several pairs are compared at once without more work; see `lift`."""
+        ...
+
+    def prepare(self, w: Stored, known: State | None = None) -> State:
+        """What the method needs of W [I, O] alone, as stored.
+
+        Args:
+          w: the matrix.
+          known: a state of it, by this method or another, if there is one.
+        """
+        ...
+
+    def compare(
+        self, base: Stored, post: Stored, states: tuple[Any, Any], *, corner: int
+    ) -> MatrixComparison:
+        """The comparison of W_base and W_post [I, O].
+
+        Args:
+          base: W_base, as stored.
+          post: W_post, as stored.
+          states: what `prepare` gave of either.
+          corner: size of what `Vectors` show of [R, R] matrices.
+        """
+        ...
 
 
 def is_long(shape: Sequence[int]) -> bool:
@@ -108,82 +128,25 @@ def is_long(shape: Sequence[int]) -> bool:
     return max(shape) >= 2 * min(shape)
 
 
-def prepare(w: Stored, route: Factorisation, *, whole: bool) -> State:
-    """What a comparison by a route with `halves` needs of W [I, O] alone, as stored.
-
-    Args:
-      w: the matrix.
-      route: the route.
-      whole: as in `compare`; a `GramState` has a root where it is false.
-    """
-    if not is_long(w.shape):
-        return route(w)
-    half, scale = _scaled_half(products.gram_of(w, route.dtype)), products.scale(w, route.dtype)
-    return GramState(half.s / scale, half.rows, None if whole else root_of(half))
+def select_method(
+    factorisation: Factorisation, shape: Sequence[int], *, full_rotations: bool
+) -> Method:
+    """The method with which matrices [I, O] are compared first."""
+    kind = GramMethod if factorisation.supports_gram and is_long(shape) else FactorMethod
+    return kind(factorisation, full_rotations)
 
 
-def prepared_shape(shape: tuple[int, int], dtype: str, *, whole: bool) -> Any:
-    """Shapes and dtypes of what `prepare` returns, as a pytree of `jax.ShapeDtypeStruct`."""
-    r = min(shape)
-    of: Any = functools.partial(jax.ShapeDtypeStruct, dtype=np.dtype(dtype))
-    if is_long(shape):
-        return GramState(s=of((r,)), rows=of((r, r)), root=None if whole else of((r, r)))
-    factors = Factors(u=of((shape[0], r)), s=of((r,)), v=of((shape[1], r)))
-    return SVDState(factors, sigma_error=of(()), polar_error=of(()), subspace_error=of(()))
-
-
-def _scaled_half(gram: jax.Array) -> GramState:
-    """Of the Gram matrix of W as scaled; no root."""
-    values, vectors = products.eigh(gram)
-    return GramState(jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors.T[::-1])
-
-
-def compare(
+def prepare_pair(
+    method: Method,
     base: Stored,
     post: Stored,
-    route: Factorisation,
     known: tuple[State | None, State | None] = (None, None),
-    *,
-    corner: int,
-    whole: bool,
-    grams: bool,
-) -> MatrixComparison:
-    """Relate two matrices [I, O].
-
-    Args:
-      base: W_base, as stored.
-      post: W_post, as stored.
-      route: how; one with `halves` does as above.
-      known: what `prepare` gave of base and of post, for a route with `halves`; None where it is
-        to be worked out.
-      corner: size of what `Vectors` show of [R, R] matrices.
-      whole: whether Q1 and Q2 are wanted.
-      grams: whether to do without long factors, good or not: the numbers are nobody's where the
-        result's route is not `GRAM`. For long matrices, and a route with `halves`.
-    """
-    view = _View((base.shape[0], base.shape[1]), (base.dtype, post.dtype), corner, whole)
-    of_base, of_post = cast(tuple[Any, Any], known)  # which kind, the shape says
-    if grams:
-        return _by_halves(base, post, route, of_base, of_post, view)
-    of_base = _factored(base, of_base, route)
-    if of_post is None:
+) -> tuple[State, State]:
+    """The states of both matrices, one after the other where they take much memory."""
+    of_base = method.prepare(base, known[0])
+    if isinstance(of_base, SVDState) and known[1] is None:
         post = _after(of_base.factors.s, post)
-    return _by_factors(of_base, _factored(post, of_post, route), view)
-
-
-def _factored(w: Stored, known: State | None, route: Factorisation) -> SVDState:
-    if isinstance(known, SVDState):
-        return known
-    return route(w) if known is None else route(w, known.rows)
-
-
-class _View(NamedTuple):
-    """Of which matrices what is wanted; see `compare`."""
-
-    shape: tuple[int, int]
-    dtypes: tuple[Any, Any]
-    corner: int
-    whole: bool
+    return of_base, method.prepare(post, known[1])
 
 
 def _after(s: jax.Array, w: Stored) -> Stored:
@@ -196,159 +159,150 @@ def _after(s: jax.Array, w: Stored) -> Stored:
     return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), w)
 
 
-def _by_halves(
-    base: Stored,
-    post: Stored,
-    route: Factorisation,
-    of_base: GramState | None,
-    of_post: GramState | None,
-    view: _View,
-) -> MatrixComparison:
-    """Relate two long matrices without their long factors."""
-    scales = products.scale(base, route.dtype), products.scale(post, route.dtype)
-    missing = [side for side, half in enumerate((of_base, of_post)) if half is None]
-    *grams, cross = products.all_of(base, post, route.dtype, grams=missing)
-    made = [_scaled_half(gram) for gram in grams]
-    scaled_base, scaled_post = (
-        made.pop(0) if half is None else half._replace(s=half.s * scale)
-        for half, scale in zip((of_base, of_post), scales)
-    )
-    s_base, s_post = scaled_base.s / scales[0], scaled_post.s / scales[1]
-    errors = gram_errors(s_base, view.shape), gram_errors(s_post, view.shape)
+@dataclass(frozen=True)
+class GramMethod:
+    """Comparison of long matrices of full rank by their Gram matrices; see `Method`.
 
-    tall = view.shape[0] > view.shape[1]
-    ranks = numerical_rank(s_base, view.shape), numerical_rank(s_post, view.shape)
-    roundings, stored_ranks = _roundings(s_base, s_post, view)
-    norms = frobenius(scaled_base.s), frobenius(scaled_post.s)
-    q = None
-    if view.whole:
-        q = rotations_of_halves(scaled_base, scaled_post, cross, tall=tall)
-        vectors = of_rotations(q, ranks, stored_ranks, view.corner)
-        inside = inside_of(q, scaled_post.s)
-    else:
-        vectors = of_halves(
-            scaled_base, scaled_post, cross, stored_ranks, tall=tall, corner=view.corner
+    Whether that was good enough stands in the result's `route`; where it was not, the numbers are
+    nobody's.
+    """
+
+    factorisation: Factorisation
+    full_rotations: bool
+    batches = True
+
+    def prepare(self, w: Stored, known: State | None = None) -> GramState:
+        """See `Method.prepare`."""
+        if isinstance(known, GramState):
+            return known
+        return gram_state.gram_state(w, self.factorisation.dtype, inv_sqrt=not self.full_rotations)
+
+    def compare(
+        self, base: Stored, post: Stored, states: tuple[GramState, GramState], *, corner: int
+    ) -> MatrixComparison:
+        """See `Method.compare`."""
+        dtype, shape = self.factorisation.dtype, _shape(base)
+        cross = matmul.cross_of(base, post, dtype)
+        s_base, s_post = (state.s for state in states)
+        scaled_base, scaled_post = (
+            state._replace(s=state.s * matmul.scale(w, dtype))
+            for state, w in zip(states, (base, post))
         )
-        inside = inside_of_halves(scaled_base, cross, tall=tall) / divisors(norms[1])
-    return MatrixComparison(
-        s_base=s_base,
-        s_post=s_post,
-        rank_base=ranks[0],
-        rank_post=ranks[1],
-        stored_ranks=stored_ranks,
-        roundings=roundings,
-        cosine=jnp.sum(jnp.diagonal(cross)) / divisors(norms[0]) / divisors(norms[1]),
-        vectors=vectors,
-        q=q,
-        inside=inside,
-        outside=jnp.full((), jnp.nan, s_base.dtype),
-        sigma_error=jnp.maximum(errors[0].sigma, errors[1].sigma),
-        polar_error=errors[0].turn + errors[1].turn,
-        subspace_error=jnp.zeros((), s_base.dtype),
-        route=jnp.where(errors[0].good & errors[1].good, GRAM, FACTORS).astype(jnp.int32),
-    )
+        errors = gram_errors(s_base, shape), gram_errors(s_post, shape)
+        ranks = numerical_rank(s_base, shape), numerical_rank(s_post, shape)
+        roundings, stored = _storage((s_base, s_post), shape, (base.dtype, post.dtype))
+        norms = frobenius(scaled_base.s), frobenius(scaled_post.s)
+        tall = shape[0] > shape[1]
+        q = None
+        if self.full_rotations:
+            q = gram_state.rotations(scaled_base, scaled_post, cross, tall=tall)
+            vectors = measure_rotations(q, ranks, stored, corner)
+            inside = post_inside(q, scaled_post.s)
+        else:
+            vectors = gram_state.measure_vectors(
+                scaled_base, scaled_post, cross, stored, tall=tall, corner=corner
+            )
+            inside = gram_state.post_in_frame(scaled_base, cross, tall=tall) / divisors(norms[1])
+        return MatrixComparison(
+            s_base=s_base,
+            s_post=s_post,
+            rank_base=ranks[0],
+            rank_post=ranks[1],
+            stored_ranks=stored,
+            roundings=roundings,
+            cosine=jnp.sum(jnp.diagonal(cross)) / divisors(norms[0]) / divisors(norms[1]),
+            vectors=vectors,
+            q=q,
+            inside=inside,
+            outside=jnp.full((), jnp.nan, s_base.dtype),
+            sigma_error=jnp.maximum(errors[0].sigma, errors[1].sigma),
+            polar_error=errors[0].polar + errors[1].polar,
+            subspace_error=jnp.zeros((), s_base.dtype),
+            route=jnp.where(errors[0].good & errors[1].good, GRAM, FACTORS).astype(jnp.int32),
+        )
 
 
-def _roundings(
-    s_base: jax.Array, s_post: jax.Array, view: _View
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+@dataclass(frozen=True)
+class FactorMethod:
+    """Comparison by the factors of both matrices, of any shape and rank; see `Method`."""
+
+    factorisation: Factorisation
+    full_rotations: bool
+
+    @property
+    def batches(self) -> bool:
+        """See `Method.batches`."""
+        return self.factorisation.batches
+
+    def prepare(self, w: Stored, known: State | None = None) -> SVDState:
+        """See `Method.prepare`."""
+        if isinstance(known, SVDState):
+            return known
+        return self.factorisation(w, None if known is None else known.vt)
+
+    def compare(
+        self, base: Stored, post: Stored, states: tuple[SVDState, SVDState], *, corner: int
+    ) -> MatrixComparison:
+        """See `Method.compare`."""
+        shape, (b, p) = _shape(base), (state.factors for state in states)
+        # As products of rows: that is how all factorisations come by these columns.
+        q = Rotations(matmul.outer(b.u.T, p.u.T), matmul.outer(b.v.T, p.v.T))
+        ranks = numerical_rank(b.s, shape), numerical_rank(p.s, shape)
+        roundings, stored = _storage((b.s, p.s), shape, (base.dtype, post.dtype))
+        unit_base, unit_post = unit_norm(b.s)[0], unit_norm(p.s)[0]
+        outside = _outside(b, p, q) if self.full_rotations else jnp.full((), jnp.nan, p.s.dtype)
+        return MatrixComparison(
+            s_base=b.s,
+            s_post=p.s,
+            rank_base=ranks[0],
+            rank_post=ranks[1],
+            stored_ranks=stored,
+            roundings=roundings,
+            cosine=jnp.sum(q.q1 * q.q2 * unit_base[:, None] * unit_post[None, :]),
+            vectors=measure_rotations(q, ranks, stored, corner),
+            q=q if self.full_rotations else None,
+            inside=post_inside(q, p.s),
+            outside=outside,
+            sigma_error=jnp.maximum(*(state.sigma_error for state in states)),
+            polar_error=states[0].polar_error + states[1].polar_error,
+            subspace_error=states[0].subspace_error + states[1].subspace_error,
+            route=jnp.asarray(FACTORS, jnp.int32),
+        )
+
+
+def _shape(w: Stored) -> tuple[int, int]:
+    return w.shape[0], w.shape[1]
+
+
+def _storage(
+    singular_values: tuple[jax.Array, jax.Array], shape: tuple[int, int], dtypes: tuple[Any, Any]
+) -> tuple[tuple[jax.Array, jax.Array], Ranks]:
     """`MatrixComparison.roundings` and `MatrixComparison.stored_ranks`."""
     (base, base_rank), (post, post_rank) = (
         (
-            rms := rounding_rms(frobenius(s), view.shape, dtype),
-            stored_rank(s, rms, view.shape, eps_of(dtype)),
+            rms := rounding_rms(frobenius(s), shape, dtype),
+            stored_rank(s, rms, shape, eps_of(dtype)),
         )
-        for s, dtype in zip((s_base, s_post), view.dtypes)
+        for s, dtype in zip(singular_values, dtypes)
     )
     return (base, post), (base_rank, post_rank)
 
 
-def _by_factors(base: SVDState, post: SVDState, view: _View) -> MatrixComparison:
-    """Relate two matrices whose factors are known."""
-    b, p = base.factors, post.factors
-    q = rotations(b, p)
-    ranks = numerical_rank(b.s, view.shape), numerical_rank(p.s, view.shape)
-    roundings, stored_ranks = _roundings(b.s, p.s, view)
-    unit_base, unit_post = unit_norm(b.s)[0], unit_norm(p.s)[0]
-    return MatrixComparison(
-        s_base=b.s,
-        s_post=p.s,
-        rank_base=ranks[0],
-        rank_post=ranks[1],
-        stored_ranks=stored_ranks,
-        roundings=roundings,
-        cosine=jnp.sum(q.q1 * q.q2 * unit_base[:, None] * unit_post[None, :]),
-        vectors=of_rotations(q, ranks, stored_ranks, view.corner),
-        q=q if view.whole else None,
-        inside=inside_of(q, p.s),
-        outside=_outside(b, p, q) if view.whole else jnp.full((), jnp.nan, p.s.dtype),
-        sigma_error=jnp.maximum(base.sigma_error, post.sigma_error),
-        polar_error=base.polar_error + post.polar_error,
-        subspace_error=base.subspace_error + post.subspace_error,
-        route=jnp.asarray(FACTORS, jnp.int32),
-    )
-
-
-def rotations(base: Factors, post: Factors) -> Rotations:
-    """Return Q1 = U_base^T U_post and Q2 = V_base^T V_post. One of them is orthogonal."""
-    # As products of rows: that is how all routes come by these columns.
-    return Rotations(
-        products.outer(base.u.T, post.u.T),
-        products.outer(base.v.T, post.v.T),
-    )
-
-
-def inside_of(q: Rotations, s_post: jax.Array) -> jax.Array:
+def post_inside(q: Rotations, s_post: jax.Array) -> jax.Array:
     """``U_base^T W_post V_base / ||W_post||_F = Q1 S_post Q2^T / ||S_post||_F`` [R, R]."""
-    return products.outer(q.q1 * unit_norm(s_post)[0][None, :], q.q2)
+    return matmul.outer(q.q1 * unit_norm(s_post)[0][None, :], q.q2)
 
 
 def _outside(base: Factors, post: Factors, q: Rotations) -> jax.Array:
     """Share of ||W_post|| outside the subspaces of base; 0 if square."""
     rows, columns = base.u.shape[0], base.v.shape[0]
     if rows > columns:
-        rest = post.u - matmul(base.u, q.q1)
+        rest = post.u - matmul.matmul(base.u, q.q1)
     elif columns > rows:
-        rest = post.v - matmul(base.v, q.q2)
+        rest = post.v - matmul.matmul(base.v, q.q2)
     else:
         return jnp.zeros((), post.s.dtype)
-    unit, _ = unit_norm(post.s)
-    return frobenius(rest * unit[None, :])
-
-
-class GramErrors(NamedTuple):
-    """What a Gram matrix loses.
-
-    Attributes:
-      sigma: absolute error of any singular value.
-      turn: Frobenius error of the polar factor.
-      good: whether both are within `TOLERANCE`; a zero matrix loses nothing.
-    """
-
-    sigma: jax.Array
-    turn: jax.Array
-    good: jax.Array
-
-
-def gram_errors(s: jax.Array, shape: tuple[int, int]) -> GramErrors:
-    """Estimate what ``W W^T`` loses, from the singular values [R] that it gave.
-
-    With ``G + E`` in the place of G, E of entries e, the polar factor changes by
-    ``E_ij / (s_j (s_i + s_j))`` in the singular frame, and s_j by ``E_jj / (2 s_j)`` (*derived*).
-    The entries are `SPREAD` times the average of what eigh may leave, ``(3 + sqrt(R)) eps s_1^2``
-    over R x R; measured, the estimate is at or above the true error.
-    """
-    r, eps = s.shape[0], float(jnp.finfo(s.dtype).eps)
-    zero = s[0] == 0
-    unit = jnp.maximum(jnp.where(zero, 1, s / jnp.where(zero, 1, s[0])), eps)
-    backward = backward_error(r, eps)
-    entry = SPREAD * backward / r**0.5
-    turn = jnp.sqrt(jnp.sum(((1 / unit)[None, :] / (unit[:, None] + unit[None, :])) ** 2))
-    turn = entry * turn + backward * r**0.5
-    sigma = entry / (2 * unit[-1]) + 2 * backward
-    level = (r * (1 + r / max(shape))) ** 0.5
-    good = (sigma <= TOLERANCE * unit[-1]) & (turn <= TOLERANCE * level)
-    return GramErrors(jnp.where(zero, 0, s[0] * sigma), jnp.where(zero, 0, turn), zero | good)
+    return frobenius(rest * unit_norm(post.s)[0][None, :])
 
 
 def frobenius(x: jax.Array) -> jax.Array:
@@ -359,6 +313,6 @@ def frobenius(x: jax.Array) -> jax.Array:
 
 
 def unit_norm(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return x / ||x||_F and the norm; a zero stays zero."""
+    """x / ||x||_F and the norm; a zero stays zero."""
     norm = frobenius(x)
     return x / jnp.where(norm > 0, norm, 1), norm

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.errors import InputError
-from svdjax.spectral.factors import Factorisation, get_factorisation
+from svdjax.spectral.factorisation import Factorisation, get_factorisation
 from svdjax.spectral.lift import Array, lift
-from svdjax.spectral.products import outer
+from svdjax.spectral.matmul import outer
 
 PLACES = ("top", "middle", "bottom")
 
@@ -73,7 +73,7 @@ def _whole(value: Any, wanted: str) -> int:
 def split_matrix(
     w: Array, *, start: int, rank: int, factorisation: str | Factorisation = "svd_f64"
 ) -> Split:
-    """Take components [start, start + rank) out of one matrix [I, O].
+    """One matrix [I, O] without its components [start, start + rank), and those.
 
     ``residual = fl(W - fl(A) fl(B))``, fl the rounding to float32: the product and the difference
     are formed in the working dtype of the factorisation, so that residual and A B together are W
@@ -85,14 +85,14 @@ def split_matrix(
         `working_precision` first.
     """
     start = start_of(start, rank, min(w.shape))
-    route = get_factorisation(factorisation)
-    u, s, v = route(w).factors
+    factor = get_factorisation(factorisation)
+    u, s, v = factor(w).factors
     chosen = slice(start, start + rank)
     root = jnp.sqrt(s[chosen])[None, :]
     # A conversion to float32 and back may be optimised away, a reduction to its bits may not.
     a, b = (jax.lax.reduce_precision(side[:, chosen] * root, 8, 23) for side in (u, v))
     product = outer(a, b)
-    residual = route.upcast(w) - product
+    residual = factor.upcast(w) - product
     return Split(residual.astype("float32"), a.astype("float32"), b.T.astype("float32"))
 
 
@@ -104,7 +104,7 @@ def split_stack(
     factorisation: str | Factorisation = "svd_f64",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Split:
-    """Take components [start, start + rank) out of every matrix of a stack [L, I, O].
+    """Every matrix of a stack [L, I, O] without its components [start, start + rank), and those.
 
     One matrix at a time on each device; traced once per shape, dtype, start and rank.
 
@@ -123,14 +123,14 @@ def split_stack(
       InputError: as `split_matrix`, or this is no stack of matrices.
       RuntimeError: as `split_matrix`.
     """
-    route = get_factorisation(factorisation)
+    factorisation = get_factorisation(factorisation)
     if len(w.shape) != 3 or 0 in w.shape:
         raise InputError(
             "stack of matrices: expected a shape [layers, in, out], none of them 0, found "
             f"{list(w.shape)}"
         )
     start = start_of(start, rank, min(w.shape[1:]))
-    return _split(w, factorisation=route, start=start, rank=int(rank), mesh=mesh)
+    return _split(w, factorisation=factorisation, start=start, rank=int(rank), mesh=mesh)
 
 
 _split = lift(split_matrix)

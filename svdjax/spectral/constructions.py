@@ -4,7 +4,7 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 
 Everything follows from the factors of W_post and of its partner (base, or another post model).
 Eqs. 11, 12 and 16 need no more of them than the polar factors P = U V^T:
-``W_post P_post^T P_base`` and ``P_base P_post^T W_post`` (*derived*), so that any route to an
+``W_post P_post^T P_base`` and ``P_base P_post^T W_post`` (*derived*), so that any way to an
 accurate P will do for them, such as the Gram matrix.
 """
 
@@ -17,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral.compare import frobenius
+from svdjax.spectral.factorisation import Factorisation, get_factorisation
 from svdjax.spectral.factors import (
-    Factorisation,
     Factors,
-    get_factorisation,
     numerical_rank,
     singular_values,
 )
-from svdjax.spectral.products import inner, matmul, outer
+from svdjax.spectral.matmul import inner, matmul, outer
 
 ARBITRARY = 0.1
 """An aligned sign is arbitrary where |Q1[j, j] + Q2[j, j]| is below this (at most 2)."""
@@ -166,7 +165,7 @@ def build(
     signs: str = "raw",
     dtype: np.dtype | str = "float32",
 ) -> Built:
-    """Carry out one construction on one matrix.
+    """One construction of one matrix whose factors are known.
 
     Args:
       w_post: W_post [I, O] as stored; the change is measured against it.
@@ -235,7 +234,7 @@ def construct_matrix(
     dtype: np.dtype | str = "float32",
     factorisation: str | Factorisation = "svd_f64",
 ) -> Built:
-    """Factorise two matrices [I, O] and carry out one construction, see `build`.
+    """One construction of two matrices [I, O], which are factorised; see `build`.
 
     Args:
       w_post: W_post [I, O].
@@ -252,16 +251,16 @@ def construct_matrix(
       RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
         `working_precision` first.
     """
-    route = get_factorisation(factorisation)
-    post = route(w_post).factors
+    factor = get_factorisation(factorisation)
+    post = factor(w_post).factors
     if name not in ("eq9", "eq14"):
         assert w_partner is not None
-        partner = route(w_partner).factors
+        partner = factor(w_partner).factors
     else:
         if sigma is None:
             assert w_partner is not None
             # Vectors that nobody looks at are not computed.
-            sigma = singular_values(route.upcast(w_partner))
+            sigma = singular_values(factor.upcast(w_partner))
         partner: Any = Factors(None, sigma, None)  # type: ignore[arg-type]
     if w_base is None and name != "eq12":
         w_base = w_partner

@@ -17,7 +17,7 @@ import numpy as np
 
 from svdjax.spectral.compare import frobenius
 from svdjax.spectral.constructions import Built, surviving_share
-from svdjax.spectral.factors import get_factorisation
+from svdjax.spectral.factorisation import get_factorisation
 from svdjax.spectral.lift import lift
 
 Array = jax.Array | np.ndarray

@@ -23,8 +23,8 @@ TOLERANCE = 0.1
 where the share of the change outside is said."""
 
 _LEAST_SIGMA = 1e-6
-"""Singular values, as a part of the largest, below which the Gram route is refined until its error
-grows no more (`svdjax.spectral.factors`)."""
+"""Singular values, as a part of the largest, below which factors out of Gram
+matrices are refined until their error grows no more (`svdjax.spectral.gram_factors`)."""
 
 
 class Corotation(NamedTuple):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.spectral.compare import MatrixComparison, frobenius, unit_norm
-from svdjax.spectral.products import eigvalsh, inner, matmul
+from svdjax.spectral.matmul import eigvalsh, inner, matmul
 
 SINGULAR = 1e-8
 """Smallest singular value of Q1 + Q2 up to which polar(Q1 + Q2) is not unique, where rounding does
@@ -110,7 +110,7 @@ def rotation_fits(
     *,
     every: bool,
 ) -> Fits:
-    """Fit eq. 8.
+    """Fits of eq. 8.
 
     Args:
       pair: the two matrices.
@@ -127,7 +127,7 @@ def rotation_fits(
     s_base, norm_base = unit_norm(pair.s_base)
     s_post, norm_post = unit_norm(pair.s_post)
     inside = pair.inside
-    turned = inner(q.q2, q.q1)
+    orth_t = inner(q.q2, q.q1)
     scale = norm_post / jnp.where(norm_base > 0, norm_base, 1)
     none = jnp.minimum(norm_base, norm_post) == 0
     arbitrary = none | deficient
@@ -158,8 +158,8 @@ def rotation_fits(
     def distance(x: jax.Array, undefined: jax.Array) -> jax.Array:
         return jnp.where(undefined, jnp.nan, frobenius(x) / r)
 
-    # With K = Q1 S Q2^T and an orthogonal Q1: Q1^T K Q1 = S Q2^T Q1; likewise Q2.
-    q1, q2 = fit(s_post[:, None] * turned, arbitrary), fit(turned * s_post[None, :], arbitrary)
+    # With K = Q1 S Q2^T and an orthogonal Q1: Q1^T K Q1 = S Q2^T Q1, and so for Q2.
+    q1, q2 = fit(s_post[:, None] * orth_t, arbitrary), fit(orth_t * s_post[None, :], arbitrary)
     common, sigma_min, residuals = Fit(unknown, unknown), unknown, (unknown, unknown)
     ambiguous = arbitrary
     if shape[0] > shape[1]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from svdjax.errors import InputError
 from svdjax.spectral import constructions
-from svdjax.spectral.compare import GRAM, State, is_long, prepare, prepared_shape
+from svdjax.spectral.compare import GRAM, FactorMethod, GramMethod, Method, State, select_method
 from svdjax.spectral.constructions import Built
-from svdjax.spectral.factors import Factorisation, Factors, get_factorisation, singular_values
+from svdjax.spectral.factorisation import Factorisation, get_factorisation, working_precision
+from svdjax.spectral.factors import Factors, singular_values
 from svdjax.spectral.lift import Array, lift, shard_stack, stack_shape, trimmed
-from svdjax.spectral.pair import PairMetrics, is_whole, pair_metrics
+from svdjax.spectral.pair import PairMetrics, needs_rotations, pair_metrics
 from svdjax.spectral.stored import Stored
 
 
@@ -45,7 +46,7 @@ def analyse_stack(
     known: tuple[State | None, State | None] = (None, None),
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
-    """Compare two stacks of matrices, layer by layer.
+    """`PairMetrics` of two stacks of matrices, layer by layer.
 
     One matrix at a time on each device: of the [R, R] products only vectors and corners outlive
     their layer. Traced once per shape, dtype, factorisation, corner and mesh. The result is not
@@ -58,8 +59,8 @@ def analyse_stack(
       factorisation: name in `FACTORISATIONS`, or one of one's own.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `svdjax.spectral.pair.MEASURES`.
-      known: of base and of post as `prepare_stack` returned it, for a route that goes by it; None
-        where it is to be worked out.
+      known: of base and of post as `prepare_stack` returned it; None where it is to be worked
+        out.
       mesh: has an axis ``layers`` over which `L` is divided, padded where it does
         not divide; None for one device.
 
@@ -71,61 +72,52 @@ def analyse_stack(
       RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
         `working_precision` first.
     """
-    route = get_factorisation(factorisation)
+    method = _method(factorisation, base.shape[1:], measure)
     layers = _check(base, post)
     stacks, mesh = shard_stack((base, post, known), mesh)
-    analyse = functools.partial(
-        _analyse, route=route, corner=int(corner), measure=measure, mesh=mesh
-    )
-    grams = _by_grams(route, base.shape)
-    metrics = trimmed(analyse(stacks, grams=grams), layers)
-    return _again(metrics, stacks, analyse, mesh) if grams else metrics
+    analyse = functools.partial(_analyse, corner=int(corner), measure=measure, mesh=mesh)
+    metrics = trimmed(analyse(stacks, method=method), layers)
+    if not isinstance(method, GramMethod):
+        return metrics
+    by_factors = FactorMethod(method.factorisation, method.full_rotations)
+    return _redo_poor(metrics, stacks, functools.partial(analyse, method=by_factors), mesh)
 
 
-def _by_grams(route: Factorisation, shape: Sequence[int]) -> bool:
-    """Whether stacks [L, I, O] are compared without long factors first."""
-    return route.halves and is_long(shape[1:])
+def _method(factorisation: str | Factorisation, shape: Sequence[int], measure: str) -> Method:
+    full_rotations = needs_rotations(measure)
+    return select_method(get_factorisation(factorisation), shape, full_rotations=full_rotations)
 
 
-def _again(
+def _redo_poor(
     metrics: PairMetrics,
     stacks: Any,
     analyse: Callable[..., PairMetrics],
     mesh: jax.sharding.Mesh | None,
 ) -> PairMetrics:
-    """Replaces what is not good enough without long factors by what is found with them.
+    """Replaces the layers for which Gram matrices are not good enough by `analyse` of them.
 
     By a program of its own, on one matrix for each device at a time: it takes several times the
     memory and is seldom needed.
     """
-    left = np.flatnonzero(np.asarray(metrics.route) != GRAM)
-    if not len(left):
+    poor = np.flatnonzero(np.asarray(metrics.route) != GRAM)
+    if not len(poor):
         return metrics
     stacks, fields = jax.device_get((stacks, metrics))
     fields = [np.array(field) for field in fields]
     most = 1 if mesh is None else mesh.size
-    for start in range(0, len(left), most):
-        layers = left[start : start + most]
+    for start in range(0, len(poor), most):
+        layers = poor[start : start + most]
         # Filled up, so that one program does for any number.
         part = jax.tree.map(operator.itemgetter(np.resize(layers, most)), stacks)
-        found = analyse(part, grams=False)
-        for field, new in zip(fields, jax.device_get(found)):
-            field[layers] = new[: len(layers)]
+        for field, values in zip(fields, jax.device_get(analyse(part))):
+            field[layers] = values[: len(layers)]
     return PairMetrics(*fields)
 
 
-@lift
-def _analyse(pair: Any, *, route, corner, measure, grams) -> PairMetrics:
+@functools.partial(lift, batches=lambda *, method, **_: method.batches)
+def _analyse(pair: Any, *, method, corner, measure) -> PairMetrics:
     base, post, known = pair
-    return pair_metrics(
-        base,
-        post,
-        factorisation=route,
-        corner=corner,
-        measure=measure,
-        known=known,
-        grams=grams,
-    )
+    return pair_metrics(base, post, method=method, corner=corner, measure=measure, known=known)
 
 
 def prepare_stack(
@@ -140,14 +132,25 @@ def prepare_stack(
     For `analyse_stack`, where a matrix occurs in several pairs. Padded like the stack it came
     from. Arguments and errors are those of `analyse_stack`.
     """
-    route = get_factorisation(factorisation)
     _check(w)
-    return _known(w, route=route, whole=is_whole(measure), mesh=mesh, padded=True)
+    return _prepare(w, method=_method(factorisation, w.shape[1:], measure), mesh=mesh, padded=True)
 
 
-@lift
-def _known(w: Any, *, route, whole) -> State:
-    return prepare(w, route, whole=whole)
+@functools.partial(lift, batches=lambda *, method, **_: method.batches)
+def _prepare(w: Any, *, method) -> State:
+    return method.prepare(w)
+
+
+@functools.cache
+def prepared_shape(
+    shape: tuple[int, ...], *, factorisation: str | Factorisation, measure: str
+) -> Any:
+    """Shapes and dtypes of what `prepare_stack` returns of a stack [L, I, O], as a pytree."""
+    method = _method(factorisation, shape[1:], measure)
+    with working_precision(factorisation):
+        return jax.eval_shape(
+            jax.vmap(method.prepare), jax.ShapeDtypeStruct(shape, np.dtype("float32"))
+        )
 
 
 def compile_prepare(
@@ -158,7 +161,7 @@ def compile_prepare(
     measure: str,
     mesh: jax.sharding.Mesh,
 ) -> None:
-    """Compile what `prepare_stack` will call, for a stack as `to_raw` hands it over.
+    """Compiles what `prepare_stack` will call, for a stack as `to_raw` hands it over.
 
     jax keeps the program. To be called from any thread, within `working_precision`.
 
@@ -169,12 +172,8 @@ def compile_prepare(
       measure: as in `prepare_stack`.
       mesh: as in `prepare_stack`.
     """
-    _known.lower(
-        stack_shape(shape, dtype, mesh),
-        route=get_factorisation(factorisation),
-        whole=is_whole(measure),
-        mesh=mesh,
-    ).compile()
+    method = _method(factorisation, shape[1:], measure)
+    _prepare.lower(stack_shape(shape, dtype, mesh), method=method, mesh=mesh).compile()
 
 
 def compile_analysis(
@@ -187,31 +186,31 @@ def compile_analysis(
     known: tuple[bool, bool],
     mesh: jax.sharding.Mesh,
 ) -> None:
-    """Compile what `analyse_stack` will call, as `compile_prepare` does.
+    """Compiles what `analyse_stack` will call, as `compile_prepare` does.
 
     Args:
       shape: of both stacks.
       dtypes: of base and post as stored.
-      factorisation: as in `analyse_stack`, like all that is not named here.
-      corner: likewise.
-      measure: likewise.
-      known: whether it will be given of base, and of post.
-      mesh: likewise.
+      factorisation: as in `analyse_stack`.
+      corner: as in `analyse_stack`.
+      measure: as in `analyse_stack`.
+      known: whether the state of base, and of post, will be given.
+      mesh: as in `analyse_stack`.
     """
-    route = get_factorisation(factorisation)
-    form = None
+    state = None
     if any(known):
-        form = prepared_shape((shape[1], shape[2]), route.dtype, whole=is_whole(measure))
-    one = jax.tree.map(lambda x: stack_shape((shape[0], *x.shape), x.dtype, mesh), form)
+        state = jax.tree.map(
+            lambda x: stack_shape(x.shape, x.dtype, mesh),
+            prepared_shape(shape, factorisation=factorisation, measure=measure),
+        )
     _analyse.lower(
         (
             *(stack_shape(shape, dtype, mesh) for dtype in dtypes),
-            tuple(one if is_known else None for is_known in known),
+            tuple(state if is_known else None for is_known in known),
         ),
-        route=route,
+        method=_method(factorisation, shape[1:], measure),
         corner=int(corner),
         measure=measure,
-        grams=_by_grams(route, shape),
         mesh=mesh,
     ).compile()
 
@@ -222,18 +221,18 @@ def factor_stack(
     factorisation: str | Factorisation = "svd_f64",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Factors:
-    """Factorise a stack [L, I, O]; every field of the `Factors` has a leading `L`.
+    """`Factors` of a stack [L, I, O], every field with a leading `L`.
 
     Arguments, padding and errors are those of `analyse_stack`.
     """
-    route = get_factorisation(factorisation)
+    factorisation = get_factorisation(factorisation)
     _check(w)
-    return _factor(w, route=route, mesh=mesh)
+    return _factor(w, factorisation=factorisation, mesh=mesh)
 
 
-@lift
-def _factor(w: jax.Array, *, route) -> Factors:
-    return route(w).factors
+@functools.partial(lift, batches=lambda *, factorisation: factorisation.batches)
+def _factor(w: jax.Array, *, factorisation) -> Factors:
+    return factorisation(w).factors
 
 
 def values_stack(
@@ -246,14 +245,14 @@ def values_stack(
 
     In the working dtype of the factorisation; arguments and errors are those of `analyse_stack`.
     """
-    route = get_factorisation(factorisation)
+    factorisation = get_factorisation(factorisation)
     _check(w)
-    return _values(w, route=route, mesh=mesh)
+    return _values(w, factorisation=factorisation, mesh=mesh)
 
 
-@lift
-def _values(w: jax.Array, *, route) -> jax.Array:
-    return singular_values(route.upcast(w))
+@functools.partial(lift, batches=lambda **_: True)
+def _values(w: jax.Array, *, factorisation) -> jax.Array:
+    return singular_values(factorisation.upcast(w))
 
 
 def build_stack(
@@ -268,7 +267,7 @@ def build_stack(
     dtype: np.dtype | str = "float32",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Built:
-    """Carry out one construction on a stack whose factors are known.
+    """One construction of a stack whose factors are known.
 
     Args:
       w_post: W_post [L, I, O] as stored.
@@ -315,18 +314,18 @@ def construct_stack(
     factorisation: str | Factorisation = "svd_f64",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Built:
-    """Factorise two stacks [L, I, O] and carry out one construction, one matrix at a time.
+    """One construction of two stacks [L, I, O], factorised one matrix at a time.
 
     No factors outlive their layer. For eqs. 9 and 14 the partner's singular values `sigma` [L, R]
     may be given instead of its matrices; `w_base` [L, I, O] where the partner's are not those of
     base. The other arguments and the errors are those of `build_stack` and `analyse_stack`.
     """
-    route = get_factorisation(factorisation)
+    factorisation = get_factorisation(factorisation)
     layers = _check(*(w for w in (w_post, w_partner, w_base) if w is not None))
     factors = np.ones(layers) if alpha is None else np.asarray(alpha)
     return _construct(
-        (w_post, w_partner, w_base, sigma, factors.astype(route.dtype)),
-        route=route,
+        (w_post, w_partner, w_base, sigma, factors.astype(factorisation.dtype)),
+        factorisation=factorisation,
         name=name,
         signs=signs,
         dtype=np.dtype(dtype).name,
@@ -335,7 +334,7 @@ def construct_stack(
 
 
 @lift
-def _construct(parts: Any, *, route, name, signs, dtype) -> Built:
+def _construct(parts: Any, *, factorisation, name, signs, dtype) -> Built:
     w_post, w_partner, w_base, sigma, alpha = parts
     return constructions.construct_matrix(
         w_post,
@@ -346,5 +345,5 @@ def _construct(parts: Any, *, route, name, signs, dtype) -> Built:
         alpha=alpha,
         signs=signs,
         dtype=dtype,
-        factorisation=route,
+        factorisation=factorisation,
     )

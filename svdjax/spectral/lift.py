@@ -15,35 +15,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.spectral.native import calls as native
+from svdjax.spectral import blas
 from svdjax.spectral.stored import to_raw
 
 AXIS = "layers"
 Array = jax.Array | np.ndarray
 
 
-def lift(fn: Callable[..., Any]) -> Lifted:
+BATCH_BYTES = 2**31
+"""Working memory of the layers that an accelerator works on at once."""
+
+_WORKING_ARRAYS = 10
+"""Arrays of a layer's size in float64 that its function holds, roughly (`svdjax.engine.cost`)."""
+
+
+def lift(fn: Callable[..., Any], *, batches: Callable[..., bool] = lambda **_: False) -> Lifted:
     """Turns a function of one layer's pytree of arrays into one of stacks [L, ...].
 
     Args:
       fn: takes one pytree without the leading axis, and keyword-only options, which are static;
         returns a pytree of arrays.
+      batches: whether, with these options, an accelerator is to work on several layers at once:
+        small matrices one by one leave it idle. Not where `fn` has a costly branch that is seldom
+        taken: in a batch every layer takes both sides.
     """
-    return Lifted(fn)
+    return Lifted(fn, batches)
 
 
 class Lifted:
     """A function of one layer, mapped over stacks of layers; see `lift`.
 
-    One layer at a time on each device: of its intermediate arrays none outlives it.
+    One layer at a time on each CPU device, on accelerators batches within `BATCH_BYTES` where the
+    function is said to be fit for them: of its intermediate arrays none outlives them.
 
     Attributes:
       program: the jitted function of stacks that are on their devices.
     """
 
-    def __init__(self, fn: Callable[..., Any]):
+    def __init__(self, fn: Callable[..., Any], batches: Callable[..., bool]):
         functools.update_wrapper(self, fn)
-        self._fn = fn
+        self._fn, self._batches = fn, batches
         options = [
             name
             for name, each in inspect.signature(fn).parameters.items()
@@ -87,16 +98,24 @@ class Lifted:
         return self.program.lower(stacks, mesh=plain_mesh(mesh), **options)
 
     def _mapped(self, stacks: Any, *, mesh: jax.sharding.Mesh | None, **options: Any) -> Any:
-        return map_layers(functools.partial(self._fn, **options), stacks, mesh=mesh)
+        fn, batches = functools.partial(self._fn, **options), self._batches(**options)
+        return map_layers(fn, stacks, mesh=mesh, batches=batches)
 
 
-def map_layers(fn: Callable[[Any], Any], stacks: Any, *, mesh: jax.sharding.Mesh | None) -> Any:
+def map_layers(
+    fn: Callable[[Any], Any],
+    stacks: Any,
+    *,
+    mesh: jax.sharding.Mesh | None,
+    batches: bool = False,
+) -> Any:
     """Maps a function of one layer over pytrees of stacks; to be called inside jit.
 
     Args:
       fn: takes and returns pytrees without the leading axis.
       stacks: pytree of arrays with a leading axis, a multiple of the mesh's size.
       mesh: as `shard_stack` returned it.
+      batches: whether an accelerator works on several layers at once.
     """
 
     def many(stacks: Any) -> Any:
@@ -104,15 +123,25 @@ def map_layers(fn: Callable[[Any], Any], stacks: Any, *, mesh: jax.sharding.Mesh
             # A loop would copy its only layer.
             result = fn(jax.tree.map(lambda stack: stack[0], stacks))
             return jax.tree.map(lambda field: field[None], result)
-        # Not vmap: vmapped LAPACK calls inside shard_map can deadlock on several CPU devices.
-        return jax.lax.map(fn, stacks)
+        return jax.lax.map(fn, stacks, batch_size=_batch_size(stacks, mesh) if batches else None)
 
     if mesh is None:
         return many(stacks)
     spec = jax.sharding.PartitionSpec(AXIS)
     sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec,), out_specs=spec)
-    with native.work_of(mesh.size):
+    with blas.devices_at_work(mesh.size):
         return sharded(stacks)
+
+
+def _batch_size(stacks: Any, mesh: jax.sharding.Mesh | None) -> int | None:
+    """Layers that a device works on at once; None for one after the other."""
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if platform == "cpu":
+        # Vmapped LAPACK calls inside shard_map can deadlock on several CPU devices.
+        return None
+    layers = jax.tree.leaves(stacks)[0].shape[0]
+    entries = sum(stack.size for stack in jax.tree.leaves(stacks)) // layers
+    return min(max(BATCH_BYTES // (_WORKING_ARRAYS * 8 * entries), 1), layers)
 
 
 def trimmed(results: Any, layers: int) -> Any:

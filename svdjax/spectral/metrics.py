@@ -90,7 +90,7 @@ class Carried(NamedTuple):
 
 
 def carried(pair: MatrixComparison, alpha: jax.Array, shape: tuple[int, int]) -> Carried:
-    """Measure what storage carries of a pair; see `svdjax.spectral.storage`.
+    """What storage carries of a pair; see `svdjax.spectral.storage`.
 
     Args:
       pair: the two matrices.

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral.factors import get_factorisation, numerical_rank
+from svdjax.spectral.factorisation import get_factorisation
+from svdjax.spectral.factors import numerical_rank
 from svdjax.spectral.lift import lift
+from svdjax.spectral.matmul import outer
 from svdjax.spectral.metrics import scaling
-from svdjax.spectral.null_signs import ROUTE, FramedChange, with_random_signs
-from svdjax.spectral.products import outer
+from svdjax.spectral.null_signs import FACTORISATION, FramedChange, with_random_signs
 from svdjax.spectral.statistics import top_count
 
 KINDS = ("spectrum", "gaussian", "signs")
@@ -93,7 +94,7 @@ def draw_nulls(
 @lift
 def _draw(parts, *, size, draws):
     # Refuses to compute in float32 without saying so.
-    get_factorisation(ROUTE).check()
+    get_factorisation(FACTORISATION).check()
     sigma, alpha, change, seeds = parts
     key = jax.random.key(0)
     for seed in seeds:
@@ -165,7 +166,7 @@ def _measure(sigma, alpha, delta, long):
     """NF and SVSM of [diag(alpha sigma); 0] + Delta against [diag(sigma); 0]."""
     r = sigma.shape[0]
     w = delta.at[:r].add(jnp.diag(alpha * sigma))
-    u, s, v = get_factorisation(ROUTE)(w).factors
+    u, s, v = get_factorisation(FACTORISATION)(w).factors
     polar = outer(u[:r], v)
     nf = jnp.sqrt(jnp.sum((polar - jnp.eye(r, dtype=w.dtype)) ** 2)) / r
     return nf, scaling(sigma, s, numerical_rank(sigma, (long, r)))

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral.factors import get_factorisation, singular_values
+from svdjax.spectral.factorisation import get_factorisation
+from svdjax.spectral.factors import singular_values
 from svdjax.spectral.lift import lift
-from svdjax.spectral.products import eigh, inner, inner_gram, matmul
+from svdjax.spectral.matmul import eigh, inner, inner_gram, matmul
 
-ROUTE = "gram_f64"
+FACTORISATION = "gram_f64"
 Array = jax.Array | np.ndarray
 
 
@@ -62,13 +63,13 @@ def framed_change(
 
 @lift
 def _frame(parts) -> FramedChange:
-    route = get_factorisation(ROUTE)
+    factor = get_factorisation(FACTORISATION)
     base, post, alpha = parts
-    base, post = route.upcast(base), route.upcast(post)
+    base, post = factor.upcast(base), factor.upcast(post)
     if base.shape[0] < base.shape[1]:
         base, post = base.T, post.T
     delta = post - alpha * base
-    u, _, v = route(base).factors
+    u, _, v = factor(base).factors
     image = matmul(delta, v)
     inside = inner(u, image)
     half = inside.shape[0] // 2

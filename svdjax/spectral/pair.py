@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.spectral import fits, metrics, products
-from svdjax.spectral.compare import MatrixComparison, State, compare, frobenius
+from svdjax.spectral import fits, matmul, metrics
+from svdjax.spectral.compare import MatrixComparison, Method, State, frobenius, prepare_pair
 from svdjax.spectral.corotation import corotation_of
-from svdjax.spectral.factors import Factorisation, get_factorisation
 from svdjax.spectral.storage import eps_of
 from svdjax.spectral.stored import Stored, to_floats
 
@@ -23,8 +22,8 @@ MEASURES = ("vectors", "fits", "all")
 the fits of eq. 8; those fits that are cheap; every fit. What was not asked for is NaN."""
 
 
-def is_whole(measure: str) -> bool:
-    """Whether one of `MEASURES` takes Q1 and Q2 whole, not just what `Vectors` tell of them."""
+def needs_rotations(measure: str) -> bool:
+    """Whether one of `MEASURES` takes Q1 and Q2 whole, not just what `Vectors` show of them."""
     return measure != "vectors"
 
 
@@ -167,7 +166,7 @@ def unscaled_rest(
     norms: tuple[jax.Array, jax.Array],
     dtype: str,
 ) -> jax.Array:
-    """Return ||W_post - alpha W_base|| / ||W_post|| for the alpha that makes it smallest.
+    """||W_post - alpha W_base|| / ||W_post|| for the alpha that makes it smallest.
 
     Of the difference, entry by entry, not the difference of squares: a perfect fit reads 1e-15.
 
@@ -178,14 +177,12 @@ def unscaled_rest(
       norms: ||W_base||_F and ||W_post||_F.
       dtype: to work in.
     """
-
     inverse_base, inverse_post = (jnp.where(norm > 0, 1 / norm, 0) for norm in norms)
-    if products.roomy(base.dtype, dtype) and products.roomy(post.dtype, dtype):
+    if all(matmul.products_fit(w.dtype, dtype) for w in (base, post)):
         by = pair.cosine * inverse_base
-        squares = products.total(
-            lambda b, p: ((p * inverse_post - b * by) ** 2,), (base, post), dtype
+        return jnp.sqrt(
+            matmul.sum_terms(lambda b, p: (p * inverse_post - b * by) ** 2, (base, post), dtype)
         )
-        return jnp.sqrt(squares[0])
     base, post = (to_floats(w).astype(dtype) for w in (base, post))
     return frobenius(post * inverse_post - pair.cosine * (base * inverse_base))
 
@@ -194,48 +191,41 @@ def pair_metrics(
     base: Stored,
     post: Stored,
     *,
-    factorisation: str | Factorisation = "svd_f64",
+    method: Method,
     corner: int = 25,
     measure: str = "all",
     known: tuple[State | None, State | None] = (None, None),
-    grams: bool = False,
 ) -> PairMetrics:
-    """Compare one pair of matrices.
+    """`PairMetrics` of one pair of matrices, without the leading axis.
 
     Args:
       base: W_base [I, O], any floating dtype.
       post: W_post [I, O].
-      factorisation: name in `FACTORISATIONS`, or one of one's own.
+      method: of comparison; its ``full_rotations`` are those of the measure.
       corner: size of the corners of sim_u, sim_v, i_orth.
       measure: one of `MEASURES`.
-      known: of base and of post, where `svdjax.spectral.compare.prepare` has told it.
-      grams: whether to do without long factors; see `svdjax.spectral.compare.compare`.
-
-    Returns:
-      `PairMetrics` without the leading axis.
+      known: what `Method.prepare` gave of base and of post, None where it is to be worked out.
 
     Raises:
-      InputError: there is no such factorisation.
-      RuntimeError: it works in float64 and 64-bit types are off.
+      RuntimeError: the method works in float64 and 64-bit types are off.
     """
-    route = get_factorisation(factorisation)
-    route.check()
+    method.factorisation.check()
     base, post = jax.tree.map(jnp.asarray, (base, post))
-    shape = (base.shape[0], base.shape[1])
-    whole = is_whole(measure)
-    pair = compare(base, post, route, known, corner=corner, whole=whole, grams=grams)
+    shape, dtype = (base.shape[0], base.shape[1]), method.factorisation.dtype
+    states = prepare_pair(method, base, post, known)
+    pair = method.compare(base, post, states, corner=corner)
     vectors, nf = pair.vectors, metrics.normalised_frobenius(pair, shape)
     norm_base, norm_post = frobenius(pair.s_base), frobenius(pair.s_post)
-    delta = unscaled_rest(base, post, pair, (norm_base, norm_post), route.dtype)
+    delta = unscaled_rest(base, post, pair, (norm_base, norm_post), dtype)
     together, stored_together = (
-        corotation_of(pair, rank, shape, delta, by_gram=route.halves)
+        corotation_of(pair, rank, shape, delta, by_gram=method.factorisation.supports_gram)
         for rank in (pair.rank_base, pair.stored_ranks[0])
     )
     ratio = norm_post / jnp.where(norm_base > 0, norm_base, jnp.nan)
     alpha = ratio * pair.cosine
     carried = metrics.carried(pair, alpha, shape)
     deficient = jnp.minimum(pair.rank_base, pair.rank_post) < min(shape)
-    if not whole:
+    if not method.full_rotations:
         none = jnp.minimum(norm_base, norm_post) == 0
         fit = fits.scaling_alone(jnp.where(none, jnp.nan, alpha), jnp.where(none, jnp.nan, delta))
     else:

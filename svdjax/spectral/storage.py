@@ -89,7 +89,7 @@ def rounding_norm(rms: jax.Array, shape: tuple[int, int]) -> jax.Array:
 def stored_rank(
     s: jax.Array, rms: jax.Array, shape: tuple[int, int], eps: jax.Array | float
 ) -> jax.Array:
-    """Count the leading singular values that stand out of the rounding, int32 scalar.
+    """Number of leading singular values that stand out of the rounding, int32 scalar.
 
     The smallest k beyond which all may be rounding, by the largest and by all of them together:
     ``s_(k+1) <= c rms (sqrt(I - k) + sqrt(O - k))`` and

@@ -128,7 +128,10 @@ def test_large_files_are_streamed(read, word, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "name"),
-    [(b"PAR1" + bytes(99), "a Parquet file"), (gzip.compress(b"{}", mtime=0), "compressed by gzip")],
+    [
+        (b"PAR1" + bytes(99), "a Parquet file"),
+        (gzip.compress(b"{}", mtime=0), "compressed by gzip"),
+    ],
     ids=["parquet", "gzip"],
 )
 def test_other_formats_are_named(content, name, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from svdjax.engine import cost
 from svdjax.spectral import get_factorisation, kernels, working_precision
+from svdjax.spectral.compare import select_method
 from tests.engine import harness
 
 RATES = cost.Rates("imagined", 1e11, {256: 0.01, 1024: 0.3})
@@ -25,10 +26,9 @@ def test_memory_is_what_xla_allocates(shape):
     with working_precision("auto"):
         program = kernels._analyse.program.lower(
             (stack, stack, (None, None)),
-            route=get_factorisation("auto"),
+            method=select_method(get_factorisation("auto"), shape, full_rotations=False),
             corner=25,
             measure="vectors",
-            grams=shape[1] >= 2 * shape[0],
             mesh=None,
         ).compile()
     found = program.memory_analysis()

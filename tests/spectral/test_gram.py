@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from svdjax.spectral import get_factorisation
-from svdjax.spectral.factors import POLAR_TOLERANCE
+from svdjax.spectral.gram_factors import POLAR_TOLERANCE
 from tests.spectral import matrices, reference
 from tests.spectral.test_error_estimates import EXTENDED
 

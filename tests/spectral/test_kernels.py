@@ -148,7 +148,7 @@ def test_one_trace_per_shape():
 
     def counted(w):
         traces.append(w.shape)
-        return get_factorisation("svd_f64").route(w)
+        return get_factorisation("svd_f64").factor(w)
 
     route = Factorisation("counted", "float64", counted)
     rng = np.random.default_rng(6)

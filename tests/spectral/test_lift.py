@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from svdjax.errors import InputError
+from svdjax.spectral import analyse_stack, kernels
+from svdjax.spectral import lift as lift_module
 from svdjax.spectral.lift import lift, stack_shape
+from tests.spectral import matrices
 
 
 @lift
@@ -64,3 +67,42 @@ def test_no_layer_needs_another_device():
     text = scaled.lower(shapes, power=3, mesh=over).compile().as_text()
     for word in ("all-gather", "all-reduce", "collective-permute", "all-to-all"):
         assert word not in text
+
+
+def test_an_accelerators_batches_give_the_same(monkeypatch):
+    """The batches of an accelerator, here on a CPU, also with layers left over."""
+    monkeypatch.setattr(lift_module, "_batch_size", lambda stacks, mesh: 2)
+    rng = np.random.default_rng(5)
+    w, factor = rng.standard_normal((5, 3, 2)), np.arange(1.0, 6)
+    batched = lift(scaled.__wrapped__, batches=lambda *, power: power == 2)
+    results = batched((w, factor), power=2)
+    assert "2x3x2xf64" in batched.program.lower((w, factor), power=2, mesh=None).as_text()
+    np.testing.assert_array_equal(results["w"], factor[:, None, None] * w**2)
+    np.testing.assert_allclose(results["sum"], w.sum(axis=(1, 2)), rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("factorisation", ["svd_f64", "gram_f64"])
+def test_batches_compare_alike(factorisation, monkeypatch):
+    base, post = matrices.stack(np.random.default_rng(9), (26, 9), (2.0, 5.0, 1e3))
+    options = {"factorisation": factorisation, "measure": "vectors"}
+    one_by_one = jax.device_get(analyse_stack(base, post, **options))
+    monkeypatch.setattr(lift_module, "_batch_size", lambda stacks, mesh: 2)
+    kernels._analyse.program.clear_cache()
+    batched = jax.device_get(analyse_stack(base, post, **options))
+    kernels._analyse.program.clear_cache()
+    np.testing.assert_array_equal(one_by_one.route, batched.route)
+    error = one_by_one.nf_error + batched.nf_error
+    assert np.all(np.abs(one_by_one.nf - batched.nf) <= error)
+    np.testing.assert_allclose(batched.sigma_post, one_by_one.sigma_post, rtol=1e-11)
+    np.testing.assert_allclose(batched.i_orth, one_by_one.i_orth, rtol=0, atol=1e-10)
+
+
+def test_a_batch_fits_its_budget(monkeypatch):
+    stacks = jnp.zeros((8, 64, 32))
+    assert lift_module._batch_size(stacks, None) is None  # a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert lift_module._batch_size(stacks, None) == 8
+    monkeypatch.setattr(lift_module, "BATCH_BYTES", 3 * 10 * 8 * 64 * 32)
+    assert lift_module._batch_size(stacks, None) == 3
+    monkeypatch.setattr(lift_module, "BATCH_BYTES", 1)
+    assert lift_module._batch_size(stacks, None) == 1

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from svdjax.spectral import MEASURES, SVDState, analyse_stack, prepare_stack
-from svdjax.spectral.compare import FACTORS, GRAM, TOLERANCE
+from svdjax.spectral.compare import FACTORS, GRAM
+from svdjax.spectral.gram_state import TOLERANCE
 from tests.spectral import matrices
 from tests.spectral.run import CORNER, LAYERS, analyse
 

@@ -1,4 +1,4 @@
-"""Sums over slices of a long matrix are its products."""
+"""Sums over slices of a long matrix are its matmul."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax.spectral import products, working_precision
+from svdjax.spectral import matmul, working_precision
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 # Shape, length of a slice, dtype. The long ones in seven to nine slices and in one; the last of
@@ -30,36 +30,34 @@ def short_rows(w, by):
 
 @pytest.mark.parametrize(("shape", "length", "dtype"), CASES)
 def test_products_of_slices_add_up(shape, length, dtype, monkeypatch):
-    monkeypatch.setattr(products, "_SLICE", length)
-    monkeypatch.setattr(products, "_SLICE_BYTES", 0)
+    monkeypatch.setattr(matmul, "_SLICE", length)
+    monkeypatch.setattr(matmul, "_SLICE_BYTES", 0)
     rng = np.random.default_rng(0)
     base, post = ((7 * rng.standard_normal(shape)).astype(dtype) for _ in range(2))
 
     @jax.jit
     def every(b, p):
         return (
-            [products.scale(w, "float64") for w in (b, p)],
-            products.all_of(b, p, "float64"),
-            products.gram_of(b, "float64"),
-            products.all_of(b, p, "float64", grams=()),
-            products.all_of(b, p, "float64", grams=[1]),
+            [matmul.scale(w, "float64") for w in (b, p)],
+            [matmul.gram_of(w, "float64") for w in (b, p)],
+            matmul.cross_of(b, p, "float64"),
         )
 
     with working_precision("gram_f64"):
-        scales, found, single, cross, other = jax.device_get(every(base, post))
+        scales, grams, cross = jax.device_get(every(base, post))
     rows = short_rows(base, scales[0]), short_rows(post, scales[1])
-    wanted = rows[0] @ rows[0].T, rows[1] @ rows[1].T, rows[0] @ rows[1].T
-    size = max(np.abs(one).max() for one in rows) ** 2
+    expected = rows[0] @ rows[0].T, rows[1] @ rows[1].T, rows[0] @ rows[1].T
+    size = max(np.abs(w).max() for w in rows) ** 2
     # Sums of up to 900 terms of that size, in another order.
-    parts = (*found, single, *cross, *other), (*wanted, wanted[0], wanted[2], *wanted[1:])
-    for mine, theirs in zip(*parts, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12 * size)
-    np.testing.assert_array_equal(single, single.T)
+    for product, reference in zip(
+        (*map(np.triu, grams), cross), (*map(np.triu, expected[:2]), expected[2])
+    ):
+        np.testing.assert_allclose(product, reference, rtol=0, atol=1e-12 * size)
 
 
 @jax.jit
 def scaled_gram(w):
-    return products.gram_of(w, "float64"), products.scale(w, "float64")
+    return matmul.gram_of(w, "float64"), matmul.scale(w, "float64")
 
 
 def test_zeros_stay_zeros():
@@ -78,16 +76,16 @@ def test_size_does_not_matter(size):
 
 
 @pytest.mark.parametrize("bytes_", [1, 2**10, 2**20])
-def test_totals_count_every_entry_once(bytes_, monkeypatch):
-    monkeypatch.setattr(products, "_TERMS_BYTES", bytes_)
+def test_sums_count_every_entry_once(bytes_, monkeypatch):
+    monkeypatch.setattr(matmul, "_TERMS_BYTES", bytes_)
     rng = np.random.default_rng(2)
     base, post = (rng.standard_normal((37, 11)).astype(ml_dtypes.bfloat16) for _ in range(2))
 
     @jax.jit
     def totals(*both):
-        return products.total(lambda b, p: (b * p, b - p), both, "float64")
+        return matmul.sum_terms(lambda b, p: b * p, both, "float64")
 
     with working_precision("gram_f64"):
         found = totals(base, post)
     b, p = base.astype(np.float64), post.astype(np.float64)
-    np.testing.assert_allclose(found, [np.sum(b * p), np.sum(b - p)], rtol=1e-13)
+    np.testing.assert_allclose(found, np.sum(b * p), rtol=1e-13)
