@@ -4,7 +4,7 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 
 Every control is W_post + t D. D is a matrix of normal numbers for ``noise``, W_base - W_post for
 ``interpolated`` and ``reverted``, where t is at most 1; t is such that the *stored* matrix lies at
-the distance of the construction's. Rounding to 16 bits adds to a distance: t is found with it.
+the distance of the construction's. Rounding to 16 bits adds to a distance: t is sought with it.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ def _matched(
 
     def step(_, state):
         t, low, high, best, error = state
-        found = moved(t)
-        off = jnp.abs(found - distance)
+        reached = moved(t)
+        off = jnp.abs(reached - distance)
         best, error = jnp.where(off < error, t, best), jnp.minimum(off, error)
-        low, high = jnp.where(found < distance, t, low), jnp.where(found < distance, high, t)
+        low, high = jnp.where(reached < distance, t, low), jnp.where(reached < distance, high, t)
         safe = jnp.where(length > 0, length, 1)
-        guess = jnp.sqrt(jnp.maximum(t**2 + (distance**2 - found**2) / safe**2, 0))
+        guess = jnp.sqrt(jnp.maximum(t**2 + (distance**2 - reached**2) / safe**2, 0))
         middle = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * t)
         return jnp.where((guess > low) & (guess < high), guess, middle), low, high, best, error
 

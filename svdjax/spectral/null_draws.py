@@ -152,7 +152,7 @@ def folded(normal: jax.Array) -> jax.Array:
 def with_values(left: jax.Array, values: jax.Array, right: jax.Array) -> jax.Array:
     """U diag(values) V^T with Haar-random U and V, the orthonormal factors of normal matrices.
 
-    That of a folded one is the orthonormal factor of the whole, its rows reduced likewise.
+    That of a folded one is the orthonormal factor of the whole, its rows reduced in the same way.
     """
     return outer(_haar(left) * values[None, :], _haar(right))
 

@@ -63,7 +63,7 @@ def arrays(workdir, pair):
 
 def test_what_several_pairs_share_is_computed_once(models, tmp_path):
     pairs = [("base", "one"), ("base", "two"), ("one", "two")]
-    kernel: Any = kernels._known.program
+    kernel: Any = kernels._prepare.program
     kernel.clear_cache()
     sweep(models, tmp_path / "all", pairs)
     assert compiled(kernel) > 0

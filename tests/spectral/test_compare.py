@@ -94,7 +94,7 @@ def test_what_is_known_changes_nothing(shape, given, kappas):
     short = np.linalg.svd(base[0])[2 if shape[0] >= shape[1] else 0]
     short = short.T if shape[0] >= shape[1] else short
     # A square matrix has its factors kept, a long one only the vectors of its short side.
-    vectors = one.factors.v if isinstance(one, SVDState) else one.rows.swapaxes(1, 2)
+    vectors = one.factors.v if isinstance(one, SVDState) else one.vt.swapaxes(1, 2)
     cosines = np.abs(np.einsum("rs,rs->s", short, np.asarray(vectors[0])))
     np.testing.assert_allclose(cosines, 1, atol=1e-9)  # kappa is 10, the gaps are a tenth
     got = jax.device_get(
