@@ -35,7 +35,7 @@ def run(main: Callable[[], str | None]) -> NoReturn:
     """Parses the flags, calls `main` and ends the process with the status above.
 
     Args:
-      main: does the work; the text it returns is the short summary for stdout.
+        main: Does the work; the text it returns is the short summary for stdout.
     """
     streams.settle()
     command = f"python -m svdjax.{_command()}"

@@ -26,7 +26,7 @@ class Interrupted(BaseException):
     Like `KeyboardInterrupt` it is no `Exception`, so that nothing mistakes it for a fault.
 
     Attributes:
-      status: exit status by the shell's convention, 128 + the number of the signal.
+        status: Exit status by the shell's convention, 128 + the number of the signal.
     """
 
     def __init__(self, message: str, signum: int = signal.SIGTERM):
@@ -40,7 +40,7 @@ class HostLost(BaseException):
     No `Exception`, for the same reason as `Interrupted`.
 
     Attributes:
-      status: exit status, 3.
+        status: Exit status, 3.
     """
 
     status = 3

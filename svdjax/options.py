@@ -33,21 +33,21 @@ def default_config(
     """Builds a locked sweep config.
 
     Args:
-      name: name of the config; the default workdir is ``runs/<name>``.
-      pairs: pair name to ``{"base": …, "post": …}`` and what else `PAIR_LEAVES` knows. Base and
-        post are directories or hub ids (``org/name`` or ``org/name@revision``). ``paper`` names the
-        column of the paper's tables 3 and 4 to print beside the measurement, as
-        ``"Qwen2.5-Math-1.5B/instruct"``. The constructions stage makes models of every pair
-        whose ``constructed`` is not False, restores from ``other``, another post model, in eq. 12,
-        and judges them on ``text``, a file of held-out text (svdjax/text/texts.py says in
-        which form).
-      trajectory: labels of the points in order, where the pairs are those of a trajectory
-        (`svdjax.sweep.trajectory`); the report then shows curves over them.
-      **defaults: other defaults for leaves of `OPTIONS`; for those of a section, a mapping under
-        its name.
+        name: Name of the config; the default workdir is ``runs/<name>``.
+        pairs: Pair name to ``{"base": …, "post": …}`` and what else `PAIR_LEAVES` knows. Base and
+            post are directories or hub ids (``org/name`` or ``org/name@revision``). ``paper`` names
+            the column of the paper's tables 3 and 4 to print beside the measurement, as
+            ``"Qwen2.5-Math-1.5B/instruct"``. The constructions stage makes models of every pair
+            whose ``constructed`` is not False, restores from ``other``, another post model, in eq.
+            12, and judges them on ``text``, a file of held-out text (svdjax/text/texts.py says in
+            which form).
+        trajectory: Labels of the points in order, where the pairs are those of a trajectory
+            (`svdjax.sweep.trajectory`); the report then shows curves over them.
+        **defaults: Other defaults for leaves of `OPTIONS`; for those of a section, a mapping under
+            its name.
 
     Returns:
-      A locked `ConfigDict` with `name`, `pairs` and every leaf of `OPTIONS`.
+        A locked `ConfigDict` with `name`, `pairs` and every leaf of `OPTIONS`.
     """
     config = ConfigDict()
     for leaf, (default, _) in OPTIONS.items():
@@ -80,15 +80,15 @@ def parse_argument(
     is expanded in values.
 
     Args:
-      argument: the text after the colon, or None when there is none.
-      known: the keys this config understands.
-      words: arguments it understands by themselves, without a value.
+        argument: The text after the colon, or None when there is none.
+        known: The keys this config understands.
+        words: Arguments it understands by themselves, without a value.
 
     Returns:
-      The given keys with their values, a word with "".
+        The given keys with their values, a word with "".
 
     Raises:
-      InputError: an unknown key, a key without value, or a key given twice.
+        InputError: An unknown key, a key without value, or a key given twice.
     """
     known, words = tuple(known), tuple(words)
     if not argument:

@@ -39,7 +39,7 @@ class _Descriptor(io.FileIO):
     """Writes to a descriptor, until that fails; from then on to /dev/null.
 
     Attributes:
-      keeps: errors that are not told; None for all.
+        keeps: Errors that are not told; None for all.
     """
 
     def __init__(self, number: int, keeps: tuple[int, ...] | None):

@@ -42,12 +42,12 @@ class Asking:
     """Asks a model the questions of a benchmark, grades, and says how far it is.
 
     Args:
-      chat: how the model reads.
-      questions: the benchmark.
-      prompts: by repeat, the same as the model reads them, in this order.
-      grader: entered.
-      how: the protocol.
-      label: what progress calls it.
+        chat: How the model reads.
+        questions: The benchmark.
+        prompts: By repeat, the same as the model reads them, in this order.
+        grader: entered.
+        how: The protocol.
+        label: What progress calls it.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Asking:
         """All responses, repeat by repeat; those that the journal lacks are made and kept there.
 
         Args:
-          journal: of this model and benchmark.
-          generator: gives the model; not called where no answer is missing.
-          check: told how far it is; may raise `Interrupted`, and what was graded is kept first.
+            journal: Of this model and benchmark.
+            generator: Gives the model; not called where no answer is missing.
+            check: Told how far it is; may raise `Interrupted`, and what was graded is kept first.
 
         Returns:
-          The responses, and how many of them are new.
+            The responses, and how many of them are new.
         """
         kept = journal.read()
         keys = list(self.questions)

@@ -31,12 +31,12 @@ class PromptedModel:
     """How a checkpoint reads.
 
     Attributes:
-      checkpoint: its weights, of which a variant replaces some.
-      config: of its decoder.
-      chat: its tokenizer and template.
-      questions: prompts by benchmark and repeat, in the order of the questions.
-      prompts: token ids of the prompts to probe with.
-      note: what is to be known of it; empty if nothing.
+        checkpoint: Its weights, of which a variant replaces some.
+        config: Of its decoder.
+        chat: Its tokenizer and template.
+        questions: Prompts by benchmark and repeat, in the order of the questions.
+        prompts: Token ids of the prompts to probe with.
+        note: What is to be known of it; empty if nothing.
     """
 
     checkpoint: Checkpoint
@@ -52,9 +52,9 @@ class EvalInputs:
     """What a sweep's models read.
 
     Attributes:
-      questions: by benchmark; empty where no stage asks any.
-      prompts: to probe with; empty where no stage reads any.
-      readers: by pair, of base and of post.
+        questions: By benchmark; empty where no stage asks any.
+        prompts: To probe with; empty where no stage reads any.
+        readers: By pair, of base and of post.
     """
 
     questions: dict[str, Questions] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def read_inputs(jobs: Sequence[PairJob], settings: Settings) -> EvalInputs:
     """Reads benchmarks and prompts and makes every model's tokens of them.
 
     Raises:
-      InputError: with every fault: a file, a tokenizer, or a model that the decoder cannot run.
+        InputError: With every fault: a file, a tokenizer, or a model that the decoder cannot run.
     """
     faults: list[str] = []
     questions: dict[str, Questions] = {}
@@ -143,7 +143,7 @@ def _reader(
                 name: repeat_prompts(chat, some, settings.evaluation.rounds, system=how.system)
                 for name, some in material.questions.items()
             },
-            prompts=[chat.prompt(one.text, system, one.place).tokens for one in material.prompts],
+            prompts=[chat.prompt(one.text, system, one.location).tokens for one in material.prompts],
             note=note,
         )
     return known[key]

@@ -64,7 +64,7 @@ class EvaluateJob(EvaluationOptions, DecoderOptions, DeviceOptions):
     """One model on one benchmark: the flags of ``python -m svdjax.evaluate``.
 
     Raises:
-      InputError: the values are wrong; everything at once.
+        InputError: The values are wrong; everything at once.
     """
 
     model: str = setting(help="Model: a directory, or a hub id org/name[@revision].")

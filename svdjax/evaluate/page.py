@@ -27,9 +27,9 @@ def answers_section(
     """Writes the table and the figure of a pair's answers; returns what its page shows.
 
     Args:
-      evaluation: results of the evaluation stage.
-      folder: the pair's.
-      paper: as in `svdjax.sweep.pair_page.write_pair`.
+        evaluation: Results of the evaluation stage.
+        folder: The pair's.
+        paper: As in `svdjax.sweep.pair_page.write_pair`.
     """
     table = answers_table(evaluation, paper)
     table.write(folder / "tables")
@@ -59,9 +59,9 @@ def index_answers(
     """The paper's tables for all pairs together; None where nothing was evaluated.
 
     Args:
-      evaluations: results of the evaluation stage, by pair.
-      papers: the paper's models by pair, where they are the paper's.
-      folder: the sweep's.
+        evaluations: Results of the evaluation stage, by pair.
+        papers: The paper's models by pair, where they are the paper's.
+        folder: The sweep's.
     """
     if not evaluations:
         return None

@@ -24,17 +24,17 @@ class Response:
     """One answer to one question.
 
     Attributes:
-      id: of the question.
-      repeat: 0, 1, ...
-      group: of the question.
-      prompt: the text that the model read.
-      response: what it wrote.
-      answer: the right answer.
-      extracted: the answer in the response, None where there is none.
-      correct: the verdict.
-      reason: why it could not be compared, empty where it was.
-      tokens: how many the response has, without the stop token.
-      stopped: it ended by itself, not at the limit.
+        id: Of the question.
+        repeat: 0, 1, ...
+        group: Of the question.
+        prompt: The text that the model read.
+        response: What it wrote.
+        answer: The right answer.
+        extracted: The answer in the response, None where there is none.
+        correct: The verdict.
+        reason: Why it could not be compared, empty where it was.
+        tokens: How many the response has, without the stop token.
+        stopped: It ended by itself, not at the limit.
     """
 
     id: str

@@ -40,10 +40,10 @@ class EvaluateOutcome:
     """What an evaluation found.
 
     Attributes:
-      out: where its files lie.
-      summary: the content of summary.json.
-      asked: answers made by this run; the others are an earlier one's.
-      was_finished: there was nothing to do.
+        out: Where its files lie.
+        summary: The content of summary.json.
+        asked: Answers made by this run; the others are an earlier one's.
+        was_finished: There was nothing to do.
     """
 
     out: pathlib.Path
@@ -69,12 +69,12 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
     that are left, and ends with the same answers.
 
     Args:
-      job: model, benchmark and how.
-      stop: the caller's entered `StopRequest`; without one, the run enters its own.
+        job: Model, benchmark and how.
+        stop: The caller's entered `StopRequest`; without one, the run enters its own.
 
     Raises:
-      InputError: model, benchmark or directory cannot be used.
-      Interrupted: SIGTERM or SIGINT; what was answered is kept.
+        InputError: Model, benchmark or directory cannot be used.
+        Interrupted: SIGTERM or SIGINT; what was answered is kept.
     """
     if stop is None:
         with StopRequest() as own:

@@ -42,13 +42,13 @@ def run_evaluation(
     """Asks and grades the models of every pair.
 
     Args:
-      jobs: the validated pairs.
-      comparisons: their analyses, which constructed models need.
-      material: questions and prompts.
-      stage: see there.
+        jobs: The validated pairs.
+        comparisons: Their analyses, which constructed models need.
+        material: Questions and prompts.
+        stage: See there.
 
     Returns:
-      The results by pair, in the order of `jobs`.
+        The results by pair, in the order of `jobs`.
     """
     builder = kept_builder(stage)
     with Grader() as grader, stage.journal(_JOURNAL) as journal:

@@ -35,10 +35,10 @@ class PaperTable:
     """One of the paper's tables, for whatever models were evaluated.
 
     Attributes:
-      number: in the paper.
-      title: what it shows.
-      measure: ``accuracy`` or ``tokens``.
-      models: the rows of every pair.
+        number: In the paper.
+        title: What it shows.
+        measure: ``accuracy`` or ``tokens``.
+        models: The rows of every pair.
     """
 
     number: str
@@ -108,11 +108,11 @@ def matrix(
     """One row per pair (if there are any) and model, columns per benchmark; the paper's beside.
 
     Args:
-      table: from `answers_table` or `all_answers_table`.
-      title: of the view.
-      measures: some of `MEASURES`; of several the headings say which.
-      models: which; all if not given.
-      folded: shown only when asked for.
+        table: From `answers_table` or `all_answers_table`.
+        title: Of the view.
+        measures: Some of `MEASURES`; of several the headings say which.
+        models: Which; all if not given.
+        folded: Shown only when asked for.
     """
     chosen = [row for row in table.rows if models is None or row["model"] in models]
     columns = list(_columns(chosen, measures))

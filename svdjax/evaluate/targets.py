@@ -19,11 +19,11 @@ class TargetModel:
     """A model to be run.
 
     Attributes:
-      name: ``post``, ``base`` or that of a variant or control.
-      title: a few words for tables and figures.
-      reader: how it reads.
-      weights: digest of all that determines its weights.
-      load: gives its parameters, in their storage dtype.
+        name: ``post``, ``base`` or that of a variant or control.
+        title: A few words for tables and figures.
+        reader: How it reads.
+        weights: Digest of all that determines its weights.
+        load: Gives its parameters, in their storage dtype.
     """
 
     name: str
@@ -39,11 +39,11 @@ def target_models(
     """The models of a pair, post first; constructed ones where the pair has any.
 
     Args:
-      maker: of the pair.
-      material: what they read.
-      stage: as the sweep hands it over.
-      controls: behind a constructed model also its controls, where
-        ``config.constructions.asked`` names its kind.
+        maker: Of the pair.
+        material: What they read.
+        stage: As the sweep hands it over.
+        controls: Behind a constructed model also its controls, where ``config.constructions.asked``
+            names its kind.
     """
     spec, readers = maker.job.spec, material.readers[maker.job.spec.name]
     inputs, versions = stage.identity["inputs"], stage.identity["versions"]

@@ -38,7 +38,7 @@ _COMMAND = "python -m svdjax.harness"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Registers the model and hands the arguments on.
+    """Registers the model and runs the harness's command line with the arguments.
 
     Raises:
         InputError: lm_eval cannot be imported, or svdjax cannot use what is asked.
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             f"lm-evaluation-harness cannot be imported ({why}); pip install 'svdjax[harness]'"
         ) from None
-    # Importing it registers the model.
+    import svdjax.harness.model  # noqa: F401  (registers the model)
 
-    # Where it finds them.
+    # The harness reads its arguments there.
     sys.argv = ["lm-eval", *arguments]
     harness.cli_evaluate()
 

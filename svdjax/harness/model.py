@@ -1,13 +1,13 @@
 """svdjax's decoder as the model "svdjax" of lm-evaluation-harness.
 
-Importing this module registers it, so that `lm_eval.simple_evaluate("svdjax", …)` finds it. What a
-request means is what the harness's own Hugging Face model (`HFLM`) makes of it at batch size 1:
-encoding, prefix token, truncation, windows, stop strings. What differs:
+Importing this module registers it, so that `lm_eval.simple_evaluate("svdjax", …)` finds it. It
+treats requests as the harness's own Hugging Face model (`HFLM`) does at batch size 1: encoding,
+prefix token, truncation, windows, stop strings. Differences:
 
 - log-softmax and sums are float32 whatever the dtype, and no result depends on the batch;
 - defaults for sampling and penalties in a checkpoint's generation_config.json are not taken over (a
   warning says so where greedy answers depend on them), nor is `generate`'s own top_k of 50;
-- what is drawn depends on `seed` and the number of the request alone.
+- random draws depend on `seed` and the number of the request alone.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from svdjax.checkpoint.generation import generation_settings
 from svdjax.errors import InputError
 from svdjax.model import Generator, Request, Sampling, decoder_mesh
 from svdjax.text.chat import chat_model
+from svdjax.text.options import DTYPES
 from svdjax.text.scoring import Scorer
-from svdjax.text.tokenizers import Tokenizer, TokenizerError, load_tokenizer
+from svdjax.text.tokenizers import Tokenizer, TokenizerError, check_vocabulary, load_tokenizer
 
-_DTYPES = ("float32", "bfloat16")
 _AUTO_ROWS = 32
-# Settings of `generate` that do nothing at this value, and those that only random draws feel.
+# Settings of `generate` that do nothing at this value, and those that affect only random draws.
 _NEUTRAL = {
     **{"num_beams": 1, "repetition_penalty": 1, "no_repeat_ngram_size": 0},
     **{"top_k": 0, "min_p": 0, "typical_p": 1},
 }
-_OF_DRAWS = ("top_p", "top_k", "min_p", "typical_p")
+_DRAW_SETTINGS = ("top_p", "top_k", "min_p", "typical_p")
 _PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
 
 
 @register_model("svdjax")
 class SvdjaxLM(TemplateLM):
-    """A checkpoint that the harness can ask.
+    """A checkpoint as a model of the harness.
 
     Args:
         pretrained: A directory, or a hub id org/name[@revision].
@@ -64,11 +64,11 @@ class SvdjaxLM(TemplateLM):
         max_length: Tokens the model sees at most; None: max_position_embeddings.
         max_gen_toks: New tokens where a task does not say how many.
         add_bos_token: Whether special tokens are added to texts; None: as the tokenizer does.
-        devices: How many to use; 0 takes all.
-        tensor_parallel: How many of them hold the model together.
-        seed: Of random draws.
-        device: Not looked at: the harness's command line always names one, of torch; jax takes
-            those of JAX_PLATFORMS.
+        devices: Number of devices; 0 takes all.
+        tensor_parallel: Number of devices that hold the model together.
+        seed: Seed of random draws.
+        device: Ignored: the harness's command line always names one, of torch; jax takes those of
+            JAX_PLATFORMS.
         **unknown: Refused.
 
     Raises:
@@ -101,10 +101,12 @@ class SvdjaxLM(TemplateLM):
             )
         if not pretrained:
             raise InputError("model svdjax needs --model_args pretrained=DIR or org/name")
-        if dtype not in _DTYPES:
-            raise InputError(f"dtype={dtype}: expected {' or '.join(_DTYPES)}")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype={dtype}: expected {' or '.join(DTYPES)}")
         self.dtype = jnp.dtype(dtype)
-        self.batch_size = _rows(batch_size)
+        # 0: the generator and the scorer have their own.
+        is_auto = str(batch_size).startswith("auto")
+        self.batch_size = 0 if is_auto else _at_least_one("batch_size", batch_size)
         self.max_gen_toks = _at_least_one("max_gen_toks", max_gen_toks)
         self.add_bos_token, self.seed = add_bos_token, int(seed)
         # Its bootstrap would fork, and what is forked beside jax's threads may hang.
@@ -118,35 +120,35 @@ class SvdjaxLM(TemplateLM):
             _warn_of_penalties(checkpoint.home)
         context = self.config.max_position_embeddings
         self.max_length = _at_least_one("max_length", context if max_length is None else max_length)
-        self._running: Scorer | Generator | None = None
+        self._model: Scorer | Generator | None = None
 
     @property
     def eot_token_id(self) -> int:
-        """The end of a text."""
+        """Token of the end of a text."""
         return self._eos
 
     @property
     def prefix_token_id(self) -> int:
-        """What comes before a text without context: bos, or eos where there is none."""
+        """Token before a text without context: bos, or eos where there is none."""
         bos = self.tokenizer.bos_token_id
         return self._eos if bos is None else bos
 
     @property
     def tokenizer_name(self) -> str:
-        """Its place, for the harness's cache of requests."""
+        """Name of the tokenizer in the harness's cache of requests."""
         return self.tokenizer.name_or_path.replace("/", "__")
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The prompt of a conversation; system turns are left out where the template refuses them.
+        """Prompt of a conversation; without system turns where the template refuses them.
 
         Raises:
             InputError: The template fails.
         """
-        some = [turn for turn in chat_history if turn["role"] != "system"]
+        without_system = [turn for turn in chat_history if turn["role"] != "system"]
         why = None
-        for turns in (chat_history, some):
+        for turns in (chat_history, without_system):
             try:
                 return self.tokenizer.render(
                     turns,
@@ -154,29 +156,27 @@ class SvdjaxLM(TemplateLM):
                     continue_final_message=not add_generation_prompt,
                 )
             except TokenizerError as error:
-                # Else there is no template at all.
+                # Another error: there is no template at all.
                 if "TemplateError" not in error.kinds:
-                    raise InputError(f"{self.tokenizer.name_or_path}: {error.words}") from None
-                why = error.words
+                    raise InputError(f"{self.tokenizer.name_or_path}: {error.message}") from None
+                why = error.message
         raise InputError(f"{self.tokenizer.name_or_path}: its chat template fails ({why})")
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """The tokens of a text; special ones are not added to one that begins with the prefix."""
+        """Token ids of a text; without special ones where it begins with the prefix token."""
         if add_special_tokens is None:
-            begun = has_bos_prefix(string, self.tokenizer.decode([self.prefix_token_id]))
-            add_special_tokens = False if begun else self.add_bos_token
+            prefix = self.tokenizer.decode([self.prefix_token_id])
+            add_special_tokens = False if has_bos_prefix(string, prefix) else self.add_bos_token
         return self._encoded(string, add_special_tokens)
 
-    def _encoded(self, text: str, special: bool | None) -> list[int]:
-        how = {} if special is None else {"add_special_tokens": special}
-        tokens = self.tokenizer.encode(text, **how)
-        if tokens and max(tokens) >= self.config.vocab_size:
-            raise InputError(
-                f"{self.tokenizer.name_or_path}: token {max(tokens)} is outside the vocabulary of "
-                f"{self.config.vocab_size}; the tokenizer beside the model must be its own"
-            )
+    def _encoded(self, text: str, add_special_tokens: bool | None) -> list[int]:
+        options = {}
+        if add_special_tokens is not None:
+            options["add_special_tokens"] = add_special_tokens
+        tokens = self.tokenizer.encode(text, **options)
+        check_vocabulary(tokens, self.config.vocab_size, self.tokenizer.name_or_path)
         return tokens
 
     def _loglikelihood_tokens(
@@ -185,8 +185,11 @@ class SvdjaxLM(TemplateLM):
         disable_tqdm: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        answers: list[Any] = [None] * len(requests)
-        pairs = [_window(context, goal, self.max_length) for _, context, goal in requests]
+        likelihoods: list[Any] = [None] * len(requests)
+        pairs = [
+            _truncated(context, continuation, self.max_length)
+            for _, context, continuation in requests
+        ]
         cut = sum(len(new) < len(old) for (new, _), (_, old, _) in zip(pairs, requests))
         if cut:
             logging.getLogger(__name__).warning(
@@ -194,14 +197,16 @@ class SvdjaxLM(TemplateLM):
                 *(cut, len(pairs), self.max_length),
             )
         with _bar(len(requests), "likelihoods", disable_tqdm) as bar:
-            for score in self._scorer().run(pairs):
-                answer = answers[score.index] = (score.log_likelihood, score.is_greedy)
-                request = requests[score.index][0]
-                # None: a window of a longer text, which is kept as a whole.
+            scorer = self._running(Scorer, batch_size=self.batch_size)
+            for scored in scorer.run(pairs):
+                likelihood = (scored.log_likelihood, scored.is_greedy)
+                likelihoods[scored.index] = likelihood
+                request = requests[scored.index][0]
+                # None: a window of a longer text, which is cached as a whole.
                 if request is not None:
-                    self.cache_hook.add_partial("loglikelihood", request, answer)
+                    self.cache_hook.add_partial("loglikelihood", request, likelihood)
                 bar.update()
-        return answers
+        return likelihoods
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -225,69 +230,65 @@ class SvdjaxLM(TemplateLM):
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continue each context up to a stop string, the end of the text, or max_gen_toks."""
+        """Continuations of contexts up to a stop string, the end of the text, or max_gen_toks."""
         texts = [""] * len(requests)
-        # Requests whose tokens are chosen alike share batches.
-        groups: dict[Sampling, list[tuple[int, Request, Ending]]] = {}
-        for index, request in enumerate(requests):
-            sampling, each, ending = self._asked(index, *request.args)
-            groups.setdefault(sampling, []).append((index, each, ending))
+        # Requests with equal sampling parameters share batches.
+        groups: dict[Sampling, list[tuple[Request, StopStrings]]] = {}
+        for index, instance in enumerate(requests):
+            sampling, request, stop = self._request(index, *instance.args)
+            groups.setdefault(sampling, []).append((request, stop))
         with _bar(len(requests), "generation", disable_tqdm) as bar:
             for sampling, members in groups.items():
-                generator = self._generator()
+                generator = self._running(
+                    Generator, batch_size=self.batch_size or _AUTO_ROWS, stop_tokens=self._stops
+                )
                 generator.sampling = sampling
-                for one in generator.run([each for _, each, _ in members]):
-                    index, _, ending = members[one.index]
-                    texts[index] = ending.text(one.tokens)
-                    request = requests[index].args
-                    self.cache_hook.add_partial("generate_until", request, texts[index])
+                for completion in generator.run([request for request, _ in members]):
+                    request, stop = members[completion.index]
+                    index = request.stream
+                    texts[index] = stop.text(completion.tokens)
+                    self.cache_hook.add_partial(
+                        "generate_until", requests[index].args, texts[index]
+                    )
                     bar.update()
         return texts
 
-    def _asked(
-        self, index: int, context: str, settings: dict[str, Any]
-    ) -> tuple[Sampling, Request, Ending]:
-        """How a request's tokens are chosen, the request, and where it ends."""
-        given: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
-        until, most = given.pop("until"), given.pop("max_gen_toks")
-        sampling = _sampling(given, self.seed)
+    def _request(
+        self, index: int, context: str, gen_kwargs: dict[str, Any]
+    ) -> tuple[Sampling, Request, StopStrings]:
+        settings: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
+        until, max_new_tokens = settings.pop("until"), settings.pop("max_gen_toks")
+        sampling = _sampling(settings, self.seed)
         eos = self.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
-        ending = Ending(handle_stop_sequences(until, eos=eos), self.tokenizer)
-        room = self.max_length - most
+        stop = StopStrings(handle_stop_sequences(until, eos=eos), self.tokenizer)
+        room = self.max_length - max_new_tokens
         if room < 1:
             raise InputError(
-                f"max_gen_toks={most} leaves no room for a prompt in max_length={self.max_length}; "
-                "give fewer by --gen_kwargs max_gen_toks=N"
+                f"max_gen_toks={max_new_tokens} leaves no room for a prompt in "
+                f"max_length={self.max_length}; give fewer by --gen_kwargs max_gen_toks=N"
             )
-        # A template has written bos already.
-        begun = has_bos_prefix(context, self.tokenizer.bos_token)
-        tokens = self._encoded(context, False if begun else self.add_bos_token)
+        # A chat template may have written bos already.
+        has_bos = has_bos_prefix(context, self.tokenizer.bos_token)
+        tokens = self._encoded(context, False if has_bos else self.add_bos_token)
         tokens = tokens[-room:] or [self.prefix_token_id]
-        return sampling, Request(tokens, most, index, ending), ending
+        return sampling, Request(tokens, max_new_tokens, index, stop), stop
 
-    def _scorer(self) -> Scorer:
-        return self._run(Scorer, batch_size=self.batch_size)
-
-    def _generator(self) -> Generator:
-        rows = self.batch_size or _AUTO_ROWS
-        return self._run(Generator, batch_size=rows, stop_tokens=self._stops)
-
-    def _run(self, kind: type[Any], **options: Any) -> Any:
-        """The model, ready for one kind of request: the devices hold it for one at a time."""
-        if not isinstance(self._running, kind):
-            self._running = None
-            self._running = kind(
+    def _running(self, kind: type[Any], **options: Any) -> Any:
+        """The model as a `Scorer` or a `Generator`: the devices hold one of them at a time."""
+        if not isinstance(self._model, kind):
+            self._model = None
+            self._model = kind(
                 self._host_params, self.config, mesh=self._mesh, dtype=self.dtype, **options
             )
-        return self._running
+        return self._model
 
 
-class Ending:
-    """Where a continuation ends: after the token that completes a stop string.
+class StopStrings:
+    """Stop condition of a continuation: the token that completes a stop string.
 
     Args:
         until: Stop strings; they may be special tokens.
-        tokenizer: Of the model.
+        tokenizer: The model's tokenizer.
     """
 
     def __init__(self, until: Sequence[str], tokenizer: Any):
@@ -295,29 +296,29 @@ class Ending:
         lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in until]
         # A model may write a stop string in a few more tokens than the tokenizer would.
         self._lookback = max(lengths, default=0) + 2
-        self._seen, self._end = 0, None
+        self._checked, self._end = 0, None
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Whether the new tokens so far hold a stop string; called with ever more of them."""
-        while self._end is None and self._seen < len(tokens):
-            self._seen += 1
-            recent = tokens[max(0, self._seen - self._lookback) : self._seen]
+        while self._end is None and self._checked < len(tokens):
+            self._checked += 1
+            recent = tokens[max(0, self._checked - self._lookback) : self._checked]
             text = self._tokenizer.decode(list(recent), skip_special_tokens=False)
             if any(stop in text for stop in self._until):
-                self._end = self._seen
+                self._end = self._checked
         return self._end is not None
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The continuation's text before the first stop string, without special tokens."""
+        """Text of the continuation before the first stop string, without special tokens."""
         self(tokens)
         text = self._tokenizer.decode(list(tokens[: self._end]), skip_special_tokens=True)
         return postprocess_generated_text(text, list(self._until), None)
 
 
-def _window(
+def _truncated(
     context: list[int], continuation: list[int], max_length: int
 ) -> tuple[list[int], list[int]]:
-    """The context cut from the left, so that the model reads `max_length` tokens at most."""
+    """Context cut from the left, so that the model reads `max_length` tokens at most."""
     if not context or not continuation:
         raise InputError(
             f"a request has {len(context)} token(s) of context and {len(continuation)} of "
@@ -335,28 +336,28 @@ def _window(
 def _sampling(settings: dict[str, Any], seed: int) -> Sampling:
     """`Sampling` of normalised generation settings."""
     rest = {name: value for name, value in settings.items() if value is not None}
-    drawing, temperature = bool(rest.pop("do_sample")), float(rest.pop("temperature", 0.0))
-    if not drawing:
-        rest = {name: value for name, value in rest.items() if name not in _OF_DRAWS}
+    do_sample, temperature = bool(rest.pop("do_sample")), float(rest.pop("temperature", 0.0))
+    if not do_sample:
+        rest = {name: value for name, value in rest.items() if name not in _DRAW_SETTINGS}
     top_p = float(rest.pop("top_p", 1.0))
-    wrong = [f"{name}={value}" for name, value in rest.items() if _NEUTRAL.get(name) != value]
-    if wrong:
+    unknown = [f"{name}={value}" for name, value in rest.items() if _NEUTRAL.get(name) != value]
+    if unknown:
         raise InputError(
-            f"gen_kwargs {', '.join(wrong)}: model svdjax knows until, max_gen_toks, do_sample, "
+            f"gen_kwargs {', '.join(unknown)}: model svdjax knows until, max_gen_toks, do_sample, "
             "temperature and top_p"
         )
-    if drawing and temperature <= 0:
+    if do_sample and temperature <= 0:
         raise InputError(
             f"gen_kwargs do_sample=True: needs a temperature above 0, is {temperature}"
         )
     try:
-        return Sampling(temperature, top_p, seed) if drawing else Sampling()
+        return Sampling(temperature, top_p, seed) if do_sample else Sampling()
     except ValueError as error:
         raise InputError(f"gen_kwargs: {error}") from None
 
 
 def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> tuple[Tokenizer, int]:
-    """The tokenizer, and its eos token."""
+    """Tokenizer and its eos token."""
     settings = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
     tokenizer = load_tokenizer(path, "lm-evaluation-harness", settings)
     if tokenizer.eos_token_id is None:
@@ -365,23 +366,12 @@ def _tokenizer(path: pathlib.Path, add_bos_token: bool | None) -> tuple[Tokenize
 
 
 def _warn_of_penalties(path: pathlib.Path) -> None:
-    """Transformers applies the checkpoint's own penalties even to greedy answers; here nobody does.
-
-    Raises:
-        InputError: generation_config.json is not what it should be.
-    """
+    """Warns of a checkpoint's own penalties: transformers applies them even to greedy answers."""
     for name, value in generation_settings(path, _PENALTIES).items():
         if value != _NEUTRAL[name]:
             logging.getLogger(__name__).warning(
                 "%s: %s=%s of generation_config.json is not applied", path, name, value
             )
-
-
-def _rows(batch_size: int | str) -> int:
-    """0 for "auto"."""
-    if str(batch_size).startswith("auto"):
-        return 0
-    return _at_least_one("batch_size", batch_size)
 
 
 def _at_least_one(name: str, value: Any) -> int:
@@ -394,5 +384,5 @@ def _at_least_one(name: str, value: Any) -> int:
     return number
 
 
-def _bar(total: int, what: str, disabled: bool) -> Any:
-    return tqdm.tqdm(total=total, desc=f"svdjax {what}", disable=disabled)
+def _bar(total: int, task: str, disabled: bool) -> Any:
+    return tqdm.tqdm(total=total, desc=f"svdjax {task}", disable=disabled)

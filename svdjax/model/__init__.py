@@ -1,8 +1,8 @@
-"""The Flax decoder of all families: logits, what goes on inside, and generation."""
+"""Flax decoder of all families: logits, attention entropies and hidden states, generation."""
 
 from svdjax.model.decoder import Decoder, forward, init_params, separate_layers
 from svdjax.model.generation import Completion, Generator, Request, Sampling, greedy
-from svdjax.model.placing import decoder_mesh, place
+from svdjax.model.sharding import decoder_mesh, shard_params
 from svdjax.model.taps import Taps
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "forward",
     "greedy",
     "init_params",
-    "place",
     "separate_layers",
+    "shard_params",
 ]

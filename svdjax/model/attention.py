@@ -21,15 +21,15 @@ NO_WINDOW = 2**30
 _HIGH = jax.lax.Precision.HIGHEST
 
 
-class Context(NamedTuple):
-    """What all layers share in one call.
+class SequenceInfo(NamedTuple):
+    """Positions, rotary angles and padding of a call, for all layers.
 
     Attributes:
-        cos, sin: [B, T, A] float32 rotary angles.
-        local: The same of the layers with a window, where they have a rotary embedding of their
-            own; None: they have not.
+        cos, sin: [B, T, A] float32, of the rotary angles.
+        local: (cos, sin) of the layers with a window, where they have a rotary embedding of their
+            own; else None.
         positions: [B, T] int32.
-        valid: [B, T] bool, which are tokens (not padding); None: all are.
+        valid: [B, T] bool, False for padding; None: all are tokens.
     """
 
     cos: jax.Array
@@ -39,21 +39,21 @@ class Context(NamedTuple):
     valid: jax.Array | None
 
     def angles(self, window: Any) -> tuple[jax.Array, jax.Array]:
-        """Cosines and sines of a layer with this window (see `Attention`)."""
+        """Cosines and sines of a layer with a window as `Attention` takes it."""
         if self.local is None or window is None:
             return self.cos, self.sin
         cos, sin = self.local
-        near = window < NO_WINDOW
-        return jnp.where(near, cos, self.cos), jnp.where(near, sin, self.sin)
+        is_local = window < NO_WINDOW
+        return jnp.where(is_local, cos, self.cos), jnp.where(is_local, sin, self.sin)
 
 
 class KV(NamedTuple):
-    """Keys (already turned) and values of one layer.
+    """Keys (already rotated) and values of one layer.
 
-    Of a call's own tokens both [B, T, K, H]. In a cache k is [B, K, H, S] and v [B, K, S, H], which
-    lets both products of a step run along their rows (on a CPU 2.7 times as fast as two of one
-    kind), and the token at position p lies in slot p mod S: a layer with a sliding window needs no
-    more slots than its window is wide.
+    Both are [B, T, K, H] for a call's own tokens. In a cache k is [B, K, H, S] and v [B, K, S, H],
+    which lets both products of a step run along their rows (on a CPU 2.7 times as fast as with one
+    layout for both), and the token at position p lies in slot p mod S: a layer with a sliding
+    window needs no more slots than its window is wide.
     """
 
     k: jax.Array
@@ -74,17 +74,17 @@ def linear(features: int, bias: bool, dtype: Any, scale: float, name: str) -> nn
     )
 
 
-def visible(context: Context, window: jax.Array | None) -> jax.Array:
-    """Which keys each query sees: no later ones, tokens only, at most `window` back.
+def attention_mask(sequence: SequenceInfo, window: jax.Array | None) -> jax.Array:
+    """Keys that each query sees: no later ones, no padding, at most `window` back.
 
     Returns:
         [B or 1, T, T] bool.
     """
-    back = context.positions[:, :, None] - context.positions[:, None, :]
-    mask = back >= 0
+    distance = sequence.positions[:, :, None] - sequence.positions[:, None, :]
+    mask = distance >= 0
     if window is not None:
-        mask = mask & (back < window)
-    return mask if context.valid is None else mask & context.valid[:, None, :]
+        mask = mask & (distance < window)
+    return mask if sequence.valid is None else mask & sequence.valid[:, None, :]
 
 
 class Attention(nn.Module):
@@ -97,66 +97,66 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: Context, window: Any, cache: KV | None
+        self, x: jax.Array, sequence: SequenceInfo, window: Any, cache: KV | None
     ) -> tuple[jax.Array, KV]:
-        """Attend.
+        """Attention of x [B, T, D] (normalised hidden states) to itself or to a cache.
 
         Args:
-            x: [B, T, D] normalised hidden states.
-            context: What all layers share.
+            x: Hidden states.
+            sequence: Positions, angles and padding.
             window: int32 scalar, how many tokens back a query sees (itself included); `NO_WINDOW`
                 or None: all.
             cache: This layer's earlier keys and values; T is then 1. None: attend to x itself.
 
         Returns:
-            [B, T, D], and the keys and values: the cache with this token's among them, or without
-            a cache those of this call.
+            [B, T, D], and keys and values: the cache with this token's in it, or without a cache
+            this call's.
         """
         c = self.config
         q, k, v = self._project(x)
-        cos, sin = context.angles(window)
+        cos, sin = sequence.angles(window)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         B, T = x.shape[:2]
         q = q.reshape(B, T, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim)
         if cache is None:
-            kept = KV(k, v)
+            kv = KV(k, v)
             scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, precision=_HIGH)
-            weights = self._weights(scores, visible(context, window)[:, None, None])
+            weights = self._weights(scores, attention_mask(sequence, window)[:, None, None])
             out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v, precision=_HIGH)
             if self.taps is not None:
-                self.taps.attention(self, weights.reshape(B, c.num_heads, T, T), context.valid)
+                self.taps.attention(self, weights.reshape(B, c.num_heads, T, T), sequence.valid)
         else:
-            position = context.positions[:, 0]
+            position = sequence.positions[:, 0]
             slots = cache.k.shape[3]
-            kept = KV(
-                _put(cache.k, jnp.moveaxis(k, 1, 3), position % slots, 3),
-                _put(cache.v, jnp.moveaxis(v, 1, 2), position % slots, 2),
+            kv = KV(
+                _write_slot(cache.k, jnp.moveaxis(k, 1, 3), position % slots, 3),
+                _write_slot(cache.v, jnp.moveaxis(v, 1, 2), position % slots, 2),
             )
             # How long ago each slot was written, this token's own being 0.
-            back = (position[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
-            seen = back <= position[:, None]
+            distance = (position[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
+            mask = distance <= position[:, None]
             if window is not None and window < slots:
-                seen = seen & (back < window)
-            keys, values = (each.astype(q.dtype) for each in kept)
+                mask = mask & (distance < window)
+            keys, values = kv.k.astype(q.dtype), kv.v.astype(q.dtype)
             scores = jnp.einsum("BKGH,BKHS->BKGS", q[:, 0], keys, precision=_HIGH)
-            weights = self._weights(scores, seen[:, None, None])
+            weights = self._weights(scores, mask[:, None, None])
             out = jnp.einsum("BKGS,BKSH->BKGH", weights, values, precision=_HIGH)
         out = out.reshape(B, T, c.num_heads * c.head_dim)
         bias = c.attention_out_bias
-        return linear(c.hidden_size, bias, self.dtype, self.init_scale, "o_proj")(out), kept
+        return linear(c.hidden_size, bias, self.dtype, self.init_scale, "o_proj")(out), kv
 
-    def _weights(self, scores: jax.Array, seen: jax.Array) -> jax.Array:
+    def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
         """Probabilities over the last axis of raw scores, in the compute dtype."""
         c = self.config
         scores = scores.astype(jnp.float32) * c.query_scale
         if c.attn_logit_softcap is not None:
             scores = c.attn_logit_softcap * jnp.tanh(scores / c.attn_logit_softcap)
         # Finite, so that a padding query, which sees nothing, stays finite too.
-        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
         return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H]; normalised as the model has it."""
+        """Queries [B, T, N, H], keys and values [B, T, K, H], with the model's norms."""
         c = self.config
         heads = {"q_proj": c.num_heads, "k_proj": c.num_kv_heads, "v_proj": c.num_kv_heads}
         sizes = [count * c.head_dim for count in heads.values()]
@@ -178,10 +178,10 @@ class Attention(nn.Module):
         return q, k, v
 
 
-def _put(cache: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
+def _write_slot(cache: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
     """A cache [B, ...] with `new`, of length 1 along `axis`, in the slot of each row [B]."""
     # Mapped over the rows, which keeps a cache that is split by rows where it is.
     write = jax.vmap(
-        lambda row, one, slot: jax.lax.dynamic_update_slice_in_dim(row, one, slot, axis - 1)
+        lambda row, update, slot: jax.lax.dynamic_update_slice_in_dim(row, update, slot, axis - 1)
     )
     return write(cache, new.astype(cache.dtype), slots)

@@ -1,4 +1,4 @@
-"""The decoder of all families: embedding, layers (scanned or separate), norm and head.
+"""Decoder of all families: embedding, layers (scanned or separate), norm and head.
 
 Axes: `B` batch, `T` time, `D` model, `V` vocabulary.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.checkpoint.config import ModelConfig
-from svdjax.model.attention import KV, NO_WINDOW, Context, linear
+from svdjax.model.attention import KV, NO_WINDOW, SequenceInfo, linear
 from svdjax.model.layers import Block
 from svdjax.model.norm import RMSNorm
 from svdjax.model.rope import angles
@@ -35,8 +35,8 @@ class Decoder(nn.Module):
         init_scale: Standard deviation of freshly drawn weights.
         separate: False: the parameters are the stacked pytree of `svdjax.checkpoint`, and the
             layers are scanned. True: every layer has its own, as `separate_layers` makes them, and
-            its own cache, which is what generation needs.
-        taps: What every layer leaves in the collection `taps.COLLECTION` (scanned layers only).
+            its own cache, as generation needs it.
+        taps: Numbers that every layer stores in `taps.COLLECTION` (scanned layers only).
     """
 
     config: ModelConfig
@@ -56,14 +56,14 @@ class Decoder(nn.Module):
         cache: Sequence[KV] | None = None,
         at: jax.Array | None = None,
     ) -> Any:
-        """Predict the next token after each token.
+        """Logits of the token after each token.
 
         Args:
             tokens: [B, T] int32.
             positions: [B, T] int32; counted over the valid tokens if None.
             valid: [B, T] bool, False for padding (on either side); None: all are tokens.
             cache: Earlier keys and values by layer, for T = 1 (separate layers only).
-            at: [B] int32, the only index in T whose logits are wanted; None: all.
+            at: [B] int32, the only index in T whose logits are computed; None: all.
 
         Returns:
             Logits [B, T, V] (with `at` [B, V]) in the compute dtype; with separate layers: (logits,
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         """
         c = self.config
         tokens = tokens.astype(jnp.int32)
-        context = self._context(tokens, positions, valid)
+        sequence = self._sequence(tokens, positions, valid)
         embed = nn.Embed(
             c.vocab_size,
             c.hidden_size,
@@ -82,11 +82,14 @@ class Decoder(nn.Module):
         x = embed(tokens)
         if c.embedding_scale is not None:
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
-        kept = None
+        kv: list[KV] = []
         if self.separate:
-            x, kept = self._separately(x, context, cache)
+            for layer, window in enumerate(c.windows):
+                block = Block(c, self.dtype, self.init_scale, return_kv=True, name=f"layer_{layer}")
+                x, layer_kv = block(x, window, None if cache is None else cache[layer], sequence)
+                kv.append(layer_kv)
         else:
-            x = self._scanned(x, context)
+            x = self._scanned(x, sequence)
         if at is not None:
             x = jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
         x = RMSNorm(c, self.dtype, name="norm")(x)
@@ -99,9 +102,9 @@ class Decoder(nn.Module):
             logits = logits * jnp.asarray(c.logit_scale, logits.dtype)
         if c.final_logit_softcap is not None:
             logits = c.final_logit_softcap * jnp.tanh(logits / c.final_logit_softcap)
-        return (logits, kept) if self.separate else logits
+        return (logits, kv) if self.separate else logits
 
-    def _scanned(self, x: jax.Array, context: Context) -> jax.Array:
+    def _scanned(self, x: jax.Array, sequence: SequenceInfo) -> jax.Array:
         c = self.config
         windows = None
         if any(window is not None for window in c.windows):
@@ -115,22 +118,11 @@ class Decoder(nn.Module):
             length=c.num_layers,
             unroll=self.unroll,
         )(c, self.dtype, self.init_scale, taps=self.taps, name="layers")
-        return stack(x, windows, None, context)[0]
+        return stack(x, windows, None, sequence)[0]
 
-    def _separately(
-        self, x: jax.Array, context: Context, cache: Sequence[KV] | None
-    ) -> tuple[jax.Array, list[KV]]:
-        c, kept = self.config, []
-        for layer, window in enumerate(c.windows):
-            block = Block(c, self.dtype, self.init_scale, keep=True, name=f"layer_{layer}")
-            x, one = block(x, window, None if cache is None else cache[layer], context)
-            kept.append(one)
-        return x, kept
-
-    def _context(
+    def _sequence(
         self, tokens: jax.Array, positions: jax.Array | None, valid: jax.Array | None
-    ) -> Context:
-        """Positions and angles of the call."""
+    ) -> SequenceInfo:
         if positions is None:
             if valid is None:
                 positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
@@ -140,11 +132,11 @@ class Decoder(nn.Module):
         c, local = self.config, None
         if c.local_rope is not None:
             local = angles(c.local_rope, c.head_dim, positions)
-        return Context(*angles(c.rope, c.head_dim, positions), local, positions, valid)
+        return SequenceInfo(*angles(c.rope, c.head_dim, positions), local, positions, valid)
 
 
 def separate_layers(params: Params) -> Params:
-    """The parameters for `Decoder(separate=True)`: {"embed_tokens", "norm", "layer_0", ...}.
+    """Parameters for `Decoder(separate=True)`: {"embed_tokens", "norm", "layer_0", ...}.
 
     Leaves of host arrays are views.
     """
@@ -158,7 +150,7 @@ def separate_layers(params: Params) -> Params:
 
 
 def init_params(config: ModelConfig, key: jax.Array, scale: float = 0.02) -> Params:
-    """Draw parameters for training: normal weights with deviation `scale`, zero biases, unit norms.
+    """Random parameters: normal weights with deviation `scale`, zero biases, unit norms.
 
     Returns:
         Nested dict of float32 arrays, layers stacked on the leading axis.

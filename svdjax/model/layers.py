@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.checkpoint.config import ModelConfig
-from svdjax.model.attention import KV, Attention, Context, linear
+from svdjax.model.attention import KV, Attention, SequenceInfo, linear
 from svdjax.model.norm import RMSNorm
 from svdjax.model.taps import Taps
 
@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map x [B, T, D] to [B, T, D]."""
+        """Output [B, T, D] for x [B, T, D]."""
         c, dtype, scale = self.config, self.dtype, self.init_scale
         F, bias = c.intermediate_size, c.mlp_bias
         if c.fused_gate_up:
@@ -43,39 +43,39 @@ class Block(nn.Module):
     """One layer: the carry of `nn.scan` is x; window and cache come per layer.
 
     Attributes:
-        keep: Return keys and values; a scan over many layers would stack them all.
+        return_kv: Return keys and values; a scan over many layers would stack them all.
     """
 
     config: ModelConfig
     dtype: Any
     init_scale: float
-    keep: bool = False
+    return_kv: bool = False
     taps: Taps | None = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, window: Any, cache: KV | None, context: Context
+        self, x: jax.Array, window: Any, cache: KV | None, sequence: SequenceInfo
     ) -> tuple[jax.Array, KV | None]:
-        """Map x [B, T, D] to [B, T, D]; see `Attention` for the other arguments."""
-        c, parts = self.config, (self.config, self.dtype)
+        """Output [B, T, D] for x [B, T, D]; the other arguments are those of `Attention`."""
+        c, dtype = self.config, self.dtype
 
-        def entering(x: jax.Array, name: str) -> jax.Array:
-            return RMSNorm(*parts, name=name)(x) if c.pre_norms else x
+        def pre_norm(x: jax.Array, name: str) -> jax.Array:
+            return RMSNorm(c, dtype, name=name)(x) if c.pre_norms else x
 
-        def added(x: jax.Array, out: jax.Array, name: str) -> jax.Array:
+        def residual(x: jax.Array, out: jax.Array, name: str) -> jax.Array:
             if c.post_norms:
-                out = RMSNorm(*parts, name=name)(out)
+                out = RMSNorm(c, dtype, name=name)(out)
             if c.residual_scale is not None:
                 out = out * jnp.asarray(c.residual_scale, out.dtype)
             return x + out
 
-        attention = Attention(*parts, self.init_scale, self.taps, name="self_attn")
-        feed_forward = FeedForward(*parts, self.init_scale, name="mlp")
-        out, kept = attention(entering(x, "input_layernorm"), context, window, cache)
-        x = added(x, out, "post_attention_layernorm")
+        attention = Attention(c, dtype, self.init_scale, self.taps, name="self_attn")
+        feed_forward = FeedForward(c, dtype, self.init_scale, name="mlp")
+        out, kv = attention(pre_norm(x, "input_layernorm"), sequence, window, cache)
+        x = residual(x, out, "post_attention_layernorm")
         # Hugging Face's name of the second norm depends on whether there is one after attention.
         second = "pre_feedforward_layernorm" if c.post_norms else "post_attention_layernorm"
-        x = added(x, feed_forward(entering(x, second)), "post_feedforward_layernorm")
+        x = residual(x, feed_forward(pre_norm(x, second)), "post_feedforward_layernorm")
         if self.taps is not None:
-            self.taps.hidden(self, x, context.valid)
-        return x, kept if self.keep else None
+            self.taps.hidden(self, x, sequence.valid)
+        return x, kv if self.return_kv else None

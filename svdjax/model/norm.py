@@ -19,7 +19,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise the last axis of x [..., D]; the result has the compute dtype."""
+        """Normalised x [..., D] along its last axis, in the compute dtype."""
         c = self.config
         init = nn.initializers.zeros if c.norm_plus_one else nn.initializers.ones
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)

@@ -1,7 +1,7 @@
-"""Rotary position embedding: angles from positions, and the turn they give queries and keys.
+"""Rotary position embedding: angles of positions, and the rotation of queries and keys.
 
 Axes: `B` batch, `T` time, `N` heads (query or kv heads), `H` head dim; `A` angles (half of the
-dimensions that turn).
+rotated dimensions).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, long: bool = False) -> np.
     Args:
         rope: Kind and fields of the embedding.
         head_dim: `H`.
-        long: longrope only: the factors for sequences beyond the original length.
+        long: Take the factors for sequences beyond the original length (longrope only).
 
     Returns:
         [A], float64.
@@ -57,32 +57,32 @@ def angles(rope: Rope, head_dim: int, positions: jax.Array) -> tuple[jax.Array, 
     Returns:
         cos, sin: [B, T, A] float32, times the attention factor.
     """
-    turn = jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)[None, None, :]
+    frequency = jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)[None, None, :]
     if rope.kind == "longrope":
-        stretched = inverse_frequencies(rope, head_dim, long=True)
+        long = inverse_frequencies(rope, head_dim, long=True)
         last = jnp.max(positions, axis=1)[:, None, None]
-        turn = jnp.where(
+        frequency = jnp.where(
             last >= rope.original_max_position_embeddings,
-            jnp.asarray(stretched, jnp.float32)[None, None, :],
-            turn,
+            jnp.asarray(long, jnp.float32)[None, None, :],
+            frequency,
         )
-    angle = positions.astype(jnp.float32)[:, :, None] * turn
+    angle = positions.astype(jnp.float32)[:, :, None] * frequency
     return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turn the pairs (j, j + A) of the first 2A head dimensions; the others pass unchanged.
+    """Rotates the pairs (j, j + A) of the first 2A head dimensions; the others pass unchanged.
 
     Args:
         x: [B, T, N, H], any float dtype.
         cos: [B, T, A] float32 (a leading axis of length 1 serves every sequence).
-        sin: Like cos.
+        sin: Shape and dtype of cos.
 
     Returns:
         [B, T, N, H] in the dtype of x.
     """
     half = cos.shape[-1]
-    cos, sin = (each.astype(x.dtype)[:, :, None, :] for each in (cos, sin))
+    cos, sin = cos.astype(x.dtype)[:, :, None, :], sin.astype(x.dtype)[:, :, None, :]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate([*turned, rest] if rest.shape[-1] else turned, axis=-1)
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*rotated, rest] if rest.shape[-1] else rotated, axis=-1)

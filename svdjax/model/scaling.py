@@ -1,8 +1,8 @@
-"""Projections of a model multiplied by factors, layer by layer, where they lie on the devices.
+"""Scaling of a model's projections by factors per layer, on the devices.
 
 `W = U S V^T`, so `c W = U (c S) V^T`: all singular values are scaled, and nothing is factorised.
-Leaves keep shape and dtype, so that what was compiled for the model serves for every scaling of
-it. Parts of fused projections are columns of their kernels.
+Leaves keep shape and dtype, so that programs compiled for the model serve every scaling of it.
+Parts of fused projections are columns of their kernels.
 
 Axes: `L` layers, `I` in, `O` out.
 """
@@ -19,8 +19,6 @@ import numpy as np
 from svdjax.checkpoint import ModelConfig
 from svdjax.checkpoint.families import FAMILIES, dimensions
 
-Leaf = tuple[str, str, str]
-
 
 def scale_projections(
     params: Any,
@@ -29,10 +27,10 @@ def scale_projections(
     *,
     biases: Collection[str] = (),
 ) -> Any:
-    """Multiply projections by a factor for each layer.
+    """Parameters with projections multiplied by a factor for each layer.
 
     Args:
-        params: The model, leaves on the devices; they are left as they are.
+        params: The model, leaves on the devices.
         config: The model.
         factors: Projection, by the name it has where nothing is fused (q_proj, ..., down_proj), to
             its factors [L].
@@ -46,37 +44,37 @@ def scale_projections(
     Raises:
         ValueError: A name is no projection, or there is another number of factors than layers.
     """
-    tables: dict[Leaf, np.ndarray] = {}
-    left = dict(factors)
+    tables: dict[tuple[str, str, str], np.ndarray] = {}
+    unused = dict(factors)
     for module, owner, parts in _projections(config):
         start = 0
         for name, size in parts:
-            columns = slice(start, start := start + size)
+            start += size
             if name not in factors:
                 continue
-            column = np.asarray(left.pop(name), np.float32)
-            if column.shape != (config.num_layers,):
-                raise ValueError(f"{name}: shape {column.shape}, there are {config.num_layers}")
-            width = sum(each for _, each in parts)
+            by_layer = np.asarray(unused.pop(name), np.float32)
+            if by_layer.shape != (config.num_layers,):
+                raise ValueError(f"{name}: shape {by_layer.shape}, there are {config.num_layers}")
+            width = sum(columns for _, columns in parts)
             for kind in ("kernel", "bias") if name in biases else ("kernel",):
                 if kind in params["layers"][module][owner]:
                     ones = np.ones((config.num_layers, width), np.float32)
                     table = tables.setdefault((module, owner, kind), ones)
-                    table[:, columns] = column[:, None]
-    if left:
-        raise ValueError(f"{', '.join(left)}: no projection of {config.family}")
+                    table[:, start - size : start] = by_layer[:, None]
+    if unused:
+        raise ValueError(f"{', '.join(unused)}: no projection of {config.family}")
     layers = dict(params["layers"])
     for (module, owner, kind), table in tables.items():
-        mine = layers[module][owner]
-        scaled = _multiplied(mine[kind], table)
-        layers[module] = layers[module] | {owner: mine | {kind: scaled}}
+        leaves = layers[module][owner]
+        scaled = _multiplied(leaves[kind], table)
+        layers[module] = layers[module] | {owner: leaves | {kind: scaled}}
     return params | {"layers": layers}
 
 
 def without_effect(config: ModelConfig, names: Collection[str]) -> str:
-    """Why scaling these projections leaves the model as it is; empty where it does not.
+    """Why scaling these projections leaves the model as it is; empty where it changes it.
 
-    An RMSNorm takes out the scale of what enters it, but for its epsilon, and a bias beside.
+    An RMSNorm divides by the scale of its input, but for its epsilon and a bias beside.
     """
     reasons = []
     for name in names:

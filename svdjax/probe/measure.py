@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from svdjax.atomic import write_npz
 from svdjax.checkpoint import ModelConfig
 from svdjax.engine.progress import note
-from svdjax.model import place
+from svdjax.model import shard_params
 from svdjax.probe.cka import cka_from_grams, grams
 from svdjax.probe.probing import probe
 from svdjax.probe.results import CKA, ENTROPY, MAPS
@@ -104,7 +104,7 @@ def probed(
             check(f"while {label} read the prompts")
 
         found = probe(
-            place(params, mesh, kind),
+            shard_params(params, mesh, kind),
             config,
             prompts,
             mesh=mesh,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from svdjax.checkpoint import ModelConfig
 from svdjax.model import Decoder, Taps
-from svdjax.model.placing import ROWS, sharding
+from svdjax.model.sharding import ROWS, named_sharding
 from svdjax.model.taps import COLLECTION
 
 _BLOCK = 32
@@ -59,7 +59,7 @@ def probe(
     """Let a model read prompts.
 
     Args:
-        params: As `svdjax.model.place` put them on the devices.
+        params: As `svdjax.model.shard_params` puts them on the devices.
         config: The model.
         prompts: Token ids of each, at least one.
         mesh: From `decoder_mesh`.
@@ -131,7 +131,7 @@ def _read(
 
 
 def _put(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
-    return [jax.device_put(array, sharding(mesh, ROWS)) for array in arrays]
+    return [jax.device_put(array, named_sharding(mesh, ROWS)) for array in arrays]
 
 
 def _batches(

@@ -172,7 +172,7 @@ def _open(
             if job.blocks:
                 job.chosen.choose(config.num_layers)
             chat = chat_model(checkpoint, config, job.prompt_format)
-            prompts = [chat.prompt(one.text, system, one.place).tokens for one in asked]
+            prompts = [chat.prompt(one.text, system, one.location).tokens for one in asked]
             models.append(_Model(name, checkpoint, config, prompts))
         except InputError as error:
             faults.append(str(error))

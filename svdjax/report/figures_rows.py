@@ -20,12 +20,12 @@ def rows(
     """A figure with a heading per group and a row per model.
 
     Args:
-      groups: heading to the models under it, their names to what the row is called.
-      panels: axes side by side, at least one.
-      width: of the figure, inches.
+        groups: Heading to the models under it, their names to what the row is called.
+        panels: Axes side by side, at least one.
+        width: Of the figure, inches.
 
     Returns:
-      The figure, its axes, and where each model's row lies.
+        The figure, its axes, and where each model's row lies.
     """
     texts, places = [], {}
     for heading, members in groups.items():

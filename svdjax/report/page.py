@@ -23,13 +23,13 @@ class Picture:
     """A figure on a page.
 
     Attributes:
-      anchor: name of the file without suffix, and id on the page.
-      title: what it is, with the paper's figure.
-      caption: how to read it.
-      alt: what it shows, for those who do not see it.
-      data: the PNG, base64.
-      width: in CSS pixels.
-      height: likewise.
+        anchor: Name of the file without suffix, and id on the page.
+        title: What it is, with the paper's figure.
+        caption: How to read it.
+        alt: What it shows, for those who do not see it.
+        data: The PNG, base64.
+        width: In CSS pixels.
+        height: likewise.
     """
 
     anchor: str

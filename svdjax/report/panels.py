@@ -31,9 +31,9 @@ class Panel:
     """One or several projections of one shape, drawn together along one layer axis.
 
     Attributes:
-      name: projection, or the pattern its members share.
-      members: the projections, in the order of `layers`.
-      layers: a label for every matrix, `L` of them.
+        name: Projection, or the pattern its members share.
+        members: The projections, in the order of `layers`.
+        layers: A label for every matrix, `L` of them.
     """
 
     name: str
@@ -88,8 +88,8 @@ def drawn(projections: Mapping[str, ProjectionResult]) -> tuple[tuple[Panel, ...
     """Chooses the panels of a page's figures.
 
     Returns:
-      At most `MOST_PANELS` panels, those with the most weights, in their original order; and a
-      sentence that says what is not drawn, empty when everything is.
+        At most `MOST_PANELS` panels, those with the most weights, in their original order; and a
+        sentence that says what is not drawn, empty when everything is.
     """
     every = panels(projections.values())
     if len(every) <= MOST_PANELS:

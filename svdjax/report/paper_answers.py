@@ -30,7 +30,7 @@ def paper_scores(key: str | None) -> Mapping[tuple[str, str], PaperScore]:
     """The paper's values for a key such as ``Qwen2.5-Math-1.5B/instruct``.
 
     Returns:
-      (model, benchmark) to value, ``post`` being the original; empty for other keys.
+        (model, benchmark) to value, ``post`` being the original; empty for other keys.
     """
     return _read().get(key or "", {})
 

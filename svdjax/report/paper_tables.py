@@ -126,9 +126,9 @@ class PaperColumn:
     """One row of Table 3 with its row of Table 4, by projection name.
 
     Attributes:
-      key: ``<base model>/<variant>``.
-      alpha: projection to (mean, std) of Table 3.
-      alpha_prime: projection to the factor of Table 4; empty for ``base'``.
+        key: ``<base model>/<variant>``.
+        alpha: Projection to (mean, std) of Table 3.
+        alpha_prime: Projection to the factor of Table 4; empty for ``base'``.
     """
 
     key: str

@@ -17,18 +17,18 @@ class Section:
     """What the templates need.
 
     Attributes:
-      lead: a few sentences; on the index what their words mean, if they are used.
-      findings: more of them; on the index a sentence or two for every pair, with its name.
-      facts: of the input, (name, value).
-      notes: what is missing, and why.
-      tables: to be shown.
-      figures: drawn.
-      files: names of the tables that were written.
-      anchor: of the section on its page.
-      title: its heading.
-      label: the same in the page's list of sections.
-      explanation: template that explains it, empty for none.
-      target: anchor on a pair's page that the index leads to.
+        lead: A few sentences; on the index what their words mean, if they are used.
+        findings: More of them; on the index a sentence or two for every pair, with its name.
+        facts: Of the input, (name, value).
+        notes: What is missing, and why.
+        tables: To be shown.
+        figures: drawn.
+        files: Names of the tables that were written.
+        anchor: Of the section on its page.
+        title: Its heading.
+        label: The same in the page's list of sections.
+        explanation: Template that explains it, empty for none.
+        target: Anchor on a pair's page that the index leads to.
     """
 
     lead: str
@@ -51,10 +51,10 @@ def pair_sections(
     """Sections of a pair's page, in order; those of one anchor are one.
 
     Args:
-      results: of the pair, by stage; what is missing or None has no section.
-      stages: those that may have results.
-      folder: the pair's.
-      page: what else is on it.
+        results: Of the pair, by stage; what is missing or None has no section.
+        stages: Those that may have results.
+        folder: The pair's.
+        page: What else is on it.
     """
     found: dict[str, Section] = {}
     for stage in sorted(stages, key=lambda stage: stage.place):
@@ -84,10 +84,10 @@ def index_sections(
     """Sections of a sweep's index, in order.
 
     Args:
-      results: by stage, then by pair.
-      stages: those that may have results.
-      folder: the sweep's.
-      papers: the paper's models by pair, where they are the paper's.
+        results: By stage, then by pair.
+        stages: Those that may have results.
+        folder: The sweep's.
+        papers: The paper's models by pair, where they are the paper's.
     """
     found = []
     for stage in sorted(stages, key=lambda stage: stage.place):

@@ -107,9 +107,9 @@ def layer_axis(axes: Axes, layers: Sequence[str], *, room: int = 28) -> None:
     """Labels the x axis with layers, thinned so that they never touch.
 
     Args:
-      axes: where.
-      layers: one label per layer.
-      room: how many digits fit side by side.
+        axes: where.
+        layers: One label per layer.
+        room: How many digits fit side by side.
     """
     count = len(layers)
     longest = min(8, max(len(text) for text in layers))

@@ -22,9 +22,9 @@ class Table:
     """A named table.
 
     Attributes:
-      name: stem of its files.
-      columns: keys of every row, in order.
-      rows: one mapping per line; values are text, int or float.
+        name: Stem of its files.
+        columns: Keys of every row, in order.
+        rows: One mapping per line; values are text, int or float.
     """
 
     name: str

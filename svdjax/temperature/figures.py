@@ -37,8 +37,8 @@ def heatmaps(results: TemperatureResults, drawn: Mapping[str, np.ndarray]) -> Fi
     """A row of panels per measure, one per projection; layers upwards, factors across.
 
     Args:
-      results: of the temperature stage.
-      drawn: from `changes`, not empty.
+        results: Of the temperature stage.
+        drawn: From `changes`, not empty.
     """
     projections, layers = results.projections, results.layers[:-1]
     height = 1.1 + min(4.0, max(1.2, 0.2 * len(layers)))

@@ -39,11 +39,11 @@ class Target:
     """A model whose singular values are scaled.
 
     Attributes:
-      name: ``post`` or ``base``.
-      checkpoint: its weights.
-      config: of its decoder.
-      weights: digest of all that determines them.
-      reader: how it reads; None where it reads neither prompts nor questions.
+        name: ``post`` or ``base``.
+        checkpoint: Its weights.
+        config: Of its decoder.
+        weights: Digest of all that determines them.
+        reader: How it reads; None where it reads neither prompts nor questions.
     """
 
     name: str
@@ -79,10 +79,10 @@ class Measures:
     """How a pair's points are measured.
 
     Attributes:
-      plan: of the pair.
-      stage: see there.
-      journal: directory of what is kept until the stage is done.
-      grader: gives the grader, started when it is first needed.
+        plan: Of the pair.
+        stage: See there.
+        journal: Directory of what is kept until the stage is done.
+        grader: Gives the grader, started when it is first needed.
     """
 
     plan: Plan

@@ -105,7 +105,7 @@ class TemperatureOptions:
         """Which layers are scaled one at a time; None: none is.
 
         Raises:
-          InputError: `layers` is neither ``none`` nor spans of numbers.
+            InputError: `layers` is neither ``none`` nor spans of numbers.
         """
         return None if self.layers == "none" else Layers.parse(self.layers)
 
@@ -115,7 +115,7 @@ class TemperatureOptions:
         Where there are more, they are thinned evenly; first and last stay.
 
         Raises:
-          InputError: a number is not below `count`.
+            InputError: A number is not below `count`.
         """
         spans = self.spans()
         found: tuple[int, ...] = () if spans is None else spans.choose(count)

@@ -30,8 +30,8 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
     """Writes table and figures of a pair's scaled models; returns what its page shows.
 
     Args:
-      results: of the temperature stage.
-      folder: the pair's.
+        results: Of the temperature stage.
+        folder: The pair's.
     """
     table = temperature_table(results)
     table.write(folder / "tables")

@@ -35,9 +35,9 @@ class Grid:
     """What is scaled, and by how much.
 
     Attributes:
-      projections: names of `GROUPS`.
-      layers: those that are scaled one at a time, ascending, then `ALL`.
-      factors: ascending, 1 among them.
+        projections: Names of `GROUPS`.
+        layers: Those that are scaled one at a time, ascending, then `ALL`.
+        factors: Ascending, 1 among them.
     """
 
     projections: tuple[str, ...]
@@ -64,12 +64,12 @@ class Plan:
     """What is done to a pair's models.
 
     Attributes:
-      grid: the points.
-      path: of the held-out text; empty without one.
-      rows: its tokens, as many as are used; None without one.
-      prompts: how many prompts are read, the first ones.
-      questions: by benchmark, as many as are asked.
-      left_out: what is not measured, and why.
+        grid: The points.
+        path: Of the held-out text; empty without one.
+        rows: Its tokens, as many as are used; None without one.
+        prompts: How many prompts are read, the first ones.
+        questions: By benchmark, as many as are asked.
+        left_out: What is not measured, and why.
     """
 
     grid: Grid
@@ -93,8 +93,8 @@ def read_plans(
     """Plans by pair.
 
     Raises:
-      InputError: with every fault of every pair: an architecture that the decoder cannot run, a
-        layer that is not there, or nothing that could be measured.
+        InputError: With every fault of every pair: an architecture that the decoder cannot run, a
+            layer that is not there, or nothing that could be measured.
     """
     found, faults = {}, []
     for job in jobs:

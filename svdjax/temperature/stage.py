@@ -42,13 +42,13 @@ def run_temperature(
     """Scales the singular values of the models of every pair, and measures what that does.
 
     Args:
-      jobs: the validated pairs.
-      plans: what is done to each, by name.
-      material: prompts and questions, where there are any.
-      stage: see there.
+        jobs: The validated pairs.
+        plans: What is done to each, by name.
+        material: Prompts and questions, where there are any.
+        stage: See there.
 
     Returns:
-      The results by pair, in the order of `jobs`.
+        The results by pair, in the order of `jobs`.
     """
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(stage.journal(_JOURNAL))

@@ -1,4 +1,4 @@
-"""From questions to the tokens of a chat prompt, with the model's own template."""
+"""Prompts of questions: a model's chat template and tokenizer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.checkpoint.generation import end_tokens
 from svdjax.errors import InputError
 from svdjax.text.question import Question
-from svdjax.text.tokenizers import TokenizerError, load_tokenizer
+from svdjax.text.tokenizers import TokenizerError, check_vocabulary, load_tokenizer
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model reads: the text, and its tokens."""
+    """A prompt as text and as token ids."""
 
     text: str
     tokens: tuple[int, ...]
 
 
 class ChatModel:
-    """The tokenizer of a checkpoint, as far as asking and answering needs it.
+    """Tokenizer, chat template and stop tokens of a checkpoint.
 
     Args:
         directory: The checkpoint.
@@ -33,8 +33,8 @@ class ChatModel:
         home: The directory with config.json and generation_config.json, where it is another.
 
     Raises:
-        InputError: There is no tokenizer, no chat template where one is needed, or what the files
-            say of the end of an answer makes no sense.
+        InputError: There is no tokenizer, no chat template where one is needed, or the files'
+            stop tokens are no tokens.
     """
 
     def __init__(
@@ -57,90 +57,87 @@ class ChatModel:
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer: of the tokenizer, config.json and generation config."""
-        own = self._tokenizer.eos_token_id
-        own = {own} if isinstance(own, int) and own >= 0 else set()
-        return frozenset(own | self._end_tokens)
+        """Token ids that end an answer: the tokenizer's, config.json's and generation config's."""
+        eos = self._tokenizer.eos_token_id
+        return frozenset(self._end_tokens) | ({eos} if eos is not None else set())
 
-    def prompt(self, question: str, system: str, place: str) -> Prompt:
-        """The prompt of a question.
+    def prompt(self, question: str, system: str, location: str) -> Prompt:
+        """Prompt of a question.
 
         Args:
             question: The user's turn.
             system: The system prompt, empty for none. Where the template knows no system turn, it
                 opens the user's.
-            place: Which question it is, for errors.
+            location: Which question it is, for errors.
 
         Raises:
             InputError: The template or the tokenizer fails, or the prompt has no token, leaves no
                 room in the model's context, or has tokens outside the vocabulary.
         """
-        text = self._text(question, system, place)
+        text = self._text(question, system, location)
         try:
             special = self.prompt_format == "plain"
             tokens = self._tokenizer.encode(text, add_special_tokens=special)
         except TokenizerError as error:
-            raise InputError(f"{place}: the tokenizer fails on it ({error.why})") from None
-        most = self.config.max_position_embeddings
+            raise InputError(f"{location}: the tokenizer fails on it ({error.why})") from None
+        context = self.config.max_position_embeddings
         if not tokens:
-            raise InputError(f"{place}: gives an empty prompt; expected at least one token")
-        if len(tokens) >= most:
+            raise InputError(f"{location}: gives an empty prompt; expected at least one token")
+        if len(tokens) >= context:
             raise InputError(
-                f"{place}: its prompt has {len(tokens)} tokens, and the model sees at most {most} "
-                "(max_position_embeddings), answer included; shorten or leave it out"
+                f"{location}: its prompt has {len(tokens)} tokens, and the model sees at most "
+                f"{context} (max_position_embeddings), answer included; shorten or leave it out"
             )
-        if max(tokens) >= self.config.vocab_size:
-            raise InputError(
-                f"{place}: token {max(tokens)} is outside the vocabulary of "
-                f"{self.config.vocab_size}; the tokenizer beside the model must be its own"
-            )
+        check_vocabulary(tokens, self.config.vocab_size, location)
         return Prompt(text, tuple(tokens))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of an answer, special tokens left out; `InputError` where that fails."""
+        """Text of an answer without special tokens; raises `InputError` where that fails."""
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
-    def _text(self, question: str, system: str, place: str) -> str:
+    def _text(self, question: str, system: str, location: str) -> str:
         if self.prompt_format == "plain":
             return "\n".join(part for part in (system, question) if part) + "\n\n"
-        user = {"role": "user", "content": question}
-        turns = [{"role": "system", "content": system}] if system else []
-        try:
-            return self._template([*turns, user])
-        except TokenizerError as error:
-            if not system:
-                raise InputError(
-                    f"{place}: the model's chat template fails ({error.why})"
-                ) from None
-        # Some templates (gemma's) refuse a system turn.
-        try:
-            return self._template([{"role": "user", "content": f"{system}\n\n{question}"}])
-        except TokenizerError as error:
-            raise InputError(f"{place}: the model's chat template fails ({error.why})") from None
-
-    def _template(self, turns: list[dict[str, str]]) -> str:
-        return self._tokenizer.render(turns, add_generation_prompt=True)
+        conversations = [[("user", question)]]
+        if system:
+            # Some templates (gemma's) refuse a system turn.
+            conversations = [
+                [("system", system), ("user", question)],
+                [("user", f"{system}\n\n{question}")],
+            ]
+        why = ""
+        for turns in conversations:
+            messages = [{"role": role, "content": content} for role, content in turns]
+            try:
+                return self._tokenizer.render(messages, add_generation_prompt=True)
+            except TokenizerError as error:
+                why = error.why
+        raise InputError(f"{location}: the model's chat template fails ({why})")
 
 
 def chat_model(checkpoint: Checkpoint, config: ModelConfig, prompt_format: str) -> ChatModel:
-    """The `ChatModel` of an opened checkpoint; raises as that does."""
+    """`ChatModel` of an opened checkpoint; raises as its constructor does."""
     return ChatModel(checkpoint.tokenizer, config, prompt_format, checkpoint.home)
 
 
 def question_prompts(
     model: ChatModel, questions: Sequence[Question], *, system: str | None = None
 ) -> list[Prompt]:
-    """The prompts of a benchmark.
+    """Prompts of a benchmark's questions, in their order.
 
     Args:
-        model: Who is asked.
-        questions: What.
+        model: The model that answers.
+        questions: The questions.
         system: A system prompt in the place of the benchmark's own; empty for none.
 
     Raises:
         InputError: As `ChatModel.prompt`.
     """
     return [
-        model.prompt(one.text, one.system if system is None else system, f"question {one.id}")
-        for one in questions
+        model.prompt(
+            question.text,
+            question.system if system is None else system,
+            f"question {question.id}",
+        )
+        for question in questions
     ]

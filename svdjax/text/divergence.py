@@ -1,4 +1,4 @@
-"""How far an edited model's next-token predictions are from the original's.
+"""KL divergence, loss and agreement of an edited model's next-token predictions.
 
 Axes: `B` batch, `T` time, `V` vocabulary.
 """
@@ -31,7 +31,7 @@ class Divergence(NamedTuple):
             where the logits of either model are not finite.
         agreement: Percentage of tokens with the same likeliest prediction; NaN like `kl`.
         original_loss: Cross-entropy of the original, nats; NaN where its logits are not finite.
-        tokens: How many tokens count.
+        tokens: Number of counted tokens.
     """
 
     loss: float
@@ -62,16 +62,16 @@ class Divergences:
         mesh: jax.sharding.Mesh | None = None,
         batch_bytes: int = 256 << 20,
     ):
-        """Prepare batches and put the original on the devices.
+        """Makes the batches and puts the original on the devices.
 
         Args:
-            original: Its parameters, as `svdjax.checkpoint.load_params` gives them, any float
-                dtype. They are kept, and may not be changed in place.
-            config: Of both models.
+            original: The original's parameters, as `svdjax.checkpoint.load_params` gives them, any
+                float dtype. They are kept, and may not be changed in place.
+            config: Configuration of both models.
             rows: The text.
             mesh: Devices (one axis) to spread batches and parameters over; None for one.
-            batch_bytes: For the float32 logits of both models in one batch, which holds one row
-                per device at least.
+            batch_bytes: Size of the float32 logits of both models in one batch, which holds one
+                row per device at least.
 
         Raises:
             ValueError: No token of `rows` counts.
@@ -84,7 +84,7 @@ class Divergences:
             # Auto axes whatever the caller's, so that jit divides the work by itself.
             self._mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
         self.config, self.tokens = config, rows.targets
-        self._given = original
+        self._source = original
         self._original = jax.tree.map(self._put, original)
         by_row = self._sharding(self._mesh.axis_names[0])
         self._batches = [
@@ -92,45 +92,47 @@ class Divergences:
             for tokens, lengths, counted in _batches(rows, config, self._mesh.size, batch_bytes)
         ]
         cells = sum(counted.size for *_, counted in self._batches)
-        self._keeps = 4 * cells * config.vocab_size <= batch_bytes
-        self._kept: dict[int, jax.Array] = {}
+        self._caches = 4 * cells * config.vocab_size <= batch_bytes
+        self._predictions: dict[int, jax.Array] = {}
 
     def measure(self, edited: Any) -> Divergence:
-        """Compare an edited model with the original.
+        """Divergence of an edited model from the original.
 
         Args:
-            edited: Its parameters: a tree like the original's, any float dtype. A leaf that is the
-                very object which the original holds counts as unchanged.
+            edited: Parameters: a tree like the original's, any float dtype. A leaf that is the very
+                object which the original holds counts as unchanged.
 
         Raises:
             ValueError: The tree, or a leaf's shape, is another than the original's.
         """
-        params = jax.tree_util.tree_map_with_path(self._shared, edited, self._given, self._original)
+        params = jax.tree_util.tree_map_with_path(
+            self._shared, edited, self._source, self._original
+        )
         sums = np.zeros(4, np.float64)
-        for number, (tokens, lengths, counted) in enumerate(self._batches):
-            p, q = self._predicted(number), _predict(params, self.config, tokens, lengths)
-            found = np.asarray(_compare(p, q, tokens))
+        for index, (tokens, lengths, counted) in enumerate(self._batches):
+            p, q = self._original_log(index), _predict(params, self.config, tokens, lengths)
+            metrics = np.asarray(_compare(p, q, tokens))
             # Added up here in float64, whatever the devices work in.
-            sums += found[:, counted].sum(axis=1, dtype=np.float64)
+            sums += metrics[:, counted].sum(axis=1, dtype=np.float64)
         loss, kl, agreement, original = (sums / self.tokens).tolist()
         return Divergence(loss, kl, 100 * agreement, original, self.tokens)
 
-    def _predicted(self, number: int) -> jax.Array:
-        """What the original predicts of a batch."""
-        if number in self._kept:
-            return self._kept[number]
-        tokens, lengths, _ = self._batches[number]
-        found = _predict(self._original, self.config, tokens, lengths)
-        if self._keeps:
-            self._kept[number] = found
-        return found
+    def _original_log(self, index: int) -> jax.Array:
+        """Log-probabilities of the original for a batch."""
+        if index in self._predictions:
+            return self._predictions[index]
+        tokens, lengths, _ = self._batches[index]
+        log = _predict(self._original, self.config, tokens, lengths)
+        if self._caches:
+            self._predictions[index] = log
+        return log
 
-    def _shared(self, path: Any, leaf: Any, given: Any, kept: jax.Array) -> jax.Array:
-        if leaf is given:
-            return kept
-        if leaf.shape != kept.shape:
+    def _shared(self, path: Any, leaf: Any, source: Any, placed: jax.Array) -> jax.Array:
+        if leaf is source:
+            return placed
+        if leaf.shape != placed.shape:
             name = jax.tree_util.keystr(path)
-            raise ValueError(f"{name}: shape {leaf.shape}, and the original's is {kept.shape}")
+            raise ValueError(f"{name}: shape {leaf.shape}, and the original's is {placed.shape}")
         return self._put(leaf)
 
     def _put(self, leaf: Any) -> jax.Array:
@@ -170,13 +172,13 @@ def _batches(
             tokens = np.zeros((size, length + 1), np.int32)
             lengths = np.zeros(size, np.int32)
             counted = np.zeros((size, length), bool)
-            for place, index in enumerate(members[start : start + size]):
+            for line, index in enumerate(members[start : start + size]):
                 row = rows.tokens[index]
                 # Padded with a token of its own: even a masked key spreads a NaN of its embedding.
-                tokens[place] = row[0]
-                tokens[place, : len(row)] = row
-                lengths[place] = len(row) - 1
-                counted[place, : len(row) - 1] = rows.weights[index] > 0
+                tokens[line] = row[0]
+                tokens[line, : len(row)] = row
+                lengths[line] = len(row) - 1
+                counted[line, : len(row) - 1] = rows.weights[index] > 0
             yield tokens, lengths, counted
 
 
@@ -195,8 +197,8 @@ def _compare(p: jax.Array, q: jax.Array, tokens: jax.Array) -> jax.Array:
 
     Args:
         p: Log-probabilities of the original.
-        q: Those of the edited model.
-        tokens: [B, T + 1].
+        q: Log-probabilities of the edited model.
+        tokens: Token ids, [B, T + 1].
     """
     targets = tokens[:, 1:]
 

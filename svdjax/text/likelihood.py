@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 # Up to here the series of `_excess` is exact to float32; beyond, the closed form loses one digit.
-_SERIES = 0.5
+_SERIES_BELOW = 0.5
 _TERMS = 8
 
 
@@ -48,7 +48,7 @@ def kl_divergence(p: jax.Array, q: jax.Array) -> jax.Array:
     d = p - q
     near = jnp.exp(p) * _excess(d)
     far = jnp.exp(p) * (d - 1.0) + jnp.exp(q)
-    return jnp.sum(jnp.where(jnp.abs(d) < _SERIES, near, far), axis=-1)
+    return jnp.sum(jnp.where(jnp.abs(d) < _SERIES_BELOW, near, far), axis=-1)
 
 
 def _excess(d: jax.Array) -> jax.Array:

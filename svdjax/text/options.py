@@ -1,4 +1,4 @@
-"""How a model is asked and run, whatever for: the part that the commands share."""
+"""Options of prompts, decoder and devices that the commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderOptions:
-    """How prompts are written and a model is laid out, for every command which runs one."""
+    """Prompt format, dtype and sharding of a model that a command runs."""
 
     system: str | None = setting(
         None,
@@ -34,6 +34,6 @@ class DecoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """How many devices a command uses; in a sweep ``config.devices`` says it for all stages."""
+    """Number of devices of a command; in a sweep ``config.devices`` sets it for all stages."""
 
     devices: int = setting(0, "Devices to use; 0 takes all.", least=0)

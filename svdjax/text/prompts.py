@@ -1,6 +1,6 @@
 """Prompts to probe models with: a ``.jsonl`` of {"prompt": …} or {"question": …}, or plain lines.
 
-GSM8K's own files are of the first kind.
+GSM8K's own files are such ``.jsonl`` files.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import pathlib
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from svdjax.errors import InputError, printable
-from svdjax.text.reading import filled_lines, has_half_a_surrogate, parse_record
+from svdjax.text.lines import has_lone_surrogate, nonblank_lines, parse_record
 
-_WANTED = 'expected {"prompt": …} or {"question": …} with a string'
+_RECORD = 'expected {"prompt": …} or {"question": …} with a string'
 _LINES = 'a prompt a line, or {"prompt": …} a line in a .jsonl'
 
 
@@ -22,38 +24,42 @@ class PromptText:
     """A prompt, and where it stands: "FILE, line N"."""
 
     text: str
-    place: str
+    location: str
 
 
 def read_prompts(path: str | os.PathLike[str], limit: int = 0) -> tuple[PromptText, ...]:
-    """Read a file of prompts.
+    """Prompts of a file, in order.
 
     Args:
         path: The file; anything but .jsonl is plain text, a prompt a line.
-        limit: How many to take, from the beginning; 0 takes all.
+        limit: Number of prompts to take, from the beginning; 0 takes all.
 
     Raises:
         InputError: It cannot be read, a line is not of the form, or it holds no prompt.
     """
-    where = pathlib.Path(path)
-    found: list[PromptText] = []
-    for number, line in filled_lines(where, _LINES):
-        if limit and len(found) == limit:
+    path = pathlib.Path(path)
+    prompts: list[PromptText] = []
+    for number, line in nonblank_lines(path, _LINES):
+        if limit and len(prompts) == limit:
             break
-        place = f"{where}, line {number}"
-        if where.suffix != ".jsonl":
-            found.append(PromptText(line.rstrip("\r"), place))
-            continue
-        record = parse_record(line, place, _WANTED)
-        key = next((key for key in ("prompt", "question") if key in record), None)
-        if key is None:
-            keys = printable(", ".join(record) or "no key", 200)
-            raise InputError(f"{place}: {_WANTED}, found {keys}")
-        value = record[key]
-        if not isinstance(value, str) or not value.strip() or has_half_a_surrogate(value):
-            shown = printable(reprlib.repr(value), 80)
-            raise InputError(f"{place}: {_WANTED} of ordinary text as {key}, found {shown}")
-        found.append(PromptText(value, place))
-    if not found:
-        raise InputError(f"{where}: holds no prompt; expected at least one line that is not blank")
-    return tuple(found)
+        location = f"{path}, line {number}"
+        if path.suffix == ".jsonl":
+            text = _prompt(parse_record(line, location, _RECORD), location)
+        else:
+            text = line.rstrip("\r")
+        prompts.append(PromptText(text, location))
+    if not prompts:
+        raise InputError(f"{path}: holds no prompt; expected at least one line that is not blank")
+    return tuple(prompts)
+
+
+def _prompt(record: Mapping[str, Any], location: str) -> str:
+    key = next((key for key in ("prompt", "question") if key in record), None)
+    if key is None:
+        keys = printable(", ".join(record) or "no key", 200)
+        raise InputError(f"{location}: {_RECORD}, found {keys}")
+    value = record[key]
+    if not isinstance(value, str) or not value.strip() or has_lone_surrogate(value):
+        shown = printable(reprlib.repr(value), 80)
+        raise InputError(f"{location}: {_RECORD} of ordinary text as {key}, found {shown}")
+    return value

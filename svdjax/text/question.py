@@ -1,4 +1,4 @@
-"""A question of a benchmark, whichever benchmark it is."""
+"""Questions of a benchmark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked, and what the answer is.
+    """A question with its gold answer.
 
     Attributes:
         id: Unique within its benchmark.

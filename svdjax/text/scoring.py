@@ -19,23 +19,23 @@ from jax.sharding import Mesh
 from svdjax.checkpoint import ModelConfig
 from svdjax.model import decoder_mesh, forward
 from svdjax.model.generation.generate import bucket
-from svdjax.model.placing import ROWS, place, sharding
+from svdjax.model.sharding import ROWS, named_sharding, shard_params
 from svdjax.text.likelihood import log_probabilities
 
 # Logits of one batch, in float32, where the caller leaves the number of rows open.
 _BATCH_BYTES = 256 << 20
 _MOST_ROWS = 64
-_LEAST_SLOTS = 8
+_LEAST_TARGETS = 8
 
 
-class Score(NamedTuple):
-    """What a model thinks of a continuation.
+class ScoredContinuation(NamedTuple):
+    """Likelihood of a continuation under a model.
 
     Attributes:
-        index: Which request.
+        index: Position of its request.
         log_likelihood: `sum of log p(token | all before)` over the continuation, nats; NaN where
             a logit is not finite.
-        is_greedy: Every token is the likeliest one at its place (the first of equals).
+        is_greedy: Whether every token is the likeliest one at its position (the first of equals).
     """
 
     index: int
@@ -45,16 +45,21 @@ class Score(NamedTuple):
 
 @dataclass
 class _Row:
-    """A sequence the model reads, and what is asked of it: (position, next token)."""
+    """A sequence the model reads, and its scored targets.
+
+    Attributes:
+        tokens: Token ids.
+        targets: (position, next token).
+        requests: (index of the request, its first target, number of targets).
+    """
 
     tokens: tuple[int, ...]
-    slots: list[tuple[int, int]] = field(default_factory=list)
-    # (request, its first slot, how many).
-    asked: list[tuple[int, int, int]] = field(default_factory=list)
+    targets: list[tuple[int, int]] = field(default_factory=list)
+    requests: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 class Scorer:
-    """A model on its devices, ready to score continuations.
+    """Log-likelihoods of continuations under a model on its devices.
 
     Requests that make the model read the same tokens, such as the one-letter answers to a
     question, share a row. Rows are batched by length, padded to a handful of lengths (`bucket`),
@@ -80,10 +85,12 @@ class Scorer:
     ):
         self.config, self.batch_size, self.dtype = config, batch_size, dtype
         self.mesh = decoder_mesh(1) if mesh is None else mesh
-        self._params = place(params, self.mesh, dtype)
+        self._params = shard_params(params, self.mesh, dtype)
 
-    def run(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Score]:
-        """Score all requests, the longest first; each is yielded as soon as it is known.
+    def run(
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> Iterator[ScoredContinuation]:
+        """Scores all requests, the longest first; yields each as soon as it is known.
 
         Args:
             requests: (context, continuation) token ids, at least one of each.
@@ -93,67 +100,65 @@ class Scorer:
         """
         rows = sorted(_rows(requests), key=lambda row: (-len(row.tokens), row.tokens))
         for width, members in itertools.groupby(rows, key=lambda row: bucket(len(row.tokens))):
-            size = self._size(width)
-            for some in _chunks(members, size):
-                yield from self._score(some, size, width)
+            size = self._batch_size(width)
+            while batch := list(itertools.islice(members, size)):
+                yield from self._score(batch, size, width)
 
-    def _size(self, width: int) -> int:
-        most = _BATCH_BYTES // (4 * width * self.config.vocab_size)
-        size = self.batch_size or min(max(most, 1), _MOST_ROWS)
-        parts = self.mesh.shape[ROWS]
-        return -(-size // parts) * parts
+    def _batch_size(self, width: int) -> int:
+        fitting = _BATCH_BYTES // (4 * width * self.config.vocab_size)
+        size = self.batch_size or min(max(fitting, 1), _MOST_ROWS)
+        shards = self.mesh.shape[ROWS]
+        return -(-size // shards) * shards
 
-    def _score(self, rows: Sequence[_Row], size: int, width: int) -> Iterator[Score]:
-        """Score one batch of `size` rows and `width` tokens."""
-        slots = _slots(max(len(row.slots) for row in rows), width)
+    def _score(self, rows: Sequence[_Row], size: int, width: int) -> Iterator[ScoredContinuation]:
+        """Scores one batch of `size` rows and `width` tokens."""
+        count = _target_count(max(len(row.targets) for row in rows), width)
         tokens = np.zeros((size, width), np.int32)
         lengths = np.ones(size, np.int32)
-        at, targets = (np.zeros((size, slots), np.int32) for _ in range(2))
+        positions, targets = (np.zeros((size, count), np.int32) for _ in range(2))
         for line, row in enumerate(rows):
             # Padded with a token of its own: even a masked key spreads a NaN of its embedding.
             tokens[line] = row.tokens[0]
             tokens[line, : len(row.tokens)] = row.tokens
             lengths[line] = len(row.tokens)
-            at[line, : len(row.slots)], targets[line, : len(row.slots)] = zip(*row.slots)
-        arrays = jax.device_put((tokens, lengths, at, targets), sharding(self.mesh, ROWS))
+            scored = slice(len(row.targets))
+            positions[line, scored], targets[line, scored] = zip(*row.targets)
+        arrays = jax.device_put(
+            (tokens, lengths, positions, targets), named_sharding(self.mesh, ROWS)
+        )
         logs, likeliest = map(
             np.asarray, _next_tokens(self._params, self.config, *arrays, dtype=self.dtype)
         )
         for line, row in enumerate(rows):
-            for index, start, count in row.asked:
-                part = slice(start, start + count)
-                total = logs[line, part].sum(dtype=np.float64)
-                yield Score(index, float(total), bool(likeliest[line, part].all()))
+            for index, start, length in row.requests:
+                scored = slice(start, start + length)
+                total = logs[line, scored].sum(dtype=np.float64)
+                yield ScoredContinuation(index, float(total), bool(likeliest[line, scored].all()))
 
 
 def _rows(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Row]:
-    """The rows that answer all requests; a row has no more slots than its bucket is long."""
+    """Rows that serve all requests; a row has no more targets than its bucket is long."""
     rows: list[_Row] = []
-    reading: dict[tuple[int, ...], _Row] = {}
+    open_rows: dict[tuple[int, ...], _Row] = {}
     for index, (context, continuation) in enumerate(requests):
         if not context or not continuation:
             raise ValueError("a context or continuation is empty; give each at least one token")
         tokens, count = (*context, *continuation[:-1]), len(continuation)
-        row = reading.get(tokens)
-        if row is None or len(row.slots) + count > bucket(len(tokens)):
-            row = reading[tokens] = _Row(tokens)
+        row = open_rows.get(tokens)
+        if row is None or len(row.targets) + count > bucket(len(tokens)):
+            row = open_rows[tokens] = _Row(tokens)
             rows.append(row)
-        row.asked.append((index, len(row.slots), count))
-        row.slots += zip(range(len(tokens) - count, len(tokens)), continuation)
+        row.requests.append((index, len(row.targets), count))
+        row.targets += zip(range(len(tokens) - count, len(tokens)), continuation)
     return rows
 
 
-def _chunks(rows: Iterator[_Row], size: int) -> Iterator[list[_Row]]:
-    while chunk := list(itertools.islice(rows, size)):
-        yield chunk
-
-
-def _slots(count: int, width: int) -> int:
+def _target_count(count: int, width: int) -> int:
     """`count` rounded up to 8, 32, 128, …, but not above `width`."""
-    slots = _LEAST_SLOTS
-    while slots < count:
-        slots *= 4
-    return min(slots, width)
+    rounded = _LEAST_TARGETS
+    while rounded < count:
+        rounded *= 4
+    return min(rounded, width)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
@@ -162,12 +167,12 @@ def _next_tokens(
     config: ModelConfig,
     tokens: jax.Array,
     lengths: jax.Array,
-    at: jax.Array,
+    positions: jax.Array,
     targets: jax.Array,
     *,
     dtype: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities of `targets` [B, N] after the positions `at` [B, N] of tokens [B, T].
+    """Log-probabilities of `targets` [B, N] after `positions` [B, N] of tokens [B, T].
 
     Returns:
         [B, N] float32, and whether they are the likeliest tokens, [B, N] bool.
@@ -175,7 +180,7 @@ def _next_tokens(
     # Causal masks hide padding on the right by themselves, but longrope looks at the last position.
     valid = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :] < lengths[:, None]
     logits = forward(params, config, tokens, valid, dtype=dtype)
-    logits = jnp.take_along_axis(logits, at[..., None], axis=1)
+    logits = jnp.take_along_axis(logits, positions[..., None], axis=1)
     log = log_probabilities(logits)
-    found = jnp.take_along_axis(log, targets[..., None], axis=-1)[..., 0]
-    return found, jnp.argmax(logits, axis=-1).astype(targets.dtype) == targets
+    log = jnp.take_along_axis(log, targets[..., None], axis=-1)[..., 0]
+    return log, jnp.argmax(logits, axis=-1).astype(targets.dtype) == targets

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from svdjax.model import decoder_mesh, forward, place
+from svdjax.model import decoder_mesh, forward, shard_params
 from svdjax.probe.probing import Probed, probe
 from tests.model.loading import load, write
 
@@ -21,7 +21,7 @@ FAMILIES = ("qwen2_windows", "gemma2", "phi3", "gemma3_text")
 
 def ours(params: Any, config: Any, prompts: list[list[int]], devices: int, **how: Any) -> Probed:
     mesh = decoder_mesh(devices)
-    return probe(place(params, mesh, np.float32), config, prompts, mesh=mesh, **how)
+    return probe(shard_params(params, mesh, np.float32), config, prompts, mesh=mesh, **how)
 
 
 def shown(directory: pathlib.Path, prompt: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from svdjax import reference
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks import read_benchmark
-from svdjax.text import reading
+from svdjax.text import lines
 from svdjax.text.prompts import read_prompts
 from svdjax.text.texts import Text, read_texts, tokenise
 
@@ -89,7 +89,7 @@ def test_missing_files_folders_and_pipes(tmp_path):
 
 
 def test_size_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(lines, "MOST_BYTES", 1 << 20)
     path = tmp_path / "t.txt"
     path.write_bytes(b"a" * (1 << 20))
     assert len(read_texts(path)) == 1
@@ -98,7 +98,7 @@ def test_size_is_bounded(tmp_path, monkeypatch):
     path.write_bytes(b"a\n" * (1 << 19) + b"b")
     refusal(lambda: read_texts(path), "t.txt", "more than 1 MiB")
     assert len(read_texts(path, 3)) == 3
-    monkeypatch.setattr(reading, "MOST_LINE_BYTES", 1 << 10)
+    monkeypatch.setattr(lines, "MOST_LINE_BYTES", 1 << 10)
     path.write_bytes(b"b\n" + b"a" * 1024 + b"\n")
     refusal(lambda: read_texts(path), "t.txt, line 2", "longer than", "a text a line")
 

@@ -18,9 +18,9 @@ import pytest
 from svdjax import reference
 from svdjax.checkpoint import model_config
 from svdjax.errors import InputError
-from svdjax.text import isolated, tokenizers
+from svdjax.text import tokenizers
 from svdjax.text.chat import ChatModel
-from svdjax.text.isolated import Lost, Worker
+from svdjax.text.worker import Worker, WorkerLost
 
 INSTRUCT = reference.path("instruct")
 CONFIG = model_config(INSTRUCT)
@@ -149,7 +149,7 @@ def test_equal_tokenizers_share_a_process(tmp_path: pathlib.Path) -> None:
     first = ChatModel(copied(tmp_path / "one"), CONFIG)
     second = ChatModel(copied(tmp_path / "two"), CONFIG)
     other = ChatModel(copied(tmp_path / "other", "{{ messages[0]['content'] }}"), CONFIG)
-    hosts = [each._tokenizer._host for each in (first, second, other)]
+    hosts = [each._tokenizer._loaded for each in (first, second, other)]
     assert hosts[0] is hosts[1]
     assert hosts[0].worker is not hosts[2].worker
     assert first.prompt("1", "", "q") == second.prompt("1", "", "q")
@@ -160,13 +160,13 @@ def test_equal_tokenizers_share_a_process(tmp_path: pathlib.Path) -> None:
     gc.collect()
     shutil.rmtree(tmp_path / "other")
     third = ChatModel(copied(tmp_path / "third", "{{ 3 }}"), CONFIG)
-    assert third._tokenizer._host.worker.running() is process
+    assert third._tokenizer._loaded.worker.running() is process
     assert third.prompt("1", "", "q").text == "3"
 
 
 def test_a_lost_process_is_replaced(tmp_path: pathlib.Path) -> None:
     chat = ChatModel(copied(tmp_path / "model", "{{ messages[0]['content'] }}!"), CONFIG)
-    process = chat._tokenizer._host.worker.running()
+    process = chat._tokenizer._loaded.worker.running()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert chat.prompt("1", "", "q").text == "1!"
@@ -207,7 +207,7 @@ def gone(group: int) -> bool:
 
 
 def test_isolated_work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "_MOST_REPLY", 1 << 20)
+    monkeypatch.setattr("svdjax.text.worker._MOST_REPLY", 1 << 20)
     (tmp_path / "handler.py").write_text(HANDLER)
     worker = Worker(tmp_path / "handler.py", 2 << 30)
     assert worker.ask({"do": ""}, 10) == {"seen": 1}
@@ -218,7 +218,7 @@ def test_isolated_work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
         ("spin", r"more than 0\.2 s of computing"),
         ("sleep", r"more than 1 s$"),
     ):
-        with pytest.raises(Lost, match=words):
+        with pytest.raises(WorkerLost, match=words):
             worker.ask({"do": do}, 1, 0.2)
         assert worker.ask({"do": ""}, 10) == {"seen": 1}
     assert worker.ask({"do": "panic"}, 10)["kinds"][0] == "BaseException"
@@ -227,7 +227,7 @@ def test_isolated_work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
     # The importing process is the same all the time.
     assert worker.running() is process
     assert worker.losses == 5
-    with pytest.raises(Lost, match="gives more than 1 MiB"):
+    with pytest.raises(WorkerLost, match="gives more than 1 MiB"):
         worker.ask({"do": "much"}, 60)
     worker.close()
     assert process.returncode == -signal.SIGKILL

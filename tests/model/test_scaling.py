@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.model import decoder_mesh, forward, place
+from svdjax.model import decoder_mesh, forward, shard_params
 from svdjax.model.scaling import _multiplied, scale_projections, without_effect
 from svdjax.probe.probing import probe
 from tests.model.loading import load, traces, write
@@ -21,7 +21,7 @@ TOKENS = np.random.default_rng(0).integers(3, 128, (2, 24)).astype(np.int32)
 def loaded(name: str, folder: pathlib.Path) -> tuple[Any, Any, pathlib.Path]:
     directory = write(name, folder, dtype="float32")
     config, params = load(directory)
-    return config, place(params, decoder_mesh(1), np.float32), directory
+    return config, shard_params(params, decoder_mesh(1), np.float32), directory
 
 
 @pytest.mark.parametrize("name", ["qwen2", "phi3_plain"])

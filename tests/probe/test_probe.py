@@ -15,7 +15,7 @@ import pytest
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.errors import InputError
-from svdjax.model import decoder_mesh, place
+from svdjax.model import decoder_mesh, shard_params
 from svdjax.probe import drawing
 from svdjax.probe.cka import cka_matrix
 from svdjax.probe.job import ProbeJob, model_names
@@ -82,7 +82,7 @@ def test_numbers_are_those_of_the_parts(done: ProbeOutcome) -> None:
     for source in MODELS[:2]:
         config = model_config(source)
         with open_checkpoint(source) as checkpoint:
-            params = place(load_params(checkpoint, config, None), mesh, np.float32)
+            params = shard_params(load_params(checkpoint, config, None), mesh, np.float32)
         found.append(probe(params, config, prompts, mesh=mesh))
     np.testing.assert_allclose(done.entropy["base/last"], found[1].entropy_last, atol=1e-5)
     np.testing.assert_allclose(done.entropy["base/mean"], found[1].entropy_mean, atol=1e-5)

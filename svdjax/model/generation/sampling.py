@@ -1,4 +1,4 @@
-"""Choosing the next token: greedy, or temperature and top-p with a random stream per request.
+"""Sampling of the next token: greedy, or temperature and top-p with a random stream per request.
 
 Axes: `B` batch, `V` vocabulary.
 """
@@ -13,13 +13,16 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen.
+    """Sampling parameters.
 
     Attributes:
         temperature: Divides the logits; 0 takes the likeliest token.
         top_p: Draw from the fewest tokens whose probabilities add up to this, the one that
             reaches it included; 1 draws from all.
-        seed: Of all streams.
+        seed: Seed of all streams.
+
+    Raises:
+        ValueError: A value is out of its range.
     """
 
     temperature: float = 0.0
@@ -33,25 +36,25 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}; expected more than 0 and at most 1")
 
 
-def keys_of(seed: jax.Array, stream: jax.Array, drawn: jax.Array) -> jax.Array:
-    """The key of each row's next draw: of (seed, request, draws so far), nothing else.
+def draw_keys(seed: jax.Array, stream: jax.Array, draws: jax.Array) -> jax.Array:
+    """Key [B] of each row's next draw, from seed, stream and number of earlier draws alone.
 
     So a request draws the same numbers in whatever batch, row and order it is decoded.
 
     Args:
         seed: uint32 scalar.
-        stream: [B] uint32, the number of each row's request.
-        drawn: [B] int32, how many tokens it has drawn.
+        stream: [B] uint32, number of each row's random stream.
+        draws: [B] int32, number of tokens drawn from it.
     """
     root = jax.random.key(seed)
     fold = jax.vmap(lambda s, d: jax.random.fold_in(jax.random.fold_in(root, s), d))
-    return fold(stream, drawn.astype(jnp.uint32))
+    return fold(stream, draws.astype(jnp.uint32))
 
 
 def sample(
     logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_p: jax.Array
 ) -> jax.Array:
-    """Draw a token per row from `softmax(logits / temperature)` cut to its nucleus.
+    """Draws a token per row from `softmax(logits / temperature)` cut to its nucleus.
 
     Holtzman et al. 2020: tokens are kept in falling order until their probabilities reach `top_p`
     (those as likely as the last one are kept too); the first always is.
@@ -66,12 +69,12 @@ def sample(
         [B] int32.
     """
     scaled = logits.astype(jnp.float32) / temperature
-    falling = jnp.flip(jnp.sort(scaled, axis=-1), axis=-1)
-    mass = jnp.cumsum(jax.nn.softmax(falling, axis=-1), axis=-1)
-    # Kept while the mass before a token has not reached top_p.
-    kept = jnp.sum((mass < top_p).astype(jnp.int32), axis=-1, keepdims=True)
-    least = jnp.take_along_axis(falling, jnp.minimum(kept, falling.shape[-1] - 1), axis=-1)
+    descending = jnp.flip(jnp.sort(scaled, axis=-1), axis=-1)
+    mass = jnp.cumsum(jax.nn.softmax(descending, axis=-1), axis=-1)
+    # The last token of the nucleus is the first whose mass reaches top_p.
+    last = jnp.sum((mass < top_p).astype(jnp.int32), axis=-1, keepdims=True)
+    least = jnp.take_along_axis(descending, jnp.minimum(last, descending.shape[-1] - 1), axis=-1)
     # Rounding may keep a mass of 1 below 1, or above it before the end.
-    inside = (scaled >= least) | (top_p >= 1.0)
+    nucleus = (scaled >= least) | (top_p >= 1.0)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32))(keys)
-    return jnp.argmax(jnp.where(inside, scaled + noise, -jnp.inf), axis=-1).astype(jnp.int32)
+    return jnp.argmax(jnp.where(nucleus, scaled + noise, -jnp.inf), axis=-1).astype(jnp.int32)

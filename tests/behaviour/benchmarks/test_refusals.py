@@ -7,7 +7,7 @@ import json
 import pytest
 
 from svdjax.evaluate.benchmarks import read_benchmark, readers
-from svdjax.text import reading
+from svdjax.text import lines
 from tests.behaviour.benchmarks.writing import (
     COMMONSENSE,
     GPQA_HEADER,
@@ -145,7 +145,7 @@ def test_missing_files_folders_and_sizes(tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "q.jsonl", [{"question": "x" * 600, "answer": 1}] * 2)
     monkeypatch.setattr(readers, "MOST_BYTES", 1000)
     refused("questions", path, "line 2", "set a limit")
-    monkeypatch.setattr(reading, "MOST_BYTES", 1000)
+    monkeypatch.setattr(lines, "MOST_BYTES", 1000)
     refused("questions", path, "more than 0 MiB", "smaller files")
 
 

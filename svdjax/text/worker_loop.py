@@ -1,7 +1,7 @@
-"""The other end of `isolated.Worker`: loads a handler and answers JSON lines with JSON lines.
+"""Loop of a `worker.Worker`'s process: loads a handler, answers JSON lines with JSON lines.
 
-A script: `python -P isolated_loop.py HANDLER.py BYTES`. There is nothing of svdjax in it, so that
-it starts quickly. The handler imports once and forks: the child answers, the parent replaces it
+A script: `python -P worker_loop.py HANDLER.py BYTES`. It imports nothing of svdjax, so that it
+starts quickly. The handler imports once and forks: the child answers, the parent replaces it
 when it is lost and says so. Memory is limited as a whole, time for every request.
 """
 
@@ -33,15 +33,15 @@ def main() -> None:
             handle = runpy.run_path(sys.argv[1])["prepare"]()
         # Also what dependencies of libraries run into.
         except Exception as error:
-            _say(out, {"missing": f"{type(error).__name__}: {error}"})
+            _send(out, {"missing": f"{type(error).__name__}: {error}"})
             return
-        _say(out, {"ready": True})
+        _send(out, {"ready": True})
         while child := os.fork():
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if code == 0:
                 return
             if code != _REPLACE:
-                _say(out, {"lost": code})
+                _send(out, {"lost": code})
         _serve(handle, out)
 
 
@@ -53,12 +53,12 @@ def _serve(handle: Callable[[dict[str, Any]], dict[str, Any]], out: TextIO) -> N
         signal.setitimer(signal.ITIMER_REAL, request["wall"])
         signal.setitimer(signal.ITIMER_PROF, request["computing"])
         try:
-            _say(out, handle(request))
+            _send(out, handle(request))
             fatal = False
         # pyo3's PanicException, for one, is no Exception.
         except BaseException as error:
             fatal = isinstance(error, MemoryError) or not isinstance(error, Exception)
-            _say(out, _told(error) | {"fatal": fatal})
+            _send(out, _described(error) | {"fatal": fatal})
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if fatal:
@@ -67,24 +67,23 @@ def _serve(handle: Callable[[dict[str, Any]], dict[str, Any]], out: TextIO) -> N
     os._exit(0)
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def _described(error: BaseException) -> dict[str, Any]:
     try:
-        words = str(error)[:2000]
+        message = str(error)[:2000]
     except Exception:
-        words = ""
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    return {"error": words, "kinds": kinds}
+        message = ""
+    return {"error": message, "kinds": [kind.__name__ for kind in type(error).__mro__]}
 
 
 def _limit(kind: int, most: int) -> None:
-    # What the caller has set stands.
-    most = min([most, *(each for each in resource.getrlimit(kind) if each >= 0)])
+    # A lower limit that the caller has set stays.
+    most = min([most, *(limit for limit in resource.getrlimit(kind) if limit >= 0)])
     # Not every system has every limit.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(kind, (most, most))
 
 
-def _say(out: TextIO, message: dict[str, Any]) -> None:
+def _send(out: TextIO, message: dict[str, Any]) -> None:
     line = json.dumps(message)
     try:
         out.write(line + "\n")

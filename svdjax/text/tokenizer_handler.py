@@ -1,4 +1,4 @@
-"""What reads a tokenizer and runs a chat template, in a process of its own: `isolated.Worker`.
+"""Handler of a `worker.Worker` that reads a tokenizer and renders its chat template.
 
 Both are untrusted: templates loop, tokenizers panic or abort, and some ask for all memory. torch
 takes long to import and is not needed; nothing is fetched.
@@ -16,7 +16,7 @@ _MOST = 16 << 20  # characters, or tokens, of one reply
 
 
 def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function that does what a request's "do" says, with the tokenizer loaded last."""
+    """Function that carries out a request's "do" with the tokenizer loaded last."""
     os.environ |= {
         **{"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"},
         **{"TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"},
@@ -47,17 +47,17 @@ def _facts(tokenizer: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {"files": sorted(set(tokenizer.vocab_files_names.values()))}
     for name in ("eos_token_id", "bos_token_id"):
         token = getattr(tokenizer, name)
-        facts[name] = None if token is None else _ids([token])[0]
+        facts[name] = None if token is None else _token_ids([token])[0]
     return facts | {"bos_token": tokenizer.bos_token, "chat_template": tokenizer.chat_template}
 
 
 def _encode(tokenizer: Any, request: dict[str, Any]) -> dict[str, Any]:
     tokens = tokenizer(request["text"], **request["options"])["input_ids"]
-    _bound(len(tokens), "tokens")
-    return {"tokens": _ids(tokens)}
+    _check_length(len(tokens), "tokens")
+    return {"tokens": _token_ids(tokens)}
 
 
-def _ids(tokens: Any) -> list[int]:
+def _token_ids(tokens: Any) -> list[int]:
     ids = [int(token) for token in tokens]
     for token in ids:
         if not 0 <= token < 1 << 31:
@@ -75,13 +75,13 @@ def _render(tokenizer: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(text: str) -> dict[str, Any]:
-    _bound(len(text), "characters")
+    _check_length(len(text), "characters")
     return {"text": text}
 
 
-def _bound(count: int, what: str) -> None:
+def _check_length(count: int, unit: str) -> None:
     if count > _MOST:
-        raise ValueError(f"gives {count} {what}, of which at most {_MOST} are read")
+        raise ValueError(f"gives {count} {unit}, of which at most {_MOST} are read")
 
 
 _DO = {"encode": _encode, "decode": _decode, "render": _render}

@@ -1,6 +1,6 @@
-"""A process of its own for what may hang, crash or take all memory: JSON lines to it and back.
+"""Worker process for code that may hang, crash or take all memory: JSON lines to it and back.
 
-`isolated_loop.py` is what runs there, with limits on memory and time, and no core is dumped.
+`worker_loop.py` runs there, with limits on memory and time, and no core is dumped.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import time
 import weakref
 from typing import Any
 
-_LOOP = pathlib.Path(__file__).with_name("isolated_loop.py")
+_LOOP = pathlib.Path(__file__).with_name("worker_loop.py")
 # For imports on a busy machine; a request's own time begins afterwards.
 _START_SECONDS = 120.0
 # How much later than by its own alarm the process is ended from here.
 _GRACE_SECONDS = 5.0
 _MOST_REPLY = 256 << 20
-_SIGNALS = frozenset(int(each) for each in signal.Signals)
+_SIGNALS = frozenset(int(number) for number in signal.Signals)
 
 
-class Lost(Exception):
+class WorkerLost(Exception):
     """The process ended, or was ended, before it replied; the message says how.
 
     Attributes:
         timed_out: Whether it ran out of time.
-        by_itself: Whether it was its own doing; else somebody killed it.
+        by_itself: Whether the request ended it; else somebody killed it.
     """
 
     def __init__(self, why: str, *, timed_out: bool = False, by_itself: bool = True):
@@ -39,22 +39,22 @@ class Lost(Exception):
         self.timed_out, self.by_itself = timed_out, by_itself
 
 
-class Unavailable(Exception):
-    """The process does not start, or a library that it needs cannot be imported; says which."""
+class WorkerUnavailable(Exception):
+    """The process does not start, or a library that it needs cannot be imported."""
 
 
 class Worker:
-    """Starts its process when it is needed, and again when that was lost.
+    """A process that is started when it is needed, and again when it was lost.
 
     Not for several threads at a time.
-
-    Attributes:
-        losses: How often what the handler had in memory was lost.
 
     Args:
         handler: A Python file whose `prepare()` returns the function from requests to replies. It
             runs without the package, and starts the sooner.
         memory: Bytes of address space that it may take.
+
+    Attributes:
+        losses: How often what the handler had in memory was lost.
     """
 
     def __init__(self, handler: pathlib.Path, memory: int):
@@ -66,7 +66,7 @@ class Worker:
     def ask(
         self, request: dict[str, Any], wall: float, computing: float | None = None
     ) -> dict[str, Any]:
-        """The reply to a request; `{"error", "kinds"}` where the handler raised.
+        """Reply to a request; `{"error", "kinds", "fatal"}` where the handler raised.
 
         Args:
             request: JSON.
@@ -74,8 +74,8 @@ class Worker:
             computing: Seconds of processor time until it is ended; no limit but `wall` by default.
 
         Raises:
-            Lost: There is none; the process is gone.
-            Unavailable: The process cannot be started.
+            WorkerLost: There is no reply; the process is gone.
+            WorkerUnavailable: The process cannot be started.
         """
         process = self.running()
         limits = {"wall": wall, "computing": computing or 0.0}
@@ -84,13 +84,13 @@ class Worker:
             reply = _reply(process, wall + _GRACE_SECONDS)
         except TimeoutError:
             self.close()
-            raise Lost(f"takes more than {wall:.3g} s", timed_out=True) from None
+            raise WorkerLost(f"takes more than {wall:.3g} s", timed_out=True) from None
         except ValueError as error:
             self.close()
-            raise Lost(str(error)) from None
+            raise WorkerLost(str(error)) from None
         except (OSError, EOFError):
             self.close()
-            raise Lost("has lost the process that reads it", by_itself=False) from None
+            raise WorkerLost("has lost the process that reads it", by_itself=False) from None
         # A reply that arrives after an interruption must not answer the next request.
         except BaseException:
             self.close()
@@ -102,7 +102,7 @@ class Worker:
         return reply
 
     def running(self) -> subprocess.Popen[bytes]:
-        """The process, started where there is none; raises `Unavailable`."""
+        """The process, started where there is none; raises `WorkerUnavailable`."""
         if self.process is not None and self.process.poll() is None:
             return self.process
         self.close()
@@ -122,13 +122,13 @@ class Worker:
             reply = _reply(self.process, _START_SECONDS)
         except (OSError, EOFError, ValueError) as error:
             self.close()
-            raise Unavailable(f"does not start ({type(error).__name__})") from None
+            raise WorkerUnavailable(f"does not start ({type(error).__name__})") from None
         except BaseException:
             self.close()
             raise
         if "missing" in reply:
             self.close()
-            raise Unavailable(f"cannot be imported ({reply['missing']})")
+            raise WorkerUnavailable(f"cannot be imported ({reply['missing']})")
         return self.process
 
     def close(self) -> None:
@@ -148,39 +148,39 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def _lost(code: int, wall: float, computing: float | None) -> Lost:
+def _lost(code: int, wall: float, computing: float | None) -> WorkerLost:
     if code == -signal.SIGPROF:
-        return Lost(f"takes more than {computing:.3g} s of computing", timed_out=True)
+        return WorkerLost(f"takes more than {computing:.3g} s of computing", timed_out=True)
     if code == -signal.SIGALRM:
-        return Lost(f"takes more than {wall:.3g} s", timed_out=True)
-    how = signal.Signals(-code).name if -code in _SIGNALS else f"status {code}"
+        return WorkerLost(f"takes more than {wall:.3g} s", timed_out=True)
+    status = signal.Signals(-code).name if -code in _SIGNALS else f"status {code}"
     by_itself = code not in (-signal.SIGKILL, -signal.SIGTERM)
-    return Lost(f"ends the process that reads it ({how})", by_itself=by_itself)
+    return WorkerLost(f"ends the process that reads it ({status})", by_itself=by_itself)
 
 
 def _write(process: subprocess.Popen[bytes], content: bytes) -> None:
     assert process.stdin is not None
-    left = memoryview(content)
-    while left:
+    unwritten = memoryview(content)
+    while unwritten:
         # Less than all of it where a signal comes in between.
-        left = left[os.write(process.stdin.fileno(), left) :]
+        unwritten = unwritten[os.write(process.stdin.fileno(), unwritten) :]
 
 
 def _reply(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-    """The next line; TimeoutError if there is none in time, EOFError if there will be none."""
+    """Next line of the process; TimeoutError if there is none in time, EOFError at its end."""
     assert process.stdout is not None
     deadline = time.monotonic() + seconds
     line = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not selector.select(remaining):
                 raise TimeoutError
-            part = os.read(process.stdout.fileno(), 1 << 16)
-            if not part:
+            chunk = os.read(process.stdout.fileno(), 1 << 16)
+            if not chunk:
                 raise EOFError
-            line += part
+            line += chunk
             if len(line) > _MOST_REPLY:
                 raise ValueError(f"gives more than {_MOST_REPLY >> 20} MiB")
     return json.loads(line)
