@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import signal
+from collections.abc import Iterable
 
 MOST_IN_LINE = 1900  # characters of a line on stderr
 MOST_IN_WORD = 300  # of what stands in it without a space: a name, a path, a number
@@ -67,3 +69,9 @@ def printable(text: str, most: int | None = None) -> str:
     if most is not None and len(shown) > most:
         shown = f"{shown[: most // 2]}…{shown[-(most - most // 2 - 1) :]}"
     return shown
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """``; did you mean 'eq11'?`` where one of the known names is close to `name`, else empty."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from svdjax.construct.controls import CONTROLS
 from svdjax.construct.groups import GROUPS, group_of, grouped, measured, short
-from svdjax.report import figures_rows, style
+from svdjax.report import dot_plot, style
 from svdjax.report.numbers import listed
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def pairs(constructions: Mapping[str, ConstructionResults]) -> Figure:
             if field == "change" or pair in judged
         }
         every = np.array([value for one in shown.values() for value in one.values()])
-        log = figures_rows.scale(ax, every, percent=field == "change")
+        log = dot_plot.set_x_scale(ax, every, percent=field == "change")
         gone: dict[int, dict[str, list[str]]] = {}
         for i, pair in enumerate(constructions):
             colour, marker = style.COLOURS[i % 12], style.MARKERS[i % 12]
@@ -79,7 +79,7 @@ def pairs(constructions: Mapping[str, ConstructionResults]) -> Figure:
         for row, reasons in gone.items():
             texts = [f"{reason}: {listed(names, 2)}" for reason, names in reasons.items()]
             drawn = [v for one in shown.values() for k, v in one.items() if places[k] == row]
-            figures_rows.say(ax, row, "; ".join(texts), beside=drawn)
+            dot_plot.annotate_row(ax, row, "; ".join(texts), beside=drawn)
     axes[0].set_xlabel("change of the weights, ‖new − post‖ / ‖post‖")
     if judged:
         axes[1].set_xlabel("KL from the original, nats per token")
@@ -97,7 +97,7 @@ def _rows(
 ) -> tuple[Figure, list[Axes], dict[str, int]]:
     groups = grouped(models.values())
     named = {GROUPS[k].label: {one.name: short(one) for one in v} for k, v in groups.items()}
-    return figures_rows.rows(named, panels)
+    return dot_plot.dot_plot(named, panels)
 
 
 def _controls(results: ConstructionResults) -> dict[str, dict[str, float]]:
@@ -125,13 +125,13 @@ def _draw(
 
     `more` are values that the axis has room for too.
     """
-    log = figures_rows.scale(ax, np.array([*values.values(), start, *more]), percent=percent)
+    log = dot_plot.set_x_scale(ax, np.array([*values.values(), start, *more]), percent=percent)
     if math.isfinite(start):
         ax.axvline(start, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
     for name, value in values.items():
         group, y = GROUPS[group_of(models[name])], places[name]
         if not math.isfinite(value) or (log and value <= 0):
-            figures_rows.say(ax, y, "0" if math.isfinite(value) else "not finite")
+            dot_plot.annotate_row(ax, y, "0" if math.isfinite(value) else "not finite")
             continue
         if math.isfinite(start):
             ax.plot([start, value], [y, y], color=group.colour, linewidth=1.6, alpha=0.55)

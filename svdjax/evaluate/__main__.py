@@ -34,22 +34,22 @@ from svdjax.evaluate.job import EvaluateJob
 from svdjax.fields import Flags
 
 
-def _explained(name: str) -> str:
-    """What --data must be for a benchmark, as --help shows it."""
+def _data_help(name: str) -> str:
+    """Form of a benchmark's --data, for --help."""
     text = BENCHMARKS[name].replace("--data: ", "")
     return textwrap.fill(text, 96, initial_indent=f"    {name:14}", subsequent_indent=" " * 18)
 
 
 _FLAGS = Flags(EvaluateJob)
-__doc__ = __doc__.replace("{data}", "\n".join(map(_explained, BENCHMARKS))) if __doc__ else None
+__doc__ = __doc__.replace("{data}", "\n".join(map(_data_help, BENCHMARKS))) if __doc__ else None
 
 
 def main() -> str:
-    """Carries out the evaluation that the flags ask for; returns the summary for stdout."""
+    """Runs the evaluation of the flags; returns the summary for stdout."""
     with StopRequest() as stop:
         job = EvaluateJob(**_FLAGS.values(EvaluateJob))
         prepare_process()
-        # jax is loaded from here on, after all that flags alone can be wrong about.
+        # jax is loaded from here on, once the flags are checked.
         open_jax()
         from svdjax.evaluate.run import run_evaluate
 

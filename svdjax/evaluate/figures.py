@@ -1,4 +1,4 @@
-"""How every model did on the benchmarks: pass@1 and output tokens, a row per model."""
+"""Figure of pass@1 and output tokens on the benchmarks, a row per model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from svdjax.construct.groups import by_group
-from svdjax.report import figures_rows, style
+from svdjax.report import dot_plot, style
 
 if TYPE_CHECKING:
     from svdjax.evaluate.results import EvaluationResults
@@ -18,21 +18,20 @@ MOST_BENCHMARKS = 6
 
 def answers(results: EvaluationResults, benchmarks: Sequence[str]) -> Figure:
     """Mean of the repeats, with a bar of one standard deviation; one colour per benchmark."""
-    named = by_group(results.scores)
-    figure, (right, length), places = figures_rows.rows(named, 2)
+    figure, (accuracy_axes, tokens_axes), rows = dot_plot.dot_plot(by_group(results.scores), 2)
     for i, benchmark in enumerate(benchmarks):
         colour, marker = style.COLOURS[i], style.MARKERS[i]
         shift = 0.6 * ((i + 0.5) / len(benchmarks) - 0.5)
-        for ax, measure in ((right, "accuracy"), (length, "tokens")):
-            found = {
-                name: scores[benchmark]
-                for name, scores in results.scores.items()
-                if benchmark in scores
-            }
+        scores = {
+            name: by_benchmark[benchmark]
+            for name, by_benchmark in results.scores.items()
+            if benchmark in by_benchmark
+        }
+        for ax, measure in ((accuracy_axes, "accuracy"), (tokens_axes, "tokens")):
             ax.errorbar(
-                [getattr(one, f"{measure}_mean") for one in found.values()],
-                [places[name] + shift for name in found],
-                xerr=[getattr(one, f"{measure}_std") for one in found.values()],
+                [getattr(score, f"{measure}_mean") for score in scores.values()],
+                [rows[name] + shift for name in scores],
+                xerr=[getattr(score, f"{measure}_std") for score in scores.values()],
                 color=colour,
                 marker=marker,
                 markersize=5,
@@ -41,14 +40,14 @@ def answers(results: EvaluationResults, benchmarks: Sequence[str]) -> Figure:
                 capsize=2,
                 label=style.label(benchmark),
             )
-            if "post" in found:
-                value = getattr(found["post"], f"{measure}_mean")
+            if "post" in scores:
+                value = getattr(scores["post"], f"{measure}_mean")
                 ax.axvline(value, color=colour, linestyle=(0, (4, 3)), linewidth=0.9, alpha=0.7)
-    right.set_xlim(-3, 103)
-    right.set_xlabel("pass@1, % (dashed: the original)")
-    length.set_xlim(left=0)
-    length.set_xlabel("output tokens")
+    accuracy_axes.set_xlim(-3, 103)
+    accuracy_axes.set_xlabel("pass@1, % (dashed: the original)")
+    tokens_axes.set_xlim(left=0)
+    tokens_axes.set_xlabel("output tokens")
     if len(benchmarks) > 1:
-        handles, labels = right.get_legend_handles_labels()
+        handles, labels = accuracy_axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to be: the flags, checked as far as they can be without jax."""
+"""Options of an evaluation, checked as far as they can be without jax."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svdjax.text.options import DecoderOptions, DeviceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How the questions of a benchmark are asked, by default as in the paper."""
+    """Sampling, repeats and choice of a benchmark's questions, by default as in the paper."""
 
     limit: int = setting(
         0, "Take the first questions of each benchmark only; 0 takes all.", least=0
@@ -42,20 +42,20 @@ class EvaluationOptions:
     split: str = setting("dev", "Which part of MMLU.", choices=SPLITS)
 
     def faults(self, spell: Spelling = as_flag) -> list[str]:
-        """Everything that is wrong with the values, one sentence each."""
-        found = fields.faults(self, spell)
+        """Faults of the values, one sentence each."""
+        faults = fields.faults(self, spell)
         if not 0 < self.top_p <= 1:
-            found.append(f"{spell('top_p')}={self.top_p}: expected more than 0 and at most 1")
+            faults.append(f"{spell('top_p')}={self.top_p}: expected more than 0 and at most 1")
         if self.temperature == 0 and self.repeats > 1:
-            found.append(
+            faults.append(
                 f"{spell('repeats')}={self.repeats}: with {spell('temperature')}=0 every repeat "
                 "gives the same answers; leave it out"
             )
-        return found
+        return faults
 
     @property
     def rounds(self) -> int:
-        """How often every question is asked: `repeats`, by default the paper's 3, greedy once."""
+        """Number of repeats: `repeats`, by default the paper's 3, or 1 if greedy."""
         return self.repeats or (3 if self.temperature > 0 else 1)
 
 
@@ -64,7 +64,7 @@ class EvaluateJob(EvaluationOptions, DecoderOptions, DeviceOptions):
     """One model on one benchmark: the flags of ``python -m svdjax.evaluate``.
 
     Raises:
-        InputError: The values are wrong; everything at once.
+        InputError: A value is wrong; it names every fault.
     """
 
     model: str = setting(help="Model: a directory, or a hub id org/name[@revision].")
@@ -77,5 +77,5 @@ class EvaluateJob(EvaluationOptions, DecoderOptions, DeviceOptions):
     out: str = setting(help="Directory for the results.")
 
     def __post_init__(self) -> None:
-        if found := self.faults():
-            raise InputError(" | ".join(found))
+        if faults := self.faults():
+            raise InputError(" | ".join(faults))

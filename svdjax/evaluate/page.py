@@ -1,4 +1,4 @@
-"""The part of a report that tells how models did on benchmarks: of one pair, and of all."""
+"""Sections of the pages about benchmarks: of a pair, and of the index."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def answers_section(
     evaluation: EvaluationResults, folder: pathlib.Path, paper: str | None
 ) -> Section:
-    """Writes the table and the figure of a pair's answers; returns what its page shows.
+    """Writes the table and the figure of a pair's answers; returns its page's section.
 
     Args:
         evaluation: Results of the evaluation stage.
-        folder: The pair's.
-        paper: As in `svdjax.sweep.pair_page.write_pair`.
+        folder: The pair's directory.
+        paper: Column of the paper's tables, None for none.
     """
     table = answers_table(evaluation, paper)
     table.write(folder / "tables")
@@ -60,28 +60,38 @@ def index_answers(
 
     Args:
         evaluations: Results of the evaluation stage, by pair.
-        papers: The paper's models by pair, where they are the paper's.
-        folder: The sweep's.
+        papers: Column of the paper's tables by pair, where there is one.
+        folder: The sweep's directory.
     """
     if not evaluations:
         return None
     table = all_answers_table(evaluations, papers)
     table.write(folder / "tables")
-    constructed = {pair for pair, one in evaluations.items() if set(one.scores) & set(VARIANTS)}
+    constructed = {
+        pair for pair, results in evaluations.items() if VARIANTS.keys() & results.scores.keys()
+    }
     rows = tuple(row for row in table.rows if row["pair"] in constructed)
-    there = Table(table.name, table.columns, rows)
+    constructed_table = Table(table.name, table.columns, rows)
     views = [
-        matrix(there, f"Table {one.number}: {one.title}", [one.measure], one.models)
-        for one in PAPER_TABLES
-        if any(row["model"] in set(one.models) & VARIANTS.keys() for row in rows)
+        matrix(
+            constructed_table, f"Table {paper.number}: {paper.title}", [paper.measure], paper.models
+        )
+        for paper in PAPER_TABLES
+        if any(row["model"] in VARIANTS.keys() & set(paper.models) for row in rows)
     ]
-    for measure, words in (("accuracy", "pass@1"), ("tokens", "output tokens")):
-        title = f"All models, {words}"
+    for measure, title in (
+        ("accuracy", "All models, pass@1"),
+        ("tokens", "All models, output tokens"),
+    ):
         views.append(matrix(table, title, [measure], folded=bool(constructed)))
-    lines = [(pair, _answers_lead(one)) for pair, one in evaluations.items()]
-    # One sweep has one protocol.
-    facts = _protocol(next(iter(evaluations.values())))
-    return Section("", lines, facts, [], views, [], [table.name])
+    return Section(
+        lead="",
+        findings=[(pair, _answers_lead(results)) for pair, results in evaluations.items()],
+        # All pairs of a sweep have one protocol.
+        facts=_protocol(next(iter(evaluations.values()))),
+        tables=views,
+        files=[table.name],
+    )
 
 
 def _views(table: Table, evaluation: EvaluationResults) -> list[TableView]:
@@ -108,7 +118,7 @@ def _answers_lead(evaluation: EvaluationResults) -> str:
 
 
 def _cut(post: Score, base: Score, limit: int) -> str:
-    """What the limit of new tokens does to the accuracy beside which it stands."""
+    """Share of answers that the limit of new tokens has cut."""
     if min(post.stopped, base.stopped) == 100:
         return f"every answer ended by itself within the limit of {limit} new tokens"
     shares = [
@@ -128,16 +138,16 @@ def _right(score: Score) -> str:
 
 
 def _answer_findings(evaluation: EvaluationResults) -> list[str]:
-    """One sentence per group of models and benchmark."""
+    """A sentence per group of models and benchmark."""
     lines = answer_lines(evaluation)
     for heading, members in by_group(evaluation.scores).items():
         if heading == "Originals":
             continue
         for benchmark in evaluation.benchmarks:
             scores = [evaluation.scores[name][benchmark] for name in members]
-            right = ends([one.accuracy_mean for one in scores], lambda x: f"{decimal(x, 1)} %")
-            tokens = ends([one.tokens_mean for one in scores], lambda x: decimal(x, 1))
-            ended = ends([one.stopped for one in scores], lambda x: f"{decimal(x, 1)} %")
+            right = ends([score.accuracy_mean for score in scores], _percent)
+            tokens = ends([score.tokens_mean for score in scores], lambda x: decimal(x, 1))
+            ended = ends([score.stopped for score in scores], _percent)
             count = f"{len(members)} model{'s' if len(members) > 1 else ''}"
             lines.append(
                 f"{heading} ({count}), {benchmark}: {right} right, {tokens} tokens; {ended} of "
@@ -146,19 +156,23 @@ def _answer_findings(evaluation: EvaluationResults) -> list[str]:
     return lines
 
 
+def _percent(value: float) -> str:
+    return f"{decimal(value, 1)} %"
+
+
 def _protocol(evaluation: EvaluationResults) -> list[tuple[str, str]]:
-    how = evaluation.settings
+    settings = evaluation.settings
     scores = next(iter(evaluation.scores.values()))
-    times = "once" if how["repeats"] == 1 else f"{how['repeats']} times"
-    asked = ", ".join(f"{name}: {one.n} questions" for name, one in scores.items())
-    drawn = "greedy"
-    if how["temperature"]:
-        drawn = f"temperature {how['temperature']}, top-p {how['top_p']}"
+    times = "once" if settings["repeats"] == 1 else f"{settings['repeats']} times"
+    questions = ", ".join(f"{name}: {score.n} questions" for name, score in scores.items())
+    sampling = "greedy"
+    if settings["temperature"]:
+        sampling = f"temperature {settings['temperature']}, top-p {settings['top_p']}"
     text = (
-        f"{asked}, each {times}; {drawn}, at most {how['max_new_tokens']} new tokens, "
-        f"{how['prompt_format']} prompts, {how['dtype']}"
+        f"{questions}, each {times}; {sampling}, at most {settings['max_new_tokens']} new tokens, "
+        f"{settings['prompt_format']} prompts, {settings['dtype']}"
     )
-    same = all(how[name] == value for name, value in _PAPER_PROTOCOL.items())
+    same = all(settings[name] == value for name, value in _PAPER_PROTOCOL.items())
     return [("asked", text), ("protocol", "the paper's" if same else _OTHER)]
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a model on a benchmark, through any interruption."""
+"""Evaluation of a model on a benchmark, resumed after any interruption."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from svdjax.engine.signals import StopRequest
 from svdjax.engine.store import FORMAT_VERSION
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.evaluate.asking import Asking, make_generator, repeat_prompts
 from svdjax.evaluate.benchmarks import Grader, read_benchmark
+from svdjax.evaluate.evaluator import Evaluator, make_generator, repeat_prompts
 from svdjax.evaluate.job import EvaluateJob
 from svdjax.evaluate.responses import (
-    Journal,
-    Response,
+    ResponseJournal,
     questions_digest,
     statistics,
     write_responses,
@@ -31,19 +30,19 @@ from svdjax.text.chat import chat_model
 
 SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
 _JOURNAL = ".responses.jsonl"
-# What the answers do not depend on, so that a run may go on with other values of it.
-_FREE = ("out", "model", "data", "batch_size", "devices", "tensor_parallel")
+# Options that do not change the responses, so that a run may go on with other values of them.
+_NOT_IN_CONFIG = ("out", "model", "data", "batch_size", "devices", "tensor_parallel")
 
 
 @dataclass(frozen=True)
 class EvaluateOutcome:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        out: Where its files lie.
-        summary: The content of summary.json.
-        asked: Answers made by this run; the others are an earlier one's.
-        was_finished: There was nothing to do.
+        out: Directory of its files.
+        summary: Content of summary.json.
+        asked: Number of responses of this run; the others are an earlier one's.
+        was_finished: Whether there was nothing to do.
     """
 
     out: pathlib.Path
@@ -63,18 +62,18 @@ class EvaluateOutcome:
 
 
 def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> EvaluateOutcome:
-    """Asks a model the questions of a benchmark and grades its answers.
+    """Asks a model the questions of a benchmark and grades its responses.
 
-    Every answer is kept as soon as it is graded; a run that was killed goes on with the questions
-    that are left, and ends with the same answers.
+    Every response is written as soon as it is graded; a run that was killed goes on with the
+    questions that are left, and ends with the same responses.
 
     Args:
-        job: Model, benchmark and how.
+        job: Model, benchmark and options.
         stop: The caller's entered `StopRequest`; without one, the run enters its own.
 
     Raises:
         InputError: Model, benchmark or directory cannot be used.
-        Interrupted: SIGTERM or SIGINT; what was answered is kept.
+        Interrupted: SIGTERM or SIGINT; graded responses are kept.
     """
     if stop is None:
         with StopRequest() as own:
@@ -87,10 +86,10 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
         config = model_config(checkpoint.home)
         chat = chat_model(checkpoint, config, job.prompt_format)
         prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
-        place = Workdir(job.out, flag="--out", kind="evaluation")
+        workdir = Workdir(job.out, flag="--out", kind="evaluation")
+        config_entry = {k: v for k, v in asdict(job).items() if k not in _NOT_IN_CONFIG}
         state = {
-            "config": {k: v for k, v in asdict(job).items() if k not in _FREE}
-            | {"repeats": job.rounds},
+            "config": config_entry | {"repeats": job.rounds},
             "inputs": {
                 "model": input_digest(checkpoint),
                 "questions": questions_digest(questions),
@@ -99,67 +98,56 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
             "versions": devices.versions(),
         }
         with contextlib.ExitStack() as stack:
-            stack.enter_context(writing_to(place.path))
-            stack.callback(place.close)
-            finished = _take(place, state)
+            stack.enter_context(writing_to(workdir.path))
+            stack.callback(workdir.close)
+            journal = ResponseJournal(workdir.path / _JOURNAL)
+            finished = _open(workdir, journal, state)
             if finished is not None:
                 return finished
             grader = stack.enter_context(Grader())
-            journal = Journal(place.path / _JOURNAL)
-            began = time.perf_counter()
-            asking = Asking(chat, questions, prompts, grader, job, job.benchmark)
-            responses, new = asking.answers(
+            start = time.perf_counter()
+            evaluator = Evaluator(chat, questions, prompts, grader, job, job.benchmark)
+            responses, new = evaluator.responses(
                 journal,
                 lambda: make_generator(
                     load_params(checkpoint, config, None), chat, job, mesh=mesh, dtype=job.dtype
                 ),
                 stop.check,
             )
-            seconds = time.perf_counter() - began
-            summary = _write(job, place, state, responses, seconds)
+            summary = {
+                "format_version": FORMAT_VERSION,
+                "benchmark": job.benchmark,
+                "model": job.model,
+                **statistics(responses, job.rounds),
+                "settings": state["config"],
+                "seconds": time.perf_counter() - start,
+            }
+            write_responses(workdir.path / RESPONSES, responses)
+            write_json(workdir.path / SUMMARY, summary)
+            workdir.write_state(state | {"status": "done"})
             journal.remove()
-            return EvaluateOutcome(place.path, summary, new)
+            return EvaluateOutcome(workdir.path, summary, new)
 
 
-def _write(
-    job: EvaluateJob,
-    place: Workdir,
-    state: dict[str, Any],
-    responses: list[Response],
-    seconds: float,
-) -> dict[str, Any]:
-    """Writes everything there is to write at the end; returns the summary."""
-    summary = {
-        "format_version": FORMAT_VERSION,
-        "benchmark": job.benchmark,
-        "model": job.model,
-        **statistics(responses, job.rounds),
-        "settings": state["config"],
-        "seconds": seconds,
-    }
-    write_responses(place.path / RESPONSES, responses)
-    write_json(place.path / SUMMARY, summary)
-    place.write_state(state | {"status": "done"})
-    return summary
-
-
-def _take(place: Workdir, state: dict[str, Any]) -> EvaluateOutcome | None:
-    """Locks the directory; the outcome if it holds just this evaluation, finished."""
-    place.lock()
-    there = place.state()
+def _open(
+    workdir: Workdir, journal: ResponseJournal, state: dict[str, Any]
+) -> EvaluateOutcome | None:
+    """Locks the directory; returns the outcome if it holds just this evaluation, finished."""
+    workdir.lock()
+    stored = workdir.state()
     for key in ("config", "inputs"):
-        place.refuse_other(there, key, state[key], f"another {key}")
-    remove_leftovers([place.path])
-    if there.get("versions") == state["versions"]:
-        files = [place.path / name for name in (SUMMARY, RESPONSES)]
-        if there.get("status") == "done" and all(file.is_file() for file in files):
+        workdir.refuse_other(stored, key, state[key], f"another {key}")
+    remove_leftovers([workdir.path])
+    if stored.get("versions") == state["versions"]:
+        files = [workdir.path / name for name in (SUMMARY, RESPONSES)]
+        if stored.get("status") == "done" and all(file.is_file() for file in files):
             with contextlib.suppress(ValueError):
                 summary = json.loads(files[0].read_text(encoding="utf-8"))
-                # What a run leaves that is killed once it is done.
-                Journal(place.path / _JOURNAL).remove()
-                return EvaluateOutcome(place.path, summary, was_finished=True)
+                # A run that was killed once it was done has left it.
+                journal.remove()
+                return EvaluateOutcome(workdir.path, summary, was_finished=True)
     else:
-        # Answers of two versions are never mixed in one result.
-        (place.path / _JOURNAL).unlink(missing_ok=True)
-    place.write_state(state | {"status": "running"})
+        # Responses of two versions are never mixed in one result.
+        journal.remove()
+    workdir.write_state(state | {"status": "running"})
     return None

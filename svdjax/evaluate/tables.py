@@ -1,4 +1,4 @@
-"""How models did on benchmarks as tables: all of it, and the paper's Tables 1, 2, 6, 7 and 8."""
+"""Tables of answers: all of them, and the paper's Tables 1, 2, 6, 7 and 8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdjax.report.cells import Head, Row, TableView
 from svdjax.report.numbers import MISSING, decimal, plus_minus
-from svdjax.report.paper_answers import paper_scores
+from svdjax.report.paper_tables import paper_scores
 from svdjax.report.table import Table
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ _PAPER = tuple(name for name in ANSWERS if name.startswith("paper_"))
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One of the paper's tables, for whatever models were evaluated.
+    """A table of the paper, made of the models that were evaluated.
 
     Attributes:
-        number: In the paper.
-        title: What it shows.
+        number: Its number in the paper.
+        title: Its title.
         measure: ``accuracy`` or ``tokens``.
-        models: The rows of every pair.
+        models: Its rows of every pair.
     """
 
     number: str
@@ -58,41 +58,41 @@ PAPER_TABLES = (
 
 
 def answers_table(results: EvaluationResults, paper: str | None) -> Table:
-    """Returns the table of a pair: one row per model and benchmark, the paper's values beside."""
+    """Table of a pair: a row per model and benchmark, with the paper's values."""
     return Table("answers", ANSWERS, tuple(_rows(results, paper)))
 
 
 def all_answers_table(
     evaluations: Mapping[str, EvaluationResults], papers: Mapping[str, str]
 ) -> Table:
-    """Returns the index's table: the same of all pairs."""
+    """Table of all pairs, with the columns of `answers_table` after the pair's name."""
     rows = [
         {"pair": pair, **row}
-        for pair, one in evaluations.items()
-        for row in _rows(one, papers.get(pair))
+        for pair, results in evaluations.items()
+        for row in _rows(results, papers.get(pair))
     ]
     return Table("answers", ("pair", *ANSWERS), tuple(rows))
 
 
 def _rows(results: EvaluationResults, paper: str | None) -> Iterable[dict[str, Any]]:
-    beside = paper_scores(paper)
+    paper_values = paper_scores(paper)
     for model, scores in results.scores.items():
-        for benchmark, one in scores.items():
+        for benchmark, score in scores.items():
             # The paper asks MMLU's dev questions.
             other = benchmark == "mmlu" and results.settings.get("split") != "dev"
-            value = None if other else beside.get((model, benchmark))
+            value = None if other else paper_values.get((model, benchmark))
             yield {
                 "model": model,
                 "title": results.titles.get(model, model),
                 "benchmark": benchmark,
-                "questions": one.n,
-                "repeats": one.repeats,
-                "accuracy_mean": one.accuracy_mean,
-                "accuracy_std": one.accuracy_std,
-                "tokens_mean": one.tokens_mean,
-                "tokens_std": one.tokens_std,
-                "stopped": one.stopped,
-                "not_compared": sum(one.not_compared.values()),
+                "questions": score.n,
+                "repeats": score.repeats,
+                "accuracy_mean": score.accuracy_mean,
+                "accuracy_std": score.accuracy_std,
+                "tokens_mean": score.tokens_mean,
+                "tokens_std": score.tokens_std,
+                "stopped": score.stopped,
+                "not_compared": sum(score.not_compared.values()),
                 **{k: getattr(value, k.removeprefix("paper_"), math.nan) for k in _PAPER},
             }
 
@@ -105,14 +105,14 @@ def matrix(
     *,
     folded: bool = False,
 ) -> TableView:
-    """One row per pair (if there are any) and model, columns per benchmark; the paper's beside.
+    """View with a row per pair (if there are any) and model, and columns per benchmark.
 
     Args:
-        table: From `answers_table` or `all_answers_table`.
-        title: Of the view.
-        measures: Some of `MEASURES`; of several the headings say which.
-        models: Which; all if not given.
-        folded: Shown only when asked for.
+        table: Table from `answers_table` or `all_answers_table`.
+        title: Title of the view.
+        measures: Some of `MEASURES`; headings name the measure where there are several.
+        models: Models to show; all if not given.
+        folded: Whether it is shown only on request.
     """
     chosen = [row for row in table.rows if models is None or row["model"] in models]
     columns = list(_columns(chosen, measures))
@@ -124,10 +124,10 @@ def matrix(
     return TableView(
         title=title,
         caption=" ".join(MEASURES[measure] for measure in measures),
-        heads=(*heads, *(Head(one.label) for one in columns)),
+        heads=(*heads, *(Head(column.label) for column in columns)),
         rows=tuple(
-            (*key, *(_cell(found.get(one.benchmark), one) for one in columns))
-            for key, found in rows.items()
+            (*key, *(_cell(by_benchmark.get(column.benchmark), column) for column in columns))
+            for key, by_benchmark in rows.items()
         ),
         hidden=0,
         file=f"tables/{table.name}.csv",
@@ -144,11 +144,11 @@ class _Column(NamedTuple):
 
 def _columns(rows: Sequence[Row], measures: Sequence[str]) -> Iterator[_Column]:
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
-        mine = [row for row in rows if row["benchmark"] == benchmark]
+        members = [row for row in rows if row["benchmark"] == benchmark]
         for measure in measures:
             label = benchmark if len(measures) == 1 else f"{benchmark}, {_WORDS[measure]}"
             yield _Column(label, benchmark, measure)
-            if any(math.isfinite(row.get(f"paper_{measure}_mean", math.nan)) for row in mine):
+            if any(math.isfinite(row.get(f"paper_{measure}_mean", math.nan)) for row in members):
                 yield _Column(f"{label}, paper", benchmark, measure, paper=True)
 
 

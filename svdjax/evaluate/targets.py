@@ -1,4 +1,4 @@
-"""The models of a pair that a stage runs: post, base, and every constructed one."""
+"""Models of a pair that a stage runs: post, base, and every constructed one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from svdjax.checkpoint import digest_of, load_params
 from svdjax.construct.controls import controls_of
-from svdjax.construct.recipes import Variant
 from svdjax.construct.variant_builder import Model, VariantBuilder
 from svdjax.engine.context import Context
 from svdjax.evaluate.inputs import EvalInputs, PromptedModel
@@ -19,11 +18,11 @@ class TargetModel:
     """A model to be run.
 
     Attributes:
-        name: ``post``, ``base`` or that of a variant or control.
-        title: A few words for tables and figures.
-        reader: How it reads.
+        name: ``post``, ``base`` or the name of a variant or control.
+        title: Short description for tables and figures.
+        reader: Its tokenised questions and prompts.
         weights: Digest of all that determines its weights.
-        load: Gives its parameters, in their storage dtype.
+        load: Returns its parameters, in their storage dtype.
     """
 
     name: str
@@ -34,50 +33,41 @@ class TargetModel:
 
 
 def target_models(
-    maker: VariantBuilder, material: EvalInputs, stage: Context, *, controls: bool = False
+    variants: VariantBuilder, inputs: EvalInputs, context: Context, *, controls: bool = False
 ) -> list[TargetModel]:
-    """The models of a pair, post first; constructed ones where the pair has any.
+    """Models of a pair, post first; constructed ones where the pair has any.
 
     Args:
-        maker: Of the pair.
-        material: What they read.
-        stage: As the sweep hands it over.
-        controls: Behind a constructed model also its controls, where ``config.constructions.asked``
-            names its kind.
+        variants: Builder of the pair's variants.
+        inputs: Questions and prompts of the sweep.
+        context: Context of the stage.
+        controls: Whether the controls of a constructed model follow it, where
+            ``config.constructions.asked`` names its kind.
     """
-    spec, readers = maker.job.spec, material.readers[maker.job.spec.name]
-    inputs, versions = stage.identity["inputs"], stage.identity["versions"]
+    spec, readers = variants.job.spec, inputs.readers[variants.job.spec.name]
+    identity, options = context.identity, context.settings.constructions
 
     def weights(source: str) -> str:
-        return digest_of([inputs[source], versions])
+        return digest_of([identity["inputs"][source], identity["versions"]])
 
     def base() -> Any:
         return load_params(readers["base"].checkpoint, readers["base"].config, None)
 
-    def constructed(variant: Model) -> Callable[[], Any]:
-        label = f"while {spec.name} {variant.name} was made again"
-        return lambda: maker.params(variant, lambda: stage.check(label))
+    def constructed(model: Model) -> Callable[[], Any]:
+        label = f"while {spec.name} {model.name} was made again"
+        return lambda: variants.params(model, lambda: context.check(label))
 
-    found = [
-        TargetModel("post", "original", readers["post"], weights(spec.post), maker.original),
+    models: dict[str, Model] = {}
+    for variant in variants.possible() if spec.constructed else ():
+        models[variant.name] = variant
+        if controls and variant.recipe.kind in options.asked:
+            models |= {model.name: model for model in controls_of(variant, options.controls)}
+    post = readers["post"]
+    return [
+        TargetModel("post", "original", post, weights(spec.post), variants.original),
         TargetModel("base", "base model", readers["base"], weights(spec.base), base),
+        *(
+            TargetModel(model.name, model.title, post, variants.key(model), constructed(model))
+            for model in models.values()
+        ),
     ]
-    options = stage.settings.constructions
-
-    def with_controls(variant: Variant) -> tuple[Model, ...]:
-        asked = controls and variant.recipe.kind in options.asked
-        return (variant, *(controls_of(variant, options.controls) if asked else ()))
-
-    models = maker.possible() if spec.constructed else ()
-    every = {one.name: one for variant in models for one in with_controls(variant)}
-    for variant in every.values():
-        found.append(
-            TargetModel(
-                variant.name,
-                variant.title,
-                readers["post"],
-                maker.key(variant),
-                constructed(variant),
-            )
-        )
-    return found

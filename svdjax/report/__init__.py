@@ -1,1 +1,1 @@
-"""The kit of which pages are made: page, tables' cells, panels, style, numbers in words."""
+"""Parts of pages: page, sections, tables, figures' style and panels, number formats."""

@@ -1,4 +1,4 @@
-"""How tables are shown: what the template needs of one, and what makes its cells."""
+"""Views of tables for the templates, and formats of their cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Spec = tuple[str, Callable[[Row], str]]
 
 @dataclass(frozen=True)
 class Head:
-    """A column's heading; `text` columns are left-aligned, and broken unless `whole`."""
+    """Heading of a column; `text` columns are left-aligned, and wrapped unless `whole`."""
 
     label: str
     text: bool = False
@@ -27,7 +27,7 @@ class Head:
 
 @dataclass(frozen=True)
 class TableView:
-    """What the template needs of a table; cells are text, not yet escaped."""
+    """A table as a template shows it; cells are text, not yet escaped."""
 
     title: str
     caption: str
@@ -49,7 +49,18 @@ def view(
     whole: Collection[str] = (),
     most: int | None = MOST_ROWS,
 ) -> TableView:
-    """The first `most` rows of a table, None for all; `text` and `whole` are headings of such."""
+    """View of the first `most` rows of a table; None for all.
+
+    Args:
+        table: The table.
+        title: Title above it.
+        caption: How to read it.
+        columns: Heading and cell format of each column.
+        folded: Whether it is shown only on request.
+        text: Headings of left-aligned columns.
+        whole: Headings of columns that are not wrapped.
+        most: Number of rows that are shown.
+    """
     rows = tuple(tuple(show(row) for _, show in columns) for row in table.rows[:most])
     return TableView(
         title=title,
@@ -63,30 +74,30 @@ def view(
 
 
 def plain(key: str) -> Callable[[Row], str]:
-    """The value as it is."""
+    """Format of the value as it is."""
     return lambda row: str(row[key])
 
 
 def sig(key: str, digits: int = 3) -> Callable[[Row], str]:
-    """Significant digits."""
+    """Format with significant digits."""
     return lambda row: significant(row[key], digits)
 
 
 def dec(key: str, digits: int = 4) -> Callable[[Row], str]:
-    """Fixed decimals."""
+    """Format with fixed decimals."""
     return lambda row: decimal(row[key], digits)
 
 
 def share(key: str) -> Callable[[Row], str]:
-    """A ratio as a percentage."""
+    """Format of a ratio as a percentage."""
     return lambda row: percent(row[key])
 
 
 def between(low: str, high: str, show: Callable[[float], str]) -> Callable[[Row], str]:
-    """Both ends of a range."""
+    """Format of both ends of a range."""
     return lambda row: f"{show(row[low])} … {show(row[high])}"
 
 
 def pm(mean: str, std: str, digits: int = 4) -> Callable[[Row], str]:
-    """Mean and standard deviation."""
+    """Format of mean and standard deviation."""
     return lambda row: plus_minus(row[mean], row[std], digits)

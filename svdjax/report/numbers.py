@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them. Files hold full precision; only the pages round."""
+"""Formats of numbers on pages. Files hold full precision; only the pages round."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 def percent(ratio: float | None) -> str:
     """A ratio as a percentage with two or three significant digits: 0.53 is ``53.0 %``.
 
-    What is rounding of float64 reads 0.
+    Rounding errors of float64 become 0.
     """
     if ratio is None or not math.isfinite(ratio):
         return MISSING
@@ -64,7 +64,7 @@ def plus_minus(mean: float | None, std: float | None, digits: int = 4) -> str:
 
 
 def span(low: str, high: str) -> str:
-    """``low`` alone when both ends read the same, else ``between low and high``."""
+    """``between low and high``, or ``low`` alone where both are equal."""
     return low if low == high else f"between {low} and {high}"
 
 

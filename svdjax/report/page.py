@@ -1,4 +1,4 @@
-"""From parts to a self-contained page: figures embedded, all text escaped, nothing from outside."""
+"""Self-contained pages: figures embedded, all text escaped, nothing from outside."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Picture:
 
     Attributes:
         anchor: Name of the file without suffix, and id on the page.
-        title: What it is, with the paper's figure.
+        title: Its title, with the number of the paper's figure.
         caption: How to read it.
-        alt: What it shows, for those who do not see it.
+        alt: Text alternative.
         data: The PNG, base64.
-        width: In CSS pixels.
-        height: likewise.
+        width: Width in CSS pixels.
+        height: Height in CSS pixels.
     """
 
     anchor: str
@@ -44,7 +44,7 @@ class Picture:
 def place(
     figure: Figure, directory: pathlib.Path, name: str, title: str, caption: str, alt: str
 ) -> Picture:
-    """Renders a figure to ``directory/<name>.png`` and returns it for the page."""
+    """Renders a figure to ``directory/<name>.png``; returns it for the page."""
     data = style.png(figure)
     write(directory / f"{name}.png", data)
     width, height = struct.unpack(">II", data[16:24])
@@ -55,9 +55,15 @@ def place(
 
 def render(path: pathlib.Path, template: str, **values: Any) -> pathlib.Path:
     """Writes a page from a template of this package."""
-    text = (
-        _environment().get_template(template).render(version=__version__, source=SOURCE, **values)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    page = environment.get_template(template)
+    text = page.render(version=__version__, source=SOURCE, **values)
     # Lone surrogates can come in with a tensor's name; they have no UTF-8.
     return write(path, text.encode("utf-8", "replace"))
 
@@ -65,13 +71,3 @@ def render(path: pathlib.Path, template: str, **values: Any) -> pathlib.Path:
 def slug(text: str) -> str:
     """A safe file name: letters, digits, ``_`` and ``-``, at most 48 of them."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[-48:].strip("-") or "x"
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -1,4 +1,4 @@
-"""A section of a page, as the templates show it."""
+"""Sections of pages."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from svdjax.report.page import Picture
 
 @dataclass
 class Section:
-    """What the templates need.
+    """A section of a page, as the templates show it.
 
     Attributes:
-        lead: A few sentences; on the index what their words mean, if they are used.
-        findings: More of them; on the index a sentence or two for every pair, with its name.
-        facts: Of the input, (name, value).
-        notes: What is missing, and why.
-        tables: To be shown.
-        figures: drawn.
+        lead: A few sentences; on the index an explanation of the findings.
+        findings: (name, sentence); on the index a sentence or two for every pair.
+        facts: Facts about the input, (name, value).
+        notes: Parts that are missing, and why.
+        tables: Tables to show.
+        figures: Figures to show.
         files: Names of the tables that were written.
-        anchor: Of the section on its page.
+        anchor: Its id on the page.
         title: Its heading.
-        label: The same in the page's list of sections.
+        label: Its heading in the page's list of sections.
         explanation: Template that explains it, empty for none.
-        target: Anchor on a pair's page that the index leads to.
+        target: Anchor on a pair's page that the index links to.
     """
 
     lead: str
@@ -48,31 +48,31 @@ class Section:
 def pair_sections(
     results: Mapping[str, Any], stages: Iterable[Stage], folder: pathlib.Path, page: PairPage
 ) -> list[Section]:
-    """Sections of a pair's page, in order; those of one anchor are one.
+    """Sections of a pair's page, in order; sections with the same anchor are merged.
 
     Args:
-        results: Of the pair, by stage; what is missing or None has no section.
-        stages: Those that may have results.
-        folder: The pair's.
-        page: What else is on it.
+        results: Results of the pair by stage; stages without have no section.
+        stages: Stages that may have results.
+        folder: The pair's directory.
+        page: The rest of the page.
     """
-    found: dict[str, Section] = {}
+    sections: dict[str, Section] = {}
     for stage in sorted(stages, key=lambda stage: stage.place):
         if results.get(stage.name) is None:
             continue
         new = stage.section(results[stage.name], folder, page)
-        if stage.anchor not in found:
+        if stage.anchor not in sections:
             new.anchor, new.title, new.explanation = stage.anchor, stage.title, stage.explanation
             new.label = stage.label or stage.title
-            found[stage.anchor] = new
+            sections[stage.anchor] = new
             continue
-        one = found[stage.anchor]
-        one.lead = f"{one.lead} {new.lead}"
-        # Both may have the same to say of a model.
-        one.notes = list(dict.fromkeys([*one.notes, *new.notes]))
+        section = sections[stage.anchor]
+        section.lead = f"{section.lead} {new.lead}"
+        # Both may have the same note on a model.
+        section.notes = list(dict.fromkeys([*section.notes, *new.notes]))
         for name in ("findings", "facts", "tables", "figures", "files"):
-            getattr(one, name).extend(getattr(new, name))
-    return list(found.values())
+            getattr(section, name).extend(getattr(new, name))
+    return list(sections.values())
 
 
 def index_sections(
@@ -84,16 +84,16 @@ def index_sections(
     """Sections of a sweep's index, in order.
 
     Args:
-        results: By stage, then by pair.
-        stages: Those that may have results.
-        folder: The sweep's.
-        papers: The paper's models by pair, where they are the paper's.
+        results: Results by stage, then by pair.
+        stages: Stages that may have results.
+        folder: The sweep's directory.
+        papers: Column of the paper's tables by pair, where there is one.
     """
-    found = []
+    sections = []
     for stage in sorted(stages, key=lambda stage: stage.place):
-        one = stage.index_section(results.get(stage.name) or {}, folder, papers)
-        if one is not None:
-            one.anchor = stage.index_anchor or stage.anchor
-            one.title, one.target = stage.index_title or stage.title, stage.anchor
-            found.append(one)
-    return found
+        section = stage.index_section(results.get(stage.name) or {}, folder, papers)
+        if section is not None:
+            section.anchor = stage.index_anchor or stage.anchor
+            section.title, section.target = stage.index_title or stage.title, stage.anchor
+            sections.append(section)
+    return sections

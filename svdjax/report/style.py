@@ -1,4 +1,4 @@
-"""One look for all figures: fonts, colours, safe labels, grids of panels.
+"""Style of all figures: fonts, colours, safe labels, grids of panels, axes.
 
 Figures are made with matplotlib's objects, never through pyplot, so that nothing global changes.
 """
@@ -56,13 +56,13 @@ _RC: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Everything drawn and rendered inside has the report's look; nothing outside changes."""
+    """Context in which figures are drawn and rendered in the report's style."""
     with matplotlib.rc_context(rc=_RC):
         yield
 
 
 def png(figure: Figure) -> bytes:
-    """Renders a figure; the bytes depend on the figure alone."""
+    """PNG of a figure; its bytes depend on the figure alone."""
     buffer = io.BytesIO()
     # savefig would lay out and draw everything twice.
     figure.set_dpi(DPI)
@@ -74,7 +74,7 @@ def png(figure: Figure) -> bytes:
 
 
 def label(text: str, most: int = 34) -> str:
-    """A name as figure text: no mathematics, no glyph the font lacks, its end kept if too long."""
+    """A name as figure text: no mathematics, no glyph the font lacks, its middle cut if long."""
     text = text.removesuffix(".weight")
     shown = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text)
     if len(shown) > most:
@@ -83,8 +83,8 @@ def label(text: str, most: int = 34) -> str:
 
 
 def columns(names: Sequence[str], most: int = 7) -> int:
-    """How many entries of a legend fit side by side under a figure of the page's width."""
-    # 130 letters do; a marker and its distances take 7.
+    """Number of entries of a legend that fit side by side under a figure of the page's width."""
+    # 130 letters fit; a marker and its distances take 7.
     return max(1, min(most, len(names), 130 // (max(map(len, names), default=0) + 7)))
 
 
@@ -107,9 +107,9 @@ def layer_axis(axes: Axes, layers: Sequence[str], *, room: int = 28) -> None:
     """Labels the x axis with layers, thinned so that they never touch.
 
     Args:
-        axes: where.
-        layers: One label per layer.
-        room: How many digits fit side by side.
+        axes: The axes.
+        layers: Label of each layer.
+        room: Number of digits that fit side by side.
     """
     count = len(layers)
     longest = min(8, max(len(text) for text in layers))
@@ -121,12 +121,12 @@ def layer_axis(axes: Axes, layers: Sequence[str], *, room: int = 28) -> None:
 
 
 def error_scale(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
-    """A logarithmic y axis where values spread over one to nine decades, else linear from 0."""
+    """Makes the y axis logarithmic if values span one to nine decades, else linear from 0."""
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
-    spread = positive.max() / positive.min() if positive.size else 1.0
+    ratio = positive.max() / positive.min() if positive.size else 1.0
     # Beyond nine decades the small ones are rounding errors, which would squeeze all the rest.
-    if positive.size == finite.size and 10 < spread < 1e9:
+    if positive.size == finite.size and 10 < ratio < 1e9:
         log_axis(axes, finite, percent=percent)
     else:
         axes.set_ylim(0, 1.08 * finite.max() if finite.size and finite.max() > 0 else 1)
@@ -135,20 +135,20 @@ def error_scale(axes: Axes, values: np.ndarray, *, percent: bool = False) -> Non
 
 
 def percentages() -> FuncFormatter:
-    """Ratios as percentages."""
+    """Format of ratios as percentages."""
     return FuncFormatter(lambda value, _: f"{100 * value:g} %")
 
 
 def log_axis(
     axes: Axes, values: np.ndarray, *, percent: bool = False, axis: Literal["x", "y"] = "y"
 ) -> None:
-    """A logarithmic axis with plain numbers: 0.01, 20, not powers of ten."""
+    """Makes an axis logarithmic, with plain numbers: 0.01, 20, not powers of ten."""
 
     def plain(value: float, _: object = None) -> str:
         shown = 100 * value if percent else value
         return f"{shown:g}" + (" %" if percent else "")
 
-    def some(value: float, _: object = None) -> str:
+    def minor(value: float, _: object = None) -> str:
         mantissa = value / 10 ** np.floor(np.log10(value) + 1e-9)
         return plain(value) if round(mantissa, 3) in (2, 5) else ""
 
@@ -156,14 +156,14 @@ def log_axis(
     ticks = axes.yaxis if axis == "y" else axes.xaxis
     ticks.set_major_formatter(FuncFormatter(plain))
     narrow = values.size and values.max() < 300 * values[values > 0].min()
-    ticks.set_minor_formatter(FuncFormatter(some) if narrow else NullFormatter())
+    ticks.set_minor_formatter(FuncFormatter(minor) if narrow else NullFormatter())
     if axis == "x":
         # As far from the axis as the labels of the longer ticks.
         axes.tick_params(axis="x", which="minor", pad=5)
 
 
 def note(axes: Axes, text: str) -> None:
-    """Says in the middle of a panel why there is nothing to see."""
+    """Writes in the middle of a panel why it is empty."""
     axes.text(
         *(0.5, 0.5, text),
         transform=axes.transAxes,
@@ -176,5 +176,5 @@ def note(axes: Axes, text: str) -> None:
 
 
 def colour_map(name: str, *, bad: str = "#f2c200") -> Colormap:
-    """A colour map in which NaN has a colour of its own."""
+    """Colour map with a colour of its own for NaN."""
     return matplotlib.colormaps[name].with_extremes(bad=bad)

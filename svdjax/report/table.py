@@ -24,7 +24,7 @@ class Table:
     Attributes:
         name: Stem of its files.
         columns: Keys of every row, in order.
-        rows: One mapping per line; values are text, int or float.
+        rows: A mapping per row; values are text, int or float.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
 
     def csv(self) -> str:
-        """The table as RFC 4180 text with full precision; a formula gets a ``'`` before it."""
+        """RFC 4180 text of the table with full precision; a ``'`` precedes formulas."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([_cell(column) for column in self.columns])
@@ -50,6 +50,6 @@ class Table:
 def _cell(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return repr(float(value))
-    # A spreadsheet takes text that begins so for a formula and runs it; names are anybody's.
+    # A spreadsheet would run text that begins so as a formula; names are untrusted.
     unsafe = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if unsafe else str(value)

@@ -17,7 +17,7 @@ import pytest
 from svdjax import reference
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError
-from svdjax.evaluate import asking
+from svdjax.evaluate import evaluator
 from svdjax.evaluate.benchmarks import in_repeat, read_benchmark
 from svdjax.evaluate.job import EvaluateJob
 from svdjax.evaluate.run import EvaluateOutcome, run_evaluate
@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluateOutcome, path
     """An undisturbed run, and what a kill would have left in the middle of it."""
     root = tmp_path_factory.mktemp("evaluate")
     # Answers are kept as they come, not second by second.
-    with mock.patch.object(asking, "_KEEP", 0.0):
+    with mock.patch.object(evaluator, "_WRITE_SECONDS", 0.0):
         watch = Watch(root / "out", root / "halfway")
         return evaluate(root / "out", stop=watch), root / "halfway"
 

@@ -10,7 +10,7 @@ import pytest
 from svdjax.evaluate.page import answers_section, index_answers
 from svdjax.evaluate.results import EvaluationResults, Score
 from svdjax.evaluate.tables import all_answers_table, answers_table, matrix
-from svdjax.report.paper_answers import paper_scores
+from svdjax.report.paper_tables import paper_scores
 from tests.report.pages import HOSTILE
 
 KEY = "Qwen2.5-Math-1.5B/instruct"

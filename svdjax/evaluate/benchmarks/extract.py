@@ -1,11 +1,11 @@
-r"""Finding the answer in what a model wrote: the last \boxed{…}, and the letter inside of it."""
+r"""Extraction of the answer from a response: the last \boxed{…}, and the letter inside of it."""
 
 from __future__ import annotations
 
 import re
 
-# A second backslash is what is left of text that was escaped once too often. Every token that
-# begins with a backslash is taken whole, so that escaped braces do not count.
+# A second backslash is left in text that was escaped once too often. Every token that begins with
+# a backslash is taken whole, so that escaped braces do not count.
 _TOKEN = re.compile(r"\\?\\boxed\s*\{|\\[\\{}]|[{}]")
 _WRAPPED = re.compile(r"\\(?:text|math|mbox|boxed|boldsymbol)[a-z]*\s*\{(.*)\}", re.DOTALL)
 _PAIRS = (
@@ -26,30 +26,30 @@ _MOST = 2000
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete \boxed{…}, or None.
+    r"""Content of the last complete \boxed{…}, or None.
 
     Braces nest, escaped ones do not count, and blanks may stand before the first. Of boxes within
     one another the outermost counts. It takes time linear in the text.
     """
     # Where the content of each open brace's box begins, -1 for braces that open no box.
-    opened: list[int] = []
-    last: tuple[int, int] | None = None
-    for token in _TOKEN.finditer(text):
-        found = token.group()
-        if found == "{":
-            opened.append(-1)
-        elif "boxed" in found:
-            opened.append(token.end())
-        elif found == "}" and opened:
-            begin = opened.pop()
+    starts: list[int] = []
+    last: str | None = None
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if token == "{":
+            starts.append(-1)
+        elif "boxed" in token:
+            starts.append(match.end())
+        elif token == "}" and starts:
+            start = starts.pop()
             # A box that contains others is completed after them.
-            if begin >= 0:
-                last = (begin, token.start())
-    return None if last is None else text[last[0] : last[1]]
+            if start >= 0:
+                last = text[start : match.start()]
+    return last
 
 
 def choice_letter(content: str, letters: str) -> str | None:
-    r"""The option that a box names, one of `letters`, or None.
+    r"""Letter of the option that a box names, one of `letters`, or None.
 
     Besides "A": "a", "(A)", "A.", "A) text", "A.text", "\text{A}", "\textbf{(A)}", "$A$".
     """
@@ -70,9 +70,9 @@ def _unwrapped(content: str) -> str | None:
     match = _WRAPPED.fullmatch(content)
     if match is not None and _closes_at_end(content):
         return match[1]
-    for begin, end in _PAIRS:
-        inner = content[len(begin) : len(content) - len(end)]
-        if inner and content.startswith(begin) and content.endswith(end) and begin not in inner:
+    for start, end in _PAIRS:
+        inner = content[len(start) : len(content) - len(end)]
+        if inner and content.startswith(start) and content.endswith(end) and start not in inner:
             return inner
     return None
 

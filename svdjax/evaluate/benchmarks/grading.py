@@ -1,28 +1,35 @@
-r"""Grading: is the last \boxed{…} of a response the right answer?
+r"""Grading: whether the last \boxed{…} of a response is the right answer.
 
 Letters are compared as letters. Mathematics is equal if the texts or the plain decimal numbers are,
 and otherwise if math-verify says so, which knows fractions, units, sets, intervals and much more.
+It runs in a worker process, because some answers take forever or all memory.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import pathlib
 import re
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
-from svdjax.evaluate.benchmarks.comparing import Comparer
+from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
 from svdjax.text.question import Question
+from svdjax.text.worker import Worker, WorkerLost, WorkerUnavailable
 
 MOST_CHARACTERS = 2000
+MOST_MEMORY = 2 << 30
+_HANDLER = pathlib.Path(__file__).with_name("math_handler.py")
+_INSTALL = "answers are compared by math-verify, which {why}; pip install math-verify"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|[+-]?\.[0-9]+")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a response.
+    """Grade of a response.
 
     Attributes:
         correct: Whether the answer is right.
@@ -39,17 +46,20 @@ class Verdict:
 class Grader:
     """Grades responses; a context manager, because it may keep a process. Not for several threads.
 
-    Verdicts are remembered: the same answer to the same gold is compared once.
+    Verdicts are cached: the same answer to the same gold is compared once.
+
+    Args:
+        timeout: Seconds that the comparison of two answers may take.
+
+    Raises:
+        InputError: math-verify is not installed.
     """
 
     def __init__(self, timeout: float = 10.0):
-        """`timeout` is how many seconds the comparison of two answers may take.
-
-        Raises:
-            InputError: math-verify is not installed.
-        """
-        self._comparer = Comparer(timeout)
-        self._known: dict[tuple[str, str], tuple[bool, str]] = {}
+        if importlib.util.find_spec("math_verify") is None:
+            raise InputError(_INSTALL.format(why="is not installed"))
+        self.worker, self._timeout = Worker(_HANDLER, MOST_MEMORY), timeout
+        self._cache: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +74,10 @@ class Grader:
 
     def close(self) -> None:
         """Ends the process, if there is one; it starts again when it is needed."""
-        self._comparer.close()
+        self.worker.close()
 
     def grade(self, question: Question, response: str) -> Verdict:
-        """Grade a response, whatever it holds.
+        """Verdict on a response, whatever it holds.
 
         Raises:
             InputError: math-verify cannot be imported.
@@ -84,9 +94,10 @@ class Grader:
                 return Verdict(False, content, "not a choice")
             return Verdict(letter == question.answer, letter)
         key = (question.answer.strip(), content)
-        if key not in self._known:
-            self._known[key] = self._compare(*key)
-        return Verdict(self._known[key][0], content, self._known[key][1])
+        if key not in self._cache:
+            self._cache[key] = self._compare(*key)
+        correct, reason = self._cache[key]
+        return Verdict(correct, content, reason)
 
     def _compare(self, gold: str, answer: str) -> tuple[bool, str]:
         if gold == answer:
@@ -95,7 +106,21 @@ class Grader:
             return False, "too long"
         if _NUMBER.fullmatch(gold) and _NUMBER.fullmatch(answer):
             return _decimal(gold) == _decimal(answer), ""
-        return self._comparer.compare(gold, answer)
+        return self.verify(gold, answer)
+
+    def verify(self, gold: str, answer: str) -> tuple[bool, str]:
+        """Whether math-verify says that two answers are equal, and why it cannot, else "".
+
+        Raises:
+            InputError: math-verify cannot be imported.
+        """
+        try:
+            reply = self.worker.ask({"gold": gold, "answer": answer}, self._timeout)
+        except WorkerLost as error:
+            return False, "timeout" if error.timed_out else "not comparable"
+        except WorkerUnavailable as error:
+            raise InputError(_INSTALL.format(why=error)) from None
+        return reply.get("equal", False), reply.get("reason", "not comparable")
 
 
 def _decimal(text: str) -> Decimal:

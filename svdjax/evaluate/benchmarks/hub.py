@@ -1,4 +1,4 @@
-"""Records of benchmarks that lie on the Hugging Face hub, through the optional `datasets`."""
+"""Benchmarks on the Hugging Face hub, through the optional `datasets`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from svdjax.evaluate.benchmarks.rows import Row
 PREFIX = "hf:"
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(rf"hf:({_NAME}/{_NAME})(?:/({_NAME}))?(?::({_NAME}))?", re.ASCII)
-# Where a config has to be named and nothing else could be meant.
+# Configs of datasets that need one named, where there is no choice.
 _CONFIGS = {"openai/gsm8k": "main", "cais/mmlu": "all", "Idavidrein/gpqa": "gpqa_diamond"}
 _SPLITS = {"gpqa": "train", "commonsenseqa": "validation"}
 _MMLU_SPLITS = {"val": "validation"}
 
 
-def hub_rows(path: str, name: str, wanted: str, split: str) -> Iterator[Row]:
-    """The rows of a dataset on the hub, or in its cache.
+def hub_rows(path: str, name: str, form: str, split: str) -> Iterator[Row]:
+    """Rows of a dataset on the hub, or in its cache.
 
     Args:
         path: `hf:org/name`, with `/config` and `:split` if they are not the usual ones.
         name: The benchmark.
-        wanted: The form of its records, for errors.
+        form: Form of its records, for errors.
         split: The split of MMLU, unless `path` names one.
 
     Raises:
@@ -33,16 +33,15 @@ def hub_rows(path: str, name: str, wanted: str, split: str) -> Iterator[Row]:
     match = _FORM.fullmatch(path)
     if match is None:
         raise InputError(f"{path}: expected hf:org/name, hf:org/name/config or either with :split")
-    repository, config, part = match.groups()
+    repository, config, named_split = match.groups()
     config = config or _CONFIGS.get(repository)
-    if name == "mmlu":
-        part = part or _MMLU_SPLITS.get(split, split)
-    part = part or _SPLITS.get(name, "test")
-    for number, values in enumerate(_load(path, repository, config, part), 1):
-        yield Row(values, f"{path}, row {number} of {part}", wanted)
+    usual = _MMLU_SPLITS.get(split, split) if name == "mmlu" else _SPLITS.get(name, "test")
+    split = named_split or usual
+    for number, values in enumerate(_load(path, repository, config, split), 1):
+        yield Row(values, f"{path}, row {number} of {split}", form)
 
 
-def _load(path: str, repository: str, config: str | None, part: str) -> Iterator[Any]:
+def _load(path: str, repository: str, config: str | None, split: str) -> Iterator[Any]:
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     # Not only ImportError: it builds on libraries that fail in their own ways.
@@ -57,12 +56,11 @@ def _load(path: str, repository: str, config: str | None, part: str) -> Iterator
             "hub's; pip install -U svdjax[datasets]"
         )
     try:
-        loaded = datasets.load_dataset(repository, config, split=part)
+        return iter(datasets.load_dataset(repository, config, split=split))
     # It raises whatever network, cache, access rights and file formats run into.
     except Exception as error:
         why = printable(" ".join(f"{type(error).__name__}: {error}".split()), 300)
         raise InputError(
-            f"{path}: config {config or '(none)'}, split {part} cannot be loaded ({why}); check "
+            f"{path}: config {config or '(none)'}, split {split} cannot be loaded ({why}); check "
             "name, network and access, or give a file"
         ) from None
-    return iter(loaded)

@@ -1,4 +1,4 @@
-"""What compares answers with math-verify, in a process of its own: see `isolated.Worker`.
+"""Handler of a `worker.Worker` that compares answers with math-verify.
 
 Answers come from models: some take forever, some take all memory.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function from {"gold", "answer"} to {"equal", "reason"}."""
+    """Function from {"gold", "answer"} to {"equal", "reason"}."""
     import math_verify
 
     def compare(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Benchmarks by name: what --data must be, and reading it."""
+"""Benchmarks by name: the form of --data, and its questions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import dataclasses
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from svdjax.errors import InputError, printable
 from svdjax.evaluate.benchmarks import records
+from svdjax.evaluate.benchmarks.files import SPLITS, gpqa_rows, jsonl_rows, mmlu_rows
 from svdjax.evaluate.benchmarks.hub import PREFIX, hub_rows
 from svdjax.evaluate.benchmarks.rows import Row
-from svdjax.evaluate.benchmarks.sources import SPLITS, gpqa_rows, jsonl_rows, mmlu_rows
+from svdjax.text.lines import MOST_BYTES
 from svdjax.text.question import Question
-from svdjax.text.reading import MOST_BYTES
 
 BENCHMARKS = {
     "gsm8k": 'GSM8K; --data: its .jsonl of {"question", "answer"} with "#### result" at the end of '
@@ -48,13 +48,12 @@ def read_benchmark(
     seed: int = 0,
     split: str = "dev",
 ) -> tuple[Question, ...]:
-    """Read a benchmark's questions, in the order of the file.
+    """Questions of a benchmark, in the order of the file.
 
     Args:
         name: One of `BENCHMARKS`.
-        path: What `BENCHMARKS` says: a file, a folder, or `hf:org/name[/config][:split]`.
-        limit: How many questions to take, from the beginning; 0 takes all. What lies beyond is not
-            looked at.
+        path: A file, a folder, or `hf:org/name[/config][:split]`, of the form in `BENCHMARKS`.
+        limit: Number of questions to take, from the beginning; 0 takes all. Nothing beyond is read.
         seed: Orders the options of GPQA; the order of a question depends on it and on the
             question's content alone, and beyond the first repeat on the repeat (`in_repeat`).
         split: "dev", "test" or "val": which part of MMLU, where `path` holds several.
@@ -69,47 +68,45 @@ def read_benchmark(
         raise InputError(f"split {split}: is unknown; expected one of {', '.join(SPLITS)}")
     if limit < 0:
         raise InputError(f"limit {limit}: is negative; expected 0, which takes all, or more")
-    found: list[Question] = []
-    places: dict[str, str] = {}
+    questions: list[Question] = []
+    locations: dict[str, str] = {}
     counts: Counter[str] = Counter()
     size = 0
-    for question, place in _converted(name, _rows(name, path, split), seed):
+    for row in _rows(name, path, split):
+        question = _CONVERT[name](row, seed)
         counts[question.group] += 1
         if not question.id:
             number = f"{question.group or name}/{counts[question.group]}"
             question = dataclasses.replace(question, id=number)
-        if question.id in places:
+        if question.id in locations:
             raise InputError(
-                f"{place}: has the id {printable(question.id, 80)} of {places[question.id]}; "
-                "expected every question once; remove one of the two"
+                f"{row.location}: has the id {printable(question.id, 80)} of "
+                f"{locations[question.id]}; expected every question once; remove one of the two"
             )
         size += len(question.text)
         if size > MOST_BYTES:
-            raise InputError(f"{place}: more than {MOST_BYTES >> 20} Mi characters; set a limit")
-        places[question.id] = place
-        found.append(question)
-        if len(found) == limit:
+            raise InputError(
+                f"{row.location}: more than {MOST_BYTES >> 20} Mi characters; set a limit"
+            )
+        locations[question.id] = row.location
+        questions.append(question)
+        if len(questions) == limit:
             break
-    if not found:
-        raise InputError(f"{path}: holds no question; expected {_wanted(name)}")
-    return tuple(found)
-
-
-def _converted(name: str, rows: Iterable[Row], seed: int) -> Iterator[tuple[Question, str]]:
-    for row in rows:
-        yield _CONVERT[name](row, seed), row.place
+    if not questions:
+        raise InputError(f"{path}: holds no question; expected {_form(name)}")
+    return tuple(questions)
 
 
 def _rows(name: str, path: str | os.PathLike[str], split: str) -> Iterator[Row]:
-    wanted, where = _wanted(name), pathlib.Path(path)
+    form, file = _form(name), pathlib.Path(path)
     if str(path).startswith(PREFIX):
-        return hub_rows(str(path), name, wanted, split)
+        return hub_rows(str(path), name, form, split)
     if name == "mmlu":
-        return mmlu_rows(where, wanted, split)
+        return mmlu_rows(file, form, split)
     if name == "gpqa":
-        return gpqa_rows(where, wanted)
-    return jsonl_rows(where, wanted)
+        return gpqa_rows(file, form)
+    return jsonl_rows(file, form)
 
 
-def _wanted(name: str) -> str:
+def _form(name: str) -> str:
     return BENCHMARKS[name].partition("--data: ")[2]

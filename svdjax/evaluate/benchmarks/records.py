@@ -1,4 +1,4 @@
-"""Records of each benchmark as questions: one function a benchmark, for files and the hub alike."""
+"""Rows of each benchmark as questions: one function a benchmark, for files and the hub alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svdjax.evaluate.benchmarks.rows import Row
-from svdjax.evaluate.benchmarks.wording import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
+from svdjax.evaluate.benchmarks.templates import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
 from svdjax.text.question import Question
 
 GPQA_COLUMNS = (
@@ -58,8 +58,8 @@ def commonsenseqa(row: Row, seed: int = 0) -> Question:
     stem, choices = row.get("question"), row.values.get("choices")
     if isinstance(stem, Mapping):
         stem, choices = stem.get("stem"), stem.get("choices")
-        if isinstance(choices, list) and all(isinstance(each, Mapping) for each in choices):
-            choices = {key: [each.get(key) for each in choices] for key in ("label", "text")}
+        if isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices):
+            choices = {key: [choice.get(key) for choice in choices] for key in ("label", "text")}
     if not isinstance(choices, Mapping):
         raise row.error("has no choices of that form")
     if choices.get("label") != list(LETTERS):
@@ -72,7 +72,7 @@ def commonsenseqa(row: Row, seed: int = 0) -> Question:
 def gpqa(row: Row, seed: int = 0) -> Question:
     """One right and three wrong answers, in an order that depends on seed and content alone.
 
-    That is the order of the first repeat; `in_repeat` draws those of the others.
+    It is the order of the first repeat; `in_repeat` draws the others.
     """
     text, *options = (row.text(key) for key in GPQA_COLUMNS)
     content = _digest(json.dumps([text, *options]))
@@ -91,10 +91,10 @@ def gpqa(row: Row, seed: int = 0) -> Question:
 
 
 def in_repeat(question: Question, repeat: int) -> Question:
-    """A question as it is asked in one repeat.
+    """A question with the order of options of one repeat.
 
-    Where the order of the options is drawn, every repeat has its own, so that accuracy and its
-    spread do not hang on one order; it depends on seed, content and repeat alone.
+    Where the order is drawn, every repeat has its own, so that accuracy and its deviation do not
+    depend on one order; it depends on seed, content and repeat alone.
 
     Args:
         question: As `read_benchmark` returns it, which is how repeat 0 asks it.
@@ -102,9 +102,9 @@ def in_repeat(question: Question, repeat: int) -> Question:
     """
     if not repeat or not question.options:
         return question
-    asked = _digest(question.text)
+    content = _digest(question.text)
     order = sorted(
-        range(len(question.options)), key=lambda option: _digest(f"{repeat}/{asked}/{option}")
+        range(len(question.options)), key=lambda option: _digest(f"{repeat}/{content}/{option}")
     )
     options = tuple(question.options[option] for option in order)
     text = multiple_choice(question.stem, options)
@@ -113,14 +113,14 @@ def in_repeat(question: Question, repeat: int) -> Question:
 
 
 def _choice(name: str, text: str, options: Sequence[str], answer: str, group: str = "") -> Question:
-    whole, letters = multiple_choice(text, options), LETTERS[: len(options)]
-    return Question(name, whole, SYSTEM_SHORT, answer, "choice", letters, group)
+    turn, letters = multiple_choice(text, options), LETTERS[: len(options)]
+    return Question(name, turn, SYSTEM_SHORT, answer, "choice", letters, group)
 
 
 def _options(row: Row, values: Any, count: int) -> list[str]:
     if not isinstance(values, list) or len(values) != count:
-        found = len(values) if isinstance(values, list) else type(values).__name__
-        raise row.error(f"has {found} choices, not a list of {count}")
+        size = len(values) if isinstance(values, list) else type(values).__name__
+        raise row.error(f"has {size} choices, not a list of {count}")
     return [row.as_text(value, f"choice {LETTERS[i]}") for i, value in enumerate(values)]
 
 

@@ -1,4 +1,4 @@
-"""A record of a benchmark, from wherever it was read, and its fields, checked."""
+"""Rows of a benchmark's data, with checked access to their fields."""
 
 from __future__ import annotations
 
@@ -10,66 +10,50 @@ from decimal import Decimal
 from typing import Any
 
 from svdjax.errors import InputError, printable
-from svdjax.text.reading import has_half_a_surrogate
+from svdjax.text.lines import has_lone_surrogate
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record.
+    """A row; what is missing or of another kind raises an `InputError` that names it.
 
     Attributes:
         values: Its fields.
-        place: File and line, or dataset and row, for errors.
-        wanted: The form of the benchmark's records, for errors.
+        location: File and line, or dataset and row, for errors.
+        form: Form of the benchmark's records, for errors.
     """
 
     values: Mapping[str, Any]
-    place: str
-    wanted: str
+    location: str
+    form: str
 
     def error(self, why: str) -> InputError:
-        """The error that says why this record cannot be used."""
-        return InputError(f"{self.place}: {printable(why, 300)}; expected {self.wanted}")
+        """Error that says why this row cannot be used."""
+        return InputError(f"{self.location}: {printable(why, 300)}; expected {self.form}")
 
     def get(self, key: str) -> Any:
-        """A field of any type.
-
-        Raises:
-            InputError: It is missing.
-        """
+        """A field of any type."""
         if key not in self.values:
             keys = printable(", ".join(map(str, self.values)) or "none", 150)
             raise self.error(f'has no "{key}", but: {keys}')
         return self.values[key]
 
     def text(self, key: str) -> str:
-        """A field that is a string and not blank.
-
-        Raises:
-            InputError: It is missing, of another type or blank.
-        """
+        """A field that is a string and not blank."""
         return self.as_text(self.get(key), f'"{key}"')
 
-    def as_text(self, value: Any, what: str) -> str:
-        """A value that is a string and not blank.
-
-        Raises:
-            InputError: It is of another type or blank.
-        """
+    def as_text(self, value: Any, name: str) -> str:
+        """A value that is a string and not blank; `name` is for errors."""
         if not isinstance(value, str):
-            raise self.error(f"{what} is {type(value).__name__}, not a string")
+            raise self.error(f"{name} is {type(value).__name__}, not a string")
         if not value.strip():
-            raise self.error(f"{what} is blank")
-        if has_half_a_surrogate(value):
-            raise self.error(f"{what} holds half a surrogate pair, which is no character")
+            raise self.error(f"{name} is blank")
+        if has_lone_surrogate(value):
+            raise self.error(f"{name} holds half a surrogate pair, which is no character")
         return value
 
     def number_or_text(self, key: str) -> str:
-        """A field that is a string or a finite number, which is written without exponent.
-
-        Raises:
-            InputError: It is missing or something else.
-        """
+        """A field that is a string or a finite number, which is written without exponent."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             if not isinstance(value, str):
@@ -80,11 +64,7 @@ class Row:
         return format(Decimal(repr(value)), "f")
 
     def letter(self, key: str, letters: str) -> str:
-        """A field that names an option: its letter, or its index as the hub has it.
-
-        Raises:
-            InputError: It is missing or names none of the options.
-        """
+        """Letter of a field that names an option by letter, or by index as on the hub."""
         value = self.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(letters):
             return letters[value]

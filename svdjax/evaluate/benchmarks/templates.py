@@ -1,4 +1,4 @@
-"""How the paper asks: its system prompts and its template of multiple-choice questions.
+"""The paper's system prompts and its template of multiple-choice questions.
 
 A question's text is taken as it is, outer blanks included.
 """
@@ -12,7 +12,7 @@ SYSTEM_SHORT = (
     r"Please put your final answer within \boxed{} and keep your thought process as short as "
     "possible."
 )
-# Of {number}, {options}, {letters}; the paper's wording is that of four options.
+# The paper's wording, which is for four options.
 OPTIONS = (
     " You have {number} options, and they are: {options} Please select the correct option and just "
     "give {letters}. For example, if you think the answer is A, just give \\boxed{{A}} as the "
@@ -23,7 +23,7 @@ _NUMBERS = {4: "four", 5: "five"}
 
 
 def multiple_choice(question: str, options: Sequence[str]) -> str:
-    """The user's turn of a question with four or five options."""
+    """User's turn of a question with four or five options."""
     letters = LETTERS[: len(options)]
     return question + OPTIONS.format(
         number=_NUMBERS[len(options)],

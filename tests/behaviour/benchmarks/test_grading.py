@@ -13,12 +13,11 @@ import time
 import pytest
 
 from svdjax.errors import InputError
-from svdjax.evaluate.benchmarks import Grader, Question, Verdict, comparing, read_benchmark
-from svdjax.evaluate.benchmarks.comparing import Comparer
-from svdjax.text import isolated
+from svdjax.evaluate.benchmarks import Grader, Question, Verdict, grading, read_benchmark
+from svdjax.text import worker
 
-WORKER = pathlib.Path(comparing.__file__).with_name("worker.py")
-LOOP = pathlib.Path(isolated.__file__).with_name("isolated_loop.py")
+HANDLER = pathlib.Path(grading.__file__).with_name("math_handler.py")
+LOOP = pathlib.Path(worker.__file__).with_name("worker_loop.py")
 TOWER = "9^{9^{9^{9}}}"
 
 
@@ -148,7 +147,7 @@ def test_choices():
         assert grader.grade(question, "C") == Verdict(False, None, "no box")
         assert grader.grade(asked("12"), r"\boxed{12.0}").correct
         # Nothing of this needs the worker.
-        assert grader._comparer.worker.process is None
+        assert grader.worker.process is None
 
 
 def test_gold_answers_are_correct(shared, grader):
@@ -164,9 +163,8 @@ def test_gold_answers_are_correct(shared, grader):
             verdict = grader.grade(question, f"Thus \\boxed{{{question.answer}}}.")
             assert verdict == Verdict(True, question.answer), question.id
     # Equal texts do not get to the worker, so go there directly.
-    comparer = grader._comparer
     for question in read_benchmark("math500", read["math500"])[::3]:
-        assert comparer.compare(question.answer, question.answer) == (True, ""), question.id
+        assert grader.verify(question.answer, question.answer) == (True, ""), question.id
 
 
 def test_what_takes_forever_is_ended_and_the_next_is_compared():
@@ -182,26 +180,26 @@ def test_what_takes_forever_is_ended_and_the_next_is_compared():
 
 
 def test_a_worker_that_dies():
-    comparer = Comparer(10)
-    assert comparer.compare("4", r"\sqrt{16}") == (True, "")
-    first = comparer.worker.running()
+    grader = Grader(10)
+    assert grader.verify("4", r"\sqrt{16}") == (True, "")
+    first = grader.worker.running()
     # While it is stopped it is alive, and then it dies with the request.
     os.killpg(first.pid, signal.SIGSTOP)
     killer = subprocess.Popen(["/bin/sh", "-c", f"sleep 0.3; kill -9 -{first.pid}"])
-    assert comparer.compare("4", r"\sqrt{16}") == (False, "not comparable")
+    assert grader.verify("4", r"\sqrt{16}") == (False, "not comparable")
     killer.wait()
-    assert comparer.compare("4", r"\sqrt{16}") == (True, "")
+    assert grader.verify("4", r"\sqrt{16}") == (True, "")
     # While nobody waits for it.
-    second = comparer.worker.running()
+    second = grader.worker.running()
     second.kill()
     second.wait()
-    assert comparer.compare("4", r"\sqrt{16}") == (True, "")
-    comparer.close()
-    comparer.close()
+    assert grader.verify("4", r"\sqrt{16}") == (True, "")
+    grader.close()
+    grader.close()
 
 
 def test_the_worker_ends_itself():
-    command = [sys.executable, "-P", str(LOOP), str(WORKER), str(2 << 30)]
+    command = [sys.executable, "-P", str(LOOP), str(HANDLER), str(2 << 30)]
     # Its parent is gone.
     done = subprocess.run(command, input=b"", capture_output=True, timeout=60)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"ready": True})
@@ -215,18 +213,18 @@ def test_the_worker_ends_itself():
 
 
 def test_the_worker_is_bounded_and_deaf_to_interrupts():
-    comparer = Comparer(10)
+    grader = Grader(10)
     try:
-        process = comparer.worker.running()
+        process = grader.worker.running()
         limits = pathlib.Path(f"/proc/{process.pid}/limits")
         if limits.exists():
             line = next(x for x in limits.read_text().splitlines() if "address space" in x)
             assert int(line.split()[3]) <= 2 << 30
         process.send_signal(signal.SIGINT)
-        assert comparer.compare("4", r"\sqrt{16}") == (True, "")
-        assert comparer.worker.running() is process
+        assert grader.verify("4", r"\sqrt{16}") == (True, "")
+        assert grader.worker.running() is process
     finally:
-        comparer.close()
+        grader.close()
 
 
 def test_without_math_verify(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Figures with a row per model, under the name of its group; the x axes hold the numbers."""
+"""Dot plots: a row per model, under the name of its group; the x axes hold the numbers."""
 
 from __future__ import annotations
 
@@ -14,59 +14,62 @@ from svdjax.report import style
 _ROW = 0.205  # inches
 
 
-def rows(
+def dot_plot(
     groups: Mapping[str, Mapping[str, str]], panels: int, *, width: float = 11
 ) -> tuple[Figure, list[Axes], dict[str, int]]:
-    """A figure with a heading per group and a row per model.
+    """An empty dot plot with a heading per group and a row per model.
 
     Args:
-        groups: Heading to the models under it, their names to what the row is called.
-        panels: Axes side by side, at least one.
-        width: Of the figure, inches.
+        groups: Heading to its models, name to label.
+        panels: Number of axes side by side, at least one.
+        width: Width of the figure, inches.
 
     Returns:
-        The figure, its axes, and where each model's row lies.
+        The figure, its axes, and the y of each model's row.
     """
-    texts, places = [], {}
+    labels, rows = [], {}
     for heading, members in groups.items():
-        texts.append(heading)
+        labels.append(heading)
         for name, text in members.items():
-            places[name] = len(texts)
-            texts.append(style.label(text, 40))
-    figure = Figure(figsize=(width, _ROW * len(texts) + 1.0), layout="constrained")
+            rows[name] = len(labels)
+            labels.append(style.label(text, 40))
+    figure = Figure(figsize=(width, _ROW * len(labels) + 1.0), layout="constrained")
     axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
-    heads = set(range(len(texts))) - set(places.values())
-    axes[0].set_yticks(range(len(texts)), texts)
+    headings = set(range(len(labels))) - set(rows.values())
+    axes[0].set_yticks(range(len(labels)), labels)
     for i, tick in enumerate(axes[0].get_yticklabels()):
-        tick.set_fontweight("bold" if i in heads else "normal")
-    axes[0].set_ylim(len(texts) - 0.4, -0.6)
+        tick.set_fontweight("bold" if i in headings else "normal")
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
     for ax in axes:
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")
         ax.set_axisbelow(True)
-        for place in places.values():
-            ax.axhline(place, color="#eef0f3", linewidth=0.7, zorder=0)
-    return figure, axes, places
+        for row in rows.values():
+            ax.axhline(row, color="#eef0f3", linewidth=0.7, zorder=0)
+    return figure, axes, rows
 
 
-def say(ax: Axes, row: int, text: str, beside: Sequence[float] = ()) -> None:
-    """Why a row has no marker, at the end of it that is farther from what is drawn there."""
+def annotate_row(ax: Axes, row: int, text: str, beside: Sequence[float] = ()) -> None:
+    """Writes text into a row, at its end that is farther from the values drawn there."""
     low, high = ax.get_xlim()
     middle = math.sqrt(low * high) if ax.get_xscale() == "log" else (low + high) / 2
     least = min((value for value in beside if low <= value <= high), default=high)
-    x, side = (0.01, "left") if least > middle else (0.99, "right")
+    x, alignment = (0.01, "left") if least > middle else (0.99, "right")
     ax.text(
         *(x, row, style.label(text, 44)),
         transform=ax.get_yaxis_transform(),
-        ha=side,
+        ha=alignment,
         va="center",
         fontsize=7.5,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
 
 
-def scale(ax: Axes, values: np.ndarray, *, percent: bool) -> bool:
-    """Sets the x axis; whether it is logarithmic: where positive values span over a decade."""
+def set_x_scale(ax: Axes, values: np.ndarray, *, percent: bool) -> bool:
+    """Sets scale and limits of the x axis; returns whether it is logarithmic.
+
+    It is where positive values span more than a decade.
+    """
     finite = values[np.isfinite(values)]
     if not finite.size:
         ax.set_xticks([])
@@ -79,8 +82,8 @@ def scale(ax: Axes, values: np.ndarray, *, percent: bool) -> bool:
         return True
     # From 0, so that a small difference looks small.
     low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
-    room = (high - low) / 16 or 1.0
-    ax.set_xlim(low - (room if low else room / 4), high + room)
+    margin = (high - low) / 16 or 1.0
+    ax.set_xlim(low - (margin if low else margin / 4), high + margin)
     if percent:
         ax.xaxis.set_major_formatter(style.percentages())
     return False
