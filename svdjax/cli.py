@@ -1,4 +1,4 @@
-"""What every command shares: flags in, one call, and the exit status.
+"""Command line of every command: flags, the call, and the exit status.
 
 =========  ==============================================================
 status     meaning
@@ -35,9 +35,9 @@ def run(main: Callable[[], str | None]) -> NoReturn:
     """Parses the flags, calls `main` and ends the process with the status above.
 
     Args:
-        main: Does the work; the text it returns is the short summary for stdout.
+        main: Does the work; returns the short summary for stdout.
     """
-    streams.settle()
+    streams.configure_streams()
     command = f"python -m svdjax.{_command()}"
     try:
         app.run(lambda _: _call(main), flags_parser=_parse)
@@ -70,7 +70,7 @@ def _call(main: Callable[[], str | None]) -> None:
 
 @contextlib.contextmanager
 def _written_to_stdout() -> Iterator[None]:
-    """Makes sure that what is printed arrives; that nobody reads it is no fault (`streams`)."""
+    """Flushes stdout; a reader who has left is no fault (`streams`)."""
     try:
         yield
         sys.stdout.flush()
@@ -93,7 +93,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv), known_only=False)
         for name in flags.FLAGS:
-            # A config file that could not be read says so at the first look at it.
+            # A config file that could not be read raises at the first access.
             getattr(flags.FLAGS[name].value, "name", None)
     except SystemExit as stop:
         # absl's other help flags end with status 1 after doing what was asked.
@@ -113,21 +113,18 @@ def _is_file(path: str) -> bool:
 
 
 def _leaves() -> str:
-    """What ``--help`` says about the leaves of a config."""
+    """Help on the leaves of a config."""
     from svdjax.options import OPTIONS
 
     lines = ["\nconfig leaves, set with --config.LEAF=VALUE:"]
     for leaf, (default, text) in OPTIONS.items():
-        about = f"{text} (default: {default})"
-        lines += [
-            f"  {leaf}:",
-            *textwrap.wrap(about, 96, initial_indent="    ", subsequent_indent="    "),
-        ]
+        lines.append(f"  {leaf}:")
+        lines += [f"    {line}" for line in textwrap.wrap(f"{text} (default: {default})", 92)]
     return "\n".join(lines)
 
 
 def _config_file(argv: Sequence[str]) -> str:
-    """The path of ``--config=path[:argument]``, empty where there is none."""
+    """Path in ``--config=path[:argument]``, empty where there is none."""
     for arg, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
         name, equals, value = arg.partition("=")
         if name in ("--config", "-config"):
@@ -136,43 +133,42 @@ def _config_file(argv: Sequence[str]) -> str:
 
 
 def _explain(error: BaseException, config: str) -> str:
-    """One sentence for whatever parsing the flags or reading the config file raised."""
+    """One sentence for an error of parsing the flags or reading the config file."""
     chain = [error]
-    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(deeper)
-    ours = [link for link in chain if isinstance(link, InputError)]
-    if ours:
-        # ml_collections wraps what a config raises into tracebacks; the innermost is the original.
-        return str(ours[-1])
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
     root = chain[-1]
+    # ml_collections wraps a config's errors into tracebacks; the innermost is the original.
+    for link in reversed(chain):
+        if isinstance(link, InputError):
+            return str(link)
     if isinstance(error, flags.Error) and "whilst parsing config" not in str(error):
         missing = re.findall(r"flag --(\w+)=None: Flag --\w+ must have a value", str(error))
         if missing:
             names = f"--{', --'.join(missing)}"
-            said = f"flag {names} is" if len(missing) == 1 else f"flags {names} are"
-            return f"{said} required; --help explains every flag"
+            subject = f"flag {names} is" if len(missing) == 1 else f"flags {names} are"
+            return f"{subject} required; --help explains every flag"
         return f"{error}; --help explains every flag"
     leaf = _missing_leaf(root)
     if leaf:
         from svdjax.options import OPTIONS
 
         # ml_collections names the last part of a leaf in a section.
-        by_end = {name.rpartition(".")[2]: name for name in OPTIONS} | {
-            name: name for name in OPTIONS
-        }
-        near = [by_end[name] for name in difflib.get_close_matches(leaf, by_end, n=1)]
+        leaves = {name.rpartition(".")[2]: name for name in OPTIONS}
+        leaves |= {name: name for name in OPTIONS}
+        near = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1)]
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
         return f"config {config} has no leaf {leaf!r}; {hint}"
     return f"config {config}: {type(root).__name__}: {root}"
 
 
 def _missing_leaf(error: BaseException) -> str:
-    """The leaf that ml_collections says a config lacks, empty for other errors."""
+    """Leaf that a config lacks according to ml_collections, empty for other errors."""
     message: object = error
     while isinstance(message, KeyError | AttributeError) and message.args:
         message = message.args[0]
-    word = str(message).split("\n")[0].strip("'\"")
-    return word if isinstance(error, KeyError | AttributeError) and word.isidentifier() else ""
+    name = str(message).split("\n")[0].strip("'\"")
+    return name if isinstance(error, KeyError | AttributeError) and name.isidentifier() else ""
 
 
 def _leave(line: str, status: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The exceptions that the command line turns into one line and an exit status."""
+"""Exceptions that the command line turns into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 from collections.abc import Iterable
 
 MOST_IN_LINE = 1900  # characters of a line on stderr
-MOST_IN_WORD = 300  # of what stands in it without a space: a name, a path, a number
+MOST_IN_WORD = 300  # characters without a space: a name, a path, a number
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """The user's input cannot be used.
 
-    The message is one line that names the file and tensor (or flag), what was expected, what was
-    found and what to do about it. The commands print it on stderr and end with exit status 2.
+    The message is one line that names the file and tensor (or flag), the expected and the actual
+    value, and a remedy. The commands print it on stderr and end with exit status 2.
     """
 
     def __init__(self, message: str):
@@ -25,7 +25,7 @@ class InputError(ValueError):
 class Interrupted(BaseException):
     """Work was stopped on request, at a point from which the same command goes on.
 
-    Like `KeyboardInterrupt` it is no `Exception`, so that nothing mistakes it for a fault.
+    Like `KeyboardInterrupt` it is no `Exception`, so that no handler of faults catches it.
 
     Attributes:
         status: Exit status by the shell's convention, 128 + the number of the signal.
@@ -39,7 +39,7 @@ class Interrupted(BaseException):
 class HostLost(BaseException):
     """Another process of the same run died, so that this one cannot finish it; a restart can.
 
-    No `Exception`, for the same reason as `Interrupted`.
+    It is no `Exception`, for the same reason as `Interrupted`.
 
     Attributes:
         status: Exit status, 3.
@@ -52,7 +52,7 @@ class HostLost(BaseException):
 
 
 def as_line(text: str) -> str:
-    """One line for a person: white space is one space, `printable`, long words and lines cut."""
+    """One printable line: white space is one space, long words and lines are cut."""
     words = (
         printable(word, MOST_IN_WORD) if len(word) > MOST_IN_WORD else printable(word)
         for word in re.split(r"\s+", text.strip())
@@ -61,7 +61,7 @@ def as_line(text: str) -> str:
 
 
 def printable(text: str, most: int | None = None) -> str:
-    """Text that is safe in a log line: control characters escaped, the middle left out if long.
+    """Text that is safe in a log line: control characters escaped, the middle cut if long.
 
     Names of tensors and files come from untrusted input.
     """

@@ -1,4 +1,4 @@
-"""Opening of input files, in one way for all: regular ones, never waited for, bounded."""
+"""Opening and reading of input files: regular ones, without blocking, bounded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import BinaryIO
 
 from svdjax.errors import InputError
 
-MOST_JSON_BYTES = 16 << 20  # JSON that describes: a config, generation settings
+MOST_JSON_BYTES = 16 << 20  # of a config, generation settings and the like
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Binary stream of a regular file, links followed.
 
     Every input file is opened here. A FIFO or a device is refused instead of waited for: the file
-    is opened without blocking and looked at before anything is read.
+    is opened without blocking and checked before anything is read.
 
     Raises:
         InputError: The file is missing, cannot be opened, or is no regular file.
@@ -53,6 +53,6 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_JSON_BYTES) -> byt
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's own words, without the path that our message names anyway."""
+    """An exception's message on one line, without the path of an OSError."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

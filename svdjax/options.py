@@ -1,4 +1,4 @@
-"""The leaves of a sweep's config, and how a config file reads its argument.
+"""Leaves of a sweep's config, and the argument of a config file.
 
 Config files import this module and `ml_collections`, nothing else, and neither loads jax. Structure
 goes in the argument after the colon, leaves are set with ``--config.leaf=value``.
@@ -6,7 +6,6 @@ goes in the argument after the colon, leaves are set with ``--config.leaf=value`
 
 from __future__ import annotations
 
-import difflib
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -15,12 +14,12 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from svdjax.engine.pairs import PAIR_LEAVES
-from svdjax.errors import InputError
+from svdjax.errors import InputError, did_you_mean
 from svdjax.fields import leaves
 from svdjax.sweep.config import Settings
 
 OPTIONS: Mapping[str, tuple[Any, str]] = leaves(Settings)
-"""Every leaf but `name` and `pairs`, those of sections with a dot: default value, what it does."""
+"""Every leaf but `name` and `pairs` to default and help; leaves of sections have a dot."""
 
 
 def default_config(
@@ -30,7 +29,7 @@ def default_config(
     trajectory: Iterable[str] = (),
     **defaults: Any,
 ) -> ConfigDict:
-    """Builds a locked sweep config.
+    """A locked sweep config.
 
     Args:
         name: Name of the config; the default workdir is ``runs/<name>``.
@@ -54,10 +53,10 @@ def default_config(
         section, _, key = leaf.rpartition(".")
         if section and section not in config:
             config[section] = ConfigDict()
-        home: Any = config[section] if section else config
+        parent: Any = config[section] if section else config
         value = (defaults.get(section, {}) if section else defaults).get(key, default)
         # A leaf without a value needs a type, so that flags can set it.
-        home[key] = config_dict.placeholder(str) if value is None else value
+        parent[key] = config_dict.placeholder(str) if value is None else value
     config.name = name
     config.pairs = ConfigDict()
     for pair, sides in pairs.items():
@@ -73,36 +72,32 @@ def default_config(
 def parse_argument(
     argument: str | None, known: Iterable[str] = (), words: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Reads the part of ``--config=file.py:key=value,…`` after the colon.
+    """Keys and values of the part of ``--config=file.py:key=value,…`` after the colon.
 
     The text is split at commas that are followed by a known ``key=``, then at the first ``=``; so
-    values may hold commas, colons and equals signs, but not what looks like a misspelt key. ``~``
-    is expanded in values.
+    values may hold commas, colons and equals signs, but nothing like a misspelt key. ``~`` is
+    expanded in values.
 
     Args:
         argument: The text after the colon, or None when there is none.
-        known: The keys this config understands.
-        words: Arguments it understands by themselves, without a value.
+        known: Keys of this config.
+        words: Arguments of this config without a value.
 
     Returns:
         The given keys with their values, a word with "".
 
     Raises:
-        InputError: An unknown key, a key without value, or a key given twice.
+        InputError: A key is unknown, without value, or given twice.
     """
     known, words = tuple(known), tuple(words)
     if not argument:
         return {}
     if argument in words:
         return {argument: ""}
-    if known:
-        keys = "|".join(re.escape(key) for key in known)
-        pieces = re.split(rf",(?=(?:{keys})=)", argument)
-    else:
-        pieces = [argument]
+    keys = "|".join(re.escape(key) for key in known)
     values: dict[str, str] = {}
-    for piece in pieces:
-        key, equals, value = piece.partition("=")
+    for part in re.split(rf",(?=(?:{keys})=)", argument) if known else [argument]:
+        key, equals, value = part.partition("=")
         if key in words:
             raise InputError(f"config argument {key!r} takes no value: write {key} alone")
         if key not in known:
@@ -112,7 +107,7 @@ def parse_argument(
         if key in values:
             raise InputError(f"config argument {key!r} is given twice: in {argument!r}")
         for inside in re.findall(r",(\w+)=", value):
-            if difflib.get_close_matches(inside, known, n=1):
+            if did_you_mean(inside, known):
                 raise InputError(_unknown_key(inside, known))
         values[key] = _expanded(key, value) if value.startswith("~") else value
     return values
@@ -130,6 +125,5 @@ def _expanded(key: str, value: str) -> str:
 def _unknown_key(key: str, known: tuple[str, ...]) -> str:
     if not known:
         return f"this config takes no argument, found {key!r}; set leaves with --config.leaf=value"
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown config argument {key!r}; {hint}"
+    hint = did_you_mean(key, known) or f"; known: {', '.join(known)}"
+    return f"unknown config argument {key!r}{hint}"

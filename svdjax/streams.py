@@ -1,6 +1,6 @@
-"""The standard streams of a command: always open, and no reason to end its work.
+"""Standard streams of a command: always open, and no reason to end its work.
 
-A bar or a log line is lost with whoever read it (``2>&1 | head -1``), the results are not.
+A bar or a log line is lost with its reader (``2>&1 | head -1``), the results are not.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import sys
 from typing import Any, TextIO
 
 
-def settle() -> None:
-    """Has the standard streams outlive those who read them; call before anything is opened.
+def configure_streams() -> None:
+    """Makes the standard streams outlive their readers; call before anything is opened.
 
     Closed descriptors (``>&-``) are opened on /dev/null, so that no file gets their numbers. stderr
-    takes whatever is written to it, and drops it once it cannot be written. stdout does so where
-    its reader has left; that it cannot be written for another reason is told once, by `OSError`.
-    Streams that a program put in the place of the process's own stay.
+    drops its text once it cannot be written. stdout does so where its reader has left, and raises
+    `OSError`, once, for another reason. Streams that a program has replaced stay.
     """
     for number, flags in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
         try:
@@ -30,43 +29,43 @@ def settle() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _stream(1, sys.stdout, keeps=(errno.EPIPE,))
+        sys.stdout = _stream(1, sys.stdout, ignored=(errno.EPIPE,))
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(2, sys.stderr, keeps=None)
+        sys.stderr = _stream(2, sys.stderr, ignored=None)
 
 
 class _Descriptor(io.FileIO):
     """Writes to a descriptor, until that fails; from then on to /dev/null.
 
     Attributes:
-        keeps: Errors that are not told; None for all.
+        ignored: Numbers of errors that are not raised; None for all.
     """
 
-    def __init__(self, number: int, keeps: tuple[int, ...] | None):
+    def __init__(self, number: int, ignored: tuple[int, ...] | None):
         super().__init__(number, "w", closefd=False)
-        self.keeps = keeps
+        self.ignored = ignored
 
     def write(self, data: Any) -> int:
         try:
-            # None where a reader who asked not to be waited for is slow.
+            # None where a non-blocking reader is slow.
             while (written := super().write(data)) is None:
                 select.select([], [self], [])
         except OSError as error:
             _open_null(self.fileno(), os.O_WRONLY)
-            if self.keeps is not None and error.errno not in self.keeps:
+            if self.ignored is not None and error.errno not in self.ignored:
                 raise
             return memoryview(data).nbytes
         return written
 
 
-def _stream(number: int, usual: TextIO | None, keeps: tuple[int, ...] | None) -> TextIO:
-    if usual is not None:
+def _stream(number: int, default: TextIO | None, ignored: tuple[int, ...] | None) -> TextIO:
+    if default is not None:
         with contextlib.suppress(OSError):
-            usual.flush()
-    descriptor = _Descriptor(number, keeps)
+            default.flush()
+    descriptor = _Descriptor(number, ignored)
     return io.TextIOWrapper(
         io.BufferedWriter(descriptor),
-        encoding=usual.encoding if usual is not None else "utf-8",
+        encoding=default.encoding if default is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=number == 2 or descriptor.isatty(),
     )

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    streams.settle()
+    streams.configure_streams()
     if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
         print((__doc__ or "").strip())
         raise SystemExit(0)

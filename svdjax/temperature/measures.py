@@ -1,7 +1,7 @@
-"""What is measured at the points of the grid: loss, attention entropy, answers.
+"""Measures at the points of the grid: loss, attention entropy, answers.
 
-Each measure puts the model on the devices when its first number is missing, and lets go of it with
-the last; what it compiles for the model as it is serves at every other point.
+A measure puts the model on the devices when its first number is missing, and frees it with the
+last; programs compiled for the unscaled model serve at every other point.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from jax.sharding import Mesh
 
 from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, load_params
 from svdjax.engine.context import Context
-from svdjax.evaluate.asking import Asking, make_generator
 from svdjax.evaluate.benchmarks import Grader
+from svdjax.evaluate.evaluator import Evaluator, make_generator
 from svdjax.evaluate.inputs import PromptedModel
 from svdjax.evaluate.job import EvaluationOptions
-from svdjax.evaluate.responses import Journal, questions_digest, statistics
-from svdjax.model import decoder_mesh, place
+from svdjax.evaluate.responses import ResponseJournal, questions_digest, statistics
+from svdjax.model import decoder_mesh, shard_params
 from svdjax.model.scaling import scale_projections
 from svdjax.probe.probing import probe
-from svdjax.temperature.options import ALL, GROUPS
+from svdjax.temperature.options import ALL, GROUPS, is_temperature
 from svdjax.temperature.plan import UNSCALED, Plan, Point
 from svdjax.text.divergence import Divergences
 from svdjax.text.texts import Rows
 
-Found = dict[str, Any]
-Measure = Callable[[Point, str], Found]
+Metrics = dict[str, Any]
+Measure = Callable[[Point, str], Metrics]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Target:
 
     Attributes:
         name: ``post`` or ``base``.
-        checkpoint: Its weights.
-        config: Of its decoder.
-        weights: Digest of all that determines them.
-        reader: How it reads; None where it reads neither prompts nor questions.
+        checkpoint: The checkpoint.
+        config: Configuration of its decoder.
+        weights: Digest of all that determines its weights.
+        reader: Its tokenised prompts and questions; None for neither.
     """
 
     name: str
@@ -52,74 +52,74 @@ class Target:
     weights: str
     reader: PromptedModel | None
 
-    def placed(self, mesh: Mesh, dtype: Any) -> Any:
+    def params(self, mesh: Mesh, dtype: Any) -> Any:
         """Its parameters on the devices."""
-        return place(load_params(self.checkpoint, self.config, None), mesh, dtype)
+        return shard_params(load_params(self.checkpoint, self.config, None), mesh, dtype)
 
     def scaled(self, params: Any, point: Point, *, biased: bool = False) -> Any:
-        """Its parameters at a point; `biased`: with the biases of what is scaled."""
+        """Its parameters at a point; with scaled biases too if `biased`."""
         if point == UNSCALED:
             return params
         layers = np.arange(self.config.num_layers)
-        chosen = (layers == point.layer) | (point.layer == ALL)
-        factors = np.where(chosen, point.factor, 1.0)
+        factors = np.where((layers == point.layer) | (point.layer == ALL), point.factor, 1.0)
         names = GROUPS[point.projection]
         return scale_projections(
             params, self.config, dict.fromkeys(names, factors), biases=names if biased else ()
         )
 
     def differs_from_temperature(self, projection: str) -> bool:
-        """Whether scaling kernels is not yet a temperature, as biases of q or k stay behind."""
-        scores = set(GROUPS[projection]) <= {"q_proj", "k_proj"}
-        return scores and self.config.attention_bias and not self.config.qk_norm
+        """Whether scaling kernels is no temperature because biases of q or k are not scaled."""
+        return is_temperature(projection) and self.config.attention_bias and not self.config.qk_norm
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How a pair's points are measured.
+    """Measures of a pair's points.
 
     Attributes:
-        plan: Of the pair.
-        stage: See there.
-        journal: Directory of what is kept until the stage is done.
-        grader: Gives the grader, started when it is first needed.
+        plan: Plan of the pair.
+        context: Context of the stage.
+        journal: Directory of numbers that are kept until the stage is done.
+        grader: Returns the grader, started when it is first needed.
     """
 
     plan: Plan
-    stage: Context
+    context: Context
     journal: pathlib.Path
     grader: Callable[[], Grader]
 
     def of(self, target: Target) -> dict[str, tuple[str, Callable[[], Measure]]]:
-        """By name: the digest of all but the point that determines the numbers, and what measures.
+        """Measures of a model by name: digest of all inputs but the point, and their preparation.
 
-        A model that lacks what a measure needs does not have it.
+        A model that lacks the inputs of a measure does not have it.
         """
-        found: dict[str, tuple[str, Callable[[], Measure]]] = {}
-        about = [target.weights, asdict(self.stage.settings.decoder)]
+        measures: dict[str, tuple[str, Callable[[], Measure]]] = {}
+        model = [target.weights, asdict(self.context.settings.decoder)]
         rows, reader = self.plan.rows, target.reader
         if rows is not None and not self.why_no_loss(target):
-            key = digest_of(["loss", target.weights, _listed(rows)])
-            found["loss"] = key, lambda: self._loss(target, rows)
+            text = [[row.tolist() for row in arrays] for arrays in (rows.tokens, rows.weights)]
+            key = digest_of(["loss", target.weights, text])
+            measures["loss"] = key, lambda: self._loss(target, rows)
         if self.plan.prompts and reader is not None:
             prompts = reader.prompts[: self.plan.prompts]
-            key = digest_of(["entropy", about, prompts])
-            found["entropy"] = key, lambda: self._entropy(target, prompts)
+            key = digest_of(["entropy", model, prompts])
+            measures["entropy"] = key, lambda: self._entropy(target, prompts)
         if self.plan.questions and reader is not None:
-            asked = {
+            benchmarks = {
                 name: [
-                    questions_digest(some),
-                    [p.tokens for p in reader.questions[name][0]][: len(some)],
+                    questions_digest(questions),
+                    [p.tokens for p in reader.questions[name][0]][: len(questions)],
                 ]
-                for name, some in self.plan.questions.items()
+                for name, questions in self.plan.questions.items()
             }
-            how = {k: v for k, v in asdict(self._protocol).items() if k != "batch_size"}
-            key = digest_of(["answers", about, asked, how, sorted(reader.chat.stop_tokens)])
-            found["answers"] = key, lambda: self._answers(target, reader, key)
-        return found
+            options = {k: v for k, v in asdict(self._options).items() if k != "batch_size"}
+            stops = sorted(reader.chat.stop_tokens)
+            key = digest_of(["answers", model, benchmarks, options, stops])
+            measures["answers"] = key, lambda: self._answers(target, reader, key)
+        return measures
 
     def why_no_loss(self, target: Target) -> str:
-        """Why a model cannot be judged on the held-out text; empty where it can."""
+        """Why a model's loss on the held-out text is not measured; empty where it is."""
         rows = self.plan.rows
         if rows is None:
             return self.plan.left_out["loss"]
@@ -132,114 +132,113 @@ class Measures:
         return ""
 
     def _loss(self, target: Target, rows: Rows) -> Measure:
-        mesh = self._mesh
         # In float32 whatever the decoder's dtype, as Divergences computes.
-        params = target.placed(mesh, jnp.float32)
-        # The scaled leaves are made out of those that lie on the devices already.
-        against = Divergences(params, target.config, rows, mesh=self.stage.mesh)
+        params = target.params(self._mesh, jnp.float32)
+        divergences = Divergences(params, target.config, rows, mesh=self.context.mesh)
 
-        def measure(point: Point, label: str) -> Found:
-            found = against.measure(target.scaled(params, point))
-            return {"loss": found.loss, "kl": found.kl, "agreement": found.agreement}
+        def measure(point: Point, label: str) -> Metrics:
+            divergence = divergences.measure(target.scaled(params, point))
+            return {name: getattr(divergence, name) for name in ("loss", "kl", "agreement")}
 
         return measure
 
     def _entropy(self, target: Target, prompts: list[tuple[int, ...]]) -> Measure:
-        mesh, kind = self._mesh, jnp.dtype(self.stage.settings.decoder.dtype)
-        params = target.placed(mesh, kind)
+        mesh, dtype = self._mesh, jnp.dtype(self.context.settings.decoder.dtype)
+        params = target.params(mesh, dtype)
 
-        def read(params: Any, label: str) -> tuple[list[float], list[float]]:
-            found = probe(
+        def entropies(params: Any, prefix: str, label: str) -> Metrics:
+            probed = probe(
                 params,
                 target.config,
                 prompts,
                 mesh=mesh,
                 positions=1,
-                dtype=kind,
-                done=lambda count: self.stage.check(label),
+                dtype=dtype,
+                done=lambda count: self.context.check(label),
             )
-            heads = found.entropy_last.mean(axis=1), found.entropy_mean.mean(axis=1)
-            return heads[0].tolist(), heads[1].tolist()
+            return {
+                f"{prefix}_last": probed.entropy_last.mean(axis=1).tolist(),
+                f"{prefix}_mean": probed.entropy_mean.mean(axis=1).tolist(),
+            }
 
-        def measure(point: Point, label: str) -> Found:
-            last, every = read(target.scaled(params, point), label)
-            found = {"entropy_last": last, "entropy_mean": every}
+        def measure(point: Point, label: str) -> Metrics:
+            metrics = entropies(target.scaled(params, point), "entropy", label)
             if point != UNSCALED and target.differs_from_temperature(point.projection):
-                hot = target.scaled(params, point, biased=True)
-                found["temperature_last"], found["temperature_mean"] = read(hot, label)
-            return found
+                biased = target.scaled(params, point, biased=True)
+                metrics |= entropies(biased, "temperature", label)
+            return metrics
 
         return measure
 
     def _answers(self, target: Target, reader: PromptedModel, key: str) -> Measure:
-        mesh, decoder, how = self._mesh, self.stage.settings.decoder, self._protocol
-        params = target.placed(mesh, jnp.dtype(decoder.dtype))
+        mesh, decoder, options = self._mesh, self.context.settings.decoder, self._options
+        params = target.params(mesh, jnp.dtype(decoder.dtype))
 
-        def measure(point: Point, label: str) -> Found:
+        def measure(point: Point, label: str) -> Metrics:
             scaled = target.scaled(params, point)
-            generator = make_generator(scaled, reader.chat, how, mesh=mesh, dtype=decoder.dtype)
-            found: dict[str, dict[str, float]] = {}
+            generator = make_generator(scaled, reader.chat, options, mesh=mesh, dtype=decoder.dtype)
+            answers: dict[str, dict[str, float]] = {}
             for name, questions in self.plan.questions.items():
                 prompts = [reader.questions[name][0][: len(questions)]]
-                asking = Asking(
-                    reader.chat, questions, prompts, self.grader(), how, f"{label} {name}"
+                evaluator = Evaluator(
+                    reader.chat, questions, prompts, self.grader(), options, f"{label} {name}"
                 )
                 path = self.journal / f"{digest_of([key, point, name])}.jsonl"
-                answers, _ = asking.answers(Journal(path), lambda: generator, self.stage.check)
-                counted = statistics(answers, 1)
-                found[name] = {
-                    "accuracy": counted["accuracy_mean"],
-                    "tokens": counted["tokens_mean"],
-                    "stopped": counted["stopped"],
+                responses, _ = evaluator.responses(
+                    ResponseJournal(path), lambda: generator, self.context.check
+                )
+                summary = statistics(responses, 1)
+                answers[name] = {
+                    "accuracy": summary["accuracy_mean"],
+                    "tokens": summary["tokens_mean"],
+                    "stopped": summary["stopped"],
                 }
-            return {"answers": found}
+            return {"answers": answers}
 
         return measure
 
     @property
     def _mesh(self) -> Mesh:
-        decoder = self.stage.settings.decoder
-        return decoder_mesh(self.stage.settings.devices, decoder.tensor_parallel)
+        settings = self.context.settings
+        return decoder_mesh(settings.devices, settings.decoder.tensor_parallel)
 
     @property
-    def _protocol(self) -> EvaluationOptions:
-        """Greedy: a small number of questions is not to be spread by chance too."""
-        how = self.stage.settings.evaluation
-        limit = self.stage.settings.temperature.questions
-        return replace(how, temperature=0.0, top_p=1.0, repeats=1, seed=0, limit=limit)
+    def _options(self) -> EvaluationOptions:
+        """Greedy, because the few questions would otherwise add the noise of sampling."""
+        settings = self.context.settings
+        limit = settings.temperature.questions
+        return replace(
+            settings.evaluation, temperature=0.0, top_p=1.0, repeats=1, seed=0, limit=limit
+        )
 
 
-def _listed(rows: Rows) -> list[Any]:
-    return [[row.tolist() for row in some] for some in (rows.tokens, rows.weights)]
+def arrays_of(plan: Plan, metrics: Mapping[str, Mapping[Point, Metrics]]) -> dict[str, np.ndarray]:
+    """Arrays of a model's metrics by name, [P, R, F], with blocks [P, R, F, B].
 
+    Axes as in `svdjax.temperature.results`; NaN where a point was not measured.
 
-def arrays_of(plan: Plan, found: Mapping[str, Mapping[Point, Found]]) -> dict[str, np.ndarray]:
-    """Measured numbers by name, [P, R, F], those of blocks [P, R, F, B].
-
-    Axes as `svdjax.temperature.results` has them; NaN where a point was not measured.
+    Args:
+        plan: Plan of the pair.
+        metrics: Metrics by measure and point.
     """
-    made: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     grid = plan.grid
-
-    def put(name: str, place: tuple[Any, ...], value: Any) -> None:
-        shape = (*grid.shape, *np.shape(value))
-        made.setdefault(name, np.full(shape, np.nan))[place] = value
-
-    for values in found.values():
-        for point, one in values.items():
+    for by_point in metrics.values():
+        for point, values in by_point.items():
             if point == UNSCALED:
-                place = (slice(None), slice(None), grid.factors.index(1.0))
+                index = (slice(None), slice(None), grid.factors.index(1.0))
             else:
-                place = (
+                index = (
                     grid.projections.index(point.projection),
                     grid.layers.index(point.layer),
                     grid.factors.index(point.factor),
                 )
-            for name, value in one.items():
-                if name == "answers":
-                    for benchmark, counted in value.items():
-                        for key, number in counted.items():
-                            put(f"{key}/{benchmark}", place, number)
-                else:
-                    put(name, place, np.asarray(value, np.float64))
-    return made
+            named = {name: value for name, value in values.items() if name != "answers"}
+            for benchmark, answers in values.get("answers", {}).items():
+                named |= {f"{name}/{benchmark}": value for name, value in answers.items()}
+            for name, value in named.items():
+                # As an array, None (a NaN of JSON) becomes NaN.
+                value = np.asarray(value, np.float64)
+                shape = (*grid.shape, *value.shape)
+                arrays.setdefault(name, np.full(shape, np.nan))[index] = value
+    return arrays

@@ -1,8 +1,7 @@
-"""What the temperature stage is asked to do: its leaves, checked before jax is loaded."""
+"""Options of the temperature stage, checked before jax is loaded."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from types import MappingProxyType
 
 from svdjax import fields
 from svdjax.construct.selection import Layers
-from svdjax.errors import InputError
+from svdjax.errors import InputError, did_you_mean
 from svdjax.fields import Spelling, as_flag, setting
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -25,15 +24,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **{name: (name,) for name in PARTS},
     }
 )
-"""What can be scaled together. Fused projections are scaled by part."""
+"""Projections that can be scaled together. Fused projections are scaled by part."""
 MODELS = ("post", "base")
 ALL = -1
-"""In the place of a layer's number: all layers together."""
+"""Stands for a layer's number: all layers together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureOptions:
-    """The grid, and what is measured at its points."""
+    """Grid of the temperature stage, and the inputs of its measures."""
 
     factors: tuple[float, ...] = setting(
         (0.5, 0.7, 0.8, 0.9, 1.1, 1.2, 1.4, 2.0),
@@ -70,39 +69,38 @@ class TemperatureOptions:
     ask_layers: bool = setting(False, "Ask also where one layer is scaled, not only where all are.")
 
     def faults(self, spell: Spelling = as_flag) -> list[str]:
-        """Everything that is wrong with the values, one sentence each."""
-        found = fields.faults(self, spell)
-        if not self.factors or not all(map(_positive, self.factors)):
-            found.append(f"{spell('factors')}={self.factors}: expected numbers above 0")
+        """Faults of the values, one sentence each."""
+        faults = fields.faults(self, spell)
+        if not self.factors or not all(map(_is_positive, self.factors)):
+            faults.append(f"{spell('factors')}={self.factors}: expected numbers above 0")
         elif set(map(float, self.factors)) == {1.0}:
-            found.append(f"{spell('factors')}={self.factors}: 1 scales nothing; name another")
+            faults.append(f"{spell('factors')}={self.factors}: 1 scales nothing; name another")
         for name in self.projections:
             if name not in GROUPS:
-                near = difflib.get_close_matches(str(name), GROUPS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(GROUPS)}"
-                found.append(f"{spell('projections')}: there is no {name!r}; {hint}")
+                hint = did_you_mean(name, GROUPS) or f"; known: {', '.join(GROUPS)}"
+                faults.append(f"{spell('projections')}: there is no {name!r}{hint}")
         for name in self.models:
             if name not in MODELS:
-                found.append(
+                faults.append(
                     f"{spell('models')}: expected some of {', '.join(MODELS)}, found {name!r}"
                 )
         for leaf in ("projections", "models"):
-            given = getattr(self, leaf)
-            if not given or len(set(given)) < len(given):
-                found.append(f"{spell(leaf)}={given}: expected at least one, each once")
+            names = getattr(self, leaf)
+            if not names or len(set(names)) < len(names):
+                faults.append(f"{spell(leaf)}={names}: expected at least one, each once")
         try:
             self.spans()
         except InputError as error:
-            found.append(f"{spell('layers')}: {error}")
-        return found
+            faults.append(f"{spell('layers')}: {error}")
+        return faults
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """The factors, ascending, with 1: the model as it is."""
+        """The factors with 1, the unscaled model, ascending."""
         return tuple(sorted({1.0, *map(float, self.factors)}))
 
     def spans(self) -> Layers | None:
-        """Which layers are scaled one at a time; None: none is.
+        """Layers that are scaled one at a time; None for none.
 
         Raises:
             InputError: `layers` is neither ``none`` nor spans of numbers.
@@ -110,7 +108,7 @@ class TemperatureOptions:
         return None if self.layers == "none" else Layers.parse(self.layers)
 
     def chosen(self, count: int) -> tuple[int, ...]:
-        """Those of `count` layers that are scaled one at a time, at most `most_layers`.
+        """The layers, of `count`, that are scaled one at a time, at most `most_layers`.
 
         Where there are more, they are thinned evenly; first and last stay.
 
@@ -118,23 +116,27 @@ class TemperatureOptions:
             InputError: A number is not below `count`.
         """
         spans = self.spans()
-        found: tuple[int, ...] = () if spans is None else spans.choose(count)
-        if self.most_layers and len(found) > self.most_layers:
-            step = (len(found) - 1) / max(self.most_layers - 1, 1)
-            found = tuple(found[round(place * step)] for place in range(self.most_layers))
-        return found
+        layers: tuple[int, ...] = () if spans is None else spans.choose(count)
+        if self.most_layers and len(layers) > self.most_layers:
+            step = (len(layers) - 1) / max(self.most_layers - 1, 1)
+            layers = tuple(layers[round(i * step)] for i in range(self.most_layers))
+        return layers
 
 
 def temperature(names: Sequence[str], factor: float) -> float:
-    """What scaling these by `factor` makes of attention's temperature: 1/α² for q and k (G.1).
+    """Attention's temperature where projections are scaled by a factor α: 1/α² for q and k (G.1).
 
-    NaN where neither is among them.
+    NaN if neither is among them.
     """
     count = len({"q_proj", "k_proj"} & set(names))
     return factor**-count if count else math.nan
 
 
-def _positive(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and value > 0
+def is_temperature(group: str) -> bool:
+    """Whether scaling a group of `GROUPS` changes the temperature of attention alone."""
+    return set(GROUPS[group]) <= {"q_proj", "k_proj"}
+
+
+def _is_positive(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < math.inf

@@ -1,7 +1,8 @@
-"""The part of a pair's report that tells what scaled singular values did, layer by layer."""
+"""Sections of the pages about scaled singular values."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from svdjax.report.page import Picture
 from svdjax.report.section import Section
 from svdjax.report.table import Table
 from svdjax.temperature import figures
-from svdjax.temperature.options import ALL, GROUPS, temperature
+from svdjax.temperature.options import ALL, GROUPS, is_temperature, temperature
 
 if TYPE_CHECKING:
     from svdjax.temperature.results import TemperatureResults
@@ -27,11 +28,11 @@ _ANSWERS = ("accuracy", "tokens", "stopped")
 
 
 def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Section:
-    """Writes table and figures of a pair's scaled models; returns what its page shows.
+    """Writes table and figures of a pair's scaled models; returns its page's section.
 
     Args:
-        results: Of the temperature stage.
-        folder: The pair's.
+        results: Results of the temperature stage.
+        folder: The pair's directory.
     """
     table = temperature_table(results)
     table.write(folder / "tables")
@@ -50,7 +51,7 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
         facts=[("scaled models measured on", _measured_on(results))],
         notes=[
             *results.notes,
-            *(f"Scaled models, no {what}: {why}." for what, why in results.left_out.items()),
+            *(f"Scaled models, no {measure}: {why}." for measure, why in results.left_out.items()),
         ],
         tables=[view(together, _TITLE, _TABLE, _cells(results), text={"model", "scaled"})],
         figures=figures,
@@ -59,15 +60,15 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
 
 
 def index_temperature(results: Mapping[str, TemperatureResults]) -> Section | None:
-    """A line for every pair on the index of a sweep; None where nothing was scaled."""
+    """Index section with a line for every pair; None where nothing was scaled."""
     if not results:
         return None
-    return Section("", [(name, temperature_line(one)) for name, one in results.items()])
+    return Section("", [(pair, temperature_line(each)) for pair, each in results.items()])
 
 
 def temperature_line(results: TemperatureResults) -> str:
-    """What an index says of a pair: what scaling all layers does to the first model's loss."""
-    model, one = results.models[0], results.factors.index(1.0)
+    """A pair's line on the index: effects of scaling all layers on the first model's loss."""
+    model = results.models[0]
     loss, kl = results.get(model, "loss"), results.get(model, "kl")
     if loss is None or kl is None:
         return (
@@ -75,17 +76,17 @@ def temperature_line(results: TemperatureResults) -> str:
             "loss was measured."
         )
     return " ".join(
-        f"{projection} of {model}: {next(iter(_of_loss(results, loss[p], kl[p], one)))}."
+        f"{projection} of {model}: {next(_loss_findings(results, loss[p], kl[p]))}."
         for p, projection in enumerate(results.projections)
     )
 
 
 def temperature_table(results: TemperatureResults) -> Table:
-    """Returns a row per model, projection, layer and factor; NaN where it was not measured.
+    """Table with a row per model, projection, layer and factor; NaN where it was not measured.
 
-    Entropies are means over the blocks; ``own`` is that of the scaled layer's block.
+    Entropies are means over the blocks; ``own`` is the entropy of the scaled layer's block.
     """
-    answers = [f"{kind}_{name}" for name in results.benchmarks for kind in _ANSWERS]
+    answers = [f"{measure}_{name}" for name in results.benchmarks for measure in _ANSWERS]
     columns = (
         *("model", "projection", "layer", "factor", "temperature"),
         *_SCALARS,
@@ -98,33 +99,36 @@ def temperature_table(results: TemperatureResults) -> Table:
 
 
 def _rows(results: TemperatureResults) -> Iterator[dict[str, Any]]:
-    one = results.factors.index(1.0)
-    for model in results.models:
-        for p, projection in enumerate(results.projections):
-            for r, layer in enumerate(results.layers):
-                for f, factor in enumerate(results.factors):
+    unscaled = results.factors.index(1.0)
+    grid = itertools.product(
+        results.models,
+        enumerate(results.projections),
+        enumerate(results.layers),
+        enumerate(results.factors),
+    )
+    for model, (p, projection), (r, layer), (f, factor) in grid:
 
-                    def at(name: str, model: str = model, place: Any = (p, r, f)) -> Any:
-                        array = results.get(model, name)
-                        return math.nan if array is None else array[place]
+        def at(name: str, f: int = f, model: str = model, p: int = p, r: int = r) -> Any:
+            array = results.get(model, name)
+            return math.nan if array is None else array[p, r, f]
 
-                    row: dict[str, Any] = {
-                        "model": model,
-                        "projection": projection,
-                        "layer": "all" if layer == ALL else layer,
-                        "factor": factor,
-                        "temperature": temperature(GROUPS[projection], factor),
-                    }
-                    row |= {name: float(at(name)) for name in _SCALARS}
-                    row["loss_change"] = row["loss"] - float(at("loss", place=(p, r, one)))
-                    row |= {name: float(np.mean(at(name))) for name in _BLOCKS}
-                    last = at("entropy_last")
-                    own = math.nan if layer == ALL or np.ndim(last) == 0 else float(last[layer])
-                    row["entropy_last_own"] = own
-                    for benchmark in results.benchmarks:
-                        for kind in _ANSWERS:
-                            row[f"{kind}_{benchmark}"] = float(at(f"{kind}/{benchmark}"))
-                    yield row
+        row: dict[str, Any] = {
+            "model": model,
+            "projection": projection,
+            "layer": "all" if layer == ALL else layer,
+            "factor": factor,
+            "temperature": temperature(GROUPS[projection], factor),
+        }
+        row |= {name: float(at(name)) for name in _SCALARS}
+        row["loss_change"] = row["loss"] - float(at("loss", unscaled))
+        row |= {name: float(np.mean(at(name))) for name in _BLOCKS}
+        last = at("entropy_last")
+        own = math.nan if layer == ALL or np.ndim(last) == 0 else float(last[layer])
+        row["entropy_last_own"] = own
+        for benchmark in results.benchmarks:
+            for measure in _ANSWERS:
+                row[f"{measure}_{benchmark}"] = float(at(f"{measure}/{benchmark}"))
+        yield row
 
 
 def _cells(results: TemperatureResults) -> list[Spec]:
@@ -134,17 +138,14 @@ def _cells(results: TemperatureResults) -> list[Spec]:
         ("factor", lambda row: f"{row['factor']:g}"),
         ("temperature", dec("temperature", 2)),
     ]
-    if _has(results, "loss"):
+    measured = {name.partition("/")[2] for name in results.values}
+    if "loss" in measured:
         cells += [("loss", dec("loss", 4)), ("KL", dec("kl", 4))]
-    if _has(results, "entropy_last"):
+    if "entropy_last" in measured:
         cells += [("entropy, last position", dec("entropy_last", 3))]
     for name in results.benchmarks:
         cells += [(f"{name}, right %", dec(f"accuracy_{name}", 1))]
     return cells
-
-
-def _has(results: TemperatureResults, name: str) -> bool:
-    return any(results.get(model, name) is not None for model in results.models)
 
 
 def _measured_on(results: TemperatureResults) -> str:
@@ -158,62 +159,53 @@ def _measured_on(results: TemperatureResults) -> str:
 
 
 def _findings(results: TemperatureResults) -> Iterator[str]:
-    one = results.factors.index(1.0)
-    for model in results.models:
-        for p, projection in enumerate(results.projections):
-            what = f"{projection} of {model}"
-            parts = []
-            loss, kl = results.get(model, "loss"), results.get(model, "kl")
-            if loss is not None and kl is not None:
-                parts += _of_loss(results, loss[p], kl[p], one)
-            accuracy = [
-                (name, results.get(model, f"accuracy/{name}")) for name in results.benchmarks
-            ]
-            for name, array in accuracy:
-                if array is not None:
-                    row = array[p, -1]
-                    others = np.delete(row, one)
-                    parts.append(
-                        f"{name}: {decimal(row[one], 1)} % right unscaled, scaled "
-                        f"{ends(others.tolist(), lambda x: decimal(x, 1) + ' %')}"
-                    )
-            entropy = results.get(model, "entropy_last")
-            if entropy is not None:
-                parts += _of_entropy(results, model, p, entropy[p])
-            yield f"{what}: {'; '.join(parts)}."
+    unscaled = results.factors.index(1.0)
+    for model, (p, projection) in itertools.product(results.models, enumerate(results.projections)):
+        parts = []
+        loss, kl = results.get(model, "loss"), results.get(model, "kl")
+        if loss is not None and kl is not None:
+            parts += _loss_findings(results, loss[p], kl[p])
+        for name in results.benchmarks:
+            accuracy = results.get(model, f"accuracy/{name}")
+            if accuracy is not None:
+                row = accuracy[p, -1]
+                scaled = np.delete(row, unscaled)
+                parts.append(
+                    f"{name}: {decimal(row[unscaled], 1)} % right unscaled, scaled "
+                    f"{ends(scaled.tolist(), lambda x: decimal(x, 1) + ' %')}"
+                )
+        entropy = results.get(model, "entropy_last")
+        if entropy is not None and is_temperature(projection):
+            parts += _entropy_findings(results, model, p, entropy[p])
+        yield f"{projection} of {model}: {'; '.join(parts)}."
 
 
-def _of_loss(
-    results: TemperatureResults, loss: np.ndarray, kl: np.ndarray, one: int
-) -> Iterator[str]:
-    """Of one projection: where all layers are scaled, and which single layer matters most."""
-    row = np.where(np.isfinite(loss[-1]), loss[-1], np.inf)
-    best = int(np.argmin(row))
-    if best == one:
-        what = "no factor lowers the loss"
-    else:
-        what = f"the loss is least at factor {results.factors[best]:g} ({decimal(loss[-1, best])})"
+def _loss_findings(results: TemperatureResults, loss: np.ndarray, kl: np.ndarray) -> Iterator[str]:
+    """Findings of a projection: all layers scaled, then the most sensitive single layer."""
+    unscaled = results.factors.index(1.0)
+    best = int(np.argmin(np.where(np.isfinite(loss[-1]), loss[-1], np.inf)))
+    minimum = "no factor lowers the loss"
+    if best != unscaled:
+        factor = results.factors[best]
+        minimum = f"the loss is least at factor {factor:g} ({decimal(loss[-1, best])})"
     yield (
-        f"with all layers scaled {what}; it is {decimal(loss[-1, one])} unscaled and at most "
-        f"{decimal(float(np.max(loss[-1])))}"
+        f"with all layers scaled {minimum}; it is {decimal(loss[-1, unscaled])} unscaled and at "
+        f"most {decimal(float(np.max(loss[-1])))}"
     )
     worst = np.max(np.where(np.isfinite(kl[:-1]), kl[:-1], np.inf), axis=1)
     if len(worst) > 1 and np.isfinite(worst).all():
-        most, least_layer = int(np.argmax(worst)), int(np.argmin(worst))
+        most, least = int(np.argmax(worst)), int(np.argmin(worst))
         yield (
             f"of single layers {results.layers[most]} is the most sensitive (KL up to "
-            f"{significant(worst[most])}) and {results.layers[least_layer]} the least (up to "
-            f"{significant(worst[least_layer])})"
+            f"{significant(worst[most])}) and {results.layers[least]} the least (up to "
+            f"{significant(worst[least])})"
         )
 
 
-def _of_entropy(
+def _entropy_findings(
     results: TemperatureResults, model: str, p: int, entropy: np.ndarray
 ) -> Iterator[str]:
-    """Of q and k: whether the entropy of a scaled block falls as its temperature does."""
-    names = GROUPS[results.projections[p]]
-    if not set(names) <= {"q_proj", "k_proj"}:
-        return
+    """Whether the entropy of a block falls with its temperature, where q or k are scaled."""
     own = np.array([entropy[r, :, layer] for r, layer in enumerate(results.layers) if layer != ALL])
     if own.size:
         falls = int((np.diff(own, axis=1) < 0).all(axis=1).sum())
@@ -221,25 +213,26 @@ def _of_entropy(
             f"the entropy of the scaled block falls with every step of the factor in {falls} of "
             f"{len(own)} layers"
         )
-    hot = results.get(model, "temperature_last")
-    if hot is not None:
-        gap = np.abs(hot[p] - entropy)
+    biased = results.get(model, "temperature_last")
+    if biased is not None:
+        gap = np.abs(biased[p] - entropy)
         if np.isfinite(gap).any():
+            exponent = "²" if len(GROUPS[results.projections[p]]) == 2 else ""
             yield (
-                f"from a temperature of 1/α{'²' * (len(names) == 2)}, biases scaled too, the "
+                f"from a temperature of 1/α{exponent}, biases scaled too, the "
                 f"entropy of a block departs by up to {decimal(float(np.nanmax(gap)), 3)} nats"
             )
 
 
 def _figures(results: TemperatureResults, folder: pathlib.Path) -> Iterator[Picture]:
     for model in results.models:
-        beside = "" if model == "post" else f" of {model}"
-        maps = figures.changes(results, model)
-        if maps and len(results.layers) > 1:
-            title = f"Scaled singular values{beside}, layer by layer"
-            figure = figures.heatmaps(results, maps)
+        of_model = "" if model == "post" else f" of {model}"
+        changes = figures.changes(results, model)
+        if changes and len(results.layers) > 1:
+            title = f"Scaled singular values{of_model}, layer by layer"
+            figure = figures.heatmaps(results, changes)
             yield page.place(figure, folder, f"temperature_{model}", title, _MAPS, f"{title}.")
-        title = f"Scaled singular values{beside}, all layers together"
+        title = f"Scaled singular values{of_model}, all layers together"
         figure = figures.curves(results, model)
         yield page.place(figure, folder, f"temperature_all_{model}", title, _CURVES, f"{title}.")
 

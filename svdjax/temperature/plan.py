@@ -1,4 +1,4 @@
-"""What the temperature stage does to a pair, settled before anything is computed."""
+"""Plans of the temperature stage, made before anything is computed."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an array with a number for every point."""
+        """Shape of an array with a number for every point."""
         return len(self.projections), len(self.layers), len(self.factors)
 
     def points(self) -> Iterator[Point]:
-        """The model as it is, then every point at which it is scaled."""
+        """The unscaled model, then every point at which it is scaled."""
         yield UNSCALED
         for projection in self.projections:
             for layer in self.layers:
@@ -61,15 +61,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to a pair's models.
+    """Plan of a pair.
 
     Attributes:
         grid: The points.
-        path: Of the held-out text; empty without one.
-        rows: Its tokens, as many as are used; None without one.
-        prompts: How many prompts are read, the first ones.
-        questions: By benchmark, as many as are asked.
-        left_out: What is not measured, and why.
+        path: Path of the held-out text; empty without one.
+        rows: Tokens of its used texts; None without one.
+        prompts: Number of prompts that are read, from the first.
+        questions: Questions that are asked, by benchmark.
+        left_out: Measures that are left out, and why.
     """
 
     grid: Grid
@@ -79,70 +79,67 @@ class Plan:
     questions: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    def asks(self, point: Point, how: TemperatureOptions) -> bool:
+    def asks(self, point: Point, options: TemperatureOptions) -> bool:
         """Whether questions are asked at a point."""
-        return point.layer == ALL or how.ask_layers
+        return point.layer == ALL or options.ask_layers
 
 
 def read_plans(
     jobs: Sequence[PairJob],
     settings: Settings,
     heldout: Mapping[str, Heldout],
-    material: EvalInputs | None,
+    inputs: EvalInputs | None,
 ) -> dict[str, Plan]:
     """Plans by pair.
 
     Raises:
         InputError: With every fault of every pair: an architecture that the decoder cannot run, a
-            layer that is not there, or nothing that could be measured.
+            layer that does not exist, or nothing that could be measured.
     """
-    found, faults = {}, []
+    plans, faults = {}, []
     for job in jobs:
         name = job.spec.name
         try:
-            found[name] = _plan(job, settings, heldout.get(name), material)
+            plans[name] = _plan(job, settings, heldout.get(name), inputs)
         except InputError as error:
             faults.append(f"{job.spec.label}: {error}")
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
-    return found
+    return plans
 
 
 def _plan(
-    job: PairJob, settings: Settings, heldout: Heldout | None, material: EvalInputs | None
+    job: PairJob, settings: Settings, heldout: Heldout | None, inputs: EvalInputs | None
 ) -> Plan:
-    how = settings.temperature
+    options = settings.temperature
     config = model_config(job.plan.post.home)
     try:
-        layers = how.chosen(config.num_layers)
+        layers = options.chosen(config.num_layers)
     except InputError as error:
-        raise InputError(f"config.temperature.layers={how.layers}: {error}") from None
-    left_out = {}
-    rows = None
+        raise InputError(f"config.temperature.layers={options.layers}: {error}") from None
+    left_out, rows, questions = {}, None, {}
     if heldout is None:
         left_out["loss"] = "the pair names no held-out text"
     else:
-        most = how.texts or None
-        rows = Rows(heldout.rows.tokens[:most], heldout.rows.weights[:most])
-    prompts = len(material.prompts) if material else 0
-    prompts = min(how.prompts or prompts, prompts)
+        limit = options.texts or None
+        rows = Rows(heldout.rows.tokens[:limit], heldout.rows.weights[:limit])
+    prompts = len(inputs.prompts[: options.prompts or None]) if inputs else 0
     if not prompts:
         left_out["entropy"] = "config.probes.prompts names no prompts"
-    questions = {}
-    if not how.questions:
+    if not options.questions:
         left_out["accuracy"] = "config.temperature.questions is 0"
-    elif material is None or not material.questions:
+    elif inputs is None or not inputs.questions:
         left_out["accuracy"] = "config.benchmarks names no data"
     else:
-        questions = {name: some[: how.questions] for name, some in material.questions.items()}
+        questions = {name: each[: options.questions] for name, each in inputs.questions.items()}
     if rows is None and not prompts and not questions:
-        reasons = "; ".join(f"no {what}: {why}" for what, why in left_out.items())
+        reasons = "; ".join(f"no {measure}: {why}" for measure, why in left_out.items())
         raise InputError(
             f"there is nothing for the temperature stage to measure ({reasons}); give one of them, "
             "or leave the stage out"
         )
     return Plan(
-        grid=Grid(how.projections, (*layers, ALL), how.grid),
+        grid=Grid(options.projections, (*layers, ALL), options.grid),
         path=str(heldout.path) if heldout else "",
         rows=rows,
         prompts=prompts,
