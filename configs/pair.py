@@ -1,11 +1,11 @@
-"""Any two checkpoints: directories or hub ids, base first.
+r"""Any two checkpoints: directories or hub ids, base first.
 
     python -m svdjax.sweep --config=configs/pair.py:base=DIR,post=DIR --workdir=runs/mine
     python -m svdjax.sweep --config=configs/pair.py:base=org/model@v1,post=org/model-it
 
 Constructed models are made of it, and judged on held-out text, with
 
-    python -m svdjax.sweep --config=configs/pair.py:base=D,post=D,text=FILE.jsonl \\
+    python -m svdjax.sweep --config=configs/pair.py:base=D,post=D,text=FILE.jsonl \
         "--config.stages=('spectra', 'constructions', 'report')"
 
 where FILE has a {"prompt": …, "completion": …} or {"text": …} a line; `other=D` names another

@@ -1,4 +1,4 @@
-"""A training run: every step against the first and against the one before it.
+r"""A training run: every step against the first and against the one before it.
 
     python -m svdjax.sweep --config=configs/trajectory.py:steps=DIR --workdir=runs/steps
     python -m svdjax.sweep --config=configs/trajectory.py:steps=DIR,base=org/model,every=5
@@ -16,9 +16,9 @@ Tried on a short run from the reference family's base, its steps kept (one and a
 minutes on two cores, and as much for the sweep):
 
     mkdir -p runs/family && cp -r svdjax/reference/base runs/family/
-    python tools/train_reference.py --model=instruct --steps=120 --keep_steps=40 --graded=False \\
+    python tools/train_reference.py --model=instruct --steps=120 --keep_steps=40 --graded=False \
         --out=runs/family --workdir=runs/training
-    python -m svdjax.sweep --workdir=runs/steps \\
+    python -m svdjax.sweep --workdir=runs/steps \
         --config=configs/trajectory.py:steps=runs/training/instruct/checkpoints,base=runs/family/base
 
 Of the unrelated level, NF is 2.1 to 8.4 % after 40 steps (lowest and highest projection) and 3.7 to

@@ -17,7 +17,7 @@ from svdjax.evaluate.benchmarks import Grader, Question, in_repeat
 from svdjax.evaluate.job import EvaluationOptions
 from svdjax.evaluate.responses import Key, Response, ResponseJournal, stream
 from svdjax.model import Completion, Generator, Request, Sampling
-from svdjax.text.chat import ChatModel, Prompt, question_prompts
+from svdjax.text.chat import ChatModel, Prompt
 
 # Seconds between two lines of progress where there is no bar, and between two writes.
 _LOG_SECONDS, _WRITE_SECONDS = 10.0, 1.0
@@ -172,15 +172,18 @@ def repeat_prompts(
         model: The model that answers.
         questions: The questions.
         repeats: Number of repeats.
-        system: As in `question_prompts`.
+        system: A system prompt in the place of the benchmark's own; empty for none.
 
     Raises:
         InputError: As `ChatModel.prompt`.
     """
-    prompts = [question_prompts(model, questions, system=system)]
+
+    def prompt(question: Question) -> Prompt:
+        own_system = question.system if system is None else system
+        return model.prompt(question.text, own_system, f"question {question.id}")
+
     if not any(question.options for question in questions):
-        return prompts * repeats
-    for repeat in range(1, repeats):
-        reordered = [in_repeat(question, repeat) for question in questions]
-        prompts.append(question_prompts(model, reordered, system=system))
-    return prompts
+        return [[prompt(question) for question in questions]] * repeats
+    return [
+        [prompt(in_repeat(question, repeat)) for question in questions] for repeat in range(repeats)
+    ]

@@ -14,7 +14,7 @@ from svdjax.checkpoint import Checkpoint, ModelConfig, digest_of, model_config
 from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks import Question, read_benchmark
-from svdjax.evaluate.benchmarks.templates import SYSTEM
+from svdjax.evaluate.benchmarks.questions import SYSTEM
 from svdjax.evaluate.evaluator import repeat_prompts
 from svdjax.evaluate.responses import questions_digest
 from svdjax.text.chat import ChatModel, Prompt, chat_model

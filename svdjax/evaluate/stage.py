@@ -44,17 +44,7 @@ def run_evaluation(
     inputs: EvalInputs,
     context: Context,
 ) -> dict[str, EvaluationResults]:
-    """Asks and grades the models of every pair.
-
-    Args:
-        jobs: The validated pairs.
-        comparisons: Their analyses, which constructed models need.
-        inputs: Questions and prompts.
-        context: Context of the stage.
-
-    Returns:
-        The results by pair, in the order of `jobs`.
-    """
+    """Asks and grades the models of every pair; arguments and results as in `Stage.run`."""
     builder = kept_builder(context)
     with Grader() as grader, context.journal(_JOURNAL) as journal:
         evaluation = _Evaluation(inputs, context, grader, journal)
@@ -76,7 +66,7 @@ class _Evaluation:
         self.settings: dict[str, Any] = {
             **asdict(self.options),
             "repeats": self.options.rounds,
-            **{k: v for k, v in asdict(self.decoder).items() if k != "devices"},
+            **asdict(self.decoder),
         }
 
     def pair(self, variants: VariantBuilder) -> EvaluationResults:

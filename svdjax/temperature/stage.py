@@ -46,9 +46,6 @@ def run_temperature(
         plans: Their plans, by name.
         inputs: Prompts and questions, where there are any.
         context: Context of the stage.
-
-    Returns:
-        The results by pair, in the order of `jobs`.
     """
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(context.journal(_JOURNAL))
@@ -187,9 +184,8 @@ class _Pair:
 
     def _settings(self) -> dict[str, Any]:
         settings = self.context.settings
-        decoder = {k: v for k, v in asdict(settings.decoder).items() if k != "devices"}
         limit = settings.evaluation.max_new_tokens
-        return {**asdict(self.options), **decoder, "max_new_tokens": limit}
+        return {**asdict(self.options), **asdict(settings.decoder), "max_new_tokens": limit}
 
 
 def _read(path: pathlib.Path) -> Metrics | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.checkpoint.generation import end_tokens
 from svdjax.errors import InputError
-from svdjax.text.question import Question
 from svdjax.text.tokenizers import TokenizerError, check_vocabulary, load_tokenizer
 
 
@@ -118,26 +117,3 @@ class ChatModel:
 def chat_model(checkpoint: Checkpoint, config: ModelConfig, prompt_format: str) -> ChatModel:
     """`ChatModel` of an opened checkpoint; raises as its constructor does."""
     return ChatModel(checkpoint.tokenizer, config, prompt_format, checkpoint.home)
-
-
-def question_prompts(
-    model: ChatModel, questions: Sequence[Question], *, system: str | None = None
-) -> list[Prompt]:
-    """Prompts of a benchmark's questions, in their order.
-
-    Args:
-        model: The model that answers.
-        questions: The questions.
-        system: A system prompt in the place of the benchmark's own; empty for none.
-
-    Raises:
-        InputError: As `ChatModel.prompt`.
-    """
-    return [
-        model.prompt(
-            question.text,
-            question.system if system is None else system,
-            f"question {question.id}",
-        )
-        for question in questions
-    ]

@@ -3,9 +3,9 @@
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
 from svdjax.evaluate.benchmarks.files import SPLITS
 from svdjax.evaluate.benchmarks.grading import Grader, Verdict
+from svdjax.evaluate.benchmarks.questions import Question
 from svdjax.evaluate.benchmarks.readers import BENCHMARKS, read_benchmark
 from svdjax.evaluate.benchmarks.records import in_repeat
-from svdjax.text.question import Question
 
 __all__ = [
     "BENCHMARKS",

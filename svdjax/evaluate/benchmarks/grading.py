@@ -17,7 +17,7 @@ from typing import Self
 
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
-from svdjax.text.question import Question
+from svdjax.evaluate.benchmarks.questions import Question
 from svdjax.text.worker import Worker, WorkerLost, WorkerUnavailable
 
 MOST_CHARACTERS = 2000

@@ -12,9 +12,9 @@ from svdjax.errors import InputError, printable
 from svdjax.evaluate.benchmarks import records
 from svdjax.evaluate.benchmarks.files import SPLITS, gpqa_rows, jsonl_rows, mmlu_rows
 from svdjax.evaluate.benchmarks.hub import PREFIX, hub_rows
+from svdjax.evaluate.benchmarks.questions import Question
 from svdjax.evaluate.benchmarks.rows import Row
 from svdjax.text.lines import MOST_BYTES
-from svdjax.text.question import Question
 
 BENCHMARKS = {
     "gsm8k": 'GSM8K; --data: its .jsonl of {"question", "answer"} with "#### result" at the end of '

@@ -9,9 +9,14 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from svdjax.evaluate.benchmarks.questions import (
+    LETTERS,
+    SYSTEM,
+    SYSTEM_SHORT,
+    Question,
+    multiple_choice,
+)
 from svdjax.evaluate.benchmarks.rows import Row
-from svdjax.evaluate.benchmarks.templates import LETTERS, SYSTEM, SYSTEM_SHORT, multiple_choice
-from svdjax.text.question import Question
 
 GPQA_COLUMNS = (
     "Question",
