@@ -99,35 +99,38 @@ def temperature_table(results: TemperatureResults) -> Table:
 
 
 def _rows(results: TemperatureResults) -> Iterator[dict[str, Any]]:
-    unscaled = results.factors.index(1.0)
     grid = itertools.product(
         results.models,
         enumerate(results.projections),
         enumerate(results.layers),
         enumerate(results.factors),
     )
+    unscaled = results.factors.index(1.0)
     for model, (p, projection), (r, layer), (f, factor) in grid:
-
-        def at(name: str, f: int = f, model: str = model, p: int = p, r: int = r) -> Any:
-            array = results.get(model, name)
-            return math.nan if array is None else array[p, r, f]
-
+        arrays = {
+            name.partition("/")[2]: array[p, r]
+            for name, array in results.values.items()
+            if name.startswith(f"{model}/")
+        }
+        values = {name: array[f] for name, array in arrays.items()}
         row: dict[str, Any] = {
             "model": model,
             "projection": projection,
             "layer": "all" if layer == ALL else layer,
             "factor": factor,
             "temperature": temperature(GROUPS[projection], factor),
+            **{name: float(values.get(name, math.nan)) for name in _SCALARS},
+            "loss_change": math.nan,
+            **{name: float(np.mean(values.get(name, math.nan))) for name in _BLOCKS},
+            "entropy_last_own": math.nan,
         }
-        row |= {name: float(at(name)) for name in _SCALARS}
-        row["loss_change"] = row["loss"] - float(at("loss", unscaled))
-        row |= {name: float(np.mean(at(name))) for name in _BLOCKS}
-        last = at("entropy_last")
-        own = math.nan if layer == ALL or np.ndim(last) == 0 else float(last[layer])
-        row["entropy_last_own"] = own
-        for benchmark in results.benchmarks:
-            for measure in _ANSWERS:
-                row[f"{measure}_{benchmark}"] = float(at(f"{measure}/{benchmark}"))
+        if "loss" in arrays:
+            row["loss_change"] = row["loss"] - float(arrays["loss"][unscaled])
+        if "entropy_last" in arrays and layer != ALL:
+            row["entropy_last_own"] = float(values["entropy_last"][layer])
+        for benchmark, measure in itertools.product(results.benchmarks, _ANSWERS):
+            value = values.get(f"{measure}/{benchmark}", math.nan)
+            row[f"{measure}_{benchmark}"] = float(value)
         yield row
 
 

@@ -27,15 +27,15 @@ MAX_LENGTH = 160
 TOLERANCE = 1e-3
 
 
-def command(*arguments: str, hidden: str = "", devices: int = 1) -> Any:
-    """Runs the door in a process of its own, one library hidden from it."""
+def command(*arguments: str, hidden: str = "", path: str = "", devices: int = 1) -> Any:
+    """Runs the command in a process of its own, libraries hidden from it or on another path."""
     run = (
         f"import runpy, sys; sys.modules.update(dict.fromkeys({hidden.split()!r}));"
         f"sys.argv[1:] = {list(arguments)!r}; runpy.run_module('svdjax.harness', None, '__main__')"
     )
     env = os.environ | {
         "HF_DATASETS_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (path, str(ROOT)))),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.run(
@@ -49,6 +49,30 @@ def test_door_without_lm_eval() -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("python -m svdjax.harness: lm-evaluation-harness cannot be imported")
     assert line.endswith("pip install 'svdjax[harness]'")
+
+
+STUB = {
+    "__init__.py": "",
+    "__main__.py": "import sys\nfrom lm_eval.api.registry import MODELS\n"
+    "def cli_evaluate(): print(*MODELS, *sys.argv)\n",
+    "api/model.py": "class TemplateLM: pass\n",
+    "api/registry.py": "MODELS = []\n"
+    "def register_model(name): return lambda kind: MODELS.append(name) or kind\n",
+    "models/utils.py": "handle_stop_sequences = has_bos_prefix = normalize_gen_kwargs = None\n"
+    "postprocess_generated_text = None\n",
+    "utils.py": "get_rolling_token_windows = make_disjoint_window = None\n",
+}
+"""What the command needs of lm_eval, for where that is not installed."""
+
+
+def test_the_command_registers_the_model(tmp_path: pathlib.Path) -> None:
+    for name, text in STUB.items():
+        file = tmp_path / "lm_eval" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+    done = command("--tasks", "any", path=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "svdjax lm-eval --tasks any\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
