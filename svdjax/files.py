@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
-from typing import BinaryIO
 
 from svdjax.errors import InputError
 
 MOST_JSON_BYTES = 16 << 20  # of a config, generation settings and the like
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Binary stream of a regular file, links followed.
 
     Every input file is opened here. A FIFO or a device is refused instead of waited for: the file

@@ -82,7 +82,7 @@ class Decoder(nn.Module):
         x = embed(tokens)
         if c.embedding_scale is not None:
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
-        kv: list[KV] = []
+        kv: list[Any] = []
         if self.separate:
             for layer, window in enumerate(c.windows):
                 block = Block(c, self.dtype, self.init_scale, return_kv=True, name=f"layer_{layer}")

@@ -27,7 +27,7 @@ from svdjax.engine.signals import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError
-from svdjax.evaluate.benchmarks.wording import SYSTEM
+from svdjax.evaluate.benchmarks.questions import SYSTEM
 from svdjax.model import decoder_mesh
 from svdjax.probe.job import ProbeJob, cka_words, model_names
 from svdjax.probe.measure import Probes, probed

@@ -138,5 +138,4 @@ def is_temperature(group: str) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 < value < math.inf
+    return isinstance(value, int | float) and value is not True and 0 < value < math.inf

@@ -227,7 +227,7 @@ def test_what_the_original_predicts_is_kept_where_it_fits(loaded, rows):
     original, edited, config = loaded
     kept = Divergences(original, config, rows)
     first = kept.measure(edited)
-    assert len(kept._kept) == len(kept._batches) == 2
+    assert len(kept._predictions) == len(kept._batches) == 2
     assert kept.measure(edited) == first
     # Two batches alike, which together would take more than one may.
     lengths = (64, 64)
@@ -235,10 +235,10 @@ def test_what_the_original_predicts_is_kept_where_it_fits(loaded, rows):
     assert len(tight._batches) == 2
     tight.measure(edited)
     # 4 * 2 * 64 * 128 bytes are just enough.
-    assert len(tight._kept) == 2
+    assert len(tight._predictions) == 2
     tighter = Divergences(original, config, random_rows(lengths), batch_bytes=8 * 64 * 128 - 1)
     assert tighter.measure(edited) == tight.measure(edited)
-    assert not tighter._kept
+    assert not tighter._predictions
 
 
 def test_production_types(loaded, found, rows):
