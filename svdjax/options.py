@@ -59,10 +59,10 @@ def default_config(
         parent[key] = config_dict.placeholder(str) if value is None else value
     config.name = name
     config.pairs = ConfigDict()
-    for pair, sides in pairs.items():
+    for pair, entry in pairs.items():
         config.pairs[pair] = ConfigDict(
-            {"base": sides["base"], "post": sides["post"]}
-            | {key: sides.get(key, default) for key, default in PAIR_LEAVES.items()}
+            {"base": entry["base"], "post": entry["post"]}
+            | {key: entry.get(key, default) for key, default in PAIR_LEAVES.items()}
         )
     if trajectory := tuple(trajectory):
         config.trajectory = trajectory

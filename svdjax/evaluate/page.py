@@ -38,8 +38,8 @@ def answers_section(
     if len(shown) < len(evaluation.benchmarks):
         notes.append(f"The figure shows the first {MOST_BENCHMARKS} benchmarks.")
     with style.drawing():
-        drawn = figures.answers(evaluation, shown)
-        figure = page.place(drawn, folder / "figures", "answers", _TITLE, _ANSWERS, f"{_TITLE}.")
+        plot = figures.answers(evaluation, shown)
+        figure = page.place(plot, folder / "figures", "answers", _TITLE, _ANSWERS, f"{_TITLE}.")
     return Section(
         lead=_answers_lead(evaluation),
         findings=[("", line) for line in _answer_findings(evaluation)],
@@ -110,8 +110,8 @@ def _answers_lead(evaluation: EvaluationResults) -> str:
     for benchmark in evaluation.benchmarks:
         post, base = (evaluation.scores[name][benchmark] for name in ("post", "base"))
         parts.append(
-            f"{benchmark}: post answers {_right(post)} % right in {decimal(post.tokens_mean, 1)} "
-            f"tokens, base {_right(base)} % in {decimal(base.tokens_mean, 1)}; "
+            f"{benchmark}: post answers {_pass1(post)} % right in {decimal(post.tokens_mean, 1)} "
+            f"tokens, base {_pass1(base)} % in {decimal(base.tokens_mean, 1)}; "
             f"{_cut(post, base, evaluation.settings['max_new_tokens'])}"
         )
     return "; ".join(parts) + "."
@@ -131,7 +131,7 @@ def _cut(post: Score, base: Score, limit: int) -> str:
     )
 
 
-def _right(score: Score) -> str:
+def _pass1(score: Score) -> str:
     if score.repeats == 1:
         return decimal(score.accuracy_mean, 2)
     return plus_minus(score.accuracy_mean, score.accuracy_std, 2)

@@ -34,8 +34,7 @@ def gpqa_rows(path: pathlib.Path, form: str) -> Iterator[Row]:
         InputError: It cannot be read, a column is missing, or a record has too few or many fields.
     """
     header: list[str] | None = None
-    for number, record in _csv_records(path, form):
-        location = f"{path}, line {number}"
+    for location, record in _csv_records(path, form):
         if header is None:
             header = record
             missing = [column for column in GPQA_COLUMNS if column not in header]
@@ -69,8 +68,7 @@ def mmlu_rows(path: pathlib.Path, form: str, split: str) -> Iterator[Row]:
         subject = file.stem
         for kind in SPLITS:
             subject = subject.removesuffix(f"_{kind}")
-        for number, record in _csv_records(file, form):
-            location = f"{file}, line {number}"
+        for location, record in _csv_records(file, form):
             if len(record) != 6:
                 raise InputError(f"{location}: has {len(record)} fields, not 6; expected {form}")
             question, *choices, answer = record
@@ -100,8 +98,8 @@ def _mmlu_files(path: pathlib.Path, form: str, split: str) -> list[pathlib.Path]
     return [folder / name for name in by_split[split if split in splits else splits[0]]]
 
 
-def _csv_records(path: pathlib.Path, form: str) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, each with the number of the line it begins in."""
+def _csv_records(path: pathlib.Path, form: str) -> Iterator[tuple[str, list[str]]]:
+    """Records that are not blank, each with file and line of its beginning."""
     # Quotes inside of fields are common in these files, so the reader is not a strict one. A last
     # line is added: if it is a record of its own, the last quote was closed.
     ended = False
@@ -114,16 +112,16 @@ def _csv_records(path: pathlib.Path, form: str) -> Iterator[tuple[int, list[str]
         ended = True
         yield _END
 
-    reader, number = csv.reader(lines()), 1
+    reader, location = csv.reader(lines()), f"{path}, line 1"
     try:
         for record in reader:
             if ended and record != [_END]:
                 raise InputError(
-                    f"{path}, line {number}: a quote is not closed until the end of the file, "
-                    f"which may be cut off; expected {form}"
+                    f"{location}: a quote is not closed until the end of the file, which may be "
+                    f"cut off; expected {form}"
                 )
             if record and not ended:
-                yield number, record
-            number = reader.line_num + 1
+                yield location, record
+            location = f"{path}, line {reader.line_num + 1}"
     except csv.Error as error:
-        raise InputError(f"{path}, line {number}: {error}; expected {form}") from None
+        raise InputError(f"{location}: {error}; expected {form}") from None
