@@ -155,17 +155,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of the commands: the tests' compiled programs, and no torch.
-
-    The commands never need it, but transformers loads it where it is installed, which would be
-    half of what every process takes.
-    """
-    site = tmp_path_factory.mktemp("site")
-    (site / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    found = harness.environment() | {name.upper(): str(value) for name, value in PROGRAMS.items()}
-    found["JAX_COMPILATION_CACHE_DIR"] = os.environ[_PROGRAMS]
-    return found | {"PYTHONPATH": f"{site}{os.pathsep}{found['PYTHONPATH']}"}
+def env() -> dict[str, str]:
+    """Environment of the commands, with the tests' compiled programs."""
+    variables = {name.upper(): str(value) for name, value in PROGRAMS.items()}
+    variables["JAX_COMPILATION_CACHE_DIR"] = os.environ[_PROGRAMS]
+    return harness.environment() | variables
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each side.", 1)
 
 def main() -> str:
     """Measures; returns the JSON."""
-    prepare_process(torch=True)
+    prepare_process()
     import jax
     import torch
     import transformers

@@ -1,42 +1,27 @@
-"""What a decoder is, read from config.json: one frozen record for all families.
+"""Configuration of a decoder, read from config.json: one frozen record for all families.
 
-transformers' AutoConfig reads both forms of the file (rope_theta, rope_scaling and torch_dtype; or
-rope_parameters, layer_types and dtype) and fills in each family's defaults; this module turns its
-answer into a `ModelConfig`, which is hashable and therefore a static argument of jitted functions.
+Both forms of the file are read alike (rope_theta and rope_scaling, or rope_parameters and
+layer_types), with the family's defaults for what it does not say. A `ModelConfig` is hashable and
+therefore a static argument of jitted functions.
 
 Axes: `L` layers, `N` heads, `K` kv heads, `H` head dim, `D` model, `F` ffn, `V` vocabulary.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 from typing import Any
 
-from svdjax import config_cache
-from svdjax.atomic import plain
-from svdjax.checkpoint import config_fields, families, files, rope, small_json
-from svdjax.checkpoint.config_fields import model_fields
+from svdjax.checkpoint import files, small_json
 from svdjax.checkpoint.families import FAMILIES, Family
 from svdjax.checkpoint.rope import Rope, read_rope
 from svdjax.checkpoint.small_json import shown
-from svdjax.errors import InputError, printable
+from svdjax.errors import InputError
 
 MODEL_TYPES = tuple(FAMILIES)
-# As they are loaded, whatever becomes of the files while we run.
-_SOURCES = tuple(
-    pathlib.Path(str(path)).read_bytes()
-    for path in (
-        *(families.__file__, rope.__file__, config_fields.__file__, small_json.__file__),
-        __file__,
-    )
-)
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -44,6 +29,21 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
+# Far above any model; what allocates or loops by one of them is bounded before it is tried.
+_SIZES = {
+    "num_hidden_layers": 10_000,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "vocab_size": 1 << 28,
+    "max_position_embeddings": 1 << 30,
+    "original_max_position_embeddings": 1 << 30,
+}
+# Not looked at by every family, and by some only beside others; 0 or -1 may say "none".
+_COUNTS = ("sliding_window", "max_window_layers", "sliding_window_pattern")
+_MOST_COUNT = 1 << 30
 # What multiplies or divides, where a family has it.
 _FACTORS = (
     "query_pre_attn_scalar",
@@ -53,9 +53,11 @@ _FACTORS = (
     "logits_scaling",
 )
 _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
-_MOST_REASON = 600  # characters: transformers quotes values whole
 # Between them float32 is safe, and powers and quotients of a few factors.
 _LEAST_FACTOR, _MOST_FACTOR = 1e-9, 1e9
+# Fields that may be null though their defaults are not.
+_NULLABLE = ("num_key_value_heads", "sliding_window", "attention_bias", "mlp_bias", *_SOFT_CAPS)
+_EXPECTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ class ModelConfig:
 
 
 def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelConfig:
-    """Read a model's configuration from a config.json, its directory, or its parsed content.
+    """Reads a model's configuration from a config.json, its directory, or its parsed content.
 
     Args:
         source: The parsed config.json, its path, or the directory that holds it.
@@ -139,7 +141,7 @@ def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelCon
 
 
 def config_from(raw: Mapping[str, Any], where: str) -> ModelConfig:
-    """The configuration that a parsed config.json means; every reader comes through here.
+    """Configuration that a parsed config.json states; every reader comes through here.
 
     Args:
         raw: The content, not necessarily bounded yet.
@@ -159,190 +161,126 @@ def config_from(raw: Mapping[str, Any], where: str) -> ModelConfig:
         raise InputError(
             f"{where}: model_type is {shown(kind)}{hint}, expected one of {', '.join(MODEL_TYPES)}"
         )
-    more = (*_FACTORS, *_SOFT_CAPS, *FAMILIES[kind].refused)
-    fields = model_fields(raw, where, more) | {"model_type": kind}
-    return _recalled(fields, lambda: _read(fields, where))
-
-
-def _read(fields: dict[str, Any], where: str) -> ModelConfig:
-    try:
-        return _convert(_auto_config(fields, where), FAMILIES[fields["model_type"]], where)
-    except InputError:
-        raise
-    # Types that transformers lets through surface anywhere.
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise InputError(
-            f"{where}: not a valid model configuration "
-            f"({type(error).__name__}: {files.one_line(error)})"
-        ) from None
-
-
-def _recalled(raw: dict[str, Any], read: Callable[[], ModelConfig]) -> ModelConfig:
-    """What an earlier process has read, where one of ours has; transformers takes a second to load.
-
-    It depends on the file's content, on transformers, and on how we read its answer.
-    """
-    if not config_cache.active():
-        return read()
-    try:
-        versions = {name: metadata.version(name) for name in ("transformers", "huggingface_hub")}
-        name = config_cache.digest_of(raw, versions, *_SOURCES)
-    except (TypeError, metadata.PackageNotFoundError):
-        return read()
-    config = _rebuilt(config_cache.recall(name))
-    if config is None:
-        config = read()
-        fields = plain(dataclasses.asdict(config))
-        # Not by a version that is being replaced just now.
-        loaded = getattr(sys.modules.get("transformers"), "__version__", None)
-        if _rebuilt(fields) == config and loaded == versions["transformers"]:
-            config_cache.keep(name, fields)
-    return config
-
-
-def _rebuilt(given: Any) -> ModelConfig | None:
-    """The record of these fields; None if they are not those of one."""
-    try:
-        fields = dict(given)
-        for name in ("rope", "local_rope"):
-            if fields[name] is not None:
-                fields[name] = Rope(**{k: _frozen(v) for k, v in fields[name].items()})
-        config = ModelConfig(**{k: _frozen(v) for k, v in fields.items()})
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return None
-    return config if plain(dataclasses.asdict(config)) == given else None
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _auto_config(raw: dict[str, Any], where: str) -> Any:
-    """transformers' reading of the parsed file, which never runs code from the checkpoint."""
-    # Slow to import: only when a model is really read. Without torch it announces on import that
-    # models are not available, which is no news here.
-    with quiet_import():
-        from transformers import AutoConfig
-        from transformers.utils import logging
-    # A deep copy: transformers edits nested dicts in place.
-    fields = json.loads(json.dumps(raw))
-    family = fields.pop("model_type")
-    # Its advice on how to write configs is for their authors, not for those who read them.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        return AutoConfig.for_model(family, **fields)
-    except Exception as error:  # the validators raise many kinds
-        why = printable(files.one_line(error), _MOST_REASON)
-        raise InputError(f"{where}: not a valid {family} config ({why})") from None
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
-    """Silence what transformers says when it is first imported; its verbosity stays as it was."""
-    if "transformers" in sys.modules or "TRANSFORMERS_VERBOSITY" in os.environ:
-        yield
-        return
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    try:
-        yield
-    finally:
-        del os.environ["TRANSFORMERS_VERBOSITY"]
-    from transformers.utils import logging
-
-    logging.set_verbosity_warning()
-
-
-def _convert(auto: Any, family: Family, where: str) -> ModelConfig:
-    _require_positive(auto, where)
-    heads = auto.num_attention_heads
-    head_dim = getattr(auto, "head_dim", None) or auto.hidden_size // heads
-    if head_dim < 1:
-        raise InputError(
-            f"{where}: hidden_size {auto.hidden_size} is less than num_attention_heads {heads}"
-        )
-    if heads % auto.num_key_value_heads:
-        raise InputError(
-            f"{where}: num_attention_heads {heads} is no multiple of "
-            f"num_key_value_heads {auto.num_key_value_heads}"
-        )
+    family = FAMILIES[kind]
+    _check_bounds(raw, where)
     for name in family.refused:
-        if getattr(auto, name, None):
-            value = getattr(auto, name)
+        if raw.get(name):
             raise InputError(
-                f"{where}: {name} is {shown(value)}, which is not supported; expected none"
+                f"{where}: {name} is {shown(raw[name])}, which is not supported; expected none"
             )
-    bias = bool(getattr(auto, "attention_bias", False))
-    options = {
-        "hidden_act": getattr(auto, "hidden_act", None),
-        "query_scale": float(head_dim) ** -0.5,
-        "rms_norm_eps": small_json.number(auto.rms_norm_eps, f"{where}: rms_norm_eps", 0.0),
-        "tie_word_embeddings": bool(auto.tie_word_embeddings),
-        "attention_bias": bias,
-        "attention_out_bias": bias,
-        "mlp_bias": bool(getattr(auto, "mlp_bias", False)),
-        **family.options(auto),
-    }
-    act = options.pop("hidden_act")
-    if act not in _ACTIVATIONS:
+    return _convert(_settings(raw, family, where), family, where)
+
+
+def _check_bounds(raw: Mapping[str, Any], where: str) -> None:
+    """Raises `InputError` where a size is out of bounds, or a layer differs from the others."""
+    for name, most in _SIZES.items():
+        value = raw.get(name)
+        if value is not None and not (type(value) is int and 0 < value <= most):
+            raise InputError(
+                f"{where}: {name} is {shown(value)}, expected a whole number in 1..{most}"
+            )
+    for name in _COUNTS:
+        if raw.get(name) is not None:
+            small_json.whole(raw[name], f"{where}: {name}", -_MOST_COUNT, _MOST_COUNT)
+    if raw.get("per_layer_config"):
+        raise InputError(f"{where}: per_layer_config is not supported, expected equal layers")
+
+
+def _settings(raw: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
+    """Fields that the family reads, from the file or by default, of the types of the defaults."""
+    settings = {name: raw.get(name, default) for name, default in family.defaults.items()}
+    for name, default in family.defaults.items():
+        value = settings[name]
+        if type(default) not in _EXPECTED or (value is None and name in _NULLABLE):
+            continue
+        types = (int, float) if type(default) is float else (type(default),)
+        if type(value) not in types:
+            raise InputError(
+                f"{where}: not a valid {family.name} config ({name} is {shown(value)}, expected "
+                f"{_EXPECTED[type(default)]})"
+            )
+    for name in (*_FACTORS, *_SOFT_CAPS):
+        value = settings.get(name)
+        if name not in settings or (value is None and name in _SOFT_CAPS):
+            continue
+        if type(value) not in (int, float) or not _LEAST_FACTOR <= value <= _MOST_FACTOR:
+            bounds = f"a finite number above 0 ({_LEAST_FACTOR:g} to {_MOST_FACTOR:g})"
+            raise InputError(f"{where}: {name} is {shown(value)}, expected {bounds}")
+    if settings["num_key_value_heads"] is None:
+        settings["num_key_value_heads"] = settings["num_attention_heads"]
+    if not settings.get("use_sliding_window", True):
+        settings["sliding_window"] = None
+    return settings
+
+
+def _convert(settings: Mapping[str, Any], family: Family, where: str) -> ModelConfig:
+    hidden, heads = settings["hidden_size"], settings["num_attention_heads"]
+    kv_heads = settings["num_key_value_heads"]
+    head_dim = settings["head_dim"] or hidden // heads
+    if head_dim < 1:
+        raise InputError(f"{where}: hidden_size {hidden} is less than num_attention_heads {heads}")
+    if heads % kv_heads:
         raise InputError(
-            f"{where}: activation {shown(act)} is not supported, expected one of "
+            f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+        )
+    options = {
+        "hidden_act": settings["hidden_act"],
+        "query_scale": float(head_dim) ** -0.5,
+        "attention_bias": bool(settings["attention_bias"]),
+        "attention_out_bias": bool(settings["attention_bias"]),
+        **family.options(settings),
+    }
+    activation = options.pop("hidden_act")
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise InputError(
+            f"{where}: activation {shown(activation)} is not supported, expected one of "
             f"{', '.join(sorted(_ACTIVATIONS))}"
         )
-    rope, local_rope = read_rope(auto, head_dim, where)
+    rope, local_rope = read_rope(settings, head_dim, where)
     return ModelConfig(
         family=family.name,
-        vocab_size=auto.vocab_size,
-        hidden_size=auto.hidden_size,
-        intermediate_size=auto.intermediate_size,
-        num_layers=auto.num_hidden_layers,
+        vocab_size=settings["vocab_size"],
+        hidden_size=hidden,
+        intermediate_size=settings["intermediate_size"],
+        num_layers=settings["num_hidden_layers"],
         num_heads=heads,
-        num_kv_heads=auto.num_key_value_heads,
+        num_kv_heads=kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=auto.max_position_embeddings,
-        windows=_windows(auto, family, where),
-        hidden_act=_ACTIVATIONS[act],
+        max_position_embeddings=settings["max_position_embeddings"],
+        windows=_windows(settings, family, where),
+        rms_norm_eps=small_json.number(settings["rms_norm_eps"], f"{where}: rms_norm_eps", 0.0),
+        hidden_act=_ACTIVATIONS[activation],
+        tie_word_embeddings=settings["tie_word_embeddings"],
+        mlp_bias=bool(settings["mlp_bias"]),
         rope=rope,
         local_rope=local_rope,
         **options,
     )
 
 
-def _require_positive(auto: Any, where: str) -> None:
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    for name in (*sizes, "num_attention_heads", "num_key_value_heads"):
-        if getattr(auto, name) < 1:
-            raise InputError(f"{where}: {name} is {getattr(auto, name)}, expected at least 1")
-    for name in (*_FACTORS, *_SOFT_CAPS):
-        # Other families keep the field without going by it.
-        if not hasattr(type(auto), name):
-            continue
-        value: Any = getattr(auto, name)
-        if value is None and name in _SOFT_CAPS:
-            continue
-        if value is None or not _LEAST_FACTOR <= value <= _MOST_FACTOR:
-            bounds = f"a finite number above 0 ({_LEAST_FACTOR:g} to {_MOST_FACTOR:g})"
-            raise InputError(f"{where}: {name} is {shown(value)}, expected {bounds}")
-
-
-def _windows(auto: Any, family: Family, where: str) -> tuple[int | None, ...]:
-    window = getattr(auto, "sliding_window", None) if family.windows else None
-    if window is not None and window < 1:
-        raise InputError(f"{where}: sliding_window is {window}, expected at least 1")
-    if family.windows != "layer_types":
-        return (window,) * auto.num_hidden_layers
-    known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
-    if len(auto.layer_types) != auto.num_hidden_layers:
+def _windows(settings: Mapping[str, Any], family: Family, where: str) -> tuple[int | None, ...]:
+    layers = settings["num_hidden_layers"]
+    if family.windows is None:
+        return (None,) * layers
+    window = settings["sliding_window"]
+    for name in ("sliding_window", "sliding_window_pattern"):
+        if (value := settings.get(name)) is not None and value < 1:
+            raise InputError(f"{where}: {name} is {value}, expected at least 1")
+    kinds = settings.get("layer_types")
+    if kinds is None:
+        windowed = [family.windows(settings, layer) for layer in range(layers)]
+        kinds = ["sliding_attention" if each else "full_attention" for each in windowed]
+    kinds = small_json.names(kinds, f"{where}: layer_types", small_json.MOST_VALUES)
+    if len(kinds) != layers:
         raise InputError(
-            f"{where}: layer_types has {len(auto.layer_types)} entries, expected "
-            f"{auto.num_hidden_layers}, one for each of num_hidden_layers"
+            f"{where}: layer_types has {len(kinds)} entries, expected {layers}, one for each of "
+            "num_hidden_layers"
         )
-    for kind in auto.layer_types:
+    known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
+    for kind in kinds:
         if kind not in known:
             raise InputError(
                 f"{where}: layer_types has {shown(kind)} and sliding_window is {window}, expected "
                 "full_attention, or sliding_attention with a window"
             )
-    return tuple(window if kind == "sliding_attention" else None for kind in auto.layer_types)
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)

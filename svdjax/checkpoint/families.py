@@ -82,18 +82,21 @@ class Family:
         name: model_type of config.json.
         architecture: The class in transformers.
         weights: The table; its order is that of the projections in every result.
-        windows: Which layers have config.json's sliding_window: "" none, "all" (whatever its
-            layer_types say), "layer_types" those that it names there.
-        options: From transformers' configuration to those fields of `ModelConfig` that are not
-            what they are in llama; hidden_act as config.json spells it.
+        defaults: The fields of config.json that are read, with their values where it has none:
+            those of the family's configuration class in transformers.
+        windows: Whether a layer has config.json's sliding_window where no layer_types say so; None:
+            no layer of the family has one.
+        options: From the fields with their values to those of `ModelConfig` that are not what they
+            are in llama; hidden_act as config.json spells it.
         refused: Fields that must not be set, as the decoder does not do what they say.
     """
 
     name: str
     architecture: str
     weights: tuple[Weight, ...]
-    windows: str = ""
-    options: Callable[[Any], Mapping[str, Any]] = lambda auto: {}
+    defaults: Mapping[str, Any]
+    windows: Callable[[Mapping[str, Any], int], bool] | None = None
+    options: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
     refused: tuple[str, ...] = ("use_bidirectional_attention",)
 
     def present(self, config: ModelConfig) -> tuple[Weight, ...]:
@@ -201,23 +204,109 @@ _PHI3 = (
 )
 
 
-def _gemma(auto: Any) -> dict[str, Any]:
+_LLAMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,  # as many as there are heads
+    "head_dim": None,  # hidden_size / num_attention_heads
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_theta": 1e4,
+    "rope_scaling": None,
+    "rope_parameters": None,
+}
+_MISTRAL_DEFAULTS = _LLAMA_DEFAULTS | {
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+_QWEN2_DEFAULTS = _LLAMA_DEFAULTS | {
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+_QWEN3_DEFAULTS = _QWEN2_DEFAULTS | {"head_dim": 128}
+_PHI3_DEFAULTS = _LLAMA_DEFAULTS | {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "partial_rotary_factor": 1.0,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+}
+_OLMO2_DEFAULTS = _LLAMA_DEFAULTS | {"vocab_size": 50304, "rms_norm_eps": 1e-5}
+_GRANITE_DEFAULTS = _LLAMA_DEFAULTS | {
+    "embedding_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+}
+_GEMMA2_DEFAULTS = _LLAMA_DEFAULTS | {
+    "vocab_size": 256000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "layer_types": None,
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+}
+_GEMMA3_DEFAULTS = _GEMMA2_DEFAULTS | {
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "sliding_window_pattern": 6,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+}
+
+
+def _has_window(settings: Mapping[str, Any], layer: int) -> bool:
+    """Whether a layer has the window: all have it (mistral, phi3), or the last ones (qwen)."""
+    first = settings.get("max_window_layers", 0)
+    return settings["sliding_window"] is not None and layer >= first
+
+
+def _gemma(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "hidden_act": auto.hidden_activation,
-        "query_scale": float(auto.query_pre_attn_scalar) ** -0.5,
-        "final_logit_softcap": auto.final_logit_softcapping,
+        "hidden_act": settings["hidden_activation"],
+        "query_scale": float(settings["query_pre_attn_scalar"]) ** -0.5,
+        "final_logit_softcap": settings["final_logit_softcapping"],
         "norm_plus_one": True,
-        "embedding_scale": math.sqrt(auto.hidden_size),
+        "embedding_scale": math.sqrt(settings["hidden_size"]),
         "post_norms": True,
     }
 
 
-def _granite(auto: Any) -> dict[str, Any]:
+def _granite(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "query_scale": float(auto.attention_multiplier),
-        "embedding_scale": float(auto.embedding_multiplier),
-        "residual_scale": float(auto.residual_multiplier),
-        "logit_scale": 1.0 / auto.logits_scaling,
+        "query_scale": float(settings["attention_multiplier"]),
+        "embedding_scale": float(settings["embedding_multiplier"]),
+        "residual_scale": float(settings["residual_multiplier"]),
+        "logit_scale": 1.0 / settings["logits_scaling"],
     }
 
 
@@ -229,51 +318,63 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "qwen2",
                 "Qwen2ForCausalLM",
                 _LLAMA,
-                windows="layer_types",
-                options=lambda auto: {"attention_bias": True, "attention_out_bias": False},
+                _QWEN2_DEFAULTS,
+                windows=_has_window,
+                options=lambda settings: {"attention_bias": True, "attention_out_bias": False},
             ),
-            Family("llama", "LlamaForCausalLM", _LLAMA),
-            Family("mistral", "MistralForCausalLM", _LLAMA, windows="all"),
+            Family("llama", "LlamaForCausalLM", _LLAMA, _LLAMA_DEFAULTS),
+            Family("mistral", "MistralForCausalLM", _LLAMA, _MISTRAL_DEFAULTS, windows=_has_window),
             Family(
                 "gemma2",
                 "Gemma2ForCausalLM",
                 _GEMMA2,
-                windows="layer_types",
-                options=lambda auto: {
-                    **_gemma(auto),
-                    "attn_logit_softcap": auto.attn_logit_softcapping,
+                _GEMMA2_DEFAULTS,
+                windows=lambda settings, layer: layer % 2 == 0,
+                options=lambda settings: {
+                    **_gemma(settings),
+                    "attn_logit_softcap": settings["attn_logit_softcapping"],
                 },
             ),
             Family(
                 "phi3",
                 "Phi3ForCausalLM",
                 _PHI3,
-                windows="all",
-                options=lambda auto: {"fused_qkv": True, "fused_gate_up": True},
+                _PHI3_DEFAULTS,
+                windows=_has_window,
+                options=lambda settings: {"fused_qkv": True, "fused_gate_up": True},
             ),
             Family(
                 "qwen3",
                 "Qwen3ForCausalLM",
                 _QWEN3,
-                windows="layer_types",
-                options=lambda auto: {"qk_norm": "head"},
+                _QWEN3_DEFAULTS,
+                windows=_has_window,
+                options=lambda settings: {"qk_norm": "head"},
             ),
             Family(
                 "olmo2",
                 "Olmo2ForCausalLM",
                 _OLMO2,
-                options=lambda auto: {"qk_norm": "all", "pre_norms": False, "post_norms": True},
+                _OLMO2_DEFAULTS,
+                options=lambda settings: {
+                    "qk_norm": "all",
+                    "pre_norms": False,
+                    "post_norms": True,
+                },
             ),
             Family(
                 "gemma3_text",
                 "Gemma3ForCausalLM",
                 _GEMMA3,
-                windows="layer_types",
-                options=lambda auto: {**_gemma(auto), "qk_norm": "head"},
+                _GEMMA3_DEFAULTS,
+                windows=lambda settings, layer: (
+                    (layer + 1) % settings["sliding_window_pattern"] > 0
+                ),
+                options=lambda settings: {**_gemma(settings), "qk_norm": "head"},
                 # It has the second field from gemma2; transformers reads it and caps nothing.
                 refused=("use_bidirectional_attention", "attn_logit_softcapping"),
             ),
-            Family("granite", "GraniteForCausalLM", _LLAMA, options=_granite),
+            Family("granite", "GraniteForCausalLM", _LLAMA, _GRANITE_DEFAULTS, options=_granite),
         )
     }
 )

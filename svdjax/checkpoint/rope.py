@@ -43,49 +43,80 @@ class Rope:
     attention_factor: float = 1.0
 
 
-def read_rope(auto: Any, head_dim: int, where: str) -> tuple[Rope, Rope | None]:
-    """Read the rotary embedding from transformers' configuration.
+def read_rope(settings: Mapping[str, Any], head_dim: int, where: str) -> tuple[Rope, Rope | None]:
+    """Rotary embeddings of a model.
 
     Args:
-        auto: The configuration.
+        settings: The fields of config.json, with their defaults.
         head_dim: `H`.
         where: The file, for errors.
 
     Returns:
-        That of the layers, and that of the layers with a window where it is stated by kind of layer
-        (`rope_parameters` of gemma3), otherwise None.
+        That of the layers, and that of the layers with a window in a family that has another for
+        them (gemma3), otherwise None.
 
     Raises:
         InputError: It is of a kind that the decoder does not know.
     """
-    fields = auto.rope_parameters or {}
-    if not isinstance(fields, Mapping):
-        raise InputError(f"{where}: rope_parameters is {shown(fields)}, expected an object")
-    if "sliding_attention" not in fields:
-        return _rope(fields, auto, head_dim, where), None
-    both = [fields.get(f"{kind}_attention") for kind in ("full", "sliding")]
-    both = [one for one in both if isinstance(one, Mapping)]
-    if len(both) < 2:
-        raise InputError(
-            f"{where}: rope_parameters has no full_attention beside sliding_attention, expected "
-            "an object in each"
-        )
-    full, local = (_rope(one, auto, head_dim, where) for one in both)
-    if "longrope" in (full.kind, local.kind):
+    scaling, parameters = (
+        _object(settings[name], f"{where}: {name}") for name in ("rope_scaling", "rope_parameters")
+    )
+    theta = settings["rope_theta"]
+    if "rope_local_base_freq" not in settings:
+        fields = scaling or parameters
+        for kind in ("full_attention", "sliding_attention"):
+            if kind in fields:
+                raise InputError(
+                    f"{where}: rope_parameters has {kind}, expected one rope for all layers"
+                )
+        return _rope(fields, theta, settings, head_dim, where), None
+    full, local = (
+        _object(parameters.get(kind), f"{where}: {kind} of rope_parameters")
+        for kind in ("full_attention", "sliding_attention")
+    )
+    full = {**(full or {"rope_type": "default"}), **scaling}
+    ropes = [
+        _rope(fields, base, settings, head_dim, where)
+        for fields, base in ((full, theta), (local, settings["rope_local_base_freq"]))
+    ]
+    if any(rope.kind == "longrope" for rope in ropes):
         raise InputError(f"{where}: rope type 'longrope' is not supported by kind of layer")
-    return full, local
+    return ropes[0], ropes[1]
 
 
-def _rope(fields: Mapping[str, Any], auto: Any, head_dim: int, where: str) -> Rope:
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping | None):
+        raise InputError(f"{what} is {shown(value)}, expected an object")
+    return value or {}
+
+
+def _rope(
+    fields: Mapping[str, Any],
+    theta: float,
+    settings: Mapping[str, Any],
+    head_dim: int,
+    where: str,
+) -> Rope:
+    """The embedding of these fields; `theta` is its base unless they have another."""
+
     def positive(name: str, default: Any = None) -> float:
         value = fields.get(name)
         value = default if value is None else value
         return small_json.number(value, f"{where}: {name} of its rope", above=0.0)
 
-    kind = fields.get("rope_type", "default")
-    theta = positive("rope_theta", 10_000.0)
-    # Only phi3 turns a part of the head dimensions; transformers ignores the field elsewhere.
-    partial = positive("partial_rotary_factor", 1.0) if auto.model_type == "phi3" else 1.0
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    kinds, partial = ("default", "linear", "llama3", "longrope"), 1.0
+    # phi3 alone turns a part of the head dimensions; transformers ignores the field elsewhere.
+    if "partial_rotary_factor" in settings:
+        kinds = ("default", "longrope")
+        partial = positive("partial_rotary_factor", settings["partial_rotary_factor"])
+        kind = "longrope" if kind in ("su", "yarn") else kind  # its older names
+    if kind not in kinds:
+        raise InputError(
+            f"{where}: rope type {shown(kind)} is not supported, expected "
+            f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        )
+    theta = positive("rope_theta", theta)
     turning = int(head_dim * partial)
     if turning % 2 or not 0 < turning <= head_dim:
         raise InputError(
@@ -96,12 +127,10 @@ def _rope(fields: Mapping[str, Any], auto: Any, head_dim: int, where: str) -> Ro
         return Rope(theta=theta, partial_rotary_factor=partial)
     if kind == "linear":
         return Rope("linear", theta, partial, factor=positive("factor"))
-    if kind not in ("llama3", "longrope"):
-        raise InputError(
-            f"{where}: rope type {shown(kind)} is not supported, expected default, linear, llama3 "
-            "or longrope"
-        )
-    original = int(positive("original_max_position_embeddings", auto.max_position_embeddings))
+    longest = settings["max_position_embeddings"]
+    original = int(positive("original_max_position_embeddings", longest))
+    # phi3 states it beside its rope, whatever that says.
+    original = settings.get("original_max_position_embeddings", original)
     if not 1 < original <= _MOST_POSITIONS:
         raise InputError(
             f"{where}: original_max_position_embeddings is {original}, expected a whole number in "
@@ -129,22 +158,22 @@ def _rope(fields: Mapping[str, Any], auto: Any, head_dim: int, where: str) -> Ro
         original_max_position_embeddings=original,
         short_factor=_factors(fields.get("short_factor"), turning // 2, f"{where}: short_factor"),
         long_factor=_factors(fields.get("long_factor"), turning // 2, f"{where}: long_factor"),
-        attention_factor=_attention_factor(positive, fields, auto, original),
+        attention_factor=_attention_factor(positive, fields, longest, original),
     )
 
 
 def _factors(value: Any, count: int, what: str) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != count:
-        found = f"{len(value)}" if isinstance(value, list) else shown(value)
-        raise InputError(f"{what}: longrope needs a list of {count} numbers, found {found}")
-    return tuple(small_json.number(one, what, above=0.0) for one in value)
+        length = f"{len(value)}" if isinstance(value, list) else shown(value)
+        raise InputError(f"{what}: longrope needs a list of {count} numbers, found {length}")
+    return tuple(small_json.number(factor, what, above=0.0) for factor in value)
 
 
 def _attention_factor(
-    positive: Callable[..., float], fields: Mapping[str, Any], auto: Any, original: int
+    positive: Callable[..., float], fields: Mapping[str, Any], longest: int, original: int
 ) -> float:
     """The given attention_factor, or sqrt(1 + ln(factor) / ln(original)) (LongRoPE)."""
     if fields.get("attention_factor") is not None:
         return positive("attention_factor")
-    factor = positive("factor", auto.max_position_embeddings / original)
+    factor = positive("factor", longest / original)
     return math.sqrt(1.0 + math.log(factor) / math.log(original)) if factor > 1.0 else 1.0

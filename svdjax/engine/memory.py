@@ -1,7 +1,7 @@
-"""Memory that a command needs to start, looked for before numpy and jax are loaded.
+"""Memory that a command needs to start, checked before numpy and jax are loaded.
 
 Where a limit on the address space (``ulimit -v``) is too low for its buffers, OpenBLAS waits for
-them for ever, or goes on without: results are then wrong, and nobody says so.
+them for ever, or goes on without them: results are then wrong, and nothing says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from svdjax.errors import InputError
 
 _START_BYTES = 700 * 10**6
 _CORE_BYTES = 110 * 10**6
-"""Libraries and compiling, and for each core a device: stacks, and buffers of two BLAS libraries.
+"""Bytes of libraries and compiling, and of each core's device: stacks, buffers of two BLASes.
 
 With two cores a sweep of tiny matrices took 860 MB beyond what is there at the check while it was
 compiled, and 640 MB compiled (one arena of malloc). With 20 MB less than those its numbers were
@@ -27,12 +27,12 @@ _FAULTS = ("can't start new thread", "RESOURCE_EXHAUSTED", "Cannot allocate memo
 
 
 def check_memory() -> None:
-    """Makes sure that the limits of this process leave enough to start.
+    """Checks that the limits of this process leave enough memory to start.
 
     Where there is a limit, malloc gets one arena, as each more would reserve 64 MB for its thread.
 
     Raises:
-      InputError: they do not.
+        InputError: They leave less.
     """
     limits = {
         name: soft
@@ -58,7 +58,7 @@ def check_memory() -> None:
 
 
 def is_memory_fault(error: BaseException) -> bool:
-    """Whether what ended the work is that memory, or room for a thread, was not to be had."""
+    """Whether an exception says that there was no memory, or no room for a thread."""
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         InputError: lm_eval cannot be imported, or svdjax cannot use what is asked.
     """
     check_memory()
-    prepare_process(torch=True)
+    prepare_process()
     open_jax()
     try:
         import lm_eval.__main__ as harness  # pyright: ignore[reportMissingImports]

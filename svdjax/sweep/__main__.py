@@ -103,7 +103,6 @@ def main() -> str:
 def _prepared() -> SweepConfig:
     """Settles the process and reads the config."""
     prepare_process()
-    # Not before: this process may just have started itself once more.
     from svdjax.sweep.config import read_config
 
     return read_config(_CONFIG.value)

@@ -191,7 +191,6 @@ def _everything(*reads: Callable[[], object]) -> None:
 def config_fuzzer(folder: pathlib.Path, family: str) -> Fuzzer:
     """config.json: the plan of a pair, and what the decoder is given in evaluate and probe."""
     base = tiny.make_checkpoint(folder / "base", family, **_sizes(family))
-    model_config(base)  # imports what takes seconds
     damaged = folder / "damaged"
     shutil.copytree(base, damaged)
 
