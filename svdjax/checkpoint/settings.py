@@ -7,7 +7,9 @@ from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
 
 # What the decoder needs and the shapes of the weights do not depend on.
-_DECODER_ONLY = ("rope_scaling", "rope_parameters", "hidden_act", "hidden_activation")
+_DECODER_ONLY = (
+    *("rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "hidden_activation"),
+)
 
 
 def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
