@@ -201,7 +201,8 @@ def _settings(raw: Mapping[str, Any], family: Family, where: str) -> dict[str, A
             )
     for name in (*_FACTORS, *_SOFT_CAPS):
         value = settings.get(name)
-        if name not in settings or (value is None and name in _SOFT_CAPS):
+        # A factor that is null has been refused, a family that has none goes without.
+        if value is None:
             continue
         if type(value) not in (int, float) or not _LEAST_FACTOR <= value <= _MOST_FACTOR:
             bounds = f"a finite number above 0 ({_LEAST_FACTOR:g} to {_MOST_FACTOR:g})"

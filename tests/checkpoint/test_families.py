@@ -117,7 +117,7 @@ def transformers_config(family: str, raw: dict[str, Any]) -> Any:
 
 def expected_rope(fields: dict[str, Any], reference: Any) -> Rope:
     """The embedding that transformers' `rope_parameters` describe."""
-    kind, original = fields["rope_type"], fields.get("original_max_position_embeddings")
+    kind, original = fields["rope_type"], fields.get("original_max_position_embeddings", 0)
     phi3 = reference.model_type == "phi3"
     values: dict[str, Any] = {
         "kind": kind,
