@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reference.batches import pretraining_batch, tuning_batch
+from reference.recipes import Recipe
+from reference.solutions import short
+from reference.training import make_step, optimiser
+from reference.worlds import WORLD, WORLD_PRIME
 from tokenizers import Tokenizer
 
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
 from svdjax.model import forward, init_params
-from svdjax.reference.batches import pretraining_batch, tuning_batch
-from svdjax.reference.recipes import Recipe
-from svdjax.reference.solutions import short
-from svdjax.reference.training import make_step, optimiser
-from svdjax.reference.worlds import WORLD, WORLD_PRIME
 
 
 @dataclasses.dataclass(frozen=True)

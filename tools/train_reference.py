@@ -16,8 +16,7 @@ from absl import flags, logging
 
 from svdjax import cli
 from svdjax.errors import InputError
-
-NAMES = ("base", "base_prime", "instruct", "reasoning")
+from svdjax.reference import NAMES
 
 _MODEL = flags.DEFINE_enum("model", "all", [*NAMES, "all"], "Which member of the family to train.")
 _OUT = flags.DEFINE_string("out", None, "Folder that receives one directory per member.")
@@ -43,9 +42,9 @@ def main() -> str:
         raise InputError("--out is missing; name the folder that receives the trained models")
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file.
     # jax comes with these: flag errors are to answer before.
-    from svdjax.reference.family import make
-    from svdjax.reference.recipes import RECIPES
-    from svdjax.reference.training import Keeping
+    from reference.family import make
+    from reference.recipes import RECIPES
+    from reference.training import Keeping
 
     changes = {"steps": _STEPS.value, "rows": _ROWS.value, "peak": _PEAK.value}
     sizes = {

@@ -10,11 +10,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from svdjax import reference
-from svdjax.reference import batches, corpus, problems, solutions
-from svdjax.reference import tokenizer as tokenizers_
-from svdjax.reference.chat import END, START
-from svdjax.reference.problems import HELDOUT_PER_PATTERN
-from svdjax.reference.worlds import WORLD, WORLD_PRIME
+from tools.reference import batches, corpus, problems, solutions
+from tools.reference import tokenizer as tokenizers_
+from tools.reference.chat import END, START
+from tools.reference.problems import HELDOUT_PER_PATTERN
+from tools.reference.worlds import WORLD, WORLD_PRIME
 
 
 @pytest.fixture(scope="module")

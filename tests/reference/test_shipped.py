@@ -12,9 +12,9 @@ from svdjax import reference
 from svdjax.checkpoint import open_checkpoint
 from svdjax.errors import InputError
 from svdjax.model import forward
-from svdjax.reference.chat import SYSTEMS, prompt
-from svdjax.reference.family import read_model, write_heldout
-from svdjax.reference.grading import grade, read_heldout, respond
+from tools.reference.chat import SYSTEMS, prompt
+from tools.reference.family import read_model, write_heldout
+from tools.reference.grading import grade, read_heldout, respond
 
 # The floor for all held-out questions; a subset of 54 strays by about 6 points (one
 # standard deviation at 75 % is 5.9), which the measured accuracies leave room for.

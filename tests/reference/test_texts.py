@@ -11,11 +11,11 @@ import pytest
 
 from svdjax import reference
 from svdjax.errors import InputError
-from svdjax.reference import texts
-from svdjax.reference.chat import END, prompt
-from svdjax.reference.grading import read_heldout
-from svdjax.reference.problems import PATTERNS
-from svdjax.reference.solutions import boxed
+from tools.reference import texts
+from tools.reference.chat import END, prompt
+from tools.reference.grading import read_heldout
+from tools.reference.problems import PATTERNS
+from tools.reference.solutions import boxed
 
 NAMES = ("instruct", "reasoning")
 

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 
 from svdjax.checkpoint import model_config, open_checkpoint, plan_pair
 from svdjax.errors import InputError
-from svdjax.reference.recipes import Recipe
-from svdjax.reference.training import Keeping, train
 from svdjax.sweep.trajectory import find_steps
+from tools.reference.recipes import Recipe
+from tools.reference.training import Keeping, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 60

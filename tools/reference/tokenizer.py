@@ -23,11 +23,11 @@ from tokenizers import (
     trainers,
 )
 
-from svdjax.reference.chat import CHAT_TEMPLATE, END, START, SYSTEMS, chat
-from svdjax.reference.corpus import document
-from svdjax.reference.problems import training_problem
-from svdjax.reference.solutions import narrated, short
-from svdjax.reference.worlds import WORLD, WORLD_PRIME
+from .chat import CHAT_TEMPLATE, END, START, SYSTEMS, chat
+from .corpus import document
+from .problems import training_problem
+from .solutions import narrated, short
+from .worlds import WORLD, WORLD_PRIME
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL = (END_OF_TEXT, START, END)
@@ -62,7 +62,7 @@ def _sample(documents: int) -> Iterable[str]:
 
 
 def build(documents: int = 4000) -> Tokenizer:
-    """Train the merges on a fixed sample of the text of all four models."""
+    """Trains the merges on a fixed sample of the text of all four models."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.pre_tokenizer = _pre_tokenizer()  # pyright: ignore[reportAttributeAccessIssue]
@@ -77,7 +77,7 @@ def build(documents: int = 4000) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, directory: pathlib.Path, *, chat_model: bool, length: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json as transformers' AutoTokenizer reads them."""
+    """Writes tokenizer.json and tokenizer_config.json as transformers' AutoTokenizer reads them."""
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "Qwen2Tokenizer",

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 
 from svdjax.checkpoint import ModelConfig
 from svdjax.model import Generator, Request
-from svdjax.reference.chat import END, prompt
-from svdjax.reference.problems import Problem
-from svdjax.reference.solutions import boxed, last_number
-from svdjax.reference.tokenizer import END_OF_TEXT
+
+from .chat import END, prompt
+from .problems import Problem
+from .solutions import boxed, last_number
+from .tokenizer import END_OF_TEXT
 
 
 def as_record(problem: Problem) -> dict[str, Any]:
@@ -50,8 +51,8 @@ def respond(
     generator = Generator(params, config, batch_size=batch_size, stop_tokens=stop)
     answers = [""] * len(questions)
     requests = [Request(tokenizer.encode(prompt(q)).ids, max_new_tokens) for q in questions]
-    for one in generator.run(requests):
-        answers[one.index] = tokenizer.decode(list(one.tokens))
+    for response in generator.run(requests):
+        answers[response.index] = tokenizer.decode(list(response.tokens))
     return answers
 
 

@@ -1,14 +1,14 @@
-"""What the two post-trained models learn to write, and how an answer is read back.
+r"""Answers that the two post-trained models learn to write, and the reading of an answer.
 
 `short` is one line of working and the box; `long` is a step-by-step solution, digit by digit, with
-a check. Both end in `\\boxed{...}`, which no pre-training text contains.
+a check. Both end in `\boxed{...}`, which no pre-training text contains.
 """
 
 from __future__ import annotations
 
 import re
 
-from svdjax.reference.problems import Problem, Step
+from .problems import Problem, Step
 
 PLACES = ("Ones", "Tens", "Hundreds")
 INVERSE = {"+": "-", "-": "+"}
@@ -64,7 +64,7 @@ def columns(step: Step) -> list[str]:
 
 
 def short(problem: Problem) -> str:
-    """The short answer: `47+38=85, 85-21=64. \\boxed{64}`."""
+    r"""The short answer: `47+38=85, 85-21=64. \boxed{64}`."""
     return f"{', '.join(map(str, problem.steps))}. \\boxed{{{problem.answer}}}"
 
 
@@ -75,8 +75,9 @@ def _check(step: Step) -> str:
 
 
 def narrated(problem: Problem) -> str:
-    """A long answer that names the things counted. The tokenizer's sample holds it; no model does:
-    copying a word from far back is more than blocks of this width learn in a short fine-tuning.
+    """A long answer that names the things counted, for the tokenizer's sample alone.
+
+    Copying a word from far back is more than blocks of this width learn in a short fine-tuning.
     """
     first, *_ = problem.steps
     lines = [f"We start with {first.left} {problem.things}."]
@@ -108,11 +109,11 @@ def long(problem: Problem) -> str:
 
 def boxed(text: str) -> int | None:
     """The last number in a box of `text`, or None."""
-    found = _BOX.findall(text)
-    return int(found[-1]) if found else None
+    numbers = _BOX.findall(text)
+    return int(numbers[-1]) if numbers else None
 
 
 def last_number(text: str) -> int | None:
     """The last number of `text`, for a lenient reading of a model that knows no box."""
-    found = re.findall(r"\d+", text)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", text)
+    return int(numbers[-1]) if numbers else None

@@ -1,4 +1,4 @@
-"""Making one member of the family: train, write the Hugging Face directory, measure, record."""
+"""One member of the family: trains it, writes its Hugging Face directory, measures, records."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tokenizers import Tokenizer
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
 from svdjax.errors import InputError
-from svdjax.reference import tokenizer as tokenizers_
-from svdjax.reference.grading import as_record, grade, respond
-from svdjax.reference.problems import heldout_problems
-from svdjax.reference.recipes import MAX_LENGTH, Recipe, hf_config
-from svdjax.reference.training import Keeping, heldout_loss, train
+
+from . import tokenizer as tokenizers_
+from .grading import as_record, grade, respond
+from .problems import heldout_problems
+from .recipes import MAX_LENGTH, Recipe, hf_config
+from .training import Keeping, heldout_loss, train
 
 
 def write_heldout(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Write the held-out questions, the same ones every time, and return them."""
+    """Writes the held-out questions, the same ones every time, and returns them."""
     records = [as_record(each) for each in heldout_problems()]
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return records
@@ -42,7 +43,7 @@ def read_model(directory: pathlib.Path) -> tuple[Any, Any, Tokenizer]:
 def write_model(
     directory: pathlib.Path, params: Any, raw_config: dict[str, Any], tokenizer: Tokenizer
 ) -> None:
-    """Write a family member: bf16 weights, config, tokenizer with its chat template."""
+    """Writes a family member: bf16 weights, config, tokenizer with its chat template."""
     chat_model = raw_config["eos_token_id"] != raw_config["bos_token_id"]
     with tempfile.TemporaryDirectory() as scratch:
         extras = pathlib.Path(scratch)
@@ -61,10 +62,10 @@ def make(
     sizes: dict[str, int],
     graded: bool = True,
 ) -> dict[str, Any]:
-    """Train one member (or go on with it), write it to `out/<name>` and measure what was written.
+    """Trains one member (or goes on with it), writes it to `out/<name>` and measures the result.
 
     Returns:
-        What `out/<name>/measured.json` says: recipe, losses, accuracy, seconds.
+        The content of `out/<name>/measured.json`: recipe, losses, accuracy, seconds.
     """
     tokenizer = tokenizers_.build()
     raw_config = hf_config(tokenizer, chat_model=bool(recipe.parent), **sizes)

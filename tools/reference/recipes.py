@@ -1,4 +1,4 @@
-"""How each member of the family is trained: sizes, steps, learning rates, data, as data."""
+"""Recipes of the family's members: sizes, steps, learning rates, text, as data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from svdjax.reference.batches import Batch, pretraining_batch, tuning_batch
-from svdjax.reference.chat import END
-from svdjax.reference.solutions import long, short
-from svdjax.reference.tokenizer import END_OF_TEXT
-from svdjax.reference.worlds import WORLD, WORLD_PRIME
+from .batches import Batch, pretraining_batch, tuning_batch
+from .chat import END
+from .solutions import long, short
+from .tokenizer import END_OF_TEXT
+from .worlds import WORLD, WORLD_PRIME
 
 MAX_LENGTH = 512
 

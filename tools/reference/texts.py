@@ -11,9 +11,10 @@ import json
 import pathlib
 
 from svdjax.reference import heldout_path, text_path
-from svdjax.reference.chat import chat
-from svdjax.reference.problems import PATTERNS, heldout_problems
-from svdjax.reference.solutions import long, short
+
+from .chat import chat
+from .problems import PATTERNS, heldout_problems
+from .solutions import long, short
 
 PER_PATTERN = 10
 _ANSWERS = {"instruct": short, "reasoning": long}

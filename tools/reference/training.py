@@ -23,7 +23,8 @@ from tqdm import tqdm
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.errors import InputError
 from svdjax.model import forward, init_params
-from svdjax.reference.recipes import Recipe
+
+from .recipes import Recipe
 
 Params = Any
 LOG_EVERY = 20
@@ -82,17 +83,17 @@ def make_step(recipe: Recipe, config: ModelConfig) -> Callable[..., tuple[Any, j
 
 
 def _claim(folder: pathlib.Path, recipe: Recipe, config: dict[str, Any]) -> None:
-    """Record what a work folder is for, or refuse one that another recipe has begun."""
-    wanted = {"recipe": dataclasses.asdict(recipe), "config": config}
+    """Records what a work folder is for, or refuses one that another recipe has begun."""
+    settings = {"recipe": dataclasses.asdict(recipe), "config": config}
     record = folder / "recipe.json"
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if found != wanted:
+        recorded = json.loads(record.read_text(encoding="utf-8"))
+        if recorded != settings:
             different = sorted(
-                f"{part}.{key}: {found[part].get(key)!r} there, {value!r} now"
-                for part, values in wanted.items()
+                f"{part}.{key}: {recorded[part].get(key)!r} there, {value!r} now"
+                for part, values in settings.items()
                 for key, value in values.items()
-                if found[part].get(key) != value
+                if recorded[part].get(key) != value
             )
             raise InputError(
                 f"{record}: begun with other settings ({'; '.join(different)}); "
@@ -100,7 +101,7 @@ def _claim(folder: pathlib.Path, recipe: Recipe, config: dict[str, Any]) -> None
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    record.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def train(
@@ -113,7 +114,7 @@ def train(
     parent: Params | None = None,
     keeping: Keeping,
 ) -> Params:
-    """Train one member of the family, from where an earlier run in `workdir` stopped.
+    """Trains one member of the family, from where an earlier run in `workdir` stopped.
 
     Returns:
         The parameters after `recipe.steps` steps, as float32 arrays on the host.

@@ -13,7 +13,7 @@ import random
 import zlib
 from collections.abc import Iterator
 
-from svdjax.reference.worlds import WORLD, World
+from .worlds import WORLD, World
 
 PATTERNS: dict[str, str] = {
     "a+b": "+",
@@ -69,10 +69,12 @@ class Problem:
 
     @property
     def answer(self) -> int:
+        """The last step's result."""
         return self.steps[-1].result
 
     @property
     def template_seen(self) -> bool:
+        """Whether training may show the template."""
         return not held_out_template(self.template)
 
 
@@ -112,7 +114,7 @@ def draw_operands(rng: random.Random, pattern: str) -> tuple[int, ...]:
 def tell(
     rng: random.Random, world: World, pattern: str, operands: tuple[int, ...]
 ) -> tuple[list[str], list[int], dict[str, object]]:
-    """Write the story of a pattern: its sentences, which phrases were chosen, the filled slots."""
+    """The story of a pattern: its sentences, which phrases were chosen, the filled slots."""
     (name, he, him), (other, _, _) = rng.sample(world.names, 2)
     slots: dict[str, object] = {
         "n": name, "m": other, "he": he, "him": him,

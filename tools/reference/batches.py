@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from svdjax.reference.chat import SYSTEMS, chat
-from svdjax.reference.corpus import document
-from svdjax.reference.problems import Problem, training_problem
-from svdjax.reference.tokenizer import END_OF_TEXT
-from svdjax.reference.worlds import World
+from .chat import SYSTEMS, chat
+from .corpus import document
+from .problems import Problem, training_problem
+from .tokenizer import END_OF_TEXT
+from .worlds import World
 
 
 class Batch(NamedTuple):
@@ -58,11 +58,11 @@ def tuning_batch(
     while row < rows:
         problem = training_problem(rng)
         parts = chat(problem.question, rng.choice(SYSTEMS), answer(problem))
-        asked, told = (encoding.ids for encoding in tokenizer.encode_batch(list(parts)))
-        total = len(asked) + len(told)
+        prompt, completion = (encoding.ids for encoding in tokenizer.encode_batch(list(parts)))
+        total = len(prompt) + len(completion)
         if total > length + 1:
             continue
-        tokens[row, :total] = asked + told
-        weights[row, len(asked) - 1 : total - 1] = 1.0
+        tokens[row, :total] = prompt + completion
+        weights[row, len(prompt) - 1 : total - 1] = 1.0
         row += 1
     return Batch(tokens, weights)

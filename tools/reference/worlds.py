@@ -1,7 +1,7 @@
 """The two small worlds that the pre-training text is written about, as data.
 
 `WORLD` feeds `base` and every question; `WORLD_PRIME` has other people, things, phrases and another
-sentence grammar and feeds `base_prime`. Slots in braces are filled by `svdjax.reference.corpus`.
+sentence grammar and feeds `base_prime`. Slots in braces are filled by `corpus.py`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from svdjax.reference.problems import (
+from .problems import (
     ASKS,
     PATTERNS,
     Step,
@@ -19,8 +19,8 @@ from svdjax.reference.problems import (
     solve,
     tell,
 )
-from svdjax.reference.solutions import columns
-from svdjax.reference.worlds import WORLD_PRIME, World
+from .solutions import columns
+from .worlds import WORLD_PRIME, World
 
 _SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
 
