@@ -1,1 +1,1 @@
-"""What goes on inside models: attention entropy and CKA; command, stage, results, page."""
+"""Attention entropy and CKA of models: command, stage, results, page."""

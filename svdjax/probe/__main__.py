@@ -1,7 +1,7 @@
-"""Looks inside models while they read prompts: attention entropy and maps, CKA.
+"""Attention entropy, attention maps and CKA of models that read prompts.
 
 Every model reads the same prompts, with its own chat template and the paper's system prompt (arXiv
-2509.17866). The first model is the one that the others are held against.
+2509.17866). CKA compares every model with the first.
 
     python -m svdjax.probe --models=post/,replaced/,restored/ --prompts=gsm8k/train.jsonl --out=DIR
     python -m svdjax.probe --models=a/,b/ --prompts=lines.txt --prompt_format=plain --out=DIR
@@ -31,16 +31,15 @@ _FLAGS = Flags(ProbeJob)
 
 
 def main() -> str:
-    """Probes what the flags ask for; returns the summary for stdout."""
+    """Probes the models of the flags; returns the summary for stdout."""
     with StopRequest(resumes=False) as stop:
         job = ProbeJob(**_FLAGS.values(ProbeJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
         open_jax()
-        from svdjax.probe import drawing
         from svdjax.probe.run import run_probe
 
-        return run_probe(job, drawing, stop=stop).text()
+        return run_probe(job, draw=True, stop=stop).text()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment (CKA): how alike two stacks of representations are.
+"""Linear centred kernel alignment (CKA) of stacks of representations.
 
 Biased as Kornblith et al. 2019 (arXiv 1905.00414) define it, which is what the paper's figs. 6 and
 19 show; debiased with the unbiased estimator of HSIC (Song et al. 2012, eq. 5) as Nguyen et al.
@@ -14,8 +14,6 @@ Axes: `L` blocks, `n` samples, `d` dimensions. All in float64, whatever comes in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 # What is left of a Gram matrix after the projection is rounding if it is below this share of the
@@ -23,7 +21,33 @@ import numpy as np
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
 
-def cka_matrix(x: np.ndarray, y: np.ndarray, *, debiased: bool = False) -> np.ndarray:
+def grams(x: np.ndarray) -> np.ndarray:
+    """Gram matrices of centred representations, for `cka_from_grams`.
+
+    Args:
+        x: Representations [L, n, d], any float dtype.
+
+    Returns:
+        [L, n, n] float64, `Xc Xcᵀ` of each block; not finite where the block is not.
+
+    Raises:
+        ValueError: `x` has other axes.
+    """
+    if np.ndim(x) != 3:
+        raise ValueError(f"x: shape {np.shape(x)}, expected [L, n, d]")
+    products = np.empty((len(x), x.shape[1], x.shape[1]))
+    for product, block in zip(products, x, strict=True):
+        with np.errstate(all="ignore"):
+            centred = np.asarray(block, np.float64)
+            # From one sample first: exact where all are close to a large common mean, and exactly 0
+            # where they are equal, so that the mean is one of small numbers.
+            centred = centred - centred[:1]
+            centred -= centred.sum(axis=0) / max(1, len(centred))
+            product[...] = centred @ centred.T
+    return products
+
+
+def cka_from_grams(kx: np.ndarray, ky: np.ndarray, *, debiased: bool = False) -> np.ndarray:
     """CKA of every block of one model with every block of another.
 
     `cka = ‖Ycᵀ Xc‖² / (‖Xcᵀ Xc‖ ‖Ycᵀ Yc‖)` with centred columns and Frobenius norms; debiased,
@@ -31,97 +55,41 @@ def cka_matrix(x: np.ndarray, y: np.ndarray, *, debiased: bool = False) -> np.nd
     scaling of either side change nothing.
 
     Args:
-      x: representations [Lx, n, dx], any float dtype.
-      y: representations [Ly, n, dy] of the same n samples, in the same order.
-      debiased: the unbiased estimator; it can be negative.
+        kx: Gram matrices [Lx, n, n]; best those of `grams`, because a large common mean that is
+            only taken out afterwards has already cost digits.
+        ky: Gram matrices [Ly, n, n] of the same samples, in the same order.
+        debiased: The unbiased estimator; it can be negative.
 
     Returns:
-      [Lx, Ly] float64, at most 1; NaN where a representation is not finite or does not vary
-      beyond rounding (debiased: where only one sample differs from the others, too).
+        [Lx, Ly] float64, at most 1; NaN where a representation is not finite or does not vary
+        beyond rounding (debiased: where only one sample differs from the others, too).
 
     Raises:
-      ValueError: other numbers of samples, too few of them (2; debiased: 4), or other axes.
-    """
-    for name, stack in (("x", x), ("y", y)):
-        if np.ndim(stack) != 3:
-            raise ValueError(f"{name}: shape {np.shape(stack)}, expected [L, n, d]")
-    _check(x.shape[1], y.shape[1], debiased)
-    # Of y, one Gram matrix at a time.
-    return _cosines(grams(x), (_gram(block) for block in y), len(y), debiased)
-
-
-def grams(x: np.ndarray) -> np.ndarray:
-    """Gram matrices of centred representations, for `cka_from_grams`.
-
-    Args:
-      x: representations [L, n, d], any float dtype.
-
-    Returns:
-      [L, n, n] float64, `Xc Xcᵀ` of each block; not finite where the block is not.
-    """
-    if np.ndim(x) != 3:
-        raise ValueError(f"x: shape {np.shape(x)}, expected [L, n, d]")
-    made = np.empty((len(x), x.shape[1], x.shape[1]))
-    for place, block in zip(made, x, strict=True):
-        place[...] = _gram(block)
-    return made
-
-
-def cka_from_grams(kx: np.ndarray, ky: np.ndarray, *, debiased: bool = False) -> np.ndarray:
-    """`cka_matrix` from Gram matrices, which serve biased and debiased, and every other model.
-
-    Args:
-      kx: Gram matrices [Lx, n, n]; best those of `grams`, because a large common mean that is
-        only taken out afterwards has already cost digits.
-      ky: likewise, [Ly, n, n].
-      debiased: as in `cka_matrix`.
-
-    Returns:
-      [Lx, Ly] float64.
-
-    Raises:
-      ValueError: as `cka_matrix`.
+        ValueError: Other numbers of samples, too few of them (2; debiased: 4), or other axes.
     """
     for name, stack in (("kx", kx), ("ky", ky)):
         if np.ndim(stack) != 3 or stack.shape[1] != stack.shape[2]:
             raise ValueError(f"{name}: shape {np.shape(stack)}, expected [L, n, n]")
-    _check(kx.shape[1], ky.shape[1], debiased)
-    return _cosines(np.asarray(kx, np.float64), ky, len(ky), debiased)
-
-
-def _check(nx: int, ny: int, debiased: bool) -> None:
-    if nx != ny:
-        raise ValueError(f"x has {nx} samples and y has {ny}; CKA compares the same samples")
-    least = 4 if debiased else 2
-    if nx < least:
+    samples, least = kx.shape[1], 4 if debiased else 2
+    if samples != ky.shape[1]:
+        raise ValueError(
+            f"x has {samples} samples and y has {ky.shape[1]}; CKA compares the same samples"
+        )
+    if samples < least:
         kind = "debiased CKA" if debiased else "CKA"
-        raise ValueError(f"{nx} samples; {kind} needs at least {least}")
-
-
-def _gram(block: np.ndarray) -> np.ndarray:
-    """[n, d] -> [n, n], centred before anything is multiplied."""
+        raise ValueError(f"{samples} samples; {kind} needs at least {least}")
+    kx = np.asarray(kx, np.float64)
+    cosines = np.empty((len(kx), len(ky)))
     with np.errstate(all="ignore"):
-        x = np.asarray(block, np.float64)
-        # From one sample first: exact where all are close to a large common mean, and exactly 0
-        # where they are equal, so that the mean is one of small numbers.
-        x = x - x[:1]
-        x -= x.sum(axis=0) / max(1, len(x))
-        return x @ x.T
-
-
-def _cosines(kx: np.ndarray, ky: Iterable[np.ndarray], count: int, debiased: bool) -> np.ndarray:
-    """[Lx, n, n] and `count` times [n, n] -> [Lx, count]."""
-    found = np.empty((len(kx), count))
-    with np.errstate(all="ignore"):
-        norms = np.array([_unit(one, debiased)[1] for one in kx])
-        flat = kx.reshape(len(kx), kx.shape[1] ** 2)
-        for j, one in enumerate(ky):
+        norms = np.array([_projected(gram, debiased)[1] for gram in kx])
+        rows = kx.reshape(len(kx), samples**2)
+        for column, gram in enumerate(ky):
             # An orthogonal projection on one side of an inner product does for both.
-            found[:, j] = flat @ _unit(one, debiased)[0].ravel() / norms
-        return np.clip(found, -1.0, 1.0)
+            cosines[:, column] = rows @ _projected(gram, debiased)[0].ravel() / norms
+        return np.clip(cosines, -1.0, 1.0)
 
 
-def _unit(gram: np.ndarray, debiased: bool) -> tuple[np.ndarray, float]:
+def _projected(gram: np.ndarray, debiased: bool) -> tuple[np.ndarray, float]:
     """The projected Gram matrix [n, n] with norm 1, and its norm before; NaN where undefined."""
     k = np.array(gram, np.float64)
     n, trace = len(k), float(np.abs(np.diagonal(k)).sum())

@@ -1,4 +1,4 @@
-"""The probes stage, as a sweep knows it."""
+"""The probes stage under the sweep's contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ProbesStage(Stage):
-    """What goes on inside every model while it reads prompts."""
+    """Attention entropy and CKA of every model on prompts."""
 
     name, file = "probes", "probes.json"
     place, anchor, title = 3, "behaviour", "Behaviour"
@@ -42,6 +42,6 @@ class ProbesStage(Stage):
         return f"{len(results.titles)} models probed on {results.count} prompts"
 
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
-        from svdjax.probe.page import insides_section
+        from svdjax.probe.page import probe_section
 
-        return insides_section(results, folder)
+        return probe_section(results, folder)

@@ -1,7 +1,6 @@
-"""Figures of what goes on inside models: attention entropy (figs. 4b, 15-18), CKA (figs. 6, 19).
+"""Figures of attention entropy (figs. 4b, 15-18), CKA (figs. 6, 19) and attention maps (fig. 4a).
 
-Also attention maps and their differences (fig. 4a). Every mapping is from the name of a model to
-its numbers, drawn in its order.
+Every mapping is from the name of a model to its array, drawn in its order.
 
 Axes: `L` blocks, `H` heads, `T` time.
 """
@@ -45,10 +44,10 @@ def entropy_curves(
     With more than a few models only `first` has its band.
 
     Args:
-      entropies: [L, H] in nats; a block of which any head is NaN is left out.
-      title: above the axes.
-      blocks: numbers of the `L` blocks; 0, 1, ... if not given.
-      first: the model that the others are held against, drawn strongest.
+        entropies: [L, H] in nats; a block of which any head is NaN is left out.
+        title: Title of the axes.
+        blocks: Numbers of the `L` blocks; 0, 1, ... if not given.
+        first: The model that the others are compared with, drawn strongest.
     """
     entropies = _finite_or_nan(entropies)
     columns = -(-len(entropies) // 18) if len(entropies) > 4 else 0
@@ -67,8 +66,8 @@ def entropy_curves(
         place = -1 if name == first else others.index(name)
         handles.append(_curve(ax, x, values, place, banded=banded or name == first))
     _number_axis(ax, numbers)
-    gone = {name for name, values in entropies.items() if np.isnan(values.mean(axis=1)).all()}
-    if len(gone) == len(entropies):
+    undefined = {name for name, values in entropies.items() if np.isnan(values.mean(axis=1)).all()}
+    if len(undefined) == len(entropies):
         style.note(ax, "not finite in any block")
         ax.set_yticks([])
     else:
@@ -78,7 +77,7 @@ def entropy_curves(
     ax.set_title(style.label(title, 90))
     ax.grid(axis="y")
     ax.set_axisbelow(True)
-    names = [style.label(k, 28) + " (not finite)" * (k in gone) for k in entropies]
+    names = [style.label(k, 28) + " (not finite)" * (k in undefined) for k in entropies]
     if columns:
         figure.legend(handles, names, loc="outside right upper", ncols=columns)
     else:
@@ -90,25 +89,24 @@ def entropy_heatmaps(entropies: Named, *, blocks: Sequence[int] | None = None) -
     """Entropy of every head, [L, H] in nats: heads upwards, blocks across, one colour scale."""
     entropies = _finite_or_nan(entropies)
     figure, axes = style.grid(len(entropies), columns=_columns(len(entropies)), height=2.1)
-    finite = _finite(entropies)
-    norm = Normalize(0.0, float(finite.max()) if finite.size and finite.max() > 0 else 1.0)
+    norm = Normalize(0.0, _largest(entropies))
     for ax, (name, values) in zip(axes, entropies.items(), strict=True):
         _heatmap(ax, values.T, norm, aspect="auto")
-        names = range(len(values)) if blocks is None else blocks
-        style.layer_axis(ax, [str(number) for number in names], room=24)
+        numbers = range(len(values)) if blocks is None else blocks
+        style.layer_axis(ax, [str(number) for number in numbers], room=24)
         _ticks(ax, y=values.shape[1])
         ax.set_title(_wrapped(name))
     _finish(figure, axes, entropies, norm, ("block", "head", "attention entropy, nats"))
     return figure
 
 
-def cka_heatmaps(cka: Named, *, first: str, words: str = "CKA") -> Figure:
+def cka_heatmaps(cka: Named, *, first: str, label: str = "CKA") -> Figure:
     """CKA [Lf, Lm] of the blocks of `first` (upwards) with those of every model (across).
 
     Args:
-      cka: the values.
-      first: the model that the others are held against.
-      words: what the values are called.
+        cka: The values.
+        first: The model that the others are compared with.
+        label: Label of the colours.
     """
     cka = _finite_or_nan(cka)
     figure, axes = _squares(len(cka), 2.55, 2.5, _columns(len(cka)))
@@ -119,7 +117,7 @@ def cka_heatmaps(cka: Named, *, first: str, words: str = "CKA") -> Figure:
         _heatmap(ax, values, norm, aspect="equal" if alike else "auto")
         _ticks(ax, x=values.shape[1], y=values.shape[0])
         ax.set_title(_wrapped(name, 22))
-    labels = ("block of the model above", _wrapped(f"block of {first}", 18), words)
+    labels = ("block of the model above", _wrapped(f"block of {first}", 18), label)
     _finish(figure, axes, cka, norm, labels)
     return figure
 
@@ -128,25 +126,14 @@ def attention_maps(maps: Named, *, log: bool = True) -> Figure:
     """Attention weights [T, T], from every position (downwards) to itself and those before it.
 
     Args:
-      maps: rows are the positions that attend; only the lower triangle is drawn.
-      log: a logarithmic colour scale from 0.0001; else a linear one from 0.
+        maps: Rows are the positions that attend; only the lower triangle is drawn.
+        log: A logarithmic colour scale from 0.0001; else a linear one from 0.
     """
-    figure, axes = _squares(len(maps), 3.2, 2.9, 3)
-    lower = {
-        name: np.where(np.tri(len(values), dtype=bool), values, np.nan)
-        for name, values in _finite_or_nan(maps).items()
-    }
-    finite = _finite(lower)
-    most = float(finite.max()) if finite.size and finite.max() > _LEAST_WEIGHT else 1.0
+    lower = _lower_triangles(maps)
+    most = _largest(lower, above=_LEAST_WEIGHT)
     # Clipped, so that a weight of 0 has the lowest colour and not none.
     norm = LogNorm(_LEAST_WEIGHT, most, clip=True) if log else Normalize(0.0, most)
-    for ax, (name, values) in zip(axes, lower.items(), strict=True):
-        _heatmap(ax, values, norm, aspect="equal", origin="upper", triangle=True)
-        _ticks(ax, x=len(values), y=len(values))
-        ax.set_title(_wrapped(name))
-    seen = {name: values[np.tri(len(values), dtype=bool)] for name, values in lower.items()}
-    _finish(figure, axes, seen, norm, ("attends to position", "position", "attention weight"))
-    return figure
+    return _triangle_heatmaps(lower, norm, "attention weight")
 
 
 def differences(maps: Named, first: str) -> dict[str, np.ndarray]:
@@ -159,58 +146,72 @@ def differences(maps: Named, first: str) -> dict[str, np.ndarray]:
 
 
 def attention_differences(changes: Named) -> Figure:
-    """Differences of attention weights [T, T] as `differences` returns them (fig. 4a, panel 3).
+    """Differences of attention weights [T, T] from `differences` (fig. 4a, panel 3).
 
     Args:
-      changes: rows are the positions that attend; only the lower triangle is drawn.
+        changes: Rows are the positions that attend; only the lower triangle is drawn.
     """
-    figure, axes = _squares(len(changes), 3.2, 2.9, 3)
-    lower = {
+    lower = _lower_triangles(changes)
+    most = _largest({name: np.abs(values) for name, values in lower.items()})
+    label = "difference of attention weight"
+    return _triangle_heatmaps(lower, Normalize(-most, most), label, colours="RdBu_r")
+
+
+def _lower_triangles(maps: Named) -> dict[str, np.ndarray]:
+    return {
         name: np.where(np.tri(len(values), dtype=bool), values, np.nan)
-        for name, values in _finite_or_nan(changes).items()
+        for name, values in _finite_or_nan(maps).items()
     }
-    finite = np.abs(_finite(lower))
-    most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    norm = Normalize(-most, most)
+
+
+def _triangle_heatmaps(
+    lower: Named, norm: Normalize, label: str, *, colours: str = "viridis"
+) -> Figure:
+    figure, axes = _squares(len(lower), 3.2, 2.9, 3)
     for ax, (name, values) in zip(axes, lower.items(), strict=True):
-        _heatmap(ax, values, norm, aspect="equal", origin="upper", triangle=True, colours="RdBu_r")
+        _heatmap(ax, values, norm, aspect="equal", origin="upper", triangle=True, colours=colours)
         _ticks(ax, x=len(values), y=len(values))
         ax.set_title(_wrapped(name))
-    seen = {name: values[np.tri(len(values), dtype=bool)] for name, values in lower.items()}
-    labels = ("attends to position", "position", "difference of attention weight")
-    _finish(figure, axes, seen, norm, labels)
+    drawn = {name: values[np.tri(len(values), dtype=bool)] for name, values in lower.items()}
+    _finish(figure, axes, drawn, norm, ("attends to position", "position", label))
     return figure
 
 
+def _largest(drawn: Named, *, above: float = 0.0) -> float:
+    """The largest finite value, for the end of a colour scale; 1 where none is above a bound."""
+    finite = _finite(drawn)
+    return float(finite.max()) if finite.size and finite.max() > above else 1.0
+
+
 def _finite_or_nan(drawn: Named) -> dict[str, np.ndarray]:
-    """In float64, with NaN for infinities, so that one thing stands for all that is undefined."""
-    made = {name: np.array(values, np.float64) for name, values in drawn.items()}
-    for values in made.values():
+    """The arrays in float64, with NaN for infinities, so that NaN stands for all undefined."""
+    arrays = {name: np.array(values, np.float64) for name, values in drawn.items()}
+    for values in arrays.values():
         values[~np.isfinite(values)] = np.nan
-    return made
+    return arrays
 
 
 def _curve(ax: Axes, x: np.ndarray, values: np.ndarray, place: int, *, banded: bool) -> Line2D:
     """A model's curve, strongest at place -1; returns its line."""
     strong = place < 0
     colour = _FIRST if strong else _OTHERS[place % len(_OTHERS)]
-    turn = place // len(_OTHERS)
-    dashes = "-" if strong else _DASHES[turn % len(_DASHES)]
+    cycle = place // len(_OTHERS)
+    dashes = "-" if strong else _DASHES[cycle % len(_DASHES)]
     mean = values.mean(axis=1)
     if banded:
         low, high = np.min(values, axis=1), np.max(values, axis=1)
         if len(x) > 1:
             ax.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
         # Blocks without neighbours have no area.
-        known = np.pad(np.isfinite(mean), 1)
-        alone = ~known[:-2] & known[1:-1] & ~known[2:]
+        finite = np.pad(np.isfinite(mean), 1)
+        alone = ~finite[:-2] & finite[1:-1] & ~finite[2:]
         ax.vlines(x[alone], low[alone], high[alone], color=colour, alpha=0.4, linewidth=1.6)
     (line,) = ax.plot(
         *(x, mean),
         color=colour,
         linestyle=dashes,
         linewidth=2.4 if strong else 1.2,
-        marker="o" if strong else _MARKERS[(place + turn) % len(_MARKERS)],
+        marker="o" if strong else _MARKERS[(place + cycle) % len(_MARKERS)],
         markersize=(5 if strong else 3.6) * (1 if len(x) <= 32 else 0.6),
         zorder=4 if strong else 3,
     )
@@ -238,10 +239,10 @@ def _heatmap(
     triangle: bool = False,
     colours: str = "viridis",
 ) -> None:
-    """Draws values; those that are NaN let a hatched ground show, of which there is then one."""
+    """Draws values, over a hatched ground where some are NaN."""
     rows, columns = values.shape
-    kept = np.tri(rows, columns, dtype=bool) if triangle else np.ones(values.shape, bool)
-    if np.isnan(values[kept]).any():
+    inside = np.tri(rows, columns, dtype=bool) if triangle else np.ones(values.shape, bool)
+    if np.isnan(values[inside]).any():
         edges = np.arange(columns + 1) - 0.5
         top = np.minimum(edges, rows - 0.5) if triangle else np.full(columns + 1, -0.5)
         ax.fill_between(edges, top, rows - 0.5, step="post", zorder=-1, **_UNDEFINED)
@@ -307,7 +308,7 @@ def _finish(
     engine = figure.get_layout_engine()
     if engine is not None and axes[0].get_aspect() == 1.0:
         # Room for titles is measured from cells that panels of square cells do not fill at first;
-        # when the figure is drawn, it is measured again from what is found now.
+        # drawing measures again, from this layout.
         engine.execute(figure)
 
 
@@ -316,7 +317,7 @@ def _columns(count: int) -> int:
 
 
 def _finite(drawn: Named) -> np.ndarray:
-    values = np.concatenate([np.ravel(one) for one in drawn.values()])
+    values = np.concatenate([np.ravel(array) for array in drawn.values()])
     return values[np.isfinite(values)]
 
 

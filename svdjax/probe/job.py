@@ -1,4 +1,4 @@
-"""What a probe is asked to be: the flags, checked as far as they can be without jax."""
+"""Settings of a probe, checked as far as they can be without jax."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PROMPTS = 'A .jsonl with "prompt" or "question" in every line, or text, a promp
 SAMPLES = ("prompt", "position")
 
 
-def cka_words(samples: str, debiased: bool) -> str:
-    """What a kind of CKA is called wherever it is printed.
+def cka_label(samples: str, debiased: bool) -> str:
+    """The name of a kind of CKA wherever it is printed.
 
     Eq. 17 averages hidden states over the prompts at each position; prompts as samples are a
     choice of svdjax.
 
     Args:
-      samples: one of `SAMPLES`.
-      debiased: whether HSIC is the debiased estimate; the paper's is not.
+        samples: One of `SAMPLES`.
+        debiased: Whether HSIC is the debiased estimate; the paper's is not.
     """
     over = {
         "prompt": "CKA over prompts (svdjax's samples, not eq. 17's)",
@@ -34,7 +34,7 @@ def cka_words(samples: str, debiased: bool) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """What is probed, by default as in the paper but for the samples of CKA (`cka_words`)."""
+    """Prompts and CKA of a probe, by default the paper's but for the samples (`cka_label`)."""
 
     prompts: str = setting("", _PROMPTS)
     limit: int = setting(
@@ -51,16 +51,16 @@ class ProbeOptions:
 
     @property
     def kind(self) -> str:
-        """Which CKA is reported, as cka.npz names it."""
+        """The reported CKA, as cka.npz names it."""
         return self.samples + ("_debiased" if self.debiased else "")
 
 
 @dataclass(frozen=True)
 class ProbeJob(ProbeOptions, DecoderOptions, DeviceOptions):
-    """Some models on some prompts: the flags of ``python -m svdjax.probe``.
+    """Models and prompts: the flags of ``python -m svdjax.probe``.
 
     Raises:
-      InputError: the values are wrong; everything at once.
+        InputError: Values are wrong; every fault at once.
     """
 
     models: tuple[str, ...] = setting(
@@ -75,15 +75,15 @@ class ProbeJob(ProbeOptions, DecoderOptions, DeviceOptions):
     chosen: Layers = field(init=False)
 
     def __post_init__(self) -> None:
-        found = fields.faults(self)
+        faults = fields.faults(self)
         if not all(self.models):
-            found.append("--models: expected directories or hub ids, separated by commas")
+            faults.append("--models: expected directories or hub ids, separated by commas")
         try:
             object.__setattr__(self, "chosen", Layers.parse(self.blocks))
         except InputError as error:
-            found.append(f"--blocks: {error}")
-        if found:
-            raise InputError(" | ".join(found))
+            faults.append(f"--blocks: {error}")
+        if faults:
+            raise InputError(" | ".join(faults))
 
 
 def model_names(sources: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Probes models on prompts: attention entropy and maps, CKA against the first model."""
+"""Attention entropy and maps of models on prompts, and CKA with the first model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,8 @@ from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks.questions import SYSTEM
 from svdjax.model import decoder_mesh
-from svdjax.probe.job import ProbeJob, cka_words, model_names
-from svdjax.probe.measure import Probes, probed
+from svdjax.probe.job import ProbeJob, cka_label, model_names
+from svdjax.probe.measure import Probes, probe_model
 from svdjax.probe.results import CKA, ENTROPY
 from svdjax.text.chat import chat_model
 from svdjax.text.prompts import PromptText, read_prompts
@@ -38,38 +38,22 @@ from svdjax.text.prompts import PromptText, read_prompts
 _FREE = ("models", "prompts", "out", "devices", "tensor_parallel", "chosen")
 
 
-class Figures(Protocol):
-    """What the door hands in to draw."""
-
-    def write_probes(
-        self,
-        directory: pathlib.Path,
-        *,
-        first: str,
-        blocks: Any,
-        entropy: Mapping[str, np.ndarray],
-        cka: Mapping[str, np.ndarray],
-        maps: Mapping[str, np.ndarray],
-        words: str = "CKA",
-    ) -> list[pathlib.Path]: ...
-
-
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """What was found, and where it lies.
+    """Entropies and CKA of a probe, and the directory that holds them.
 
     Attributes:
-      out: the directory.
-      entropy: "<model>/last" and "<model>/mean" to [blocks, heads].
-      cka: "<model>", and all four kinds of it, to [blocks of the first model, blocks].
-      kind: what the CKA under "<model>" is called.
-      was_finished: there was nothing to do.
+        out: The directory.
+        entropy: "<model>/last" and "<model>/mean" to [blocks, heads].
+        cka: "<model>", and all four kinds of it, to [blocks of the first model, blocks].
+        label: Name of the kind of CKA under "<model>".
+        was_finished: Whether there was nothing to do.
     """
 
     out: pathlib.Path
     entropy: Mapping[str, np.ndarray]
     cka: Mapping[str, np.ndarray]
-    kind: str
+    label: str
     was_finished: bool = False
 
     def text(self) -> str:
@@ -78,18 +62,17 @@ class ProbeOutcome:
         head = "nothing to do: already finished" if self.was_finished else "done"
         lines = [f"{head}: {len(names)} model(s)"]
         for name in names:
-            own = float(np.mean(np.diagonal(self.cka[name])))
-            shown = "not defined" if math.isnan(own) else f"{own:.4f}"
+            similarity = float(np.mean(np.diagonal(self.cka[name])))
+            shown = "not defined" if math.isnan(similarity) else f"{similarity:.4f}"
             entropy = float(np.mean(self.entropy[f"{name}/last"]))
             lines.append(
-                f"  {name}: attention entropy of the last position {entropy:.3f} nats, {self.kind} "
-                f"with {names[0]} block by block {shown}"
+                f"  {name}: attention entropy of the last position {entropy:.3f} nats, "
+                f"{self.label} with {names[0]} block by block {shown}"
             )
         return "\n".join([*lines, *(str(self.out / file) for file in (ENTROPY, CKA, "figures"))])
 
 
-@dataclass(frozen=True)
-class _Model:
+class _Model(NamedTuple):
     name: str
     checkpoint: Checkpoint
     config: ModelConfig
@@ -97,43 +80,43 @@ class _Model:
 
 
 def run_probe(
-    job: ProbeJob, figures: Figures | None = None, *, stop: StopRequest | None = None
+    job: ProbeJob, *, draw: bool = False, stop: StopRequest | None = None
 ) -> ProbeOutcome:
-    """Lets models read prompts, one model after the other, and compares what goes on inside.
+    """Probes models one after the other and compares them with the first.
 
     Args:
-      job: models, prompts and how.
-      figures: module with `write_probes`; None draws nothing.
-      stop: the caller's entered `StopRequest`; without one, the run enters its own.
+        job: Models, prompts and settings.
+        draw: Whether figures are drawn.
+        stop: The caller's entered `StopRequest`; without one, the run enters its own.
 
     Raises:
-      InputError: models, prompts or directory cannot be used.
-      Interrupted: SIGTERM or SIGINT.
+        InputError: Models, prompts or directory cannot be used.
+        Interrupted: SIGTERM or SIGINT.
     """
     if stop is None:
         with StopRequest(resumes=False) as own:
-            return run_probe(job, figures, stop=own)
-    asked = read_prompts(job.prompts, job.limit)
+            return run_probe(job, draw=draw, stop=own)
+    prompts = read_prompts(job.prompts, job.limit)
     mesh = decoder_mesh(job.devices, job.tensor_parallel)
     with contextlib.ExitStack() as stack:
-        models = _open(job, asked, stack)
-        state = _state(job, asked, models)
-        where = Workdir(job.out, flag="--out", kind="probe")
-        stack.enter_context(writing_to(where.path))
-        stack.callback(where.close)
-        finished = _take(where, state)
+        models = _open_models(job, prompts, stack)
+        state = _state(job, prompts, models)
+        workdir = Workdir(job.out, flag="--out", kind="probe")
+        stack.enter_context(writing_to(workdir.path))
+        stack.callback(workdir.close)
+        finished = _claim(workdir, state)
         if finished is not None:
             return finished
-        shortest = min(len(prompt) for one in models for prompt in one.prompts)
+        shortest = min(len(prompt) for model in models for prompt in model.prompts)
         probes = Probes(job.kind)
-        for one in models:
+        for model in models:
             probes.add(
-                one.name,
-                probed(
-                    one.name,
-                    load_params(one.checkpoint, one.config, None),
-                    one.config,
-                    one.prompts,
+                model.name,
+                probe_model(
+                    model.name,
+                    load_params(model.checkpoint, model.config, None),
+                    model.config,
+                    model.prompts,
                     mesh=mesh,
                     positions=shortest,
                     maps=job.maps,
@@ -141,28 +124,28 @@ def run_probe(
                     check=stop.check,
                 ),
             )
-        (where.path / "figures").mkdir(exist_ok=True)
-        probes.write(where.path)
-        entropy, cka = probes.entropy, probes.cka
-        if figures is not None:
+        (workdir.path / "figures").mkdir(exist_ok=True)
+        probes.write(workdir.path)
+        if draw:
+            from svdjax.probe.drawing import draw_probes
+
             note("drawing")
-            figures.write_probes(
-                where.path / "figures",
-                first=models[0].name,
+            draw_probes(
+                workdir.path / "figures",
+                probes,
+                [model.name for model in models],
                 blocks=job.chosen.choose if job.blocks else None,
-                entropy=entropy,
-                cka={one.name: cka[one.name] for one in models},
-                maps=probes.maps,
-                words=f"CKA over {job.samples}s",
+                label=f"CKA over {job.samples}s",
             )
-        where.write_state(state | {"status": "done"})
-        return ProbeOutcome(where.path, entropy, cka, cka_words(job.samples, job.debiased))
+        workdir.write_state(state | {"status": "done"})
+        label = cka_label(job.samples, job.debiased)
+        return ProbeOutcome(workdir.path, probes.entropy, probes.cka, label)
 
 
-def _open(
-    job: ProbeJob, asked: tuple[PromptText, ...], stack: contextlib.ExitStack
+def _open_models(
+    job: ProbeJob, prompts: tuple[PromptText, ...], stack: contextlib.ExitStack
 ) -> list[_Model]:
-    """All models with their prompts; every fault of every one is told at once."""
+    """All models with their prompts' tokens; raises `InputError` with every fault of every one."""
     models, faults = [], []
     system = SYSTEM if job.system is None else job.system
     for source, name in zip(job.models, model_names(job.models)):
@@ -172,8 +155,8 @@ def _open(
             if job.blocks:
                 job.chosen.choose(config.num_layers)
             chat = chat_model(checkpoint, config, job.prompt_format)
-            prompts = [chat.prompt(one.text, system, one.location).tokens for one in asked]
-            models.append(_Model(name, checkpoint, config, prompts))
+            tokens = [chat.prompt(p.text, system, p.location).tokens for p in prompts]
+            models.append(_Model(name, checkpoint, config, tokens))
         except InputError as error:
             faults.append(str(error))
     if faults:
@@ -181,31 +164,31 @@ def _open(
     return models
 
 
-def _state(job: ProbeJob, asked: tuple[PromptText, ...], models: list[_Model]) -> dict[str, Any]:
+def _state(job: ProbeJob, prompts: tuple[PromptText, ...], models: list[_Model]) -> dict[str, Any]:
     return {
         "config": {k: v for k, v in asdict(job).items() if k not in _FREE},
         "inputs": {
-            "models": {one.name: input_digest(one.checkpoint) for one in models},
-            "prompts": digest_of([one.text for one in asked]),
+            "models": {model.name: input_digest(model.checkpoint) for model in models},
+            "prompts": digest_of([prompt.text for prompt in prompts]),
         },
         "versions": devices.versions(),
-        "sources": {one.name: source for one, source in zip(models, job.models)},
-        "count": len(asked),
+        "sources": {model.name: source for model, source in zip(models, job.models)},
+        "count": len(prompts),
     }
 
 
-def _take(where: Workdir, state: dict[str, Any]) -> ProbeOutcome | None:
+def _claim(workdir: Workdir, state: dict[str, Any]) -> ProbeOutcome | None:
     """Locks the directory; the outcome if it holds just this probe, finished."""
-    where.lock()
-    there = where.state()
+    workdir.lock()
+    stored = workdir.state()
     for key in ("config", "inputs"):
-        where.refuse_other(there, key, state[key], f"another {key}")
-    remove_leftovers([where.path, where.path / "figures"])
-    if there.get("status") == "done" and there.get("versions") == state["versions"]:
-        # Damaged like missing: it is made again.
+        workdir.refuse_other(stored, key, state[key], f"another {key}")
+    remove_leftovers([workdir.path, workdir.path / "figures"])
+    if stored.get("status") == "done" and stored.get("versions") == state["versions"]:
+        # Damaged files count as missing: they are made again.
         with contextlib.suppress(OSError, ValueError):
-            entropy, cka = (read_npz(where.path / name) for name in (ENTROPY, CKA))
-            kind = cka_words(state["config"]["samples"], state["config"]["debiased"])
-            return ProbeOutcome(where.path, entropy, cka, kind, was_finished=True)
-    where.write_state(state | {"status": "running"})
+            entropy, cka = (read_npz(workdir.path / name) for name in (ENTROPY, CKA))
+            label = cka_label(state["config"]["samples"], state["config"]["debiased"])
+            return ProbeOutcome(workdir.path, entropy, cka, label, was_finished=True)
+    workdir.write_state(state | {"status": "running"})
     return None

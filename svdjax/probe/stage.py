@@ -1,7 +1,7 @@
 """The probes stage: every model of every pair reads the same prompts.
 
-What a model showed is journaled by what determines it, so that a checkpoint which several pairs
-share reads once, and a sweep that was killed redoes the model in flight.
+A model's probe is journaled under the digest of its weights, prompts and settings, so that a
+checkpoint which several pairs share reads once, and a killed sweep redoes the model in flight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svdjax.engine.progress import note
 from svdjax.evaluate.inputs import EvalInputs
 from svdjax.evaluate.targets import TargetModel, target_models
 from svdjax.model import decoder_mesh
-from svdjax.probe.measure import Probes, Shown, probed
+from svdjax.probe.measure import ModelProbe, Probes, probe_model
 from svdjax.probe.results import ProbeResults
 from svdjax.spectra.results import Comparison
 
@@ -31,72 +31,72 @@ _MAPPED = ("post", "base", "replaced", "restoration_V_SA", "ablation_V_SA")
 def run_probes(
     jobs: Sequence[PairJob],
     comparisons: Mapping[str, Comparison],
-    material: EvalInputs,
-    stage: Context,
+    inputs: EvalInputs,
+    context: Context,
 ) -> dict[str, ProbeResults]:
     """Probes the models of every pair; CKA is that with post.
 
     Args:
-      jobs: the validated pairs.
-      comparisons: their analyses, which constructed models need.
-      material: the prompts.
-      stage: see there.
+        jobs: The validated pairs.
+        comparisons: Their analyses, which constructed models need.
+        inputs: The prompts.
+        context: The sweep's.
 
     Returns:
-      The results by pair, in the order of `jobs`.
+        The results by pair, in the order of `jobs`.
     """
-    builder = kept_builder(stage)
-    decoder, how = stage.settings.decoder, stage.settings.probes
-    mesh = decoder_mesh(stage.settings.devices, decoder.tensor_parallel)
-    with stage.journal(_JOURNAL) as journal:
+    builder = kept_builder(context)
+    decoder, options = context.settings.decoder, context.settings.probes
+    mesh = decoder_mesh(context.settings.devices, decoder.tensor_parallel)
+    with context.journal(_JOURNAL) as journal:
 
-        def shown(pair: str, one: TargetModel, count: str, positions: int) -> Shown:
-            mapped = one.name in _MAPPED
-            about = [one.weights, one.reader.prompts, positions, mapped, asdict(decoder)]
-            path = journal / f"{digest_of(about)}.npz"
+        def probe_once(pair: str, model: TargetModel, count: str, positions: int) -> ModelProbe:
+            mapped = model.name in _MAPPED
+            key = [model.weights, model.reader.prompts, positions, mapped, asdict(decoder)]
+            path = journal / f"{digest_of(key)}.npz"
             with contextlib.suppress(OSError, ValueError, KeyError):
-                kept = Shown.from_arrays(read_npz(path))
-                note(f"probed {count} {pair} {one.name} already")
-                return kept
-            found = probed(
-                f"{count} {pair} {one.name}",
-                one.load(),
-                one.reader.config,
-                one.reader.prompts,
+                probe = ModelProbe.from_arrays(read_npz(path))
+                note(f"probed {count} {pair} {model.name} already")
+                return probe
+            probe = probe_model(
+                f"{count} {pair} {model.name}",
+                model.load(),
+                model.reader.config,
+                model.reader.prompts,
                 mesh=mesh,
                 positions=positions,
                 maps=mapped,
                 dtype=decoder.dtype,
-                check=stage.check,
+                check=context.check,
             )
-            write_npz(path, found.arrays())
-            return found
+            write_npz(path, probe.arrays())
+            return probe
 
-        def make(job: PairJob) -> ProbeResults:
-            name = job.spec.name
-            models = target_models(
-                VariantBuilder(job, comparisons[name], builder, stage), material, stage
-            )
-            readers = material.readers[name].values()
+        def probe_pair(job: PairJob) -> ProbeResults:
+            pair = job.spec.name
+            variants = VariantBuilder(job, comparisons[pair], builder, context)
+            models = target_models(variants, inputs, context)
+            readers = inputs.readers[pair].values()
             positions = min(len(prompt) for reader in readers for prompt in reader.prompts)
-            probes = Probes(how.kind)
-            for number, one in enumerate(models, 1):
-                stage.check(f"probes of {name}: {number - 1} of {len(models)} done")
-                probes.add(one.name, shown(name, one, f"{number}/{len(models)}", positions))
-            notes = [reader.note for reader in readers if reader.note]
+            probes = Probes(options.kind)
+            for number, model in enumerate(models, 1):
+                context.check(f"probes of {pair}: {number - 1} of {len(models)} done")
+                count = f"{number}/{len(models)}"
+                probes.add(model.name, probe_once(pair, model, count, positions))
+            settings = {k: v for k, v in asdict(decoder).items() if k != "devices"}
             results = ProbeResults(
-                pair=name,
-                prompts=how.prompts,
-                count=len(material.prompts),
+                pair=pair,
+                prompts=options.prompts,
+                count=len(inputs.prompts),
                 positions=positions,
-                settings=asdict(how) | {k: v for k, v in asdict(decoder).items() if k != "devices"},
-                titles={one.name: one.title for one in models},
+                settings=asdict(options) | settings,
+                titles={model.name: model.title for model in models},
                 entropy=probes.entropy,
                 cka=probes.cka,
                 maps=probes.maps,
-                notes=list(dict.fromkeys(notes)),
+                notes=list(dict.fromkeys(reader.note for reader in readers if reader.note)),
             )
-            results.save(stage.workdir / name)
+            results.save(context.workdir / pair)
             return results
 
-        return stage.pair_by_pair(jobs, ProbeResults.load, make)
+        return context.pair_by_pair(jobs, ProbeResults.load, probe_pair)

@@ -24,7 +24,7 @@ from svdjax.evaluate.job import EvaluationOptions
 from svdjax.evaluate.responses import ResponseJournal, questions_digest, statistics
 from svdjax.model import decoder_mesh, shard_params
 from svdjax.model.scaling import scale_projections
-from svdjax.probe.probing import probe
+from svdjax.probe.activations import probe
 from svdjax.temperature.options import ALL, GROUPS, is_temperature
 from svdjax.temperature.plan import UNSCALED, Plan, Point
 from svdjax.text.divergence import Divergences

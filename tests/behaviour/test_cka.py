@@ -8,11 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax.probe.cka import cka_from_grams, cka_matrix, grams
+from svdjax.probe.cka import cka_from_grams, grams
 
 
 def stack(seed: int, blocks: int = 3, n: int = 9, d: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(blocks, n, d))
+
+
+def cka_matrix(x: np.ndarray, y: np.ndarray, *, debiased: bool = False) -> np.ndarray:
+    return cka_from_grams(grams(x), grams(y), debiased=debiased)
 
 
 def pair(n: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -82,10 +86,9 @@ def test_agrees_with_the_definition(reference, debiased, n):
 
 
 @pytest.mark.parametrize("debiased", [False, True])
-def test_gram_matrices_give_the_same(debiased):
+def test_gram_matrices_that_are_not_centred_give_the_same(debiased):
     x, y = pair()
     wanted = cka_matrix(x, y, debiased=debiased)
-    np.testing.assert_array_equal(cka_from_grams(grams(x), grams(y), debiased=debiased), wanted)
     raw = [np.einsum("lnd,lmd->lnm", part, part) for part in (x, y)]
     np.testing.assert_allclose(cka_from_grams(*raw, debiased=debiased), wanted, rtol=1e-12)
     np.testing.assert_allclose(cka_matrix(y, x, debiased=debiased), wanted.T, rtol=1e-12)
@@ -149,7 +152,6 @@ def test_what_does_not_vary_or_is_not_finite_has_no_cka(debiased, first):
     y[3, 5] = 1e200
     for found in (
         cka_matrix(x, y, debiased=debiased),
-        cka_from_grams(grams(x), grams(y), debiased=debiased),
         cka_matrix(y, x, debiased=debiased).T,
     ):
         assert np.isnan(found[1]).all()
@@ -179,17 +181,14 @@ def test_any_float_dtype_is_computed_in_float64():
 
 def test_wrong_shapes_and_too_few_samples_are_said():
     x, y = pair()
-    for compare in (cka_matrix, lambda a, b, **kw: cka_from_grams(grams(a), grams(b), **kw)):
-        with pytest.raises(ValueError, match="x has 9 samples and y has 8"):
-            compare(x, y[:, :8])
-        with pytest.raises(ValueError, match="3 samples; debiased CKA needs at least 4"):
-            compare(x[:, :3], y[:, :3], debiased=True)
-        with pytest.raises(ValueError, match="1 samples; CKA needs at least 2"):
-            compare(x[:, :1], y[:, :1])
-        assert compare(x[:, :3], y[:, :3]).shape == (3, 4)
-        assert compare(x[:0], y).shape == (0, 4)
-    with pytest.raises(ValueError, match=r"y: shape \(9, 7\), expected \[L, n, d\]"):
-        cka_matrix(x, y[0])
+    with pytest.raises(ValueError, match="x has 9 samples and y has 8"):
+        cka_matrix(x, y[:, :8])
+    with pytest.raises(ValueError, match="3 samples; debiased CKA needs at least 4"):
+        cka_matrix(x[:, :3], y[:, :3], debiased=True)
+    with pytest.raises(ValueError, match="1 samples; CKA needs at least 2"):
+        cka_matrix(x[:, :1], y[:, :1])
+    assert cka_matrix(x[:, :3], y[:, :3]).shape == (3, 4)
+    assert cka_matrix(x[:0], y).shape == (0, 4)
     with pytest.raises(ValueError, match=r"x: shape \(9, 7\), expected \[L, n, d\]"):
         grams(y[0])
     with pytest.raises(ValueError, match=r"kx: shape \(3, 9, 5\), expected \[L, n, n\]"):
@@ -201,7 +200,7 @@ def test_inputs_stay_as_they_are():
     kx, ky = grams(x), grams(y)
     copies = [part.copy() for part in (x, y, kx, ky)]
     for debiased in (False, True):
-        cka_matrix(x, y, debiased=debiased)
+        grams(x), grams(y)
         cka_from_grams(kx, ky, debiased=debiased)
     for part, copy in zip((x, y, kx, ky), copies):
         np.testing.assert_array_equal(part, copy)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from svdjax.model import decoder_mesh, forward, shard_params
-from svdjax.probe.probing import Probed, probe
+from svdjax.probe.activations import Activations, probe
 from tests.model.loading import load, write
 
 # Windows on some layers, soft-capping, fused projections and longrope, norms of queries and keys,
@@ -19,7 +19,9 @@ from tests.model.loading import load, write
 FAMILIES = ("qwen2_windows", "gemma2", "phi3", "gemma3_text")
 
 
-def ours(params: Any, config: Any, prompts: list[list[int]], devices: int, **how: Any) -> Probed:
+def ours(
+    params: Any, config: Any, prompts: list[list[int]], devices: int, **how: Any
+) -> Activations:
     mesh = decoder_mesh(devices)
     return probe(shard_params(params, mesh, np.float32), config, prompts, mesh=mesh, **how)
 

@@ -11,7 +11,7 @@ import pytest
 
 from svdjax.model import decoder_mesh, forward, shard_params
 from svdjax.model.scaling import _multiplied, scale_projections, without_effect
-from svdjax.probe.probing import probe
+from svdjax.probe.activations import probe
 from tests.model.loading import load, traces, write
 from tests.support import tiny
 

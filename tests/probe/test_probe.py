@@ -16,10 +16,9 @@ from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.errors import InputError
 from svdjax.model import decoder_mesh, shard_params
-from svdjax.probe import drawing
-from svdjax.probe.cka import cka_matrix
+from svdjax.probe.activations import probe
+from svdjax.probe.cka import cka_from_grams, grams
 from svdjax.probe.job import ProbeJob, model_names
-from svdjax.probe.probing import probe
 from svdjax.probe.run import ProbeOutcome, run_probe
 from svdjax.text.prompts import read_prompts
 from tests.engine import harness
@@ -28,14 +27,14 @@ from tests.support.commands import call
 MODELS = tuple(str(reference.path(name)) for name in ("instruct", "base", "instruct"))
 
 
-def run(out: pathlib.Path, figures: Any = None, **options: Any) -> ProbeOutcome:
+def run(out: pathlib.Path, draw: bool = False, **options: Any) -> ProbeOutcome:
     given: Any = {"models": MODELS, "prompts": str(reference.heldout_path()), "limit": 12}
-    return run_probe(ProbeJob(out=str(out), **(given | options)), figures)
+    return run_probe(ProbeJob(out=str(out), **(given | options)), draw=draw)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> ProbeOutcome:
-    return run(tmp_path_factory.mktemp("probe") / "out", drawing, blocks="0,3-")
+    return run(tmp_path_factory.mktemp("probe") / "out", draw=True, blocks="0,3-")
 
 
 def test_files_and_shapes(done: ProbeOutcome) -> None:
@@ -89,18 +88,19 @@ def test_numbers_are_those_of_the_parts(done: ProbeOutcome) -> None:
     for kind in ("tokens", "positions"):
         name = "prompt" if kind == "tokens" else "position"
         for debiased in (False, True):
-            expected = cka_matrix(*(getattr(one, kind) for one in found), debiased=debiased)
+            kx, ky = (grams(getattr(model, kind)) for model in found)
+            expected = cka_from_grams(kx, ky, debiased=debiased)
             key = f"base/{name}{'_debiased' if debiased else ''}"
             # Hidden states in float32 from other batches.
             np.testing.assert_allclose(done.cka[key], expected, atol=1e-4)
 
 
 def test_finished_does_nothing(done: ProbeOutcome) -> None:
-    again = run(done.out, drawing, blocks="0,3-")
+    again = run(done.out, draw=True, blocks="0,3-")
     assert again.was_finished
     assert set(again.cka) == set(done.cka)
     with pytest.raises(InputError, match="another config: samples"):
-        run(done.out, drawing, blocks="0,3-", samples="position")
+        run(done.out, blocks="0,3-", samples="position")
 
 
 def test_one_prompt_has_entropy_and_no_cka(tmp_path: pathlib.Path) -> None:

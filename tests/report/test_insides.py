@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdjax.probe.job import cka_words
-from svdjax.probe.page import insides_section
+from svdjax.probe.job import cka_label
+from svdjax.probe.page import probe_section
 from svdjax.probe.results import ProbeResults
 
 MODELS = {"post": "post", "base": "base", "replaced": "replaced"}
@@ -38,7 +38,7 @@ def results(samples: str) -> ProbeResults:
     ],
 )
 def test_titles_say_which_figure_and_whose_samples_it_is(tmp_path, samples, words, title):
-    section = insides_section(results(samples), tmp_path)
+    section = probe_section(results(samples), tmp_path)
     assert all(words in line for _, line in section.findings)
     assert section.tables[0].caption.startswith(words)
     figures = [figure for figure in section.figures if figure.title.startswith("CKA")]
@@ -49,7 +49,7 @@ def test_titles_say_which_figure_and_whose_samples_it_is(tmp_path, samples, word
     facts = dict(section.facts)["CKA"]
     assert ("a choice of svdjax" in facts) == (samples == "prompt")
     assert ("as eq. 17 has it" in facts) == (samples == "position")
-    assert cka_words(samples, True) == f"debiased {words}"
+    assert cka_label(samples, True) == f"debiased {words}"
     titles = {figure.title for figure in section.figures}
     assert any(one.startswith("Attention entropy of the last") for one in titles)
     for title in titles:

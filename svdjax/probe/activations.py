@@ -1,7 +1,7 @@
-"""What goes on inside a model while it reads prompts: attention entropy, maps, hidden states.
+"""Attention entropy, attention maps and mean hidden states of a model that reads prompts.
 
-Prompts are read in batches of like length; of every batch only small numbers per layer and prompt
-come back (see `svdjax.model.Taps`), and no more than one layer's attention maps exist at a time.
+Prompts are read in batches of like length; of every batch only small arrays per layer and prompt
+come back (`svdjax.model.Taps`), and no more than one layer's attention maps exist at a time.
 
 Axes: `L` blocks, `N` heads, `P` prompts, `S` leading positions, `T` time, `D` model.
 """
@@ -25,8 +25,8 @@ from svdjax.model.taps import COLLECTION
 _BLOCK = 32
 
 
-class Probed(NamedTuple):
-    """What a model showed, all float32 but the entropies.
+class Activations(NamedTuple):
+    """Statistics of a model's activations, all float32 but the entropies.
 
     Attributes:
         entropy_last: [L, N] float64, nats: entropy of the last position's attention, the mean over
@@ -34,7 +34,7 @@ class Probed(NamedTuple):
         entropy_mean: [L, N] float64: mean over all positions of a prompt, then over the prompts.
         tokens: [L, P, D]: hidden states after each block, mean over a prompt's tokens.
         positions: [L, S, D]: the same, mean over the prompts at each position (eq. 17).
-        maps: [L, T, T]: attention of the first prompt, mean over the heads; None if not asked for.
+        maps: [L, T, T]: attention of the first prompt, mean over the heads; None without `maps`.
     """
 
     entropy_last: np.ndarray
@@ -55,18 +55,18 @@ def probe(
     dtype: Any = jnp.float32,
     batch_bytes: int = 256 << 20,
     done: Callable[[int], None] = lambda count: None,
-) -> Probed:
-    """Let a model read prompts.
+) -> Activations:
+    """Attention entropies, mean hidden states and maps of a model that reads prompts.
 
     Args:
-        params: As `svdjax.model.shard_params` puts them on the devices.
+        params: Weights, on the devices by `svdjax.model.shard_params`.
         config: The model.
         prompts: Token ids of each, at least one.
-        mesh: From `decoder_mesh`.
+        mesh: Devices from `decoder_mesh`.
         positions: `S`, at most the length of the shortest prompt; 0 for that.
         maps: Also return the attention maps of the first prompt.
         dtype: Compute dtype.
-        batch_bytes: For the attention maps of one layer in one batch, which holds one prompt per
+        batch_bytes: Budget of one layer's attention maps in one batch, which holds one prompt per
             device at least.
         done: Called with the number of prompts read; may raise to stop.
 
@@ -79,41 +79,41 @@ def probe(
     if positions > shortest:
         raise ValueError(f"positions is {positions}, and the shortest prompt has {shortest}")
     taps = Taps(positions or shortest)
-    heads: dict[str, Any] = {}
+    entropies: dict[str, Any] = {}
     tokens: Any = None
     summed: Any = 0.0
     count = 0
     for members, rows, lengths in _batches(prompts, config, mesh.shape[ROWS], batch_bytes):
-        found = _read(params, config, *_put(mesh, rows, lengths), taps, dtype)
-        found = jax.device_get(found)
+        tapped = _tapped(params, config, *_put(mesh, rows, lengths), taps, dtype)
+        tapped = jax.device_get(tapped)
         for name in ("entropy_last", "entropy_mean"):
-            values = found["self_attn"][name][:, : len(members)].astype(np.float64)
-            heads[name] = heads.get(name, 0.0) + values.sum(axis=1)
-        hidden = found["tokens"][:, : len(members)]
+            values = tapped["self_attn"][name][:, : len(members)].astype(np.float64)
+            entropies[name] = entropies.get(name, 0.0) + values.sum(axis=1)
+        hidden = tapped["tokens"][:, : len(members)]
         if tokens is None:
             tokens = np.empty((hidden.shape[0], len(prompts), hidden.shape[2]), np.float32)
         tokens[:, members] = hidden
-        summed = summed + found["positions"].astype(np.float64)
+        summed = summed + tapped["positions"].astype(np.float64)
         count += len(members)
         done(count)
-    drawn = None
+    first = None
     if maps:
         # By itself, without padding beyond its bucket's, and as one row on every device.
         length = len(prompts[0])
         (_, rows, lengths), *_ = _batches(prompts[:1], config, mesh.shape[ROWS], batch_bytes)
-        found = _read(params, config, *_put(mesh, rows, lengths), Taps(maps=True), dtype)
-        drawn = np.asarray(found["self_attn"]["map"][:, 0, :length, :length])
-    return Probed(
-        heads["entropy_last"] / len(prompts),
-        heads["entropy_mean"] / len(prompts),
+        tapped = _tapped(params, config, *_put(mesh, rows, lengths), Taps(maps=True), dtype)
+        first = np.asarray(tapped["self_attn"]["map"][:, 0, :length, :length])
+    return Activations(
+        entropies["entropy_last"] / len(prompts),
+        entropies["entropy_mean"] / len(prompts),
         tokens,
         (summed / len(prompts)).astype(np.float32),
-        drawn,
+        first,
     )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "taps", "dtype"))
-def _read(
+def _tapped(
     params: Any,
     config: ModelConfig,
     tokens: jax.Array,
@@ -121,13 +121,13 @@ def _read(
     taps: Taps,
     dtype: Any,
 ) -> Any:
-    """What every layer leaves, the layers on the leading axis."""
+    """The taps of every layer, the layers on the leading axis."""
     valid = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :] < lengths[:, None]
     decoder = Decoder(config, dtype, taps=taps)
     # The logits are not wanted: one position of them is the least there is.
     at = jnp.zeros_like(lengths)
-    _, left = decoder.apply({"params": params}, tokens, valid=valid, at=at, mutable=[COLLECTION])
-    return left[COLLECTION]["layers"]
+    _, state = decoder.apply({"params": params}, tokens, valid=valid, at=at, mutable=[COLLECTION])
+    return state[COLLECTION]["layers"]
 
 
 def _put(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
@@ -137,7 +137,7 @@ def _put(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
 def _batches(
     prompts: Sequence[Sequence[int]], config: ModelConfig, devices: int, batch_bytes: int
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """Which prompts, tokens [B, T] padded on the right, lengths [B] (0 for empty rows)."""
+    """Indices of prompts, tokens [B, T] padded on the right, lengths [B] (0 for empty rows)."""
     by_width: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_width.setdefault(-(-len(prompt) // _BLOCK) * _BLOCK, []).append(index)
@@ -145,10 +145,10 @@ def _batches(
         most = max(1, batch_bytes // (8 * config.num_heads * width * width))
         size = -(-min(most, len(members)) // devices) * devices
         for start in range(0, len(members), size):
-            some = members[start : start + size]
+            batch = members[start : start + size]
             tokens = np.zeros((size, width), np.int32)
             lengths = np.zeros(size, np.int32)
-            for row, index in enumerate(some):
+            for row, index in enumerate(batch):
                 tokens[row, : len(prompts[index])] = prompts[index]
                 lengths[row] = len(prompts[index])
-            yield some, tokens, lengths
+            yield batch, tokens, lengths
