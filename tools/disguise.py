@@ -62,16 +62,16 @@ def make(
     noise: float = 0.01,
     tolerance: float = 1e-4,
 ) -> str:
-    """Disguise a checkpoint.
+    """Disguises a checkpoint; returns what it did.
 
     Raises:
         InputError: A name is unknown, the checkpoint cannot be read or written, or the logits of
             an exact disguise differ.
     """
     import numpy as np
+    from disguises import ROUGH, disguise
 
     from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-    from svdjax.fingerprint.disguise import ROUGH, disguise
 
     with open_checkpoint(model) as checkpoint:
         config = model_config(checkpoint.path)
@@ -105,9 +105,9 @@ def _difference(params, config, tree, changed) -> float:
     from svdjax.model import forward
 
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, _TOKENS // 2))
-    one = np.asarray(forward(params, config, tokens.astype(np.int32)))
-    other = np.asarray(forward(tree, changed, tokens.astype(np.int32)))
-    return float(np.abs(one - other).max() / np.abs(one).max())
+    before = np.asarray(forward(params, config, tokens.astype(np.int32)))
+    after = np.asarray(forward(tree, changed, tokens.astype(np.int32)))
+    return float(np.abs(before - after).max() / np.abs(before).max())
 
 
 if __name__ == "__main__":

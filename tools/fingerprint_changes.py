@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from disguises import disguise
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
 from svdjax.engine.progress import note
-from svdjax.fingerprint.disguise import disguise
 from svdjax.fingerprint.job import FingerprintJob
 from svdjax.fingerprint.parts import named
 from svdjax.fingerprint.run import fingerprint

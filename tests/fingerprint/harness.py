@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
-from svdjax.fingerprint.disguise import disguise
 from svdjax.fingerprint.job import FingerprintJob
 from svdjax.fingerprint.layer import Layer
 from svdjax.fingerprint.run import fingerprint
 from svdjax.spectral import nf_unrelated
+from tools.disguises import disguise
 
 # Raw NF / NF_unrelated (about 1 is unrelated) that counts as defeated. Undisguised descendants have
 # at most 0.21 here; orders, signs, bases and rotations bring them to 1, scales alone, which turn no

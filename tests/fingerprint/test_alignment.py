@@ -7,10 +7,10 @@ import pytest
 
 from svdjax import reference
 from svdjax.fingerprint.canonical import canonical
-from svdjax.fingerprint.disguises import DISGUISES
 from svdjax.fingerprint.matching import rotated
 from svdjax.fingerprint.residual import Grams, from_grams, from_matches
 from tests.fingerprint.harness import DEFEATED, disguised, random_layer, raw_nf, verdict
+from tools.disguises import DISGUISES
 
 BASE, INSTRUCT = (reference.path(name) for name in ("base", "instruct"))
 # What each disguise touches.

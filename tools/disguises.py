@@ -1,24 +1,120 @@
-"""The disguises one by one: changes of a tree in place that leave what it computes as it was.
+"""Disguises: other weights, the same function, for a fingerprint to see through.
 
 Axes: `L` layers, `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim, `A`
-rotary planes. Leaves are float64, fused projections split.
+rotary planes. Trees are those of `svdjax.checkpoint.load_params`; the disguises one by one change
+them in place, with leaves in float64 and fused projections split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from svdjax.checkpoint import ModelConfig
+from svdjax.checkpoint.families import FAMILIES, dimensions
+from svdjax.errors import InputError
 from svdjax.fingerprint.layer import READERS, norms_before, rotary_planes
 
 Tree = dict[str, Any]
 Change = Callable[[Tree, ModelConfig, np.random.Generator], None]
+NOISE = 0.01
+ROUGH = ("noise", "bf16")
+"""Disguises that change the function a little."""
 _OUT = {"self_attn": "o_proj", "mlp": "down_proj"}
 _SPREAD = 6.0  # scales are exp(u), u uniform in +-_SPREAD; of mixtures, which lose digits, in +-1
+
+
+def disguise(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    names: Iterable[str],
+    *,
+    seed: int = 0,
+    noise: float = NOISE,
+) -> tuple[Tree, ModelConfig]:
+    """A model after noise, disguises in the order of `DISGUISES`, rounding.
+
+    Args:
+        params: The model; left as it is.
+        config: Its configuration.
+        names: Names from `DISGUISES` and `ROUGH` in any order, or "all" for every one of
+            `DISGUISES` that the architecture allows.
+        seed: Seed of everything random.
+        noise: Deviation of "noise", relative to the root mean square of each tensor.
+
+    Returns:
+        The tree in float64 and its configuration: a rotation unties head and embedding.
+
+    Raises:
+        InputError: A name is unknown, or the architecture does not allow the disguise.
+    """
+    chosen = set(names)
+    if unknown := chosen - {"all", *DISGUISES, *ROUGH}:
+        raise InputError(
+            f"disguise {sorted(unknown)[0]!r}: expected some of {', '.join(DISGUISES)}, "
+            f"{', '.join(ROUGH)} or all"
+        )
+    if "all" in chosen:
+        chosen |= DISGUISES.keys() - set(impossible(config))
+    for name, why in impossible(config).items():
+        if name in chosen:
+            raise InputError(f"disguise {name!r}: not for {config.family}, {why}")
+    tree = _mapped(lambda leaf: np.array(leaf, np.float64), params)
+    if "noise" in chosen:
+        # Before the scales are moved: what is small beside a tensor drowns what was scaled down in
+        # it, and with it the model itself.
+        rng = np.random.default_rng([seed, 99])
+
+        def noisy(leaf: np.ndarray) -> np.ndarray:
+            step = noise * np.sqrt(np.mean(leaf**2))
+            return leaf + step * rng.standard_normal(leaf.shape)
+
+        tree = _mapped(noisy, tree)
+    _split(tree, config)
+    if "rotation" in chosen:
+        if config.tie_word_embeddings:
+            tree["lm_head"] = {"kernel": tree["embed_tokens"]["embedding"].T.copy()}
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    for number, (name, change) in enumerate(DISGUISES.items()):
+        if name in chosen:
+            change(tree, config, np.random.default_rng([seed, number]))
+    _join(tree, config)
+    if "bf16" in chosen:
+        tree = _mapped(lambda leaf: leaf.astype(ml_dtypes.bfloat16).astype(np.float64), tree)
+    return tree, config
+
+
+def _mapped(change: Callable[[Any], np.ndarray], tree: Any) -> Any:
+    """The tree with every leaf changed, in its own order (noise depends on it)."""
+    if isinstance(tree, Mapping):
+        return {name: _mapped(change, leaf) for name, leaf in tree.items()}
+    return change(tree)
+
+
+def _split(tree: Tree, config: ModelConfig) -> None:
+    """Replaces fused projections by their parts."""
+    for module, name, parts in _fused(config):
+        kernel = tree["layers"][module].pop(name)["kernel"]
+        sizes = [dimensions(config)[letter] for _, letter in parts]
+        pieces = np.split(kernel, np.cumsum(sizes)[:-1], axis=-1)
+        for (part, _), piece in zip(parts, pieces):
+            tree["layers"][module][part] = {"kernel": piece.copy()}
+
+
+def _join(tree: Tree, config: ModelConfig) -> None:
+    for module, name, parts in _fused(config):
+        pieces = [tree["layers"][module].pop(part)["kernel"] for part, _ in parts]
+        tree["layers"][module][name] = {"kernel": np.concatenate(pieces, axis=-1)}
+
+
+def _fused(config: ModelConfig) -> list[tuple[str, str, tuple[tuple[str, str], ...]]]:
+    weights = FAMILIES[config.family].present(config)
+    return [(each.module, each.projection, each.parts) for each in weights if each.parts]
 
 
 def _neurons(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
@@ -102,17 +198,17 @@ def _mix_values(tree: Tree, config: ModelConfig, mixes: np.ndarray) -> None:
 
 
 def _planes(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
-    """Each rotary plane of k turned and scaled, that of its queries turned and scaled back."""
+    """Each rotary plane of k rotated and scaled, that of its queries rotated and scaled back."""
     A, kv = rotary_planes(config), config.num_kv_heads
     shape = (config.num_layers, 1, kv, 1, A)
     factor = np.exp(rng.uniform(-_SPREAD, _SPREAD, shape) + 1j * rng.uniform(0, 2 * np.pi, shape))
-    for name, one in (("k_proj", factor), ("q_proj", 1 / factor.conj())):
+    for name, multiplier in (("k_proj", factor), ("q_proj", 1 / factor.conj())):
         for leaf in tree["layers"]["self_attn"][name].values():
             heads = leaf.reshape(
                 len(leaf), -1, kv, leaf.shape[-1] // (kv * config.head_dim), config.head_dim
             )
-            turned = (heads[..., :A] + 1j * heads[..., A : 2 * A]) * one
-            heads[..., :A], heads[..., A : 2 * A] = turned.real, turned.imag
+            planes = (heads[..., :A] + 1j * heads[..., A : 2 * A]) * multiplier
+            heads[..., :A], heads[..., A : 2 * A] = planes.real, planes.imag
             leaf[...] = heads.reshape(leaf.shape)
 
 
@@ -156,16 +252,16 @@ def _rotation(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None
 
 def impossible(config: ModelConfig) -> dict[str, str]:
     """Disguises that would change what a model of this architecture computes, and why."""
-    found = {}
+    reasons = {}
     if config.post_norms:
-        found["rotation"] = "which scales what it adds to the residual stream"
+        reasons["rotation"] = "which scales what it adds to the residual stream"
     if config.qk_norm:
-        found["planes"] = "which normalises queries and keys"
-    return found
+        reasons["planes"] = "which normalises queries and keys"
+    return reasons
 
 
 def _fold(tree: Tree, config: ModelConfig, module: str, norm: str, factor: np.ndarray) -> None:
-    """Divide the norm's scale [L, D] by `factor` and multiply the rows after it by it."""
+    """Divides the norm's scale [L, D] by `factor` and multiplies the rows after it by it."""
     scale = tree["layers"][norm]["scale"]
     scale[...] = (scale + config.norm_plus_one) / factor - config.norm_plus_one
     for name in READERS[module]:
@@ -191,4 +287,4 @@ DISGUISES: Mapping[str, Change] = MappingProxyType(
         "rotation": _rotation,
     }
 )
-"""Those that leave the function unchanged, by name."""
+"""Disguises that leave the function unchanged, by name."""
