@@ -20,8 +20,8 @@ from disguises import disguise
 
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
 from svdjax.engine.progress import note
+from svdjax.fingerprint.findings import named
 from svdjax.fingerprint.job import FingerprintJob
-from svdjax.fingerprint.parts import named
 from svdjax.fingerprint.run import fingerprint
 
 Tree = dict[str, Any]

@@ -1,1 +1,1 @@
-"""Whether two models share an origin: alignment, statistic, verdict, command, page."""
+"""Fingerprints: whether two models share an origin. Alignment, statistic, verdict, page."""

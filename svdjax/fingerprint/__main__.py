@@ -1,4 +1,4 @@
-"""Do two models share an origin? A verdict from the weights alone.
+"""Verdict on whether two models share an origin, from the weights alone.
 
     python -m svdjax.fingerprint --reference=DIR --suspect=DIR --out=verdict.json
     python -m svdjax.fingerprint --reference=DIR,DIR,DIR --suspect=DIR --out=verdict.json
@@ -44,16 +44,15 @@ _FLAGS = Flags(FingerprintJob)
 
 
 def main() -> str:
-    """Compares what the flags name; returns the summary for stdout."""
+    """Compares the checkpoints of the flags; returns the summary for stdout."""
     with StopRequest(resumes=False) as stop:
         job = FingerprintJob(**_FLAGS.values(FingerprintJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
         open_jax()
-        from svdjax.fingerprint import page
         from svdjax.fingerprint.run import run_fingerprint
 
-        return run_fingerprint(job, page, stop=stop).text()
+        return run_fingerprint(job, page=True, stop=stop).text()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which block of the suspect goes with which of the reference, whatever their order and number.
+"""Blocks of the suspect matched to those of the reference, whatever their order and number.
 
 Axes: `L` layers of the reference, `M` layers of the suspect, `R` singular values.
 
@@ -15,7 +15,10 @@ from scipy.optimize import linear_sum_assignment
 
 from svdjax.spectral import top_count
 
+Blocks = Sequence[tuple[int, int]]
+"""Pairs (reference layer, suspect layer)."""
 Spectra = Mapping[str, np.ndarray]
+"""Singular values by projection, descending."""
 
 # Logarithms of singular values of equal matrices stored in float32 differ by up to about 1e-6:
 # below that, one pair is no nearer than another.
@@ -32,17 +35,17 @@ def assign_blocks(
     made deeper by repeating blocks) go with the nearest of the reference.
 
     Args:
-      reference: singular values by projection, for each of L layers, descending.
-      suspect: the same of M layers.
+        reference: Singular values of each of L layers.
+        suspect: Singular values of each of M layers.
 
     Returns:
-      Pairs (reference layer, suspect layer), min(L, M) of them or M if that is more.
+        Pairs (reference layer, suspect layer), min(L, M) of them or M if that is more.
     """
     costs = np.array([[spectral_distance(a, b) for b in suspect] for a in reference])
     rows, columns = linear_sum_assignment(costs)
     pairs = dict(zip(columns.tolist(), rows.tolist()))
-    for column in range(len(suspect)):
-        if len(suspect) > len(reference):
+    if len(suspect) > len(reference):
+        for column in range(len(suspect)):
             pairs.setdefault(column, int(costs[:, column].argmin()))
     return [(row, column) for column, row in sorted(pairs.items())]
 
@@ -55,12 +58,18 @@ def spectral_distance(reference: Spectra, suspect: Spectra) -> float:
     pair of matrices has for itself: pairs that agree outweigh any number that do not, so that a few
     copied blocks are found among unrelated ones.
     """
-    total = []
+    logarithms = []
     for name, sigma in reference.items():
         top = top_count(len(sigma))
         difference = _logs(sigma[:top]) - _logs(suspect[name][:top])
-        total.append(np.log(np.var(difference) + _ROUNDING))
-    return float(np.mean(total))
+        logarithms.append(np.log(np.var(difference) + _ROUNDING))
+    return float(np.mean(logarithms))
+
+
+def halves(blocks: Blocks) -> list[int]:
+    """0 or 1 for each pair: blocks of the reference in turns, copies of one in the same half."""
+    place = {here: number for number, here in enumerate(sorted({here for here, _ in blocks}))}
+    return [place[here] % 2 for here, _ in blocks]
 
 
 def _logs(sigma: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ _LEAST = 1e-12
 
 
 def canonical(layer: Layer) -> Layer:
-    """Share scales out evenly, in every way that leaves what the block computes unchanged.
+    """The block with its scales shared out evenly, what it computes unchanged.
 
     - up and down: each neuron's column of up and row of down get the same norm;
     - v and o: the basis of each value head in which ``V^T V = sum_n O_n O_n^T``, over the query
@@ -40,11 +40,13 @@ def canonical(layer: Layer) -> Layer:
 
 
 def _balanced_neurons(up: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    here, there = np.linalg.norm(up, axis=0), np.linalg.norm(down, axis=1)
-    live = (here > 0) & (there > 0)
-    factor = np.sqrt(np.divide(there, here, out=np.ones_like(here), where=live))
-    factor = np.where(live, factor, 1.0)
+    factor = np.sqrt(_ratio(np.linalg.norm(down, axis=1), np.linalg.norm(up, axis=0)))
     return up * factor[None, :], down / factor[:, None]
+
+
+def _ratio(size: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """``size / other``, 1 where either is 0."""
+    return np.divide(size, other, out=np.ones_like(other), where=(size > 0) & (other > 0))
 
 
 def _balanced_values(v: np.ndarray, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,11 +55,8 @@ def _balanced_values(v: np.ndarray, o: np.ndarray) -> tuple[np.ndarray, np.ndarr
     S = A^-1 # B is the positive solution of S A S = B; so M^T A M = M^-1 B M^-T.
     """
     # Dimension by dimension first: scales far apart would drown the small ones in A and B.
-    here = np.sqrt(np.sum(v**2, axis=0))  # [K, H]
-    there = np.sqrt(np.sum(o**2, axis=(1, 3)))
-    live = (here > 0) & (there > 0)
-    factor = np.sqrt(np.divide(there, here, out=np.ones_like(here), where=live))
-    factor = np.where(live, factor, 1.0)
+    sizes = np.sqrt(np.sum(o**2, axis=(1, 3))), np.sqrt(np.sum(v**2, axis=0))  # [K, H]
+    factor = np.sqrt(_ratio(*sizes))
     v, o = v * factor[None], o / factor[:, None, :, None]
     for head in range(v.shape[1]):
         a = v[:, head].T @ v[:, head]
@@ -97,13 +96,11 @@ def _unit_heads(w: np.ndarray) -> np.ndarray:
 
 
 def _balanced_planes(q: np.ndarray, k: np.ndarray, planes: int) -> tuple[np.ndarray, np.ndarray]:
-    asked = np.mean(np.sum(q**2, axis=0), axis=1)  # [K, H]
-    told = np.sum(k**2, axis=0)
-    both = slice(0, 2 * planes)
-    for power in (asked, told):
-        pairs = power[:, both].reshape(len(power), 2, planes).sum(axis=1)
-        power[:, both] = np.tile(pairs, (1, 2))
-    live = (asked > 0) & (told > 0)
-    ratio = np.divide(asked, told, out=np.ones_like(asked), where=live)
-    factor = np.where(live, ratio, 1.0) ** 0.25
+    queries = np.mean(np.sum(q**2, axis=0), axis=1)  # [K, H]
+    keys = np.sum(k**2, axis=0)
+    rotary = slice(0, 2 * planes)
+    for power in (queries, keys):
+        pairs = power[:, rotary].reshape(len(power), 2, planes).sum(axis=1)
+        power[:, rotary] = np.tile(pairs, (1, 2))
+    factor = _ratio(queries, keys) ** 0.25
     return q / factor[None, :, None, :], k * factor[None]

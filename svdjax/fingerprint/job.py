@@ -1,4 +1,4 @@
-"""What a fingerprint is asked to be: the flags, checked as far as they can be without jax."""
+"""Settings of a fingerprint, checked as far as they can be without jax."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from svdjax.fingerprint.verdict import Thresholds
 
 @dataclass(frozen=True)
 class FingerprintJob:
-    """One suspect held against one reference or several, and a third checkpoint.
-
-    The flags of ``python -m svdjax.fingerprint``.
+    """A suspect, one reference or several, an ancestor: ``python -m svdjax.fingerprint``'s flags.
 
     Raises:
-      InputError: the values are wrong; everything at once.
+        InputError: Values are wrong; every fault at once.
     """
 
     reference: str = setting(
@@ -48,19 +46,19 @@ class FingerprintJob:
     )
 
     def __post_init__(self) -> None:
-        found = fields.faults(self)
+        faults = fields.faults(self)
         if self.out:
-            found += self._out_faults()
-        found += self._source_faults()
+            faults += self._out_faults()
+        faults += self._source_faults()
         if not 0 < self.derived <= self.unrelated:
-            found.append(
+            faults.append(
                 f"--derived={self.derived:g} and --unrelated={self.unrelated:g}: expected "
                 "0 < derived <= unrelated, distances between 0 (same) and about 1 (unrelated)"
             )
         if not 0 < self.p_value < 1:
-            found.append(f"--p_value={self.p_value:g}: expected a probability between 0 and 1")
-        if found:
-            raise InputError(" | ".join(found))
+            faults.append(f"--p_value={self.p_value:g}: expected a probability between 0 and 1")
+        if faults:
+            raise InputError(" | ".join(faults))
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -71,12 +69,12 @@ class FingerprintJob:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Where the words of the verdict change."""
+        """Distances and p-value at which the verdict changes."""
         return Thresholds(self.derived, self.unrelated, self.p_value)
 
     @property
     def file(self) -> pathlib.Path:
-        """Where the verdict is written."""
+        """File of the verdict."""
         return pathlib.Path(self.out).expanduser()
 
     @property

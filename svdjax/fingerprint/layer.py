@@ -1,4 +1,4 @@
-"""One block of a decoder by the roles of its matrices, read from any family's checkpoint.
+"""A block of a decoder by the roles of its matrices, read from any family's checkpoint.
 
 Axes: `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim.
 """
@@ -32,8 +32,9 @@ class Layer:
         gate: [D, F].
         up: [D, F].
         down: [F, D].
-        planes: Head dimensions (j, j + planes) turn together under the rotary embedding.
-        qk_norm: What queries and keys are normalised over ("head", "all" or ""), as in
+        planes: Number of pairs of head dimensions (j, j + planes) that the rotary embedding
+            rotates.
+        qk_norm: Axes over which queries and keys are normalised ("head", "all" or ""), as in
             `ModelConfig`.
         eps: Distance from 1 to the next number of the dtype that the matrices were stored in, the
             finest where they differ; 0 where they are exact.
@@ -51,7 +52,7 @@ class Layer:
     eps: float = 0.0
 
     def matrices(self) -> dict[str, np.ndarray]:
-        """The same by projection, as matrices [in, out]."""
+        """The matrices [in, out] by projection."""
         width, out = self.q.shape[0], self.o.shape[-1]
         return {
             "q_proj": self.q.reshape(width, -1),
@@ -73,11 +74,11 @@ class Layer:
 
 
 READERS = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
-"""What reads the residual stream, by module."""
+"""Projections that read the residual stream, by module."""
 
 
 def norms_before(config: ModelConfig) -> dict[str, str]:
-    """The norm that each module's readers are fed by; none in families that normalise after."""
+    """The norm before each module's readers; none in families that normalise after."""
     if not config.pre_norms:
         return {}
     second = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
@@ -85,12 +86,12 @@ def norms_before(config: ModelConfig) -> dict[str, str]:
 
 
 def rotary_planes(config: ModelConfig) -> int:
-    """How many pairs of head dimensions the rotary embedding turns."""
+    """Number of pairs of head dimensions that the rotary embedding rotates."""
     return int(config.head_dim * config.rope.partial_rotary_factor) // 2
 
 
 def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer:
-    """Read a block, with the norm scales folded into the matrices that follow them.
+    """Reads a block, with the norm scales folded into the matrices that follow them.
 
     ``norm(x) * g @ W = norm(x) @ (diag(g) W)``: in this form scales of norm and matrix cannot be
     traded any more, and a rotation of the residual stream is one of the matrices alone.

@@ -1,4 +1,4 @@
-"""The page of a verdict on common origin: what it rests on, what was undone, one figure."""
+"""The page of a verdict on a common origin: its evidence, the alignment, one figure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import base64
 import math
 import pathlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from svdjax.fingerprint.wording import ancestor_words, nearest_words, training_words, verdict_words
+from svdjax.fingerprint.findings import further_words, verdict_words
 from svdjax.report import page, style
-from svdjax.report.cells import Head, TableView
-from svdjax.report.numbers import decimal, percent, significant
+from svdjax.report.cells import Head, Row, Spec, TableView, dec, plain, sig
+from svdjax.report.numbers import MISSING, decimal, percent
 from svdjax.report.page import Picture
 
 _RESIDUAL = {
@@ -26,11 +26,11 @@ _RESIDUAL = {
 
 
 def write_fingerprint(path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.Path:
-    """Writes the page, self-contained.
+    """Writes the self-contained page of a verdict.
 
     Args:
-      path: of the page.
-      result: the content of the verdict's JSON file; NaN or None where a number is not defined.
+        path: File of the page.
+        result: The content of the verdict's JSON file; NaN or None where a number is undefined.
     """
     with style.drawing():
         figure = _picture(result)
@@ -39,18 +39,41 @@ def write_fingerprint(path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.
         "fingerprint.html",
         result=result,
         words=verdict_words(result),
-        more=[
-            text
-            for text in (training_words(result), nearest_words(result), ancestor_words(result))
-            if text
-        ],
+        more=further_words(result),
         distance=decimal(result["distance"]),
         p=probability(result["log10_p_value"]),
         facts=_facts(result),
-        projections=_projections(result),
-        parts=_parts(result),
-        references=_references(result),
-        tried=_tried(result),
+        projections=_view(
+            "By projection",
+            "Pooled over the layers. Distance is 1 − tr(I_orth)/r: 0 same, about 1 unrelated. NF "
+            "over the level of unrelated matrices, mean over the layers.",
+            _PROJECTIONS,
+            _named(result["projections"]),
+        ),
+        parts=_view(
+            "By part",
+            "Attention and feed-forward part of each layer of the suspect with the layer of the "
+            "reference that it was compared with, embeddings and head over common tokens. p is "
+            "multiplied by the numbers of parts and of alignments.",
+            _PARTS,
+            result["parts"],
+        ),
+        references=_view(
+            "By reference",
+            "The suspect against each of them. The rest of the page is about the nearest "
+            "reference.",
+            _REFERENCES,
+            result["references"],
+        )
+        if "references" in result
+        else None,
+        tried=_view(
+            "Alignments of the residual stream that were tried",
+            "The one under which most parts are related counts, of several the one with the "
+            "smallest distance; the p-value is multiplied by their number.",
+            _TRIED,
+            _named(result["alignment"]["tried"]),
+        ),
         figure=figure,
     )
 
@@ -69,124 +92,84 @@ def probability(log10: float) -> str:
 
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was undone, in words; only what there was."""
-    found = result["alignment"]
-    facts = [("residual stream", _RESIDUAL[found["residual"]])]
-    blocks = found["layers"]
-    moved = [pair for pair in blocks if pair[0] != pair[1]]
+    """The alignment in words; only what there was."""
+    alignment = result["alignment"]
+    facts = [("residual stream", _RESIDUAL[alignment["residual"]])]
+    blocks = alignment["layers"]
     text = f"{len(blocks)} pairs"
-    if moved:
+    if any(reference != suspect for reference, suspect in blocks):
         text += ": " + ", ".join(f"{a}–{b}" for a, b in blocks[:40])
         text += " …" if len(blocks) > 40 else ""
     facts.append(("blocks (reference–suspect)", text))
-    names = {
-        "kv_heads_moved": "kv heads moved",
-        "heads_moved": "heads moved within their group",
-        "heads_agree": "heads placed alike by q, k and by v, o",
-        "neurons_moved": "neurons moved",
-        "neurons_flipped": "neurons with another sign",
-        "neurons_agree": "neurons placed alike by all three matrices",
-    }
-    facts += [(text, percent(found[name])) for name, text in names.items() if name in found]
-    tokens = found["tokens"]
+    facts += [(text, percent(alignment[key])) for key, text in _SHARES if key in alignment]
+    tokens = alignment["tokens"]
     facts.append(("tokens in common", f"{tokens['common']}, matched by {tokens['matched_by']}"))
     return facts
 
 
-def _projections(result: Mapping[str, Any]) -> TableView:
-    heads = ("projection", "in × out", "layers", "distance", "z", "p ≤", "NF / unrelated")
-    rows = [
-        (
-            name,
-            "{} × {}".format(*one["shape"]),
-            str(one["layers"]),
-            decimal(one["distance"]),
-            significant(one["z"]),
-            probability(min(0.0, _log10(one["z"]))),
-            decimal(one["nf_ratio_mean"]),
-        )
-        for name, one in result["projections"].items()
-    ]
-    return _view(
-        "By projection",
-        "Pooled over the layers. Distance is 1 − tr(I_orth)/r: 0 same, about 1 unrelated. NF over "
-        "the level of unrelated matrices, mean over the layers.",
-        heads,
-        rows,
-    )
+def _bound(row: Row) -> str:
+    return probability(row["log10_p_value"])
 
 
-def _parts(result: Mapping[str, Any]) -> TableView:
-    rows = [
-        (
-            part["part"],
-            "–" if part["reference"] is None else str(part["reference"]),
-            part["verdict"],
-            decimal(part["distance"]),
-            significant(part["z"]),
-            probability(part["log10_p_value"]),
-        )
-        for part in result["parts"]
-    ]
-    return _view(
-        "By part",
-        "Attention and feed-forward part of each layer of the suspect with the layer of the "
-        "reference that it was compared with, embeddings and head over common tokens. p is "
-        "multiplied by the numbers of parts and of alignments.",
-        ("part", "layer of the reference", "verdict", "distance", "z", "p ≤"),
-        rows,
-    )
+def _projection_bound(row: Row) -> str:
+    z = row["z"]
+    return probability(-0.5 * z * z / np.log(10) if z is not None and z > 0 else 0.0)
 
 
-def _references(result: Mapping[str, Any]) -> TableView | None:
-    if "references" not in result:
-        return None
-    rows = [
-        (
-            each["reference"],
-            each["role"],
-            each["verdict"],
-            decimal(each["distance"]),
-            probability(each["log10_p_value"]),
-        )
-        for each in result["references"]
-    ]
-    return _view(
-        "By reference",
-        "The suspect against each of them. The rest of the page is about the nearest reference.",
-        ("checkpoint", "named as", "verdict", "distance", "p ≤"),
-        rows,
-    )
+_SHARES = (
+    ("kv_heads_moved", "kv heads moved"),
+    ("heads_moved", "heads moved within their group"),
+    ("heads_agree", "heads placed alike by q, k and by v, o"),
+    ("neurons_moved", "neurons moved"),
+    ("neurons_flipped", "neurons with another sign"),
+    ("neurons_agree", "neurons placed alike by all three matrices"),
+)
+_PROJECTIONS: tuple[Spec, ...] = (
+    ("projection", plain("name")),
+    ("in × out", lambda row: "{} × {}".format(*row["shape"])),
+    ("layers", plain("layers")),
+    ("distance", dec("distance")),
+    ("z", sig("z")),
+    ("p ≤", _projection_bound),
+    ("NF / unrelated", dec("nf_ratio_mean")),
+)
+_PARTS: tuple[Spec, ...] = (
+    ("part", plain("part")),
+    ("layer of the reference", lambda row: str(MISSING if (n := row["reference"]) is None else n)),
+    ("verdict", plain("verdict")),
+    ("distance", dec("distance")),
+    ("z", sig("z")),
+    ("p ≤", _bound),
+)
+_REFERENCES: tuple[Spec, ...] = (
+    ("checkpoint", plain("reference")),
+    ("named as", plain("role")),
+    ("verdict", plain("verdict")),
+    ("distance", dec("distance")),
+    ("p ≤", _bound),
+)
+_TRIED: tuple[Spec, ...] = (
+    ("alignment", plain("name")),
+    ("distance", dec("distance")),
+    ("z", sig("z")),
+)
 
 
-def _tried(result: Mapping[str, Any]) -> TableView:
-    rows = [
-        (name, decimal(one["distance"]), significant(one["z"]))
-        for name, one in result["alignment"]["tried"].items()
-    ]
-    return _view(
-        "Alignments of the residual stream that were tried",
-        "The one under which most parts are related counts, of several the one with the smallest "
-        "distance; the p-value is multiplied by their number.",
-        ("alignment", "distance", "z"),
-        rows,
-    )
-
-
-def _view(title: str, caption: str, heads: tuple[str, ...], rows: list[Any]) -> TableView:
+def _view(title: str, caption: str, columns: Sequence[Spec], rows: Iterable[Row]) -> TableView:
+    """A table that is in no file of its own, its first column of text."""
     return TableView(
         title=title,
         caption=caption,
-        heads=tuple(Head(head, text=number == 0) for number, head in enumerate(heads)),
-        rows=tuple(rows),
+        heads=tuple(Head(label, text=n == 0) for n, (label, _) in enumerate(columns)),
+        rows=tuple(tuple(show(row) for _, show in columns) for row in rows),
         hidden=0,
         file="",
         folded=False,
     )
 
 
-def _log10(z: float | None) -> float:
-    return -0.5 * z * z / np.log(10) if z is not None and z > 0 else 0.0
+def _named(entries: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    return [{"name": name, **entry} for name, entry in entries.items()]
 
 
 def _picture(result: Mapping[str, Any]) -> Picture:
@@ -211,8 +194,8 @@ def _figure(result: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
     axes = figure.add_subplot()
     highest = 1.0
-    for number, (name, one) in enumerate(result["projections"].items()):
-        values = [layer["distance"] for layer in one["by_layer"]]
+    for number, (name, projection) in enumerate(result["projections"].items()):
+        values = [layer["distance"] for layer in projection["by_layer"]]
         values = np.array([np.nan if value is None else value for value in values], float)
         highest = max(highest, np.nanmax(values, initial=0.0))
         axes.plot(

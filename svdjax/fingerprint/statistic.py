@@ -1,4 +1,4 @@
-"""How much two matrices agree beyond chance: tr(I_orth), its null, and what it is pooled to.
+"""Agreement of two matrices beyond chance: tr(I_orth), its null, and its pooling.
 
 Axes: `L` layers (any stack), `I` in, `O` out, `R` = min(I, O).
 
@@ -25,11 +25,11 @@ from svdjax.spectral.storage import carried_rank
 FACTORISATION = "gram_f64"
 
 LEADING = 0.1
-"""Share of the singular directions, the largest first, that count as leading."""
+"""Share of the singular directions, the largest first, that are leading ones."""
 
 
 def leading_count(shape: tuple[int, ...]) -> int:
-    """How many of the r = min(in, out) singular directions are leading, at least one."""
+    """Number of leading directions among r = min(in, out) singular ones, at least one."""
     return math.ceil(LEADING * min(shape))
 
 
@@ -37,11 +37,11 @@ class Polar(NamedTuple):
     """Polar factors of a stack of matrices, on the numerical rank.
 
     Attributes:
-      p: sum over the singular values above rounding of u_j v_j^T, [L, I, O], float64.
-      sigma: singular values, [L, R], descending.
-      rank: numerical ranks, or what storage carries, [L], int32.
-      u: leading left singular vectors, [L, I, k], k as `leading_count` has it.
-      v: leading right singular vectors, [L, O, k].
+        p: Sum over the singular values above rounding of u_j v_j^T, [L, I, O], float64.
+        sigma: Singular values, [L, R], descending.
+        rank: Numerical ranks, or what storage carries, [L], int32.
+        u: Leading left singular vectors, [L, I, k], k of `leading_count`.
+        v: Leading right singular vectors, [L, O, k].
     """
 
     p: np.ndarray
@@ -57,11 +57,11 @@ def polar_stack(
     """Polar factors of matrices [L, I, O], each on one device of the mesh, in float64.
 
     Args:
-      w: the matrices.
-      mesh: devices with an axis ``layers``; None for one.
-      eps: distance from 1 to the next number of the dtype that each matrix was stored in, [L]:
-        directions that its rounding hides are left out (`svdjax.spectral.storage.carried_rank`).
-        None where they are exact.
+        w: The matrices.
+        mesh: Devices with an axis ``layers``; None for one.
+        eps: Distance from 1 to the next number of the dtype that each matrix was stored in, [L]:
+            directions that its rounding hides are left out (`svdjax.spectral.storage`'s
+            `carried_rank`). None where they are exact.
     """
     factorisation = get_factorisation(FACTORISATION)
     with working_precision(factorisation):
@@ -85,17 +85,17 @@ def _polar(stored: tuple[jax.Array, jax.Array], *, factorisation) -> Any:
 
 
 class Agreement(NamedTuple):
-    """What two aligned matrices have in common.
+    """Agreement of two aligned matrices.
 
     Attributes:
-      trace: tr(I_orth) = <P_r, P_s>.
-      size: sqrt(k_r k_s) of the numerical ranks: the trace of equal matrices, r at full rank.
-      variance: of the trace when one polar factor is Haar-random: k_r k_s / (in out), r/R at full
-        rank.
-      nf: ||I_orth - I||_F / r; NaN where a matrix is rank-deficient.
-      shape: (in, out).
-      leading: `along_leading` of the two.
-      outlier: `outlier` of the reference.
+        trace: tr(I_orth) = <P_r, P_s>.
+        size: sqrt(k_r k_s) of the numerical ranks: the trace of equal matrices, r at full rank.
+        variance: Variance of the trace when one polar factor is Haar-random: k_r k_s / (in out),
+            r/R at full rank.
+        nf: ||I_orth - I||_F / r; NaN where a matrix is rank-deficient.
+        shape: (in, out).
+        leading: `along_leading` of the two.
+        outlier: `outlier` of the reference.
     """
 
     trace: float
@@ -123,7 +123,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(p: np.ndarray, q: np.ndarray, ranks: tuple[int, int]) -> Agreement:
-    """Compare two polar factors [I, O].
+    """Agreement of two polar factors [I, O].
 
     ||I_orth - I||_F^2 = ||P_q^T P_p||_F^2 - 2 tr + r for tall, P_p P_q^T for wide matrices.
     """
@@ -145,9 +145,9 @@ def along_leading(q: np.ndarray, u: np.ndarray, v: np.ndarray) -> float:
     vectors.
 
     Args:
-      q: ``U_s V_s^T`` of the suspect's k leading directions, [I, O].
-      u: the reference's leading left singular vectors, [I, k].
-      v: its leading right singular vectors, [O, k].
+        q: ``U_s V_s^T`` of the suspect's k leading directions, [I, O].
+        u: The reference's leading left singular vectors, [I, k].
+        v: Its leading right singular vectors, [O, k].
     """
     return float(np.sum((q.T @ u) * v)) / u.shape[1]
 
@@ -169,9 +169,9 @@ class Pooled(NamedTuple):
     """Many agreements as one.
 
     Attributes:
-      effect: sum of tr over sum of r.
-      z: sum of tr over its standard deviation, or a bound on that (see `pool`).
-      count: how many matrices.
+        effect: Sum of tr over sum of r.
+        z: Sum of tr over its standard deviation, or over a bound on that (`pool`).
+        count: Number of matrices.
     """
 
     effect: float
@@ -185,7 +185,7 @@ class Pooled(NamedTuple):
 
 
 def pool(groups: Iterable[Iterable[Agreement]], *, halves: bool = False) -> Pooled:
-    """Pool matrices; NaN where there is nothing to pool.
+    """Agreements of matrices as one; NaN where there are none.
 
     ``z = sum tr / sqrt(sum r/R)`` for independent ones. Two matrices of which each was aligned by
     means of the other are N(0, 1) one by one but not independent: <A, polar(B)> and <B, polar(A)>
@@ -193,18 +193,19 @@ def pool(groups: Iterable[Iterable[Agreement]], *, halves: bool = False) -> Pool
     whatever the correlation.
 
     Args:
-      groups: independent of one another; inside, each aligned by means of the others.
-      halves: the groups fall into two halves of which each was aligned by means of the other: the
-        variance of the whole is then at most doubled.
+        groups: Agreements, independent between groups; inside, each matrix was aligned by means
+            of the others.
+        halves: The groups fall into two halves of which each was aligned by means of the other:
+            the variance of the whole is then at most doubled.
     """
-    found = [[one for one in group if one.size] for group in groups]
-    every = [one for group in found for one in group]
+    sized = [[a for a in group if a.size] for group in groups]
+    every = [a for group in sized for a in group]
     if not every:
         return Pooled(math.nan, math.nan, 0)
-    trace = sum(one.trace for one in every)
-    variance = sum(sum(math.sqrt(one.variance) for one in group) ** 2 for group in found)
+    trace = sum(a.trace for a in every)
+    variance = sum(sum(math.sqrt(a.variance) for a in group) ** 2 for group in sized)
     return Pooled(
-        trace / sum(one.size for one in every),
+        trace / sum(a.size for a in every),
         trace / math.sqrt(variance * (2 if halves else 1)),
         len(every),
     )

@@ -1,4 +1,4 @@
-"""From the sizes of the effects and the p-values to one of four words."""
+"""The verdict: one of four words, from the sizes of the effects and the p-values."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ASSUMPTION = (
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the words change (docs/fingerprint.md says why here).
+    """Distances and p-value at which the verdict changes (docs/fingerprint.md says why here).
 
     Attributes:
-      derived: largest distance of a related model.
-      unrelated: smallest distance of an unrelated one; between the two it is undecided.
-      p_value: largest p-value of a related model.
+        derived: Largest distance of a related model.
+        unrelated: Smallest distance of an unrelated one; between the two it is undecided.
+        p_value: Largest p-value of a related model.
     """
 
     derived: float = 0.7
@@ -38,36 +38,32 @@ class Thresholds:
     p_value: float = 1e-6
 
 
-def significant(log10_p: float, thresholds: Thresholds) -> bool:
-    """Whether chance is out of the question: p at most the threshold."""
-    return log10_p <= math.log10(thresholds.p_value)
-
-
 def decide(distance: float, log10_p: float, thresholds: Thresholds) -> str:
     """The word for a whole or a part by itself: "related", "undecided" or "unrelated".
 
     Args:
-      distance: 1 - tr(I_orth) / r, pooled: 0 same, about 1 unrelated.
-      log10_p: decimal logarithm of the p-value.
-      thresholds: where the words change.
+        distance: 1 - tr(I_orth) / r, pooled: 0 same, about 1 unrelated.
+        log10_p: Decimal logarithm of the p-value.
+        thresholds: Distances and p-value at which it changes.
     """
     if math.isnan(distance):
         return UNDECIDED
     if distance <= thresholds.derived:
-        return RELATED if significant(log10_p, thresholds) else UNDECIDED
+        return RELATED if log10_p <= math.log10(thresholds.p_value) else UNDECIDED
     return UNRELATED if distance >= thresholds.unrelated else UNDECIDED
 
 
 def overall(whole: str, layers: Sequence[str], ends: Sequence[str]) -> str:
     """The verdict: the word for the whole, "partly related" where not all of it is related.
 
-    That is where a part is related although the whole is not, or a part of a layer is unrelated
-    although the whole is related. Embeddings or a head that were replaced leave a model related.
+    A model is partly related where a part is related although the whole is not, or a part of a
+    layer is unrelated although the whole is related. Embeddings or a head that were replaced leave
+    a model related.
 
     Args:
-      whole: `decide` of all layers pooled.
-      layers: `decide` of each part of a layer.
-      ends: `decide` of embeddings and head.
+        whole: `decide` of all layers pooled.
+        layers: `decide` of each part of a layer.
+        ends: `decide` of embeddings and head.
     """
     if RELATED in layers and UNRELATED in layers:
         return PARTLY

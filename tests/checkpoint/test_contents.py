@@ -15,7 +15,7 @@ from svdjax.checkpoint import open_checkpoint, plan_pair
 from svdjax.checkpoint.contents import check_tokenizer, check_tree
 from svdjax.checkpoint.replace import copy_companions
 from svdjax.errors import InputError
-from svdjax.fingerprint.ends import _vocabulary
+from svdjax.fingerprint.embeddings import _vocabulary
 from svdjax.text.tokenizers import load_tokenizer
 from tests.checkpoint.test_reader import message
 from tests.support import tiny

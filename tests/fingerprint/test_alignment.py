@@ -8,7 +8,7 @@ import pytest
 from svdjax import reference
 from svdjax.fingerprint.canonical import canonical
 from svdjax.fingerprint.matching import rotated
-from svdjax.fingerprint.residual import Grams, from_grams, from_matches
+from svdjax.fingerprint.rotation import Grams, refined_rotation, rotation_from_grams
 from tests.fingerprint.harness import DEFEATED, disguised, random_layer, raw_nf, verdict
 from tools.disguises import DISGUISES
 
@@ -71,8 +71,8 @@ def test_gram_matrices_and_matches_find_a_rotation():
         grams[0].add(layer, number)
         grams[1].add(suspect, number)
     for half in (0, 1):
-        start = from_grams(grams[0].sums[half], grams[1].sums[half])
+        start = rotation_from_grams(grams[0].sums[half], grams[1].sums[half])
         # Exact up to its sign, and to the tolerance at which the ascent stops (1e-3 of the gain).
         assert abs(np.trace(turn @ start)) / 24 > 0.99
         # The neurons then give it to rounding (their table of cosines is float32, the fit is not).
-        np.testing.assert_allclose(from_matches(pairs[half::2], start), turn.T, atol=1e-9)
+        np.testing.assert_allclose(refined_rotation(pairs[half::2], start), turn.T, atol=1e-9)

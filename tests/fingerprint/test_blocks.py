@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdjax.fingerprint.blocks import assign_blocks, spectral_distance
-from svdjax.fingerprint.candidates import halves
+from svdjax.fingerprint.blocks import assign_blocks, halves, spectral_distance
 
 
 def spectra(count: int, seed: int) -> list[dict[str, np.ndarray]]:

@@ -14,7 +14,6 @@ import pytest
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.errors import InputError
-from svdjax.fingerprint import page as drawing
 from svdjax.fingerprint.job import FingerprintJob
 from svdjax.fingerprint.run import run_fingerprint
 from svdjax.model import forward
@@ -160,7 +159,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 
 def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     out = tmp_path / "new folder" / "verdict.of.mine"
-    outcome = run_fingerprint(FingerprintJob(str(BASE), str(INSTRUCT), str(out)), drawing)
+    outcome = run_fingerprint(FingerprintJob(str(BASE), str(INSTRUCT), str(out)), page=True)
     assert {path.name for path in out.parent.iterdir()} == {"verdict.of.mine", "verdict.of.html"}
     stored = json.loads(out.read_text())
     assert stored["format_version"] == 1
@@ -178,7 +177,7 @@ def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     # A finished file is replaced, here by one on several references; what a killed one left goes.
     (out.parent / ".svdjax-x1y2.tmp").write_bytes(b"{")
     job = FingerprintJob(f"{PRIME},{BASE}", str(INSTRUCT), str(out))
-    text = run_fingerprint(job, drawing).text()
+    text = run_fingerprint(job, page=True).text()
     assert text.startswith(f"Of 2 references, on {BASE}:\nrelated: ")
     assert f"Nearest: {BASE}, at 0.02 of" in text
     assert {path.name for path in out.parent.iterdir()} == {"verdict.of.mine", "verdict.of.html"}

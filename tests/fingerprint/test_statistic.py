@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax.fingerprint.aligned import Factored, compare_layers
+from svdjax.fingerprint.align import FactoredLayer, compare_layers
 from svdjax.fingerprint.canonical import canonical
 from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD
-from svdjax.fingerprint.neurons import assign
-from svdjax.fingerprint.residual import nearest_rotation
+from svdjax.fingerprint.matching import assign, nearest_rotation
 from svdjax.fingerprint.statistic import (
+    Polar,
     agreement,
     along_leading,
     log10_p,
@@ -98,13 +98,11 @@ def simulate(trials: int, seed: int = 0) -> np.ndarray:
         sides = []
         for _ in range(2):
             layer = canonical(random_layer(rng))
-            polar, ranks, sigma, directions = {}, {}, {}, {}
+            factors = {}
             for name, w in layer.matrices().items():
-                u, sigma[name], vt = np.linalg.svd(w, full_matrices=False)
-                polar[name], ranks[name] = u @ vt, min(w.shape)
-                directions[name] = u[:, :1], vt[:1].T
-            leading = layer.like({name: u @ v.T for name, (u, v) in directions.items()})
-            sides.append(Factored(layer, layer.like(polar), ranks, sigma, directions, leading))
+                u, sigma, vt = np.linalg.svd(w, full_matrices=False)
+                factors[name] = Polar(u @ vt, sigma, np.int32(min(w.shape)), u[:, :1], vt[:1].T)
+            sides.append(FactoredLayer(layer, factors))
         one, other = rng.standard_normal((2, 60, 24))
         found, _ = compare_layers(sides[0], sides[1], nearest_rotation(other.T @ one))
         rows.append([each.z for each in found.values()] + [pool(_modules(found)).z])

@@ -1,4 +1,4 @@
-"""Embeddings and heads of the two sides: their common tokens, the rotation they give, their test.
+"""Embeddings and heads of two models: common tokens, the rotation they give, their agreement.
 
 Axes: `V` common tokens, `D` model.
 
@@ -12,26 +12,26 @@ import math
 import os
 import pathlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from svdjax.checkpoint import files
 from svdjax.checkpoint.params import check_finite
-from svdjax.fingerprint.residual import nearest_rotation
-from svdjax.fingerprint.sides import Pair, Side
+from svdjax.fingerprint.matching import nearest_rotation
+from svdjax.fingerprint.pair import Model, Pair
 from svdjax.fingerprint.statistic import Agreement
 
 EMBEDDINGS, HEAD = "embeddings", "head"
 _CHUNK = 8192
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Rows of the two embeddings that belong to the same tokens.
 
     Attributes:
-      rows: of the reference and of the suspect, [V] each.
-      by: "token" where the tokenizers' strings were matched, "row" where rows were.
+        rows: Rows of the reference and of the suspect, [V] each.
+        by: "token" where the tokenizers' strings were matched, "row" where rows were.
     """
 
     rows: tuple[np.ndarray, np.ndarray]
@@ -43,10 +43,10 @@ class RowSums:
     """Second moments of matched rows, apart for tokens of even and odd position in the list.
 
     Attributes:
-      reference: ``E_r^T E_r`` of each half, [2, D, D], float64.
-      suspect: ``E_s^T E_s`` of each half, [2, D, D].
-      product: ``E_s^T E_r``, [2, D, D].
-      count: rows of each half.
+        reference: ``E_r^T E_r`` of each half, [2, D, D], float64.
+        suspect: ``E_s^T E_s`` of each half, [2, D, D].
+        product: ``E_s^T E_r``, [2, D, D].
+        count: Rows of each half.
     """
 
     reference: np.ndarray
@@ -56,17 +56,21 @@ class RowSums:
     _roots: dict[int | None, tuple[tuple[np.ndarray, int], ...]] = field(default_factory=dict)
 
     def agreement(self, rotation: np.ndarray | None, half: int | None = None) -> Agreement:
-        """`agreement` of E_r and E_s R [V, D], of all tokens or of one half.
+        """Agreement of E_r and E_s R [V, D], of all tokens or of one half.
 
         With the polar factor ``P = E G^(-1/2)`` on the numerical rank of ``G = E^T E``,
         ``R^T P_s^T P_r = R^T G_s^(-1/2) (E_s^T E_r) G_r^(-1/2)``.
         """
+
+        def chosen(sums: np.ndarray) -> np.ndarray:
+            return sums.sum(axis=0) if half is None else sums[half]
+
         count = sum(self.count) if half is None else self.count[half]
         if half not in self._roots:
-            grams = (self._of(gram, half) for gram in (self.reference, self.suspect))
+            grams = (chosen(self.reference), chosen(self.suspect))
             self._roots[half] = tuple(_inverse_root(gram, count) for gram in grams)
-        (here, rank), (there, other_rank) = self._roots[half]
-        inner = there @ self._of(self.product, half) @ here
+        (root, rank), (other_root, other_rank) = self._roots[half]
+        inner = other_root @ chosen(self.product) @ root
         if rotation is not None:
             inner = rotation.T @ inner
         width, ranks = len(inner), rank * other_rank
@@ -77,9 +81,6 @@ class RowSums:
             float(np.trace(inner)), math.sqrt(ranks), ranks / (count * width), nf, (count, width)
         )
 
-    def _of(self, sums: np.ndarray, half: int | None) -> np.ndarray:
-        return sums.sum(axis=0) if half is None else sums[half]
-
     def normalised(self) -> np.ndarray:
         """The product [2, D, D] with E_r and E_s at Frobenius norm 1."""
         squares = [float(np.trace(gram.sum(axis=0))) for gram in (self.reference, self.suspect)]
@@ -87,15 +88,29 @@ class RowSums:
         return self.product / size if size else self.product
 
 
+def _inverse_root(gram: np.ndarray, count: int) -> tuple[np.ndarray, int]:
+    """``G^(-1/2)`` [D, D] on the numerical rank, and that rank.
+
+    Eigenvalues of a Gram matrix carry errors of eps times the largest: below max(V, D) of those a
+    direction is rounding, in singular values below about 1e-6 of the largest.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    least = max(count, len(gram)) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    live = values > least
+    vectors = vectors[:, live]
+    return (vectors / np.sqrt(values[live])) @ vectors.T, int(live.sum())
+
+
 @dataclass(frozen=True)
-class Ends:
-    """What the embeddings and the heads have in common.
+class EmbeddingSums:
+    """Second moments of embeddings and heads over common tokens.
 
     Attributes:
-      tokens: which rows were compared.
-      sums: by "embeddings" and, unless both sides tie it to the embeddings, "head".
-      product: ``sum E_s^T E_r`` over embedding and head of each half of the tokens, each matrix at
-        Frobenius norm 1, [2, D, D]. A tied head is the embedding times the last norm's scale.
+        tokens: The rows that were compared.
+        sums: `RowSums` of "embeddings" and, unless both models tie it to the embeddings, "head".
+        product: ``sum E_s^T E_r`` over embedding and head of each half of the tokens, each matrix
+            at Frobenius norm 1, [2, D, D]. A tied head is the embedding times the last norm's
+            scale.
     """
 
     tokens: Tokens
@@ -110,7 +125,7 @@ class Ends:
         """Agreement of embeddings and head under a rotation that was not found from them.
 
         Args:
-          rotation: R [D, D]; None is the identity.
+            rotation: R [D, D]; None is the identity.
         """
         return {n: sums.agreement(rotation) for n, sums in self.sums.items() if sum(sums.count)}
 
@@ -127,46 +142,33 @@ class Ends:
         }
 
 
-def _inverse_root(gram: np.ndarray, count: int) -> tuple[np.ndarray, int]:
-    """``G^(-1/2)`` [D, D] on the numerical rank, and that rank.
-
-    Eigenvalues of a Gram matrix carry errors of eps times the largest: below max(V, D) of those a
-    direction is rounding, in singular values below about 1e-6 of the largest.
-    """
-    values, vectors = np.linalg.eigh(gram)
-    least = max(count, len(gram)) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
-    live = values > least
-    vectors = vectors[:, live]
-    return (vectors / np.sqrt(values[live])) @ vectors.T, int(live.sum())
-
-
-def read_ends(pair: Pair) -> Ends:
-    """Match the tokens and add up the rows of both sides.
+def read_embeddings(pair: Pair) -> EmbeddingSums:
+    """Second moments of both models' embeddings and heads, over their common tokens.
 
     Raises:
-      InputError: an embedding, a head or the last norm holds NaN or Inf, or cannot be read.
+        InputError: An embedding, a head or the last norm holds NaN or Inf, or cannot be read.
     """
     tokens = common_tokens(pair)
     width = pair.reference.config.hidden_size
-    sides = [_Rows(side) for side in (pair.reference, pair.suspect)]
-    both_tied = all(side.tied for side in sides)
-    sums_by_end: dict[str, RowSums] = {}
+    models = [_Rows(model) for model in (pair.reference, pair.suspect)]
+    both_tied = all(model.tied for model in models)
+    sums: dict[str, RowSums] = {}
     product = np.zeros((2, width, width))
     for name in (EMBEDDINGS, HEAD):
-        sums = _row_sums(sides, tokens, name, width)
-        product += sums.normalised()
+        rows = _row_sums(models, tokens, name, width)
+        product += rows.normalised()
         if name == EMBEDDINGS or not both_tied:
-            sums_by_end[name] = sums
-    return Ends(tokens, sums_by_end, product)
+            sums[name] = rows
+    return EmbeddingSums(tokens, sums, product)
 
 
-def _row_sums(sides: list[_Rows], tokens: Tokens, name: str, width: int) -> RowSums:
+def _row_sums(models: list[_Rows], tokens: Tokens, name: str, width: int) -> RowSums:
     sums = np.zeros((3, 2, width, width))
     for half in (0, 1):
         numbers = [rows[half::2] for rows in tokens.rows]
         for start in range(0, len(numbers[0]), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            reference, suspect = (side.rows(n[part], name) for side, n in zip(sides, numbers))
+            chunk = slice(start, start + _CHUNK)
+            reference, suspect = (model.rows(n[chunk], name) for model, n in zip(models, numbers))
             sums[0, half] += reference.T @ reference
             sums[1, half] += suspect.T @ suspect
             sums[2, half] += suspect.T @ reference
@@ -175,19 +177,19 @@ def _row_sums(sides: list[_Rows], tokens: Tokens, name: str, width: int) -> RowS
 
 
 class _Rows:
-    """Embedding and head of one side, in storage dtype; rows as float64 when asked for."""
+    """Embedding and head of one model, in storage dtype; rows as float64 when asked for."""
 
-    def __init__(self, side: Side):
+    def __init__(self, model: Model):
         def read(name: str) -> np.ndarray:
-            tensor = side.checkpoint.read(name)
-            check_finite(side.checkpoint, name, tensor)
+            tensor = model.checkpoint.read(name)
+            check_finite(model.checkpoint, name, tensor)
             return tensor
 
         self.embedding = read("model.embed_tokens.weight")
-        self.tied = side.config.tie_word_embeddings
+        self.tied = model.config.tie_word_embeddings
         self.head = self.embedding if self.tied else read("lm_head.weight")
         scale = read("model.norm.weight").astype(np.float64)
-        self.scale = scale + side.config.norm_plus_one
+        self.scale = scale + model.config.norm_plus_one
 
     def rows(self, numbers: np.ndarray, name: str) -> np.ndarray:
         """[V, D] of "embeddings" or "head"; the latter with the last norm's scale folded in."""
@@ -197,9 +199,9 @@ class _Rows:
 
 
 def common_tokens(pair: Pair) -> Tokens:
-    """Match tokens by their strings if both have a tokenizer.json, else by their rows."""
+    """Tokens matched by their strings if both have a tokenizer.json, else by their rows."""
     sizes = pair.reference.config.vocab_size, pair.suspect.config.vocab_size
-    tables = [_vocabulary(side.checkpoint.tokenizer) for side in (pair.reference, pair.suspect)]
+    tables = [_vocabulary(model.checkpoint.tokenizer) for model in (pair.reference, pair.suspect)]
     if all(tables):
         ours, theirs = tables
         both = sorted(

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from svdjax.fingerprint.ends import Ends, RowSums, Tokens
-from svdjax.fingerprint.residual import nearest_rotation
+from svdjax.fingerprint.embeddings import EmbeddingSums, RowSums, Tokens
+from svdjax.fingerprint.matching import nearest_rotation
 
 
 def sums(reference: np.ndarray, suspect: np.ndarray) -> RowSums:
@@ -21,10 +21,10 @@ def sums(reference: np.ndarray, suspect: np.ndarray) -> RowSums:
     )
 
 
-def ends(reference: np.ndarray, suspect: np.ndarray) -> Ends:
+def ends(reference: np.ndarray, suspect: np.ndarray) -> EmbeddingSums:
     both = sums(reference, suspect)
     rows = np.arange(len(reference))
-    return Ends(Tokens((rows, rows), "row"), {"embeddings": both}, both.normalised())
+    return EmbeddingSums(Tokens((rows, rows), "row"), {"embeddings": both}, both.normalised())
 
 
 def polar(w: np.ndarray) -> np.ndarray:

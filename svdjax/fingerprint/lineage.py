@@ -1,4 +1,4 @@
-"""What more than two checkpoints tell: which reference is nearest, and which of three lies between.
+"""Lineage of more than two checkpoints: the nearest reference, and which of three lies between.
 
 ``‖P_a − P_b‖² = 2 r (1 − effect)`` for polar factors P, so the distances of a fingerprint are
 squared Euclidean distances up to a factor. Independent changes are nearly orthogonal, and squared
@@ -26,17 +26,17 @@ _SAME = 1e-8
 
 
 def nearest(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Which of several references is nearest to one suspect, or why that is not decided.
+    """The reference that is nearest to a suspect, or why that is not decided.
 
-    Named where it is related as a whole, at most `NEARER_RATIO` times as far as the next, and
+    It is named where it is related as a whole, at most `NEARER_RATIO` times as far as the next, and
     nearer than the next in `NEARER_PARTS` of the suspect's parts that both were compared in.
 
     Args:
-      results: one comparison for each reference, as the file has it.
+        results: A comparison for each reference, as the file has it.
 
     Returns:
-      "reference" (None where not decided), "why" ("nearer", "none related", "other matrices",
-      "equally near" or "parts disagree"), "next", "ratio" and "nearer_parts".
+        "reference" (None where not decided), "why" ("nearer", "none related", "other matrices",
+        "equally near" or "parts disagree"), "next", "ratio" and "nearer_parts".
     """
     first, second = sorted(results, key=lambda result: result["distance"])[:2]
     ratio = first["distance"] / second["distance"] if second["distance"] > _SAME else 1.0
@@ -75,32 +75,29 @@ def between(
     ancestor_suspect: Mapping[str, Any],
     ancestor_reference: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Which of three related checkpoints lies between the other two.
+    """The one of three related checkpoints that lies between the other two, or None.
 
     The detour over x between y and z, ``t_x = (d(x, y) + d(x, z) − d(y, z)) / 2``, is 0 where x
     lies on the way: an ancestor of one and a descendant of the other, or the origin of both.
     It is named where its detour is at most `BETWEEN_RATIO` times the next.
 
     Args:
-      reference_suspect: the comparison of the two.
-      ancestor_suspect: that of ancestor and suspect.
-      ancestor_reference: that of ancestor and reference.
+        reference_suspect: The comparison of the two, as the file has it.
+        ancestor_suspect: The comparison of ancestor and suspect.
+        ancestor_reference: The comparison of ancestor and reference.
 
     Returns:
-      "between" ("reference", "suspect", "ancestor" or None), "why" ("between", "not all related",
-      "same weights" or "no clear order"), "distances" and "detours".
+        "between" ("reference", "suspect", "ancestor" or None), "why" ("between", "not all related",
+        "same weights" or "no clear order"), "distances" and "detours".
     """
-    rs, as_, ar = (
-        float(result["distance"])
-        for result in (reference_suspect, ancestor_suspect, ancestor_reference)
-    )
+    results = (reference_suspect, ancestor_suspect, ancestor_reference)
+    rs, as_, ar = (float(result["distance"]) for result in results)
     detours = {
         REFERENCE: (rs + ar - as_) / 2,
         SUSPECT: (rs + as_ - ar) / 2,
         ANCESTOR: (as_ + ar - rs) / 2,
     }
     order = sorted(detours, key=lambda name: detours[name])
-    results = (reference_suspect, ancestor_suspect, ancestor_reference)
     if any(result["verdict"] != RELATED for result in results):
         why = "not all related"
     elif min(rs, as_, ar) <= _SAME:

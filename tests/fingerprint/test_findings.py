@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from svdjax.fingerprint import several, training
-from svdjax.fingerprint.job import FingerprintJob
-from svdjax.fingerprint.parts import named
-from svdjax.fingerprint.verdict import Thresholds, decide, overall
-from svdjax.fingerprint.wording import (
+from svdjax.fingerprint import lineage, shared_training
+from svdjax.fingerprint.findings import (
     ancestor_words,
     chance,
+    named,
     nearest_words,
     numbers,
     sentences,
     training_words,
     verdict_words,
 )
+from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.verdict import Thresholds, decide, overall
 
 
 def part(module: str, layer: int | None, verdict: str, reference: int | None = None) -> dict:
@@ -136,17 +136,17 @@ def test_unrelated_explains_a_small_p():
 @pytest.mark.parametrize(
     ("leading", "outliers", "kind"),
     [
-        (training.SHARED_TRAINING, training.TRAINED, "training"),
-        (training.SHARED_TRAINING - 0.01, training.TRAINED, "not decided"),
-        (training.SHARED_START + 0.01, training.TRAINED, "not decided"),
-        (training.SHARED_START, training.TRAINED, "initial weights"),
+        (shared_training.SHARED_TRAINING, shared_training.TRAINED, "training"),
+        (shared_training.SHARED_TRAINING - 0.01, shared_training.TRAINED, "not decided"),
+        (shared_training.SHARED_START + 0.01, shared_training.TRAINED, "not decided"),
+        (shared_training.SHARED_START, shared_training.TRAINED, "initial weights"),
         # Leading directions that training did not make say nothing of it.
-        (1.0, training.TRAINED - 0.01, "not decided"),
-        (0.0, training.TRAINED - 0.01, "not decided"),
+        (1.0, shared_training.TRAINED - 0.01, "not decided"),
+        (0.0, shared_training.TRAINED - 0.01, "not decided"),
     ],
 )
 def test_what_is_shared_is_read_off_the_leading_directions(leading, outliers, kind):
-    assert training.kind(leading, outliers) == kind
+    assert shared_training.kind(leading, outliers) == kind
     shared = {"kind": kind, "leading": leading, "outliers": outliers}
     text = training_words(result("related", shared_training=shared))
     opening = {
@@ -179,7 +179,7 @@ def reference(name: str, distance: float, parts: list[float], **changes: Any) ->
 def test_the_nearest_reference_is_named_where_the_numbers_allow_it(second, why):
     first = reference("a", 0.10, [0.1] * 10)
     other = reference("b", **({"parts": [0.2] * 10} | second))
-    nearest = several.nearest([other, first])
+    nearest = lineage.nearest([other, first])
     assert nearest["why"] == why
     assert nearest["reference"] == ("a" if why == "nearer" else None)
     assert nearest["next"] == "b"
@@ -191,11 +191,11 @@ def test_no_nearest_among_unrelated_or_equal_references():
     far = [
         reference(name, d, [d]) | {"verdict": "unrelated"} for name, d in (("a", 0.95), ("b", 1))
     ]
-    nearest = several.nearest(far)
+    nearest = lineage.nearest(far)
     assert nearest["why"] == "none related"
     assert nearest_words({"nearest": nearest}).endswith("none of them is related as a whole.")
     same = [reference("a", 1e-12, [0.0]), reference("b", 2e-12, [0.0])]
-    assert several.nearest(same)["why"] == "equally near"
+    assert lineage.nearest(same)["why"] == "equally near"
     assert nearest_words(result("related")) == ""
 
 
@@ -214,7 +214,7 @@ def test_no_nearest_among_unrelated_or_equal_references():
 )
 def test_what_lies_between_has_the_smallest_detour(rs, as_, ar, between):
     trio = [result("related", distance=d) for d in (rs, as_, ar)]
-    line = several.between(*trio)
+    line = lineage.between(*trio)
     assert line["between"] == between
     assert line["why"] == ("between" if between else "no clear order")
     text = ancestor_words({"ancestor": line})
@@ -226,10 +226,10 @@ def test_no_order_is_read_off_unrelated_or_equal_checkpoints():
     trio = [result("related", distance=d) for d in (0.3, 0.5, 0.2)]
     for wrong in range(3):
         changed = [r | {"verdict": "undecided"} if n == wrong else r for n, r in enumerate(trio)]
-        line = several.between(*changed)
+        line = lineage.between(*changed)
         assert (line["between"], line["why"]) == (None, "not all related")
     assert "not all related" in ancestor_words({"ancestor": line})
-    line = several.between(trio[0], trio[0], result("related", distance=1e-12))
+    line = lineage.between(trio[0], trio[0], result("related", distance=1e-12))
     assert line["why"] == "same weights"
     assert "same weights" in ancestor_words({"ancestor": line})
     assert ancestor_words(result("related")) == ""

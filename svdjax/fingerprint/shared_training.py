@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.fingerprint.candidates import Candidate
+from svdjax.fingerprint.alignment import Alignment
 from svdjax.fingerprint.parts import Part, related
 
 TRAINING, INITIALISATION, OPEN = "training", "initial weights", "not decided"
@@ -27,24 +27,24 @@ TRAINED = 1.5
 """Least ratio of σ_1 to that of a random matrix at which leading directions are training's."""
 
 
-def shared_training(candidate: Candidate, parts: Sequence[Part]) -> dict[str, Any]:
-    """What the related layers share, from their leading singular directions.
+def shared_training(alignment: Alignment, parts: Sequence[Part]) -> dict[str, Any]:
+    """Whether related layers share training, from their leading singular directions.
 
     Args:
-      candidate: the alignment, measured.
-      parts: its parts, judged.
+        alignment: The alignment, measured.
+        parts: Its parts, judged.
 
     Returns:
-      "kind": "training", "initial weights", "not decided", or None where no layer is related;
-      "leading": agreement of the leading tenth of the singular directions, mean over the matrices
-      (1 the same, 0 unrelated); "outliers": σ_1 of the reference over the largest
-      singular value of a random matrix of its size, mean over the matrices.
+        "kind": "training", "initial weights", "not decided", or None where no layer is related;
+        "leading": agreement of the leading tenth of the singular directions, mean over the
+        matrices (1 the same, 0 unrelated); "outliers": σ_1 of the reference over the largest
+        singular value of a random matrix of its size, mean over the matrices.
     """
     chosen = {(part.module, part.reference, part.suspect) for part in related(parts)}
     along, outliers = [], []
-    for number, (here, there) in enumerate(candidate.blocks):
-        for module, agreements in candidate.modules(number).items():
-            if (module, here, there) in chosen:
+    for block in alignment.blocks:
+        for module, agreements in alignment.modules(block).items():
+            if (module, *block) in chosen:
                 along += [each.leading for each in agreements]
                 outliers += [each.outlier for each in agreements]
     if not along:
@@ -57,8 +57,8 @@ def kind(leading: float, outliers: float) -> str:
     """The word for an agreement along leading directions.
 
     Args:
-      leading: the agreement, 1 the same, 0 unrelated.
-      outliers: σ_1 over the largest singular value of a random matrix.
+        leading: The agreement, 1 the same, 0 unrelated.
+        outliers: σ_1 over the largest singular value of a random matrix.
     """
     if outliers < TRAINED:
         return OPEN
