@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from svdjax.engine.progress import note
-from svdjax.fingerprint.align import FactoredLayer, compare_layers, factor_layers
 from svdjax.fingerprint.blocks import Blocks, assign_blocks, halves, spectral_distance
+from svdjax.fingerprint.factored import FactoredLayer, compare_layers, factor_layers
 from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD
 from svdjax.fingerprint.pair import Pair
 from svdjax.fingerprint.statistic import Agreement, Pooled, pool

@@ -1,1 +1,1 @@
-"""What random signs or directions of the same change would show: stage, verdicts, page."""
+"""Null models: random signs or directions of the same change. Stage, verdicts, page."""

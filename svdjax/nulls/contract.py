@@ -1,4 +1,4 @@
-"""The nulls stage, as a sweep knows it."""
+"""The nulls stage under the sweep's contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class NullsStage(Stage):
-    """What random signs and random directions of the same change would show."""
+    """NF and scaling beside changes with random signs and in random directions."""
 
     name, file = "nulls", "nulls.json"
     place, anchor, title, label = 0, "nulls", "Turned together?", "Null models"

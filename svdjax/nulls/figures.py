@@ -1,4 +1,4 @@
-"""Figures of the null models: measured curves before the band that random signs of the change give.
+"""Figures of the null models: measured curves before the band of random signs of the change.
 
 Axis legend: `L` layers, `R` rank, `D` draws.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Nulls = Mapping[str, "ProjectionNulls"]
 _BAND, _LINE = "#e8b49a", style.POST
+_DASHES = (0, (4, 3))
 
 
 def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
@@ -31,12 +32,15 @@ def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
     for ax, panel in zip(axes, panels, strict=True):
         measured, formula = _rows(panel, nulls, "nf"), _rows(panel, nulls, "nf_all_orders")
         draws = _rows(panel, nulls, "nf_signs")
-        chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0) if draws.size else []
-        mean, std = _moments(draws[chosen]) if len(chosen) else (np.zeros(0), np.zeros(0))
-        if len(chosen):
-            _bars(ax, np.asarray(chosen), mean, std)
+        chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0)
+        mean = np.zeros(0)
+        if draws.size and len(chosen):
+            # Layer by layer: nothing is drawn where nothing was sampled.
+            mean, std = draws[chosen].mean(axis=1), draws[chosen].std(axis=1)
+            ax.bar(chosen, 4 * std, bottom=mean - 2 * std, width=0.96, color=_BAND, alpha=0.6)
+            ax.hlines(mean, chosen - 0.48, chosen + 0.48, color=_LINE, linewidth=1)
         size = 3.2 if len(panel.layers) > 1 else 6
-        ax.plot(formula, color=style.MUTED, linestyle=(0, (4, 3)), marker="_", linewidth=1)
+        ax.plot(formula, color=style.MUTED, linestyle=_DASHES, marker="_", linewidth=1)
         ax.plot(measured, color=style.BASE, marker="o", markersize=size)
         if not np.isfinite(measured).any():
             style.note(ax, "NF is undefined in every layer")
@@ -46,7 +50,7 @@ def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
         style.layer_axis(ax, panel.layers)
         ax.grid(axis="y")
     figure.supylabel("NF", fontsize=8.5)
-    _legend(figure, ("random directions, by formula", (0, (4, 3)), style.MUTED))
+    _legend(figure, "random directions, by formula")
     return figure
 
 
@@ -68,28 +72,18 @@ def svsm(panels: Sequence[Panel], nulls: Nulls) -> Figure:
         elif not len(chosen):
             style.note(ax, "not sampled")
         _zoom(ax, measured, mean, std)
-        ax.axhline(1.0, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        ax.axhline(1.0, color=style.MUTED, linewidth=0.8, linestyle=_DASHES, zorder=0)
         ax.set_title(f"{style.label(panel.name, 24)}, layer {style.label(panel.layers[layer], 8)}")
         ax.set_xlabel("index j")
     figure.supylabel("σ post / σ base", fontsize=8.5)
-    _legend(figure, ("no scaling", (0, (4, 3)), style.MUTED))
+    _legend(figure, "no scaling")
     return figure
 
 
 def _rows(panel: Panel, nulls: Nulls, name: str) -> np.ndarray:
     """An array of the nulls for all layers of a panel."""
-    parts = [np.asarray(getattr(nulls[one.name].arrays, name)) for one in panel.members]
-    return np.concatenate(parts).astype(np.float64)
-
-
-def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return draws.mean(axis=1), draws.std(axis=1)
-
-
-def _bars(ax: Axes, layers: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
-    """The band layer by layer: nothing is drawn where nothing was sampled."""
-    ax.bar(layers, 4 * std, bottom=mean - 2 * std, width=0.96, color=_BAND, alpha=0.6)
-    ax.hlines(mean, layers - 0.48, layers + 0.48, color=_LINE, linewidth=1)
+    arrays = [np.asarray(getattr(nulls[each.name].arrays, name)) for each in panel.members]
+    return np.concatenate(arrays).astype(np.float64)
 
 
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
@@ -109,14 +103,13 @@ def _zoom(ax: Axes, measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> 
     room = 0.06 * (high - low) or 0.05
     ax.set_ylim(low - room, high + room)
     if len(measured) > 1:
-        ax.axvline(top - 0.5, color="#111827", linewidth=0.7, linestyle=(0, (4, 3)))
+        ax.axvline(top - 0.5, color="#111827", linewidth=0.7, linestyle=_DASHES)
 
 
-def _legend(figure: Figure, last: tuple[str, object, str]) -> None:
-    text, dashes, colour = last
+def _legend(figure: Figure, dashed: str) -> None:
     handles = [
         Line2D([], [], color=style.BASE, marker="o", markersize=3.2, label="measured"),
         Patch(facecolor=_BAND, label="random signs of the same change: mean ± 2 std"),
-        Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=text),  # type: ignore[arg-type]
+        Line2D([], [], color=style.MUTED, linestyle=_DASHES, linewidth=1, label=dashed),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -1,9 +1,9 @@
-"""Whether both sides turned together beyond chance, and where the change lies, in sentences."""
+"""Sentences on whether both sides turned together beyond chance, and where the change lies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from svdjax.spectra.tables import over
 
 if TYPE_CHECKING:
     from svdjax.nulls.results import NullResults, ProjectionNulls
-    from svdjax.nulls.verdicts import Against, Judgement
+    from svdjax.nulls.verdicts import Judgement
 
 MOST_LINES = 24
 JUDGED = ("below", "within", "above")
@@ -34,13 +34,13 @@ def null_verdict(results: NullResults) -> str:
     judged = _judged(results)
     if not judged:
         return ""
-    below, above = (_with(results, word) for word in ("below", "above"))
+    below, above = _below_and_above(results)
     scope = "two-sided, level 0.05 for all together"
     if below:
         where = (
             f"below them in {listed(below)} ({len(below)} of {len(judged)} projections; {scope})"
         )
-        less = [1 - one.pooled("nf").ratio for one in judged if one.name in below]
+        less = [1 - each.pooled("nf").ratio for each in judged if each.name in below]
         meaning = (
             "there both sides turned more alike than by chance, so that NF is "
             f"{ends(less, percent)} smaller"
@@ -59,7 +59,7 @@ def null_clause(results: NullResults) -> str:
     judged = _judged(results)
     if not judged:
         return ""
-    below, above = (_with(results, word) for word in ("below", "above"))
+    below, above = _below_and_above(results)
     where = [
         *([f"significantly below it in {listed(below)}"] if below else []),
         *([f"above it in {listed(above)}"] if above else []),
@@ -73,18 +73,18 @@ def null_clause(results: NullResults) -> str:
 
 def null_lead(results: NullResults) -> str:
     """The result in a few sentences: alignment, place of the change, scaling."""
-    verdict = null_verdict(results)
-    if not verdict:
-        return _unjudged(results)
-    return " ".join([verdict, _concentration(_judged(results)), *_scalings(results)])
-
-
-def null_line(results: NullResults) -> str:
-    """What an index says of a pair."""
     judged = _judged(results)
     if not judged:
         return _unjudged(results)
-    below, above = (_with(results, word) for word in ("below", "above"))
+    return " ".join([null_verdict(results), _concentration(judged), *_scalings(results)])
+
+
+def null_line(results: NullResults) -> str:
+    """A pair's line in an index."""
+    judged = _judged(results)
+    if not judged:
+        return _unjudged(results)
+    below, above = _below_and_above(results)
     more = f", in {listed(above)} above" if above else ""
     return (
         f"In {len(below)} of {len(judged)} projections NF lies below what random signs of the same "
@@ -93,30 +93,33 @@ def null_line(results: NullResults) -> str:
     )
 
 
-def _judged(results: NullResults) -> list[ProjectionNulls]:
+def _judged(results: NullResults, measure: str = "nf") -> list[ProjectionNulls]:
     return [
-        one
-        for name, one in results.projections.items()
-        if results.judgements[name]["nf"].verdict in JUDGED
+        nulls
+        for name, nulls in results.projections.items()
+        if results.judgements[name][measure].verdict in JUDGED
     ]
 
 
-def _with(results: NullResults, word: str, what: str = "nf") -> list[str]:
-    return [name for name, judged in results.judgements.items() if judged[what].verdict == word]
+def _below_and_above(results: NullResults, measure: str = "nf") -> tuple[list[str], list[str]]:
+    """Names of the projections that lie below their null, and above it."""
+    verdicts = {name: judged[measure].verdict for name, judged in results.judgements.items()}
+    below, above = ([n for n, v in verdicts.items() if v == word] for word in ("below", "above"))
+    return below, above
 
 
 def _ratios(judged: Sequence[ProjectionNulls], kind: str = "signs") -> str:
-    return ends([one.pooled("nf", kind).ratio for one in judged], percent)
+    return ends([each.pooled("nf", kind).ratio for each in judged], percent)
 
 
 def _concentration(judged: Sequence[ProjectionNulls]) -> str:
-    halves = [over(np.mean, one.arrays.top_half) for one in judged]
+    halves = [over(np.mean, each.arrays.top_half) for each in judged]
     text = (
         f"Of what the same singular values in random directions give it is "
         f"{_ratios(judged, 'spectrum')}: that says where the change lies, not how it turns"
     )
     if np.isfinite(halves).any():
-        uniform = ends([one.uniform_top_half for one in judged], percent)
+        uniform = ends([each.uniform_top_half for each in judged], percent)
         text += (
             f" (between the leading halves of base's singular vectors {ends(halves, percent)} of "
             f"it, squared; {uniform} in random directions)"
@@ -126,45 +129,44 @@ def _concentration(judged: Sequence[ProjectionNulls]) -> str:
 
 def _scalings(results: NullResults) -> list[str]:
     """Whether the mean factors differ from what a change without any scaling makes of them."""
-    judged = [
-        one
-        for name, one in results.projections.items()
-        if results.judgements[name]["scaling"].verdict in JUDGED
-    ]
+    judged = _judged(results, "scaling")
     if not judged:
         return []
-    places = [one.pooled("scaling") for one in judged]
-    measured = ends([place.observed for place in places], lambda x: decimal(x, 3))
-    alone = ends([place.mean for place in places], lambda x: decimal(x, 3))
-    fitted = ends([_fitted(one) for one in judged], lambda x: decimal(x, 3))
-    above, below = (_with(results, word, "scaling") for word in ("above", "below"))
-    found = [
+
+    def three(values: Iterable[float]) -> str:
+        return ends(values, lambda value: decimal(value, 3))
+
+    tests = [each.pooled("scaling") for each in judged]
+    below, above = _below_and_above(results, "scaling")
+    where = [
         *([f"beyond it in {listed(above)}"] if above else []),
         *([f"below it in {listed(below)}"] if below else []),
     ]
-    even = _with(results, "below", "spread")
-    spreads = [one.pooled("spread").ratio for one in judged]
+    even, _ = _below_and_above(results, "spread")
+    spreads = [each.pooled("spread").ratio for each in judged]
     return [
-        f"The mean of σ post / σ base is {measured} ({fitted} by least squares), and {alone} "
-        f"under a change of that size without any scaling: {' and '.join(found) or 'within it'}.",
+        f"The mean of σ post / σ base is {three(test.observed for test in tests)} "
+        f"({three(map(_fitted, judged))} by least squares), and "
+        f"{three(test.mean for test in tests)} under a change of that size without any scaling: "
+        f"{' and '.join(where) or 'within it'}.",
         f"Singular values were scaled more evenly than by such changes in {len(even)} of "
         f"{len(judged)}: the spread of the factors is {ends(spreads, percent)} of theirs.",
     ]
 
 
-def _fitted(one: ProjectionNulls) -> float:
-    return over(np.mean, one.arrays.alpha_ls[one.arrays.sampled])
+def _fitted(nulls: ProjectionNulls) -> float:
+    return over(np.mean, nulls.arrays.alpha_ls[nulls.arrays.sampled])
 
 
 def _unjudged(results: NullResults) -> str:
     every = results.projections.values()
-    signs = [over(np.mean, one.nf_over_signs) for one in every]
+    signs = [over(np.mean, each.nf_over_signs) for each in every]
     if np.isfinite(signs).any():
         return (
             f"NF is {ends(signs, percent)} (mean of a projection) of what random signs of the same "
             "change give; with fewer than 19 draws it is not judged whether that is chance."
         )
-    ratios = [over(np.mean, one.nf_over_null) for one in every]
+    ratios = [over(np.mean, each.nf_over_null) for each in every]
     if not np.isfinite(ratios).any():
         return "No matrix has both an NF and a null to hold it against."
     return (
@@ -177,51 +179,52 @@ def _unjudged(results: NullResults) -> str:
 def null_findings(results: NullResults) -> list[tuple[str, str]]:
     """A sentence per projection: (name, sentence); of more than `MOST_LINES` how many are left."""
     lines = [
-        (name, _line(one, results.judgements[name])) for name, one in results.projections.items()
+        (name, _line(nulls, results.judgements[name]))
+        for name, nulls in results.projections.items()
     ]
     more = len(lines) - MOST_LINES
     return lines[:MOST_LINES] + ([("", f"{more} more are in the tables.")] if more > 0 else [])
 
 
-def _line(one: ProjectionNulls, judgements: Mapping[str, Judgement]) -> str:
-    if one.unchanged.all():
+def _line(nulls: ProjectionNulls, judgements: Mapping[str, Judgement]) -> str:
+    if nulls.unchanged.all():
         return "the matrices equal those of the base up to a factor; there is no change to judge."
-    judgement = judgements["nf"]
-    if judgement.verdict == "undefined":
-        return _by_formula(one)
-    found = judgement.against
-    layers = np.flatnonzero(one.arrays.sampled)
+    verdict, p, test = judgements["nf"]
+    if verdict == "undefined":
+        return _by_formula(nulls)
+    layers = np.flatnonzero(nulls.arrays.sampled)
     which = (
         f"layers {listed([str(i) for i in layers])}" if len(layers) > 1 else f"layer {layers[0]}"
     )
-    elsewhere = percent(one.pooled("nf", "spectrum").ratio)
+    elsewhere = percent(nulls.pooled("nf", "spectrum").ratio)
     return (
-        f"NF {significant(found.observed)} ({which}) is {percent(found.ratio)} of the "
-        f"{_spread(found)} of {one.draws} draws of random signs ({_chances(judgement)}): "
-        f"{_VERDICTS[judgement.verdict]}; {elsewhere} of what the same singular values in random "
-        f"directions give.{_scaling(one)}"
+        f"NF {significant(test.observed)} ({which}) is {percent(test.ratio)} of the "
+        f"{significant(test.mean)} ± {significant(test.std, 2)} of {nulls.draws} draws of random "
+        f"signs (z = {one_decimal(test.z)}, corrected p = {significant(p, 2)}): "
+        f"{_VERDICTS[verdict]}; {elsewhere} of what the same singular values in random directions "
+        f"give.{_scaling(nulls)}"
     )
 
 
-def _by_formula(one: ProjectionNulls) -> str:
-    known = np.isfinite(one.nf_null)
-    if not known.any():
+def _by_formula(nulls: ProjectionNulls) -> str:
+    defined = np.isfinite(nulls.nf_null)
+    if not defined.any():
         return "no null to hold it against: NF is not defined, or no formula holds and none drawn."
     kinds = {"first_order": "to first order", "all_orders": "over all orders, of a Gaussian change"}
-    used = [text for name, text in kinds.items() if (one.source == name).any()]
+    used = [text for name, text in kinds.items() if (nulls.source == name).any()]
     return (
-        f"NF is {percent(over(np.mean, one.nf_over_null))} (mean of {int(known.sum())} of "
-        f"{one.layers} layers) of what an equally large change in random directions would give "
+        f"NF is {percent(over(np.mean, nulls.nf_over_null))} (mean of {int(defined.sum())} of "
+        f"{nulls.layers} layers) of what an equally large change in random directions would give "
         f"({' or '.join(used)}, by formula); without draws it is not judged whether both sides "
         "turned together."
     )
 
 
-def _scaling(one: ProjectionNulls) -> str:
-    factor, spread = one.pooled("scaling"), one.pooled("spread")
+def _scaling(nulls: ProjectionNulls) -> str:
+    factor, spread = nulls.pooled("scaling"), nulls.pooled("spread")
     text = (
         f" The factors σ post / σ base have mean {decimal(factor.observed)}, by least squares "
-        f"{decimal(_fitted(one))}"
+        f"{decimal(_fitted(nulls))}"
     )
     if math.isfinite(factor.mean):
         text += (
@@ -234,27 +237,19 @@ def _scaling(one: ProjectionNulls) -> str:
     )
 
 
-def _spread(found: Against) -> str:
-    return f"{significant(found.mean)} ± {significant(found.std, 2)}"
-
-
-def _chances(judgement: Judgement) -> str:
-    return f"z = {one_decimal(judgement.against.z)}, corrected p = {significant(judgement.p, 2)}"
-
-
 def null_notes(results: NullResults) -> list[str]:
-    """What else is to be known of the matrices."""
+    """Remarks on matrices that changed by rounding alone, and on those without a null."""
     every = list(results.projections.values())
     notes = []
-    rounded = sum(int(one.rounded.sum()) for one in every)
-    total = sum(one.layers for one in every)
+    rounded = sum(int(each.rounded.sum()) for each in every)
+    total = sum(each.layers for each in every)
     if rounded:
-        names = [one.name for one in every if one.rounded.any()]
+        names = [each.name for each in every if each.rounded.any()]
         notes.append(
             f"In {rounded} of {total} matrices ({listed(names)}) the change is no larger than what "
             "rounding to the storage dtype alone makes: what is judged there may be rounding."
         )
-    bare = sum(int(np.sum((one.source == "none") & ~one.unchanged)) for one in every)
+    bare = sum(int(np.sum((each.source == "none") & ~each.unchanged)) for each in every)
     if bare:
         notes.append(
             f"{bare} of {total} matrices have nothing to hold NF against: it is not defined, or no "
@@ -264,20 +259,21 @@ def null_notes(results: NullResults) -> list[str]:
 
 
 def null_facts(results: NullResults) -> list[tuple[str, str]]:
-    """What was drawn, and how large the changes are: (name, value)."""
+    """Draws, level of the verdicts and sizes of the changes: (name, value)."""
     every = list(results.projections.values())
-    how, cost = results.settings, results.cost
-    total = sum(one.layers for one in every)
-    bound = f"at most {how['layers']} a projection" if how["layers"] else "without a bound"
+    settings, cost = results.settings, results.cost
+    total = sum(each.layers for each in every)
+    most = settings["layers"]
+    bound = f"at most {most} a projection" if most else "without a bound"
     drawn = (
-        f"{cost['draws']} draws, {how['draws']} of each kind for {cost['matrices']} of {total} "
-        f"matrices ({bound}), seed {how['seed']}"
+        f"{cost['draws']} draws, {settings['draws']} of each kind for {cost['matrices']} of "
+        f"{total} matrices ({bound}), seed {settings['seed']}"
         if cost["draws"]
         else "none; formulas only"
     )
-    sizes = [size for one in every for size in one.arrays.delta]
+    sizes = [size for each in every for size in each.arrays.delta]
     text = f"{ends(sizes, percent)} of ‖W post‖"
-    floor = max((float(np.max(one.arrays.rounding, initial=0)) for one in every), default=0.0)
+    floor = max((float(np.max(each.arrays.rounding, initial=0)) for each in every), default=0.0)
     if floor:
         text += f"; rounding to the storage dtype alone makes {percent(floor)}"
     tests = "two-sided, at level 0.05 for all projections together (Holm)"

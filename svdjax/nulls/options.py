@@ -1,4 +1,4 @@
-"""How the null models are drawn: the leaves ``config.nulls``, checked without jax."""
+"""Settings of the null models: the leaves ``config.nulls``, checked without jax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from svdjax.fields import setting
 
 @dataclass(frozen=True, kw_only=True)
 class NullOptions:
-    """How much is drawn."""
+    """Number of draws and of sampled layers, and the seed."""
 
     draws: int = setting(
         19,

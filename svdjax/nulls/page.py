@@ -1,10 +1,11 @@
-"""The part of a pair's report on null models: did both sides turn together, or just change?"""
+"""Null models in a pair's report and in the index."""
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,32 +31,32 @@ from svdjax.spectra.views import fits_matrix, pairs_matrix
 
 if TYPE_CHECKING:
     from svdjax.nulls.results import NullResults, ProjectionNulls
-    from svdjax.nulls.verdicts import Judgement
+    from svdjax.nulls.verdicts import NullTest
 
 KINDS, MEASURES = ("spectrum", "gaussian", "signs"), ("nf", "alpha", "spread")
-_PLACED = ("mean", "std", "z", "p_low", "p_high", "p")
-_PAIRS = (*((what, kind) for what in MEASURES for kind in KINDS), ("scaling", "signs"))
-_PLACES = tuple(f"{what}_{kind}_{key}" for what, kind in _PAIRS for key in _PLACED)
+_TEST = ("mean", "std", "z", "p_low", "p_high", "p")
+_TESTED = (*((measure, kind) for measure in MEASURES for kind in KINDS), ("scaling", "signs"))
+_TESTS = tuple(f"{measure}_{kind}_{key}" for measure, kind in _TESTED for key in _TEST)
 _PROJECTION = (
     *("projection", "in", "out", "layers", "layers_sampled", "draws", "delta_mean", "verdict"),
-    *("nf_over_null", "nf_ratio", "nf_ratio_gaussian", *MEASURES, *_PLACES),
+    *("nf_over_null", "nf_ratio", "nf_ratio_gaussian", *MEASURES, *_TESTS),
     *("nf_over_signs", "nf_ratio_signs", "p_corrected", "verdict_scaling", "p_corrected_scaling"),
     *("verdict_spread", "p_corrected_spread", "alpha_ls", "top_half", "top_half_uniform"),
 )
 _LAYER = (
     *("projection", "layer", "delta", "rounding", "source", "nf_null", "nf_over_null"),
     *("nf_first_order", "first_order_holds", "nf_all_orders", "all_orders_hold"),
-    *(*MEASURES, *_PLACES, "nf_over_signs", "alpha_ls", "top_half"),
+    *(*MEASURES, *_TESTS, "nf_over_signs", "alpha_ls", "top_half"),
 )
 
 
 def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib.Path) -> Section:
-    """Writes tables and figures of a pair's nulls; returns what its page shows.
+    """Writes tables and figures of a pair's nulls; returns the section of its page.
 
     Args:
-      results: of the nulls stage.
-      panels: what is drawn of the pair.
-      folder: the pair's.
+        results: Results of the nulls stage.
+        panels: Projections to draw.
+        folder: The pair's.
     """
     tables = null_tables(results)
     for table in tables:
@@ -69,12 +70,7 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
         facts=null_facts(results),
         notes=null_notes(results),
         tables=[
-            view(
-                projections,
-                "NF and scaling against random signs",
-                _CAPTION,
-                _COLUMNS,
-            ),
+            view(projections, "NF and scaling against random signs", _CAPTION, _COLUMNS),
             view(layers, "Nulls of every layer", _LAYERS, _LAYER_COLUMNS, folded=True),
         ],
         figures=figures,
@@ -83,117 +79,101 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
 
 
 def index_nulls(nulls: Mapping[str, NullResults], folder: pathlib.Path) -> Section | None:
-    """The same for the index, a line for every pair; None where no pair has nulls.
+    """Writes the table of all pairs; returns the index's section, None where no pair has nulls.
 
     Args:
-      nulls: results of the nulls stage, by pair.
-      folder: the sweep's.
+        nulls: Results of the nulls stage, by pair.
+        folder: The sweep's.
     """
     if not nulls:
         return None
     rows = tuple(
-        {"pair": pair, **_row(one, results.judgements[name])}
+        {"pair": pair, **row}
         for pair, results in nulls.items()
-        for name, one in results.projections.items()
+        for row in _projection_rows(results)
     )
     table = Table("nulls", ("pair", *_PROJECTION), rows)
     table.write(folder / "tables")
     if fits_matrix(table):
         views = [pairs_matrix(table, "NF / random signs", _MATRIX, _judged)]
     else:
-        views = [
-            view(
-                table,
-                "NF against random signs",
-                _CAPTION,
-                _INDEX_COLUMNS,
-                folded=True,
-            )
-        ]
+        columns = [("pair", plain("pair")), *_COLUMNS]
+        views = [view(table, "NF against random signs", _CAPTION, columns, folded=True)]
     lines = [(pair, null_line(results)) for pair, results in nulls.items()]
     return Section(_LEAD, lines, [], [], views if rows else [], [], [table.name])
 
 
 def null_tables(results: NullResults) -> tuple[Table, Table]:
     """``nulls``, a row per projection, and ``nulls_layers``, a row per matrix."""
-    every = results.projections.values()
-    rows = tuple(_row(one, results.judgements[one.name]) for one in every)
+    layers = (row for nulls in results.projections.values() for row in _layer_rows(nulls))
     return (
-        Table("nulls", _PROJECTION, rows),
-        Table("nulls_layers", _LAYER, tuple(row for one in every for row in _layer_rows(one))),
+        Table("nulls", _PROJECTION, tuple(_projection_rows(results))),
+        Table("nulls_layers", _LAYER, tuple(layers)),
     )
 
 
-def _row(one: ProjectionNulls, judgements: Mapping[str, Judgement]) -> Mapping[str, Any]:
-    return {
-        "projection": one.name,
-        "in": one.shape[0],
-        "out": one.shape[1],
-        "layers": one.layers,
-        "layers_sampled": int(one.arrays.sampled.sum()),
-        "draws": one.draws,
-        "delta_mean": over(np.mean, one.arrays.delta),
-        "verdict": judgements["nf"].verdict,
-        "p_corrected": judgements["nf"].p,
-        "nf_over_null": over(np.mean, one.nf_over_null),
-        "nf_over_signs": over(np.mean, one.nf_over_signs),
-        "nf_ratio": one.pooled("nf", "spectrum").ratio,
-        "nf_ratio_gaussian": one.pooled("nf", "gaussian").ratio,
-        "nf_ratio_signs": one.pooled("nf").ratio,
-        **{
-            f"{key}_{what}": getattr(judgements[what], name)
-            for what in ("scaling", "spread")
-            for key, name in (("verdict", "verdict"), ("p_corrected", "p"))
-        },
-        "alpha_ls": over(np.mean, one.arrays.alpha_ls[one.arrays.sampled]),
-        "top_half": over(np.mean, one.arrays.top_half),
-        "top_half_uniform": one.uniform_top_half,
-        **{what: one.pooled(what).observed for what in MEASURES},
-        **{
-            f"{what}_{kind}_{key}": getattr(place, key)
-            for what, kind in _PAIRS
-            for place in [one.pooled(what, kind)]
-            for key in _PLACED
-        },
-    }
-
-
-def _layer_rows(one: ProjectionNulls) -> Iterable[Mapping[str, Any]]:
-    a = one.arrays
-    columns = ("delta", "rounding", "nf_first_order", "first_order_holds", "nf_all_orders")
-    for layer in range(one.layers):
+def _projection_rows(results: NullResults) -> Iterator[Mapping[str, Any]]:
+    for name, nulls in results.projections.items():
+        judgements = results.judgements[name]
         yield {
-            "projection": one.name,
-            "layer": layer,
-            "source": str(one.source[layer]),
-            "nf_null": float(one.nf_null[layer]),
-            "nf_over_null": float(one.nf_over_null[layer]),
-            "nf_over_signs": float(one.nf_over_signs[layer]),
-            **{
-                key: getattr(a, key)[layer].item()
-                for key in (*columns, "all_orders_hold", *MEASURES, "alpha_ls", "top_half")
-            },
-            **{
-                f"{what}_{kind}_{key}": getattr(place, key)
-                for what, kind in _PAIRS
-                for place in [one.placed(layer, what, kind)]
-                for key in _PLACED
-            },
+            "projection": nulls.name,
+            "in": nulls.shape[0],
+            "out": nulls.shape[1],
+            "layers": nulls.layers,
+            "layers_sampled": int(nulls.arrays.sampled.sum()),
+            "draws": nulls.draws,
+            "delta_mean": over(np.mean, nulls.arrays.delta),
+            "verdict": judgements["nf"].verdict,
+            "p_corrected": judgements["nf"].p,
+            "nf_over_null": over(np.mean, nulls.nf_over_null),
+            "nf_over_signs": over(np.mean, nulls.nf_over_signs),
+            "nf_ratio": nulls.pooled("nf", "spectrum").ratio,
+            "nf_ratio_gaussian": nulls.pooled("nf", "gaussian").ratio,
+            "nf_ratio_signs": nulls.pooled("nf").ratio,
+            "verdict_scaling": judgements["scaling"].verdict,
+            "p_corrected_scaling": judgements["scaling"].p,
+            "verdict_spread": judgements["spread"].verdict,
+            "p_corrected_spread": judgements["spread"].p,
+            "alpha_ls": over(np.mean, nulls.arrays.alpha_ls[nulls.arrays.sampled]),
+            "top_half": over(np.mean, nulls.arrays.top_half),
+            "top_half_uniform": nulls.uniform_top_half,
+            **{measure: nulls.pooled(measure).observed for measure in MEASURES},
+            **_tests(nulls.pooled),
         }
+
+
+def _layer_rows(nulls: ProjectionNulls) -> Iterator[Mapping[str, Any]]:
+    stored = ("delta", "rounding", "nf_first_order", "first_order_holds", "nf_all_orders")
+    stored = (*stored, "all_orders_hold", *MEASURES, "alpha_ls", "top_half")
+    for layer in range(nulls.layers):
+        yield {
+            "projection": nulls.name,
+            "layer": layer,
+            "source": str(nulls.source[layer]),
+            "nf_null": float(nulls.nf_null[layer]),
+            "nf_over_null": float(nulls.nf_over_null[layer]),
+            "nf_over_signs": float(nulls.nf_over_signs[layer]),
+            **{key: getattr(nulls.arrays, key)[layer].item() for key in stored},
+            **_tests(functools.partial(nulls.placed, layer)),
+        }
+
+
+def _tests(test: Callable[[str, str], NullTest]) -> dict[str, float]:
+    return {
+        f"{measure}_{kind}_{key}": getattr(tested, key)
+        for measure, kind in _TESTED
+        for tested in [test(measure, kind)]
+        for key in _TEST
+    }
 
 
 def _figures(
     results: NullResults, panels: Sequence[Panel], folder: pathlib.Path
-) -> Iterable[Picture]:
+) -> Iterator[Picture]:
     names = ", ".join(panel.name for panel in panels)
     nulls = results.projections
     for figure, name, title, caption in (
-        (
-            figures.nf(panels, nulls),
-            "nulls_nf",
-            "NF before random signs",
-            _NF,
-        ),
+        (figures.nf(panels, nulls), "nulls_nf", "NF before random signs", _NF),
         (figures.svsm(panels, nulls), "nulls_svsm", "Scaling before random signs", _SVSM),
     ):
         yield page.place(figure, folder, name, title, caption, f"{title}, for {names}.")
@@ -201,8 +181,7 @@ def _figures(
 
 def _judged(row: Mapping[str, Any]) -> str:
     """NF over its mean under random signs, with the verdict where there is one."""
-    drawn = math.isfinite(row["nf_ratio_signs"])
-    if not drawn:
+    if not math.isfinite(row["nf_ratio_signs"]):
         return f"({percent(row['nf_over_null'])})" if math.isfinite(row["nf_over_null"]) else "–"
     text = percent(row["nf_ratio_signs"])
     return f"{text} {row['verdict']}" if row["verdict"] in JUDGED else text
@@ -239,7 +218,6 @@ _COLUMNS: list[Spec] = [
     ("spread", dec("spread")),
     ("random signs ", _plus_minus("spread_signs_mean", "spread_signs_std")),
 ]
-_INDEX_COLUMNS: list[Spec] = [("pair", plain("pair")), *_COLUMNS]
 _LEAD = (
     "Held against the change itself with random signs in base's singular frame: its size, its "
     "place and its singular values stay, what the two sides do together does not. Below that, left "

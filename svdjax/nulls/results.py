@@ -18,8 +18,8 @@ import numpy as np
 from svdjax.atomic import read_npz, write_json, write_npz
 from svdjax.engine.store import FORMAT_VERSION
 from svdjax.errors import InputError
-from svdjax.nulls.choosing import UNCHANGED
-from svdjax.nulls.verdicts import Against, Judgement, against, judged, pooled
+from svdjax.nulls.analytic import UNCHANGED
+from svdjax.nulls.verdicts import Judgement, NullTest, judge, null_test, pooled_test
 from svdjax.spectra.results import member
 from svdjax.spectral.null_draws import KINDS
 
@@ -191,13 +191,13 @@ class ProjectionNulls:
         """What was measured of one of `MEASURES`, [L]."""
         return getattr(self.arrays, "alpha" if what == "scaling" else what)
 
-    def placed(self, layer: int, what: str, kind: str = "signs") -> Against:
+    def placed(self, layer: int, what: str, kind: str = "signs") -> NullTest:
         """One layer's measurement among its draws."""
-        return against(float(self.measured(what)[layer]), self.drawn(what, kind)[layer])
+        return null_test(float(self.measured(what)[layer]), self.drawn(what, kind)[layer])
 
-    def pooled(self, what: str, kind: str = "signs") -> Against:
+    def pooled(self, what: str, kind: str = "signs") -> NullTest:
         """Mean of the sampled layers of one of `MEASURES` among its draws."""
-        return pooled(self.measured(what), self.drawn(what, kind), self.arrays.sampled)
+        return pooled_test(self.measured(what), self.drawn(what, kind), self.arrays.sampled)
 
     def summary(self, judgements: Mapping[str, Judgement]) -> dict[str, Any]:
         """The projection's entry in nulls.json.
@@ -264,7 +264,7 @@ class NullResults:
         every: dict[str, dict[str, Judgement]] = {name: {} for name in names}
         for what in ("nf", "spread", "scaling"):
             places = [self.projections[name].pooled(what) for name in names]
-            for name, judgement in zip(names, judged(places, int(self.settings["draws"]))):
+            for name, judgement in zip(names, judge(places, int(self.settings["draws"]))):
                 every[name][what] = judgement
         return every
 

@@ -1,8 +1,7 @@
 """The nulls stage of a sweep: draws for some matrices of each projection, formulas for all.
 
-What is drawn depends on seed, projection, layer and the number of the draw, not on the groups, so
-that a sweep which was killed goes on with the same numbers. Axis legend: `L` layers, `R` rank, `D`
-draws.
+Draws depend on seed, projection, layer and their number, not on the groups, so that a killed sweep
+goes on with the same numbers. Axis legend: `L` layers, `R` rank, `D` draws.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ import jax
 import numpy as np
 
 from svdjax.atomic import read_npz, write_npz
-from svdjax.checkpoint import PairPlan, digest_of
+from svdjax.checkpoint import digest_of
 from svdjax.engine.context import Context
 from svdjax.engine.groups import Group, plan_groups
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.prefetch import prefetch
 from svdjax.engine.progress import note
-from svdjax.nulls.choosing import Analytic, analytic_nulls, chosen_layers
-from svdjax.nulls.options import NullOptions
+from svdjax.nulls.analytic import Analytic, analytic_nulls, chosen_layers
 from svdjax.nulls.results import NullArrays, NullResults, ProjectionNulls
 from svdjax.spectra.compute import ship_group
 from svdjax.spectra.results import Comparison, ProjectionResult
@@ -35,31 +33,34 @@ from svdjax.spectral.null_draws import KINDS, draw_nulls
 from svdjax.spectral.null_signs import FACTORISATION, framed_change
 
 _JOURNAL = ".nulls"
-_DRAWN = ("nf", "alpha", "spread", "svsm_mean", "svsm_std")
-Drawn = Mapping[str, np.ndarray]
+_DRAWN = tuple(
+    f"{key}_{kind}" for kind in KINDS for key in ("nf", "alpha", "spread", "svsm_mean", "svsm_std")
+)
+Draws = Mapping[str, np.ndarray]
+"""Arrays of the sampled layers of a group, with the names of `NullArrays`."""
 
 
 def run_nulls(
-    jobs: Sequence[PairJob], comparisons: Mapping[str, Comparison], stage: Context
+    jobs: Sequence[PairJob], comparisons: Mapping[str, Comparison], context: Context
 ) -> dict[str, NullResults]:
-    """Holds every pair against its null models.
+    """Draws the null models of every pair and judges the pair by them.
 
     Args:
-      jobs: the validated pairs.
-      comparisons: their analyses.
-      stage: see there.
+        jobs: The validated pairs.
+        comparisons: Their analyses.
+        context: The sweep's.
 
     Returns:
-      The results by pair, in the order of `jobs`.
+        The results by pair, in the order of `jobs`.
     """
-    with stage.journal(_JOURNAL) as journal:
+    with context.journal(_JOURNAL) as journal:
 
         def make(job: PairJob) -> NullResults:
-            results = _Pair(job, comparisons[job.spec.name], stage, journal).results()
-            results.save(stage.workdir / job.spec.name)
+            results = _Pair(job, comparisons[job.spec.name], context, journal).results()
+            results.save(context.workdir / job.spec.name)
             return results
 
-        return stage.pair_by_pair(jobs, NullResults.load, make)
+        return context.pair_by_pair(jobs, NullResults.load, make)
 
 
 def null_work(shape: tuple[int, int], draws: int) -> float:
@@ -78,29 +79,34 @@ class _Pair:
 
     job: PairJob
     comparison: Comparison
-    stage: Context
+    context: Context
     journal: pathlib.Path
 
     def results(self) -> NullResults:
-        how, start = self.stage.settings.nulls, time.perf_counter()
-        analytic = {name: analytic_nulls(one) for name, one in self.comparison.projections.items()}
+        options, start = self.context.settings.nulls, time.perf_counter()
+        projections = self.comparison.projections
+        analytic = {name: analytic_nulls(each) for name, each in projections.items()}
         chosen = {
-            name: chosen_layers(one, how.layers) if how.draws else np.zeros(0, int)
-            for name, one in analytic.items()
+            name: chosen_layers(each, options.layers) if options.draws else np.zeros(0, int)
+            for name, each in analytic.items()
         }
-        drawn = self._drawn(chosen)
+        draws = self._all_draws(chosen)
+        rounding = {
+            each.name: np.array([self._rounding(tensor) for tensor in each.tensors])
+            for each in self.job.plan.projections
+        }
+        arrays = {
+            name: _null_arrays(
+                each, analytic[name], rounding[name], chosen[name], draws[name], options.draws
+            )
+            for name, each in projections.items()
+        }
         results = NullResults(
             pair=self.job.spec.name,
-            settings=asdict(how),
+            settings=asdict(options),
             projections={
-                name: ProjectionNulls(
-                    name,
-                    one.shape,
-                    _arrays(
-                        one, analytic[name], self._rounding(name), chosen[name], drawn[name], how
-                    ),
-                )
-                for name, one in self.comparison.projections.items()
+                name: ProjectionNulls(name, each.shape, arrays[name])
+                for name, each in projections.items()
             },
         )
         cost = results.cost
@@ -110,90 +116,83 @@ class _Pair:
         )
         return results
 
-    def _drawn(self, chosen: Mapping[str, np.ndarray]) -> dict[str, list[Drawn]]:
-        """What was drawn for the chosen layers, group by group, of every projection."""
-        plan = self.job.plan
-        some = tuple(
-            dataclasses.replace(one, tensors=tuple(one.tensors[i] for i in chosen[one.name]))
-            for one in plan.projections
-            if len(chosen[one.name])
+    def _all_draws(self, chosen: Mapping[str, np.ndarray]) -> dict[str, list[Draws]]:
+        """Draws of the chosen layers of every projection, group by group."""
+        plan, pair = self.job.plan, self.job.spec.name
+        sampled = tuple(
+            dataclasses.replace(each, tensors=tuple(each.tensors[i] for i in chosen[each.name]))
+            for each in plan.projections
+            if len(chosen[each.name])
         )
         groups = plan_groups(
-            self.job.spec.name,
-            dataclasses.replace(plan, projections=some),
-            group_bytes=self.stage.settings.group_bytes,
-            devices=self.stage.mesh.size,
+            pair,
+            dataclasses.replace(plan, projections=sampled),
+            group_bytes=self.context.settings.group_bytes,
+            devices=self.context.mesh.size,
         )
-        kept: dict[Group, Drawn] = {}
+        draws: dict[Group, Draws] = {}
         for group in groups:
             with contextlib.suppress(OSError, ValueError, KeyError):
-                kept[group] = _whole(read_npz(self._path(group, chosen)))
-        if kept:
-            note(f"nulls of {self.job.spec.name}: reused {len(kept)}/{len(groups)} groups")
-        missing = [group for group in groups if group not in kept]
+                arrays = read_npz(self._path(group, chosen))
+                draws[group] = {key: arrays[key] for key in ("sigma_delta", "top_half", *_DRAWN)}
+        if draws:
+            note(f"nulls of {pair}: reused {len(draws)}/{len(groups)} groups")
         stream = prefetch(
-            missing,
-            lambda group: ship_group(group, plan, FACTORISATION, self.stage.mesh),
-            lambda: self.stage.check(
-                f"nulls of {self.job.spec.name}: {len(kept)} of {len(groups)} groups drawn"
+            [group for group in groups if group not in draws],
+            lambda group: ship_group(group, plan, FACTORISATION, self.context.mesh),
+            lambda: self.context.check(
+                f"nulls of {pair}: {len(draws)} of {len(groups)} groups drawn"
             ),
         )
         for group, (base, post) in stream:
             start = time.perf_counter()
-            kept[group] = self._draw(group, base, post, chosen)
+            draws[group] = self._draw(group, base, post, chosen)
             del base, post
-            write_npz(self._path(group, chosen), kept[group])
+            write_npz(self._path(group, chosen), draws[group])
             layers = ", ".join(map(str, chosen[group.projection.name][group.start : group.stop]))
             note(
-                f"drew {len(kept)}/{len(groups)} {group.pair} {group.projection.name} of layers "
+                f"drew {len(draws)}/{len(groups)} {group.pair} {group.projection.name} of layers "
                 f"{layers} ({time.perf_counter() - start:.2f} s)"
             )
-        found: dict[str, list[Drawn]] = {name: [] for name in chosen}
+        by_projection: dict[str, list[Draws]] = {name: [] for name in chosen}
         for group in groups:
-            found[group.projection.name].append(kept[group])
-        return found
+            by_projection[group.projection.name].append(draws[group])
+        return by_projection
 
     def _draw(
         self, group: Group, base: jax.Array, post: jax.Array, chosen: Mapping[str, np.ndarray]
-    ) -> Drawn:
-        how, name = self.stage.settings.nulls, group.projection.name
+    ) -> Draws:
+        options, name = self.context.settings.nulls, group.projection.name
         layers = chosen[name][group.start : group.stop]
         filled = np.concatenate([layers, np.repeat(layers[-1:], group.length - len(layers))])
         metrics = self.comparison[name].metrics
         alpha = np.asarray(metrics.alpha_ls, np.float64)[filled]
         tag = int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:4], "big")
-        seeds = [(how.seed, tag, layer) for layer in filled]
-        mesh = self.stage.mesh
+        seeds = [(options.seed, tag, layer) for layer in filled]
+        mesh = self.context.mesh
         with working_precision(FACTORISATION):
             change = framed_change(base, post, alpha, mesh=mesh)
-            found = draw_nulls(
+            by_kind = draw_nulls(
                 np.asarray(metrics.sigma_base)[filled],
                 alpha,
                 change,
                 np.array(seeds, np.uint32),
                 shape=group.projection.shape,
-                draws=how.draws,
+                draws=options.draws,
                 mesh=mesh,
             )
-            values, top_half = change.values, change.top_half
-            found, values, top_half = jax.device_get((found, values, top_half))
-        count = len(layers)
-        drawn = {
-            f"{key}_{kind}": np.asarray(getattr(found[kind], key))[:count]
-            for kind in KINDS
-            for key in _DRAWN
-        }
-        return {
-            "sigma_delta": np.asarray(values)[:count],
-            "top_half": np.asarray(top_half)[:count, None],
-            **drawn,
-        }
+            by_kind, values, top_half = jax.device_get((by_kind, change.values, change.top_half))
+        arrays = {"sigma_delta": values, "top_half": np.asarray(top_half)[:, None]}
+        for drawn in _DRAWN:
+            key, _, kind = drawn.rpartition("_")
+            arrays[drawn] = getattr(by_kind[kind], key)
+        return {key: np.asarray(array)[: len(layers)] for key, array in arrays.items()}
 
     def _path(self, group: Group, chosen: Mapping[str, np.ndarray]) -> pathlib.Path:
-        """Where the journal keeps a group; the name is the digest of what determines it."""
-        spec, settings, identity = self.job.spec, self.stage.settings, self.stage.identity
+        """The journal's file of a group; its name is the digest of what determines the draws."""
+        spec, settings, identity = self.job.spec, self.context.settings, self.context.identity
         projection = group.projection
-        about = [
+        key = [
             [identity["inputs"][source] for source in (spec.base, spec.post)],
             identity["versions"],
             settings.factorisation,
@@ -203,50 +202,39 @@ class _Pair:
             chosen[projection.name][group.start : group.stop],
             group.length,
         ]
-        return self.journal / f"{digest_of(about)}.npz"
+        return self.journal / f"{digest_of(key)}.npz"
 
-    def _rounding(self, name: str) -> np.ndarray:
-        """Relative size of the change that storing either side's layers makes, [L]."""
-        (projection,) = (one for one in self.job.plan.projections if one.name == name)
-        return np.array([_rounding(self.job.plan, tensor) for tensor in projection.tensors])
-
-
-def _rounding(plan: PairPlan, tensor: str) -> float:
-    names = (side.spec(tensor).dtype.name for side in (plan.base, plan.post))
-    return max(nulls.ROUNDING.get(name, 0.0) for name in names)
+    def _rounding(self, tensor: str) -> float:
+        """Relative size of the change that storing a tensor makes, in either checkpoint."""
+        plan = self.job.plan
+        names = (side.spec(tensor).dtype.name for side in (plan.base, plan.post))
+        return max(nulls.ROUNDING.get(name, 0.0) for name in names)
 
 
-def _whole(arrays: dict[str, np.ndarray]) -> Drawn:
-    """What a journal's file should hold; raises KeyError where it does not."""
-    names = ["sigma_delta", "top_half", *(f"{key}_{kind}" for kind in KINDS for key in _DRAWN)]
-    return {name: arrays[name] for name in names}
-
-
-def _arrays(
-    one: ProjectionResult,
+def _null_arrays(
+    projection: ProjectionResult,
     analytic: Analytic,
     rounding: np.ndarray,
     chosen: np.ndarray,
-    drawn: Sequence[Drawn],
-    how: NullOptions,
+    groups: Sequence[Draws],
+    draws: int,
 ) -> NullArrays:
     """All arrays of a projection, rows of layers that were not sampled NaN."""
-    layers, rank = one.layers, min(one.shape)
-    widths: dict[str, int] = dict.fromkeys(("nf", "alpha", "spread"), how.draws)
+    layers, rank = projection.layers, min(projection.shape)
 
     def rows(name: str, width: int) -> np.ndarray:
         full = np.full((layers, width), np.nan)
         if len(chosen):
-            full[chosen] = np.concatenate([part[name] for part in drawn])
+            full[chosen] = np.concatenate([group[name] for group in groups])
         return full
 
     sampled = np.zeros(layers, bool)
     sampled[chosen] = True
     return NullArrays(
-        nf=np.asarray(one.nf, np.float64),
-        alpha=one.statistics.layer_mean,
-        spread=one.statistics.layer_std,
-        alpha_ls=np.asarray(one.metrics.alpha_ls, np.float64),
+        nf=np.asarray(projection.nf, np.float64),
+        alpha=projection.statistics.layer_mean,
+        spread=projection.statistics.layer_std,
+        alpha_ls=np.asarray(projection.metrics.alpha_ls, np.float64),
         delta=analytic.delta,
         rounding=rounding,
         nf_first_order=analytic.first_order,
@@ -256,9 +244,5 @@ def _arrays(
         sampled=sampled,
         sigma_delta=rows("sigma_delta", rank),
         top_half=rows("top_half", 1)[:, 0],
-        **{
-            f"{key}_{kind}": rows(f"{key}_{kind}", widths.get(key, rank))
-            for kind in KINDS
-            for key in _DRAWN
-        },
+        **{name: rows(name, rank if name.startswith("svsm") else draws) for name in _DRAWN},
     )

@@ -60,7 +60,7 @@ def exceeds_drift(one: ProjectionResult, judgement: Judgement | None) -> bool:
         fitted = least_squares(one)
         drift = abs(one.alpha_mean - fitted)
         return 2 * drift < abs(one.alpha_mean - 1) and side * (fitted - 1) > one.alpha_std
-    place = judgement.against
+    place = judgement.test
     if judgement.verdict != ("above" if side > 0 else "below"):
         return False
     return side * (place.observed - place.mean) > one.alpha_std
@@ -113,7 +113,7 @@ def scaling_lead(
 def _alone(known: Sequence[ProjectionResult], judgements: Mapping[str, Judgement]) -> str:
     if not known:
         return ""
-    return ends([judgements[one.name].against.mean for one in known], lambda x: decimal(x, 3))
+    return ends([judgements[one.name].test.mean for one in known], lambda x: decimal(x, 3))
 
 
 def scaling_span(known: Sequence[ProjectionResult]) -> str:

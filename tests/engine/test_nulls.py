@@ -12,7 +12,7 @@ import pytest
 from svdjax.atomic import read_npz, write_npz
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError, Interrupted
-from svdjax.nulls.choosing import Analytic, analytic_nulls, chosen_layers
+from svdjax.nulls.analytic import Analytic, analytic_nulls, chosen_layers
 from svdjax.nulls.results import NullResults
 from svdjax.options import default_config
 from svdjax.spectra.results import Comparison
@@ -125,7 +125,7 @@ def test_the_factor_is_held_against_a_change_without_scaling(made):
     one = results.projections["q_proj"]
     layers = np.flatnonzero(one.arrays.sampled)
     alone = one.arrays.alpha_signs[layers] / one.arrays.alpha_ls[layers, None]
-    place = results.judgements["q_proj"]["scaling"].against
+    place = results.judgements["q_proj"]["scaling"].test
     assert place.mean == pytest.approx(alone.mean(), rel=1e-12)
     assert place.observed == pytest.approx(one.arrays.alpha[layers].mean(), rel=1e-12)
     assert 0.9 < place.mean < 1.3

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from svdjax.fingerprint.align import FactoredLayer, compare_layers
 from svdjax.fingerprint.canonical import canonical
+from svdjax.fingerprint.factored import FactoredLayer, compare_layers
 from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD
 from svdjax.fingerprint.matching import assign, nearest_rotation
 from svdjax.fingerprint.statistic import (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from svdjax.nulls import figures
-from svdjax.nulls.choosing import analytic_nulls
+from svdjax.nulls.analytic import analytic_nulls
 from svdjax.nulls.findings import (
     null_clause,
     null_facts,

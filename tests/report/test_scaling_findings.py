@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.nulls.verdicts import Against, Judgement
+from svdjax.nulls.verdicts import Judgement, NullTest
 from svdjax.spectra.scaling_findings import exceeds_drift, scaling_lead
 
 
@@ -18,7 +18,7 @@ def projection(mean: float, std: float, least_squares: float, name: str = "q_pro
 
 
 def judgement(verdict: str, observed: float, alone: float) -> Judgement:
-    return Judgement(verdict, 0.01, Against(observed, alone, 0.001, 9.0, 0.05, 1.0, 0.001))
+    return Judgement(verdict, 0.01, NullTest(observed, alone, 0.001, 9.0, 0.05, 1.0, 0.001))
 
 
 @pytest.mark.parametrize(

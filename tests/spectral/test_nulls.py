@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from svdjax.nulls.verdicts import LEVEL, against, judged, pooled
+from svdjax.nulls.verdicts import LEVEL, judge, null_test, pooled_test
 from svdjax.spectral import nf_unrelated, nulls, working_precision
 from svdjax.spectral.null_draws import draw_nulls
 from svdjax.spectral.null_signs import FramedChange, framed_change
@@ -364,9 +364,10 @@ def assert_rate(hits: int, of: int, level: float, what):
 def test_random_changes_are_significant_as_often_as_the_level_says():
     nf, _, _, draws = population()
     signs = draws["signs"].nf
-    single = [against(one, of) for one, of in zip(nf[: 2 * PAIRS], signs)]
+    single = [null_test(one, of) for one, of in zip(nf[: 2 * PAIRS], signs)]
     both = [
-        pooled(nf[i : i + 2], signs[i : i + 2], np.ones(2, bool)) for i in range(0, 2 * PAIRS, 2)
+        pooled_test(nf[i : i + 2], signs[i : i + 2], np.ones(2, bool))
+        for i in range(0, 2 * PAIRS, 2)
     ]
     for places in (single, both):
         for side in ("p_low", "p_high"):
@@ -381,13 +382,13 @@ def test_random_changes_are_significant_as_often_as_the_level_says():
                 hits = int(np.sum((p <= level) & (sign * z > 0)))
                 assert_rate(hits, len(p), level / 2, sign)
     # Random directions fit those pairs that have them, and not the concentrated ones.
-    haar = [against(one, of) for one, of in zip(nf, draws["spectrum"].nf)]
+    haar = [null_test(one, of) for one, of in zip(nf, draws["spectrum"].nf)]
     fitting, lying = ([haar[i] for i in range(k, 2 * PAIRS, 3)] for k in (0, 2))
     hits = sum(place.p <= LEVEL for place in fitting)
     assert_rate(hits, len(fitting), LEVEL, "spectrum")
     assert np.mean([place.ratio for place in lying]) < 0.7
     assert np.mean([place.p <= LEVEL and place.z < 0 for place in lying]) > 0.8
-    told = [against(one, of) for one, of in zip(nf[2 : 2 * PAIRS : 3], signs[2 : 2 * PAIRS : 3])]
+    told = [null_test(one, of) for one, of in zip(nf[2 : 2 * PAIRS : 3], signs[2 : 2 * PAIRS : 3])]
     # Four standard errors of the mean of 336 ratios, each of which varies by less than a half.
     assert abs(np.mean([place.ratio for place in told]) - 1) < 0.1
 
@@ -397,9 +398,9 @@ def test_the_factor_of_random_changes_is_within_theirs_as_often_as_the_level_say
     unscaled = draws["signs"].alpha / alphas[:, None]
     # Held against changes without any scaling the planted factor of 0.9 is seen,
     small = np.arange(0, 2 * PAIRS, 3)
-    assert np.mean([against(scaled[i], unscaled[i]).p <= LEVEL for i in small]) > 0.9
+    assert np.mean([null_test(scaled[i], unscaled[i]).p <= LEVEL for i in small]) > 0.9
     # and taken out it is not, at a level that is kept.
-    p = np.array([against(scaled[i] / alphas[i], unscaled[i]).p for i in range(2 * PAIRS)])
+    p = np.array([null_test(scaled[i] / alphas[i], unscaled[i]).p for i in range(2 * PAIRS)])
     # The least-squares alpha is of the same dozen of singular values: on so few of them the draws
     # are a twelfth too narrow, and 5 % may be 8.
     assert np.mean(p <= LEVEL) < 0.08
@@ -407,14 +408,14 @@ def test_the_factor_of_random_changes_is_within_theirs_as_often_as_the_level_say
 
 def test_families_of_projections_keep_their_level():
     nf, _, _, draws = population()
-    places = [against(one, of) for one, of in zip(nf, draws["signs"].nf)]
-    families = [judged(places[i : i + 7], 19) for i in range(0, 2 * PAIRS, 7)]
+    places = [null_test(one, of) for one, of in zip(nf, draws["signs"].nf)]
+    families = [judge(places[i : i + 7], 19) for i in range(0, 2 * PAIRS, 7)]
     wrong = sum(any(one.verdict != "within" for one in family) for family in families)
     assert_rate(wrong, len(families), LEVEL, "family")
     # The same of normal measurements, many more of them.
     rng = np.random.default_rng(9)
     normal = rng.standard_normal((2000, 7, 20))
-    families = [judged([against(x[0], x[1:]) for x in family], 19) for family in normal]
+    families = [judge([null_test(x[0], x[1:]) for x in family], 19) for family in normal]
     wrong = sum(any(one.verdict != "within" for one in family) for family in families)
     assert_rate(wrong, len(families), LEVEL, "normal")
 
@@ -422,10 +423,10 @@ def test_families_of_projections_keep_their_level():
 def test_a_common_rotation_is_told_from_chance():
     nf, _, _, draws = population()
     for i in range(2 * PAIRS, 2 * PAIRS + ROTATIONS):
-        place = against(nf[i], draws["signs"].nf[i])
+        place = null_test(nf[i], draws["signs"].nf[i])
         assert place.p_low == 1 / 20
         assert place.z < -4
-        assert judged([place] * 7, 19)[0].verdict == "below"
+        assert judge([place] * 7, 19)[0].verdict == "below"
 
 
 def test_two_sided_p_is_that_of_a_new_draw():
@@ -434,30 +435,30 @@ def test_two_sided_p_is_that_of_a_new_draw():
     for observed in (-3.0, 0.1, 2.5):
         t = (observed - draws.mean()) / (draws.std(ddof=1) * np.sqrt(1 + 1 / 19))
         wanted = 2 * scipy.stats.t.sf(abs(t), 18)
-        assert against(observed, draws).p == pytest.approx(wanted, rel=1e-12)
+        assert null_test(observed, draws).p == pytest.approx(wanted, rel=1e-12)
 
 
 def test_verdicts():
     draws = np.linspace(1, 2, 19)
 
     def verdict(observed, of=draws):
-        return judged([against(observed, of)], len(of))[0].verdict
+        return judge([null_test(observed, of)], len(of))[0].verdict
 
     assert verdict(0.1) == "below"
     assert verdict(2.9) == "above"
     assert verdict(1.51) == "within"
     # Beyond all 19 draws, which is 1 in 20 on one side and 2 in 20 on either: no verdict at 0.05.
-    assert against(0.9, draws).p_low == 1 / 20
+    assert null_test(0.9, draws).p_low == 1 / 20
     assert verdict(0.9) == "within"
     # What is enough for one projection is not for the best of seven.
-    edge = against(0.7, draws)
+    edge = null_test(0.7, draws)
     assert LEVEL / 7 < edge.p < LEVEL
-    assert judged([edge], 19)[0].verdict == "below"
-    among = judged([edge, *[against(1.5, draws)] * 6], 19)[0]
+    assert judge([edge], 19)[0].verdict == "below"
+    among = judge([edge, *[null_test(1.5, draws)] * 6], 19)[0]
     assert (among.verdict, among.p) == ("within", pytest.approx(7 * edge.p))
     # A draw that equals the measurement counts on both sides.
-    assert against(1.0, draws).p_low == 2 / 20
+    assert null_test(1.0, draws).p_low == 2 / 20
     assert verdict(0.1, draws[:9]) == "untold"
     assert verdict(np.nan) == "undefined"
     assert verdict(1.0, draws[:0]) == "undefined"
-    assert against(1.0, np.array([2.0])).ratio == 0.5
+    assert null_test(1.0, np.array([2.0])).ratio == 0.5
