@@ -52,7 +52,7 @@ class Alignment:
     @property
     def name(self) -> str:
         """The alignment in words, one for each that is tried."""
-        in_order = all(here == there for here, there in self.blocks)
+        in_order = all(reference == suspect for reference, suspect in self.blocks)
         return self.residual if in_order else f"{self.residual}, blocks by singular values"
 
     @property
@@ -108,14 +108,13 @@ class BlockComparison:
         parity = dict(zip(alignments[0].blocks, halves(alignments[0].blocks)))
         blocks = [block for block in parity if block not in alignments[0].agreements]
         for number, block in enumerate(blocks, 1):
-            here, there = block
-            self._check(f"at block {here} of the reference")
-            factored = self._factored(here, there)
+            self._check(f"at block {block[0]} of the reference")
+            factored = self._factored(*block)
             for alignment in alignments:
                 rotation = alignment.rotations[parity[block]]
                 agreements, moved = compare_layers(*factored, rotation)
                 alignment.agreements[block], alignment.moved[block] = agreements, moved
-            note(f"compared {number}/{len(blocks)}: block {here} with block {there}")
+            note(f"compared {number}/{len(blocks)}: block {block[0]} with block {block[1]}")
 
     def blocks_by_number(self) -> Blocks | None:
         """Every block with the one of its number; None where depths differ."""
@@ -128,10 +127,10 @@ class BlockComparison:
         Where depths are equal and no block that would move gains much by it, by number.
         """
         for number in range(max(self._depths)):
-            here, there = (min(number, depth - 1) for depth in self._depths)
-            if here not in self._spectra[0] or there not in self._spectra[1]:
+            block = tuple(min(number, depth - 1) for depth in self._depths)
+            if block[0] not in self._spectra[0] or block[1] not in self._spectra[1]:
                 self._check("while blocks were matched")
-                self._factored(here, there)
+                self._factored(*block)
         reference, suspect = (
             [spectra[n] for n in range(depth)]
             for spectra, depth in zip(self._spectra, self._depths)
@@ -141,16 +140,16 @@ class BlockComparison:
         if by_number is None:
             return blocks
         gains = [
-            spectral_distance(reference[there], suspect[there])
-            - spectral_distance(reference[here], suspect[there])
-            for here, there in blocks
-            if here != there
+            spectral_distance(reference[b], suspect[b])
+            - spectral_distance(reference[a], suspect[b])
+            for a, b in blocks
+            if a != b
         ]
         return blocks if max(gains, default=0.0) > _NEARER else by_number
 
-    def _factored(self, here: int, there: int) -> tuple[FactoredLayer, FactoredLayer]:
-        layers = self.pair.reference.layer(here), self.pair.suspect.layer(there)
+    def _factored(self, reference: int, suspect: int) -> tuple[FactoredLayer, FactoredLayer]:
+        layers = self.pair.reference.layer(reference), self.pair.suspect.layer(suspect)
         factored = factor_layers(layers, self._mesh, self.pair.projections)
-        for spectra, number, layer in zip(self._spectra, (here, there), factored):
+        for spectra, number, layer in zip(self._spectra, (reference, suspect), factored):
             spectra[number] = {name: polar.sigma for name, polar in layer.factors.items()}
         return factored

@@ -68,8 +68,8 @@ def spectral_distance(reference: Spectra, suspect: Spectra) -> float:
 
 def halves(blocks: Blocks) -> list[int]:
     """0 or 1 for each pair: blocks of the reference in turns, copies of one in the same half."""
-    place = {here: number for number, here in enumerate(sorted({here for here, _ in blocks}))}
-    return [place[here] % 2 for here, _ in blocks]
+    order = sorted({reference for reference, _ in blocks})
+    return [order.index(reference) % 2 for reference, _ in blocks]
 
 
 def _logs(sigma: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def compare_pair(pair: Pair, thresholds: Thresholds, limit: int, check: Check) -
     all_related = bool(layers) and len(related(layers)) == len(layers)
     if not all_related and blocks.blocks_by_number() is not None:
         order = blocks.blocks_by_spectra()
-        if any(here != there for here, there in order):
+        if any(a != b for a, b in order):
             note("some blocks are not related by number: trying another order of the blocks")
             # Pairs of blocks that are measured already are shared with the first alignments.
             reordered = [dataclasses.replace(each, blocks=order) for each in tried]
@@ -103,7 +103,7 @@ def compare_pair(pair: Pair, thresholds: Thresholds, limit: int, check: Check) -
 def _first_alignments(
     blocks: BlockComparison, embeddings: EmbeddingSums
 ) -> tuple[list[Alignment], list[str]]:
-    """As it is, and by orthogonal Procrustes on common tokens if there are enough of them."""
+    """Alignments as it is, and by orthogonal Procrustes on common tokens if they are enough."""
     order = blocks.blocks_by_number()
     if order is None:
         note("the depths differ: matching blocks by their singular values")

@@ -101,7 +101,7 @@ def compare_layers(
 
 
 def _align_heads(a: Layer, b: Layer) -> tuple[Apply, dict[str, float]]:
-    """What brings heads of `b` to those of `a`, each projection by means of the others alone."""
+    """The map from heads of `b` to those of `a`, found for each projection from others alone."""
     by_values = matching.match_heads(matching.value_output_similarity(a, b))
     by_queries = matching.match_heads(matching.query_key_similarity(a, b))
     # [K, A + rest]: phases of q are found from k, those of k from q.
@@ -132,7 +132,7 @@ def _align_heads(a: Layer, b: Layer) -> tuple[Apply, dict[str, float]]:
 
 
 def _align_neurons(a: Layer, b: Layer) -> tuple[Apply, dict[str, float]]:
-    """What brings neurons of `b` to those of `a`, each projection by means of the others alone."""
+    """The map from neurons of `b` to those of `a`, for each projection from others alone."""
     gate, up, down = matching.match_neurons(a, b)
 
     def apply(w: Layer) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Which neuron and which head of the suspect is which of the reference, found from the weights.
+"""Neurons and heads of the suspect matched to those of the reference, by their weights.
 
 Axes: `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim, `A` rotary
 planes.
@@ -95,12 +95,11 @@ def match_heads(similarity: np.ndarray) -> Heads:
     kv, group = similarity.shape[:2]
     values = np.empty((kv, kv))
     inner = np.empty((kv, kv, group), int)
-    for here in range(kv):
-        for there in range(kv):
-            table = similarity[here, :, there]
-            rows, columns = linear_sum_assignment(table, maximize=True)
-            inner[here, there, rows] = columns
-            values[here, there] = table[rows, columns].sum()
+    for i, j in np.ndindex(kv, kv):
+        table = similarity[i, :, j]
+        rows, columns = linear_sum_assignment(table, maximize=True)
+        inner[i, j, rows] = columns
+        values[i, j] = table[rows, columns].sum()
     _, groups = linear_sum_assignment(values, maximize=True)
     return Heads(groups, inner[np.arange(kv), groups])
 

@@ -20,7 +20,7 @@ from svdjax.fingerprint.statistic import Agreement, log10_p, p_value, pool
 from svdjax.fingerprint.verdict import ASSUMPTION, Thresholds
 
 DIRECTION = "unknown"
-"""Which of two checkpoints came first: the comparison is symmetric and cannot say."""
+"""The order of two checkpoints in time: the comparison is symmetric and cannot say."""
 
 
 def content(

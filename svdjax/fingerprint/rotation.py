@@ -38,10 +38,10 @@ def rotations_from_weights(
         return None
     width = pair.reference.config.hidden_size
     grams = [Grams(width, len(blocks)) for _ in range(2)]
-    for half, (here, there) in zip(parity, blocks):
+    for half, (a, b) in zip(parity, blocks):
         check("while the residual streams were matched")
-        grams[0].add(pair.reference.layer(here), half)
-        grams[1].add(pair.suspect.layer(there), half)
+        grams[0].add(pair.reference.layer(a), half)
+        grams[1].add(pair.suspect.layer(b), half)
     rotations = []
     for half in (1, 0):
         check("while the residual streams were matched")
