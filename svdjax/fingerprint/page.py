@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import pathlib
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +14,6 @@ from svdjax.fingerprint.findings import further_words, verdict_words
 from svdjax.report import page, style
 from svdjax.report.cells import Head, Row, Spec, TableView, dec, plain, sig
 from svdjax.report.numbers import MISSING, decimal, percent
-from svdjax.report.page import Picture
 
 _RESIDUAL = {
     "as it is": "none was needed: the residual streams are laid over each other as they are",
@@ -33,7 +30,15 @@ def write_fingerprint(path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.
         result: The content of the verdict's JSON file; NaN or None where a number is undefined.
     """
     with style.drawing():
-        figure = _picture(result)
+        figure = page.place(
+            _figure(result),
+            None,
+            "distances",
+            "Distance by layer",
+            "Every matrix by itself, aligned. Below the lower line a pooled distance counts as "
+            "related, above the upper one as unrelated.",
+            "Distance of every projection over the layers.",
+        )
     return page.render(
         path,
         "fingerprint.html",
@@ -172,25 +177,8 @@ def _named(entries: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     return [{"name": name, **entry} for name, entry in entries.items()]
 
 
-def _picture(result: Mapping[str, Any]) -> Picture:
-    """Distance of every matrix, projections by layers, with the thresholds on the scale."""
-    figure = _figure(result)
-    data = style.png(figure)
-    width, height = struct.unpack(">II", data[16:24])
-    scale = 96 / style.DPI
-    return Picture(
-        anchor="distances",
-        title="Distance by layer",
-        caption="Every matrix by itself, aligned. Below the lower line a pooled distance counts as "
-        "related, above the upper one as unrelated.",
-        alt="Distance of every projection over the layers.",
-        data=base64.b64encode(data).decode("ascii"),
-        width=round(width * scale),
-        height=round(height * scale),
-    )
-
-
 def _figure(result: Mapping[str, Any]) -> Figure:
+    """Distance of every matrix, projections by layers, with the thresholds on the scale."""
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
     axes = figure.add_subplot()
     highest = 1.0

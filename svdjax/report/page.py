@@ -42,11 +42,12 @@ class Picture:
 
 
 def place(
-    figure: Figure, directory: pathlib.Path, name: str, title: str, caption: str, alt: str
+    figure: Figure, directory: pathlib.Path | None, name: str, title: str, caption: str, alt: str
 ) -> Picture:
-    """Renders a figure to ``directory/<name>.png``; returns it for the page."""
+    """Renders a figure for the page, and to ``directory/<name>.png`` unless that is None."""
     data = style.png(figure)
-    write(directory / f"{name}.png", data)
+    if directory is not None:
+        write(directory / f"{name}.png", data)
     width, height = struct.unpack(">II", data[16:24])
     scale = 96 / style.DPI
     encoded = base64.b64encode(data).decode("ascii")
