@@ -11,7 +11,6 @@ miss.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -30,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from svdjax.errors import InputError, printable
+from svdjax.locks import Lock
 
 FORMAT = 2
 """Entries of another format are not read; it is part of their digest."""
@@ -136,7 +136,7 @@ class ArrayCache:
             ) from error
         if max_bytes:
             # A directory that is busy or cannot be written may still be read.
-            with self._turn, contextlib.suppress(OSError, _BusyError), self._exclusive(patience=0):
+            with self._turn, contextlib.suppress(OSError), self._exclusive(patience=0):
                 self._make_room(0)
 
     @property
@@ -201,7 +201,7 @@ class ArrayCache:
             if self.max_bytes and not self._failed:
                 try:
                     stored = self._write(path, key, arrays)
-                except _BusyError:
+                except BlockingIOError:
                     pass  # another process writes; this entry counts as skipped
                 except Exception as error:
                     # Whatever numpy and the file system have run into.
@@ -254,32 +254,20 @@ class ArrayCache:
 
     @contextlib.contextmanager
     def _exclusive(self, patience: float) -> Iterator[None]:
-        """Holds the directory's flock and removes the leftovers of dead writers.
+        """Holds the directory's lock and removes the leftovers of dead writers.
 
         Raises:
-            _BusyError: Another process has held it for longer than `patience` seconds.
+            BlockingIOError: Another process has held it for longer than `patience` seconds.
             OSError: It cannot be had.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.directory / _LOCK_FILE, flags, 0o666)  # less the umask
-        try:
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        self._patience = 0.0  # Whoever hangs is not waited for again and again.
-                        raise _BusyError from None
-                    time.sleep(0.01)
+        with contextlib.closing(Lock(self.directory / _LOCK_FILE)) as lock:
+            self._patience = 0.0  # Whoever hangs is not waited for again and again.
+            lock.acquire(patience)
             self._patience = _PATIENCE
             for path in self.directory.iterdir():
                 if _LEFTOVER.fullmatch(path.name):
                     _delete(path)
             yield
-        finally:
-            os.close(descriptor)
 
     def _entries(self) -> dict[str, tuple[int, int]]:
         """{name: (time of last use in ns, size on disk in bytes)}."""
@@ -333,10 +321,6 @@ class ArrayCache:
 
     def _temporary_path(self) -> pathlib.Path:
         return self.directory / f".svdjax-cache-{secrets.token_hex(8)}.tmp"
-
-
-class _BusyError(Exception):
-    """Another process is writing."""
 
 
 def _digest(array: np.ndarray) -> str:

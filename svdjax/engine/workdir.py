@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 from svdjax.atomic import plain, remove_leftovers, write_json
 from svdjax.engine.store import FORMAT_VERSION
 from svdjax.errors import InputError
+from svdjax.locks import Lock
 
 _MISSING = "nothing"
 _LOCK = ".lock"
@@ -27,7 +27,7 @@ class Workdir:
         self, path: str | os.PathLike[str], *, flag: str = "--workdir", kind: str = "sweep"
     ):
         """`flag` named the directory; `<kind>.json` in it is the record of the run."""
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self.flag, self.kind = flag, kind
         try:
             self.path = pathlib.Path(path).expanduser()
@@ -54,25 +54,24 @@ class Workdir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = Lock(self.path / _LOCK)
         except OSError as error:
             raise InputError(
                 f"{self.flag}={self.path} cannot be written: {error.strerror}"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.acquire()
         except BlockingIOError as error:
-            self.close()
             raise InputError(
                 f"{self.flag}={self.path} is in use by another {self.kind}: wait for it, or give "
                 "another"
             ) from error
         except OSError as error:
-            self.close()
             raise InputError(
                 f"{self.flag}={self.path} cannot be locked ({error.strerror}): give one on a file "
                 "system that knows flock"
             ) from error
+        self._lock = lock
 
     def check_places(self, pairs: list[str]) -> None:
         """Raises `InputError` if something else lies where results are to be written."""
@@ -88,7 +87,7 @@ class Workdir:
     def close(self) -> None:
         """Gives the lock back."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def state(self) -> dict[str, Any]:
@@ -109,10 +108,10 @@ class Workdir:
             isinstance(state.get(part, {}), dict) for part in parts
         ):
             raise InputError(f"{path} is not the record of a {self.kind}: give another directory")
-        found = state.get("format_version")
-        if found != FORMAT_VERSION:
+        version = state.get("format_version")
+        if version != FORMAT_VERSION:
             raise InputError(
-                f"{path} has format_version {found!r}, this svdjax writes {FORMAT_VERSION}: "
+                f"{path} has format_version {version!r}, this svdjax writes {FORMAT_VERSION}: "
                 "give another directory"
             )
         return state
@@ -123,13 +122,7 @@ class Workdir:
         Raises:
           InputError: it, or one of them, was deleted or replaced meanwhile.
         """
-        same = True
-        if self._lock is not None:
-            try:
-                there = (self.path / _LOCK).stat()
-                same = os.path.samestat(there, os.fstat(self._lock))
-            except FileNotFoundError:
-                same = False
+        same = self._lock is None or self._lock.in_place()
         gone = [path for path in files if not path.is_file()] if same else [self.path]
         if gone:
             raise InputError(
