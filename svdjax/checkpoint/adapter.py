@@ -81,13 +81,10 @@ def save_adapter(
     if set(numbers) != set(range(config.num_layers)):
         about |= {"layers_to_transform": sorted(numbers), "layers_pattern": "layers"}
     target = pathlib.Path(directory).expanduser()
-    try:
-        with staged_directory(target, overwrite, holds=_CONFIG) as scratch:
-            write_shards(scratch, outgoing, sum(tensor.nbytes for tensor in outgoing))
-            (scratch / files.SINGLE).rename(scratch / _WEIGHTS)
-            write_text(scratch / _CONFIG, json.dumps(about, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({files.one_line(error)})") from None
+    with staged_directory(target, overwrite, holds=_CONFIG) as scratch:
+        write_shards(scratch, outgoing, sum(tensor.nbytes for tensor in outgoing))
+        (scratch / files.SINGLE).rename(scratch / _WEIGHTS)
+        write_text(scratch / _CONFIG, json.dumps(about, indent=2) + "\n")
     return target
 
 
@@ -98,7 +95,7 @@ def _outgoing(
     weights = {
         weight.path: weight for weight in FAMILIES[config.family].present(config) if weight.analysed
     }
-    found: list[LazyTensor] = []
+    tensors: list[LazyTensor] = []
     for path, (a, b) in factors.items():
         if path not in weights:
             raise InputError(
@@ -118,8 +115,8 @@ def _outgoing(
             for letter, stack in (("A", a), ("B", b)):
                 shape = (int(stack.shape[2]), int(stack.shape[1]))
                 name = f"{stem}.lora_{letter}.weight"
-                found.append(LazyTensor(name, shape, np.dtype(np.float32), _turned(stack, row)))
-    return found
+                tensors.append(LazyTensor(name, shape, np.dtype(np.float32), _turned(stack, row)))
+    return tensors
 
 
 def _turned(stack: Any, row: int) -> Callable[[], np.ndarray]:

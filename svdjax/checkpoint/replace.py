@@ -29,7 +29,7 @@ _COMPANIONS = (
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write and sync a text file."""
+    """Writes and syncs a text file."""
     with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
@@ -37,8 +37,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy tokenizer, generation config, chat template and licence, where they are."""
-    names = {found.name for pattern in _COMPANIONS for found in source.glob(pattern)}
+    """Copies tokenizer, generation config, chat template and licence, where they are."""
+    names = {path.name for pattern in _COMPANIONS for path in source.glob(pattern)}
     for name in sorted(names):
         if not (source / name).is_file():
             continue
@@ -52,41 +52,56 @@ def copy_companions(source: pathlib.Path, target: pathlib.Path) -> None:
 def staged_directory(
     target: pathlib.Path, overwrite: bool, holds: str = "config.json"
 ) -> Iterator[pathlib.Path]:
-    """A scratch directory that takes `target`'s place when the block ends well, or vanishes."""
-    check_target(target, overwrite, holds)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    """A scratch directory that takes `target`'s place when the block ends well, or vanishes.
+
+    Raises:
+        InputError: `target` may not be replaced, or something cannot be written.
+    """
     try:
-        yield scratch
-        # mkdtemp is private by design; the result has the mode that mkdir would have given.
-        scratch.chmod(0o777 & ~umask())
-        publish(scratch, target, overwrite, holds)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        check_target(target, overwrite, holds)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield scratch
+            # mkdtemp is private by design; the result has the mode that mkdir would have given.
+            scratch.chmod(0o777 & ~umask())
+            publish(scratch, target, overwrite, holds=holds)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({files.one_line(error)})") from None
 
 
 def publish(
-    scratch: pathlib.Path, target: pathlib.Path, overwrite: bool, holds: str = "config.json"
+    scratch: pathlib.Path,
+    target: pathlib.Path,
+    overwrite: bool,
+    aside: pathlib.Path | None = None,
+    holds: str = "config.json",
 ) -> None:
-    """Rename a finished directory to `target`; what `overwrite` allows to replace is removed."""
+    """Renames a finished directory to `target`; what `overwrite` allows to replace is removed.
+
+    Until then it waits in `aside`, by default a temporary directory beside it.
+    """
     sync_directory(scratch)
     check_target(target, overwrite, holds)
     if target.is_dir() and any(target.iterdir()):
-        old = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        target.rename(old)
+        if aside is None:
+            aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        target.rename(aside)
         try:
             scratch.rename(target)
-        except OSError:
-            old.rename(target)
+        except BaseException:
+            aside.rename(target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     else:
         scratch.rename(target)
     sync_directory(target.parent)
 
 
 def check_target(target: pathlib.Path, overwrite: bool, holds: str = "config.json") -> None:
-    """Raise `InputError` if `target` is there and may not be replaced.
+    """Raises `InputError` if `target` is there and may not be replaced.
 
     What may be replaced has the file `holds`, by which it is known for one of ours.
     """

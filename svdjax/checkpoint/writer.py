@@ -30,7 +30,7 @@ def save_checkpoint(
     copy_from: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Write a pytree as a Hugging Face directory that transformers loads.
+    """Writes a pytree as a Hugging Face directory that transformers loads.
 
     Args:
         directory: Where to; must not exist, be empty, or hold a checkpoint that `overwrite`
@@ -80,17 +80,14 @@ def write_checkpoint(
     copy_from: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Write tensors as they are made, one at a time, with config.json; see `save_checkpoint`."""
+    """Writes tensors as they are made, one at a time, with config.json; see `save_checkpoint`."""
     target = pathlib.Path(directory).expanduser()
-    try:
-        with staged_directory(target, overwrite) as scratch:
-            if copy_from is not None:
-                copy_companions(pathlib.Path(copy_from), scratch)
-            text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
-            write_text(scratch / "config.json", text)
-            write_shards(scratch, outgoing, max_shard_bytes)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({files.one_line(error)})") from None
+    with staged_directory(target, overwrite) as scratch:
+        if copy_from is not None:
+            copy_companions(pathlib.Path(copy_from), scratch)
+        text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
+        write_text(scratch / "config.json", text)
+        write_shards(scratch, outgoing, max_shard_bytes)
     return target
 
 
@@ -106,7 +103,7 @@ def _storage_dtype(name: str) -> np.dtype:
 
 
 def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Name the dtype in the key of the form (old or v5) that the config has."""
+    """Names the dtype in the key of the form (old or v5) that the config has."""
     modern = "dtype" in config or "rope_parameters" in config
     named = dict(config) | {"dtype" if modern else "torch_dtype": dtype}
     if modern:

@@ -46,8 +46,7 @@ from __future__ import annotations
 from absl import flags
 
 from svdjax import cli
-from svdjax.construct.initialise_job import INITIALISATIONS, InitialiseJob
-from svdjax.construct.job import ConstructJob
+from svdjax.construct.job import INITIALISATIONS, ConstructJob, InitialiseJob
 from svdjax.construct.recipes import RECIPES
 from svdjax.engine.process import open_jax, prepare_process
 from svdjax.engine.signals import StopRequest
@@ -73,10 +72,7 @@ def main() -> str:
         # jax is loaded from here on, after all that flags alone can be wrong about.
         open_jax()
         from svdjax.construct.checkpoint import run_construct
-        from svdjax.construct.initialise import run_initialise
 
-        if isinstance(job, InitialiseJob):
-            return run_initialise(job, stop=stop)
         return run_construct(job, stop=stop).summary()
 
 

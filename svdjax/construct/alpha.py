@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, did_you_mean
 
 AUTO, AUTO_RAW = "auto", "auto_raw"
 
@@ -18,9 +17,9 @@ class Alpha:
     """Where alpha' comes from.
 
     Attributes:
-      source: ``auto`` (Table 4: the pair's own mean over the top 90 %, rounded to one decimal),
-        ``auto_raw`` (that mean, unrounded), or what was given.
-      values: a number for every projection, or a mapping of projections; None for the first two.
+        source: ``auto`` (Table 4: the pair's own mean over the top 90 %, rounded to one decimal),
+            ``auto_raw`` (that mean, unrounded), or what was given.
+        values: A number for every projection, or a mapping of projections; None for the first two.
     """
 
     source: str
@@ -36,42 +35,33 @@ class Alpha:
         """Reads ``auto``, ``auto_raw``, a number, or the path of a file {"q_proj": 0.9, ...}.
 
         Raises:
-          InputError: it is none of these.
+            InputError: It is none of these.
         """
         if text in (AUTO, AUTO_RAW):
             return cls(text)
-        try:
-            return cls(text, _positive(float(text), f"alpha {text}"))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-        try:
-            path = pathlib.Path(text).expanduser()
-            there = path.is_file()
-        except (OSError, RuntimeError, ValueError):
-            path, there = pathlib.Path(text), False
-        if not there:
-            near = difflib.get_close_matches(text, (AUTO, AUTO_RAW), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+        given = number_or_file(text)
+        if given is None:
             raise InputError(
                 f"alpha {text!r}: expected auto, auto_raw, a number, or a JSON file such as "
-                f'{{"q_proj": 0.9}}; there is no such file{hint}'
+                '{"q_proj": 0.9}; there is no such file' + did_you_mean(text, (AUTO, AUTO_RAW))
             )
+        if not isinstance(given, pathlib.Path):
+            return cls(text, _positive(given, f"alpha {text}"))
         # Not before: numpy comes with it, and is not loaded where memory is too short for it.
         from svdjax.checkpoint.small_json import read_object, shown
 
         values = {}
-        for name, value in read_object(path).items():
+        for name, value in read_object(given).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{path}: alpha of {name} is {shown(value)}, expected a number")
-            values[name] = _positive(float(value), f"{path}: alpha of {name}")
-        return cls(str(path), values)
+                raise InputError(f"{given}: alpha of {name} is {shown(value)}, expected a number")
+            values[name] = _positive(float(value), f"{given}: alpha of {name}")
+        return cls(str(given), values)
 
     def of(self, projections: Sequence[str]) -> dict[str, float]:
         """Given alpha' by projection.
 
         Raises:
-          InputError: the file lacks one of them, or names something else.
+            InputError: The file lacks one of them, or names something else.
         """
         assert self.values is not None
         if not isinstance(self.values, Mapping):
@@ -86,6 +76,19 @@ class Alpha:
                 f"{', '.join(projections[:12])}"
             )
         return {name: self.values[name] for name in projections}
+
+
+def number_or_file(text: str) -> float | pathlib.Path | None:
+    """What a text is: a number, or the path of a file; None where it is neither."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        path = pathlib.Path(text).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _positive(value: float, what: str) -> float:

@@ -17,7 +17,7 @@ from svdjax.checkpoint import Checkpoint, PairPlan
 from svdjax.checkpoint.cache import ArrayCache, content_key
 from svdjax.construct.controls import noise_seeds
 from svdjax.construct.recipes import Recipe
-from svdjax.construct.targets import site
+from svdjax.construct.selection import site
 from svdjax.engine.devices import versions
 from svdjax.engine.groups import Group
 from svdjax.engine.prefetch import prefetch
@@ -40,13 +40,13 @@ class ControlSpec:
     """Which control of a construction is built, see `svdjax.construct.controls`.
 
     Attributes:
-      kind: key of `CONTROLS`.
-      seed: of ``noise``.
-      distances: ||W' - W_post||_F of the construction's matrices by projection, [L] for all layers
-        of the plan, where they are known; else the construction is carried out first.
+        kind: Key of `CONTROLS`; empty for the construction itself.
+        seed: Of ``noise``.
+        distances: ||W' - W_post||_F of the construction's matrices by projection, [L] for all
+            layers of the plan, where they are known; else the construction is carried out first.
     """
 
-    kind: str
+    kind: str = ""
     seed: int = 0
     distances: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -55,103 +55,101 @@ class StackBuilder:
     """Builds constructions out of stacks.
 
     Attributes:
-      factorisation: key of `svdjax.spectral.FACTORISATIONS`.
-      mesh: the devices, axis ``layers``.
-      cache: where factors are looked up and kept; None to keep none. Without one no factors
-        outlive their layer, which takes the least memory.
+        factorisation: Key of `svdjax.spectral.FACTORISATIONS`.
+        mesh: The devices, axis ``layers``.
+        cache: Where factors are looked up and kept; None to keep none. Without one no factors
+            outlive their layer, which takes the least memory.
     """
 
     def __init__(
-        self, factorisation: str, mesh: jax.sharding.Mesh, cache: ArrayCache | None = None
+        self, factorisation: str, mesh: jax.sharding.Mesh | None, cache: ArrayCache | None = None
     ):
         self.factorisation, self.mesh, self.cache = factorisation, mesh, cache
-        self._about = {"factorisation": factorisation, "versions": versions()}
 
     def values(self, stack: np.ndarray) -> np.ndarray:
         """Singular values [L, R] of matrices [L, I, O] as stored."""
         with working_precision(self.factorisation):
-            found = values_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
-            return np.asarray(found)
+            values = values_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
+            return np.asarray(values)
 
     def build(
         self,
         recipe: Recipe,
-        w_post: np.ndarray,
-        w_partner: np.ndarray | None,
-        w_base: np.ndarray | None = None,
+        w_post: Any,
+        w_partner: Any,
+        w_base: Any = None,
         *,
         sigma: np.ndarray | None = None,
         alpha: np.ndarray | None = None,
         signs: str = "raw",
         dtype: np.dtype,
+        control: str = "",
+        distance: Any = None,
+        seeds: Sequence[Sequence[int]] = (),
     ) -> Built:
-        """The new matrices, on the host.
+        """The new matrices: of a construction, or of a control of it.
 
         Args:
-          recipe: the construction.
-          w_post: [L, I, O] as stored.
-          w_partner: those of the partner; None where `sigma` is given.
-          w_base: those of base, where they are not the partner's; for the surviving share.
-          sigma: the partner's singular values [L, R], where they are all that enters and known.
-          alpha: alpha' of each layer, [L]; eq. 9.
-          signs: ``raw`` or ``aligned``.
-          dtype: storage dtype of the result.
+            recipe: The construction.
+            w_post: [L, I, O] as stored.
+            w_partner: Those of the partner; None where `sigma` is given.
+            w_base: Those of base, where they are not the partner's; for the surviving share.
+            sigma: The partner's singular values [L, R], where they are all that enters and known.
+            alpha: alpha' of each layer, [L]; eq. 9.
+            signs: ``raw`` or ``aligned``.
+            dtype: Storage dtype of the result.
+            control: Key of `CONTROLS`; empty for the construction itself.
+            distance: How far the construction moves each matrix, [L], for its control; None to
+                carry it out.
+            seeds: What the noise of each layer is drawn from, see `noise_seeds`.
         """
-        how: Any = {"name": recipe.name, "alpha": alpha, "signs": signs, "dtype": dtype}
-        how["mesh"] = self.mesh
-        with working_precision(self.factorisation):
-            if self.cache is None:
-                built = construct_stack(
-                    w_post, w_partner, w_base, sigma=sigma, factorisation=self.factorisation, **how
-                )
-                return jax.device_get(built)
-            origin = w_partner if w_base is None and recipe.partner == "base" else w_base
-            post = self.factors(w_post)
-            if recipe.values_only:
-                if sigma is None:
-                    assert w_partner is not None
-                    sigma = np.asarray(self.factors(w_partner).s)
-                partner: Any = Factors(None, sigma, None)  # type: ignore[arg-type]
-            else:
-                assert w_partner is not None
-                partner = self.factors(w_partner)
-            return jax.device_get(build_stack(w_post, post, partner, origin, **how))
+        built = None
+        if not control or (control != "reverted" and distance is None):
+            options: Any = {"name": recipe.name, "alpha": alpha, "signs": signs, "dtype": dtype}
+            with working_precision(self.factorisation):
+                built = self._construct(recipe, w_post, w_partner, w_base, sigma, options)
+            distance = built.change
+        if control:
+            if w_base is None:
+                w_base = w_partner
+            options = {"name": control, "dtype": dtype, "mesh": self.mesh}
+            with working_precision("svd_f64"):
+                built = control_stack(w_post, w_base, distance, seeds, **options)
+        assert built is not None
+        return built
 
-    def control(
-        self,
-        kind: str,
-        w_post: np.ndarray,
-        w_base: np.ndarray,
-        distance: np.ndarray | None,
-        *,
-        seeds: Sequence[Sequence[int]],
-        dtype: np.dtype,
+    def _construct(
+        self, recipe: Recipe, w_post: Any, w_partner: Any, w_base: Any, sigma: Any, options: Any
     ) -> Built:
-        """The matrices of a control on the host; the arguments are those of `control_stack`."""
-        with working_precision("svd_f64"):
-            built = control_stack(
-                w_post, w_base, distance, seeds, name=kind, dtype=dtype, mesh=self.mesh
-            )
-            return jax.device_get(built)
-
-    def factors(self, stack: np.ndarray) -> Factors:
-        """Factors of matrices [L, I, O] as stored; to be called within `working_precision`."""
+        options["mesh"] = self.mesh
         if self.cache is None:
-            return factor_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
+            options["factorisation"] = self.factorisation
+            return construct_stack(w_post, w_partner, w_base, sigma=sigma, **options)
+        if w_base is None and recipe.partner == "base":
+            w_base = w_partner
+        post = self._factors(self.cache, w_post)
+        if not recipe.values_only:
+            partner = self._factors(self.cache, w_partner)
+        else:
+            if sigma is None:
+                sigma = np.asarray(self._factors(self.cache, w_partner).s)
+            partner = Factors(None, sigma, None)  # type: ignore[arg-type]
+        return build_stack(w_post, post, partner, w_base, **options)
+
+    def _factors(self, cache: ArrayCache, stack: np.ndarray) -> Factors:
+        """Factors of matrices [L, I, O] as stored; to be called within `working_precision`."""
         layers, rows, columns = stack.shape
         rank = min(rows, columns)
         shapes = {"u": (layers, rows, rank), "s": (layers, rank), "v": (layers, columns, rank)}
         dtype = np.dtype(get_factorisation(self.factorisation).dtype)
-        key = content_key({"w": stack}, self._about)
-        found = self.cache.read(key, {name: (shape, dtype) for name, shape in shapes.items()})
-        if found is None:
-            factors = jax.device_get(
-                factor_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
-            )
-            found = factors._asdict()
-            self.cache.write(key, found)
-        kept: Any = [found[name] for name in Factors._fields]
-        return Factors(*kept)
+        about = {"factorisation": self.factorisation, "versions": versions()}
+        key = content_key({"w": stack}, about)
+        arrays: Any = cache.read(key, {name: (shape, dtype) for name, shape in shapes.items()})
+        if arrays is None:
+            factors = factor_stack(stack, factorisation=self.factorisation, mesh=self.mesh)
+            arrays = jax.device_get(factors)._asdict()
+            cache.write(key, arrays)
+        return Factors(**arrays)
 
 
 def build_groups(
@@ -172,19 +170,19 @@ def build_groups(
     """Yields the groups in order with their new matrices [L, I, O] and the seconds it took.
 
     Args:
-      groups: of `plan`.
-      plan: the partner as its base, and post.
-      builder: how.
-      recipe: the construction.
-      sigma: the partner's singular values [L, R] by projection, for all layers of the plan, where
-        they are all that enters and known; else without the projection.
-      alphas: alpha' by projection; 1 where there is none.
-      signs: ``raw`` or ``aligned``.
-      dtype: storage dtype of a tensor, by name.
-      check: called between groups; may raise to stop.
-      base: the base model, where the partner is another post model.
-      control: build this control of the construction instead.
-      numbers: of the plan's layers in the model; None where it has them all.
+        groups: Of `plan`.
+        plan: The partner as its base, and post.
+        builder: What builds their stacks.
+        recipe: The construction.
+        sigma: The partner's singular values [L, R] by projection, for all layers of the plan, where
+            they are all that enters and known; else without the projection.
+        alphas: alpha' by projection; 1 where there is none.
+        signs: ``raw`` or ``aligned``.
+        dtype: Storage dtype of a tensor, by name.
+        check: Called between groups; may raise to stop.
+        base: The base model, where the partner is another post model.
+        control: Build this control of the construction instead.
+        numbers: Of the plan's layers in the model; None where it has them all.
     """
 
     def read(group: Group) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
@@ -195,59 +193,39 @@ def build_groups(
             partner, origin = None, partner if origin is None else origin
         return partner, origin, padded_stack(plan.post, group)
 
+    control = control or ControlSpec()
     for group, (partner, origin, post) in prefetch(groups, read, check):
         began = time.perf_counter()
         name = group.projection.name
-        values = None
-        if name in sigma:
-            values = sigma[name][group.start : group.stop]
-            values = np.pad(values, ((0, group.length - len(values)), (0, 0)))
-        dtypes = {dtype(tensor) for tensor in group.projection.tensors[group.start : group.stop]}
-        # Where tensors of one group are stored differently, the writer rounds each.
-        stored = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
-        distance = _distances(control, group)
-        if control is None or (control.kind != "reverted" and distance is None):
-            built = builder.build(
-                recipe,
-                post,
-                partner,
-                origin,
-                sigma=values,
-                alpha=np.full(group.length, alphas.get(name, 1.0)),
-                signs=signs,
-                dtype=stored,
-            )
-            distance = np.asarray(built.change)
-        if control is not None:
-            w_base = partner if origin is None else origin
-            assert w_base is not None
-            layers = range(group.start, group.start + group.length)
-            # Padding has whatever seeds.
-            real = [n if numbers is None else numbers[min(n, len(numbers) - 1)] for n in layers]
-            built = builder.control(
-                control.kind,
-                post,
-                w_base,
-                distance,
-                seeds=noise_seeds(control.seed, site(group.projection), real),
-                dtype=stored,
-            )
-        yield group, built, time.perf_counter() - began
+        dtypes = {dtype(tensor) for tensor in group.tensors}
+        layers = _rows(numbers or range(len(group.projection.tensors)), group)
+        built = builder.build(
+            recipe,
+            post,
+            partner,
+            origin,
+            sigma=_rows(sigma[name], group) if name in sigma else None,
+            alpha=np.full(group.length, alphas.get(name, 1.0)),
+            signs=signs,
+            # Where tensors of one group are stored differently, the writer rounds each.
+            dtype=dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32),
+            control=control.kind,
+            distance=_rows(control.distances[name], group) if name in control.distances else None,
+            seeds=noise_seeds(control.seed, site(group.projection), layers.tolist()),
+        )
+        yield group, jax.device_get(built), time.perf_counter() - began
 
 
-def _distances(control: ControlSpec | None, group: Group) -> np.ndarray | None:
-    """The distances of a group's matrices, filled up to its length; None if they are not known."""
-    if control is None or group.projection.name not in control.distances:
-        return None
-    known = control.distances[group.projection.name][group.start : group.stop]
-    return np.pad(known, (0, group.length - len(known)), mode="edge")
+def _rows(values: Any, group: Group) -> np.ndarray:
+    """What belongs to a group's layers, filled up to its length as its stacks are."""
+    rows = np.asarray(values)[group.start : group.stop]
+    width = ((0, group.length - len(rows)), *[(0, 0)] * (rows.ndim - 1))
+    return np.pad(rows, width, mode="edge")
 
 
-def by_tensor(group: Group, built: Built) -> dict[str, np.ndarray]:
-    """The new matrices of a group by tensor, in the orientation of the checkpoint."""
-    names = group.projection.tensors[group.start : group.stop]
-    turned = group.projection.transposed
+def by_tensor(group: Group, w: Any) -> dict[str, np.ndarray]:
+    """The new matrices [L, I, O] of a group by tensor, in the orientation of the checkpoint."""
     return {
-        name: np.asarray(built.w[layer].T if turned else built.w[layer])
-        for layer, name in enumerate(names)
+        name: np.asarray(w[layer].T if group.projection.transposed else w[layer])
+        for layer, name in enumerate(group.tensors)
     }

@@ -20,22 +20,22 @@ class Change:
     """What a construction did to some matrices of one projection.
 
     Attributes:
-      layers: how many matrices.
-      change: ||new - post||_F / ||post||_F of all of them together, as stored.
-      change_min: the same of the matrix that changed least.
-      change_max: the same of the one that changed most.
-      norm_ratio: ||new||_F / ||post||_F of all of them together.
-      sigma_ratio: mean of sigma_new / sigma_post over the top 90 %.
-      sigma_ratio_min: the smallest of these ratios.
-      sigma_ratio_max: the largest.
-      arbitrary: mean share of pairs whose aligned sign is arbitrary; NaN unless aligned.
-      deficient: how many matrices are numerically rank-deficient, on either side.
-      alpha: alpha' of eq. 9; NaN for the others.
-      surviving: share of the change of post-training that is left,
-        <W' - alpha W_base, Delta> / ||Delta||^2 with Delta = W_post - alpha W_base, mean over the
-        matrices; NaN where base is not known.
-      surviving_predicted: what restorations leave of a small random change, mean over the matrices;
-        NaN for the others.
+        layers: How many matrices.
+        change: ||new - post||_F / ||post||_F of all of them together, as stored.
+        change_min: The same of the matrix that changed least.
+        change_max: The same of the one that changed most.
+        norm_ratio: ||new||_F / ||post||_F of all of them together.
+        sigma_ratio: Mean of sigma_new / sigma_post over the top 90 %.
+        sigma_ratio_min: The smallest of these ratios.
+        sigma_ratio_max: The largest.
+        arbitrary: Mean share of pairs whose aligned sign is arbitrary; NaN unless aligned.
+        deficient: How many matrices are numerically rank-deficient, on either side.
+        alpha: alpha' of eq. 9; NaN for the others.
+        surviving: Share of the change of post-training that is left, <W' - alpha W_base, Delta> /
+            ||Delta||^2 with Delta = W_post - alpha W_base, mean over the matrices; NaN where base
+            is not known.
+        surviving_predicted: What restorations leave of a small random change, mean over the
+            matrices; NaN for the others.
     """
 
     layers: int
@@ -57,7 +57,7 @@ class Change:
         """From what `asdict` and JSON, where NaN is null, made of it.
 
         Raises:
-          KeyError, TypeError: it is something else.
+            KeyError, TypeError: It is something else.
         """
         # Results of earlier versions have no shares.
         added = {"surviving": None, "surviving_predicted": None}
@@ -69,14 +69,25 @@ class Change:
         """The fields as a dict."""
         return asdict(self)
 
+    def line(self) -> str:
+        """What was done in a line for stdout, and what is left of the change of post-training."""
+        text = f"{self.layers} matrices, relative change {self.change:.4g}"
+        if not math.isnan(self.alpha):
+            text += f", alpha' {self.alpha:.6g}"
+        if not math.isnan(self.surviving):
+            text += f", surviving share of Delta {self.surviving:.4g}"
+            if not math.isnan(self.surviving_predicted):
+                text += f" (of a small random one {self.surviving_predicted:.4g})"
+        return text
+
 
 def record(built: Built, layer: int, construction: str = "") -> dict[str, Any]:
     """What is kept of one matrix of a stack, JSON-able.
 
     Args:
-      built: the stack.
-      layer: which of its matrices.
-      construction: which it is; empty for a control.
+        built: The stack.
+        layer: Which of its matrices.
+        construction: Which it is; empty for a control.
     """
     _, rows, columns = built.w.shape
     sigma, post = (np.asarray(s[layer], np.float64) for s in (built.sigma, built.sigma_post))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdjax.construct.controls import ALL_CONTROLS, controls_of
 from svdjax.construct.groups import short, short_name
-from svdjax.construct.recipes import VARIANTS
+from svdjax.construct.recipes import MODULES, VARIANTS
 from svdjax.report.numbers import decimal, ends, listed, percent, significant
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _KL_NOISE = {
     "alike": "costs what any change of its size costs",
     "more": "costs more than its size explains: it takes away what this text needs",
 }
-_KL_BACK = {
+_BACK = {
     "less": "less than the same distance straight back towards base",
     "alike": "as much as the same distance straight back towards base",
     "more": "more than the same distance straight back towards base",
@@ -75,7 +75,7 @@ def control_lines(results: ConstructionResults) -> list[str]:
     )
     parts = [
         *_classes(tested, lambda one: _beside(one, beside, "noise"), _KL_NOISE),
-        *_classes(tested, lambda one: _beside(one, beside, "interpolated"), _KL_BACK, "costs "),
+        *_classes(tested, lambda one: _beside(one, beside, "interpolated"), _BACK, "costs "),
         *_at_base(beside),
     ]
     return [text + " ".join(parts)]
@@ -192,11 +192,6 @@ def _answers(benchmark: str, scores: Mapping[str, Score]) -> str:
         "shows nothing else",
         "more": "leaves more than noise of its size, which its size does not explain",
     }
-    back = {
-        "less": "leaves less than the same distance straight back towards base",
-        "alike": "leaves as much as the same distance straight back towards base",
-        "more": "leaves more than the same distance straight back towards base",
-    }
 
     def level(kind: str) -> Callable[[str], str]:
         words = {-1: "less", 0: "alike", 1: "more"}
@@ -206,7 +201,7 @@ def _answers(benchmark: str, scores: Mapping[str, Score]) -> str:
 
     parts = [
         *_classes(tested, level("noise"), noise),
-        *_classes(tested, level("interpolated"), back),
+        *_classes(tested, level("interpolated"), _BACK, "leaves "),
     ]
     idle = [
         name
@@ -214,15 +209,12 @@ def _answers(benchmark: str, scores: Mapping[str, Score]) -> str:
         if "reverted" in beside[name] and differ(beside[name]["reverted"], post) >= 0
     ]
     if idle:
-        places = dict.fromkeys(_MODULES[VARIANTS[name].modules] for name in idle)
+        places = dict.fromkeys(MODULES[VARIANTS[name].modules] for name in idle)
         parts.append(
             f"With base's own {listed(list(places))} as many are right, so that these questions do "
             "not test what is done there."
         )
     return text + " ".join(parts)
-
-
-_MODULES = {"self_attn": "attention", "mlp": "MLP", "all": "modules"}
 
 
 def _restores(name: str) -> bool:
@@ -232,8 +224,8 @@ def _restores(name: str) -> bool:
 
 def _controls(results: ConstructionResults, one: VariantResult) -> dict[str, VariantResult]:
     """A model's controls by kind, those with finite outputs."""
-    found = {kind: results.control(one, kind) for kind in _NAMES}
-    return {k: each for k, each in found.items() if each is not None and math.isfinite(each.kl)}
+    controls = {kind: results.control(one, kind) for kind in _NAMES}
+    return {kind: each for kind, each in controls.items() if each and math.isfinite(each.kl)}
 
 
 def _beside(

@@ -13,14 +13,13 @@ Imports no jax.
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from svdjax.construct.recipes import VARIANTS, Variant
-from svdjax.errors import InputError
+from svdjax.construct.recipes import MODULES, SHORT, VARIANTS, Variant
+from svdjax.errors import InputError, did_you_mean
 
 CONTROLS: Mapping[str, str] = MappingProxyType(
     {
@@ -37,19 +36,16 @@ _TITLES = {
     "interpolated": "base + sΔ as far as {}",
     "reverted": "reverted to base, {}",
 }
-_WHERE = {"self_attn": "attention", "mlp": "MLP", "all": "all modules"}
-_SHORT = {"self_attn": "SA", "mlp": "FFN", "all": "all"}
 
 
 def get_control(name: str) -> str:
     """Returns the name of a control.
 
     Raises:
-      InputError: there is none of that name.
+        InputError: There is none of that name.
     """
     if name not in CONTROLS:
-        near = difflib.get_close_matches(str(name), CONTROLS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, CONTROLS)
         raise InputError(f"control {name!r}: expected one of {', '.join(CONTROLS)}{hint}")
     return name
 
@@ -59,9 +55,9 @@ class Control:
     """A control of one constructed model, or of all that edit a module.
 
     Attributes:
-      kind: key of `CONTROLS`.
-      modules: ``self_attn``, ``mlp`` or ``all``.
-      variant: whose distances it has; None for ``reverted``, which has none.
+        kind: Key of `CONTROLS`.
+        modules: ``self_attn``, ``mlp`` or ``all``.
+        variant: Whose distances it has; None for ``reverted``, which has none.
     """
 
     kind: str
@@ -72,12 +68,12 @@ class Control:
     def name(self) -> str:
         """What results, journals and reports call it."""
         place = self.variant.name if self.variant else ""
-        return f"{place}_{self.kind}" if place else f"reverted_{_SHORT[self.modules]}"
+        return f"{place}_{self.kind}" if place else f"reverted_{SHORT[self.modules]}"
 
     @property
     def title(self) -> str:
         """A few words for tables and figures."""
-        words = self.variant.title if self.variant else _WHERE[self.modules]
+        words = self.variant.title if self.variant else MODULES[self.modules]
         return _TITLES[self.kind].format(words)
 
 
@@ -88,9 +84,9 @@ def noise_seeds(seed: int, site: str, layers: Iterable[int]) -> list[tuple[int, 
     pytrees give the same.
 
     Args:
-      seed: chosen by the user, from 0.
-      site: dotted name of the linear layer inside a block, such as ``self_attn.q_proj``.
-      layers: numbers of the blocks.
+        seed: Chosen by the user, from 0.
+        site: Dotted name of the linear layer inside a block, such as ``self_attn.q_proj``.
+        layers: Numbers of the blocks.
     """
     return [(seed, zlib.crc32(site.encode("utf-8", "replace")), layer) for layer in layers]
 

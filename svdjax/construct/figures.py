@@ -102,13 +102,13 @@ def _rows(
 
 def _controls(results: ConstructionResults) -> dict[str, dict[str, float]]:
     """KL of the controls by kind, then by the model that they control; what can be drawn of it."""
-    found: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, float]] = {}
     for name, one in results.variants.items():
         for kind in CONTROLS:
             control = results.control(one, kind)
             if control is not None and 0 < control.kl < math.inf:
-                found.setdefault(kind, {})[name] = control.kl
-    return found
+                values.setdefault(kind, {})[name] = control.kl
+    return values
 
 
 def _draw(

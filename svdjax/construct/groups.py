@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svdjax.construct.controls import ALL_CONTROLS
-from svdjax.construct.recipes import RECIPES, VARIANTS, Recipe
+from svdjax.construct.recipes import MODULES, RECIPES, VARIANTS, Recipe
 from svdjax.report.numbers import listed
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _FATES = {
     "lost": "lost",
     "undefined": "without finite outputs",
 }
-_WHERE = {"self_attn": "attention", "mlp": "MLP", "all": "all modules"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Group:
     """Models of one kind.
 
     Attributes:
-      label: what sentences and figures call it.
-      colour: in figures; apart in lightness too.
-      marker: likewise.
+        label: What sentences and figures call it.
+        colour: In figures; apart in lightness too.
+        marker: In figures.
     """
 
     label: str
@@ -83,10 +82,10 @@ def _group(recipe: Recipe | None, signs: str) -> str:
 
 def grouped(models: Iterable[VariantResult]) -> dict[str, list[VariantResult]]:
     """The models of every group that has any, in the order of `GROUPS`."""
-    found: dict[str, list[VariantResult]] = {key: [] for key in GROUPS}
+    members: dict[str, list[VariantResult]] = {key: [] for key in GROUPS}
     for one in models:
-        found[group_of(one)].append(one)
-    return {key: members for key, members in found.items() if members}
+        members[group_of(one)].append(one)
+    return {key: ones for key, ones in members.items() if ones}
 
 
 def short(one: VariantResult) -> str:
@@ -99,13 +98,13 @@ def short_name(name: str) -> str:
     """The same of the variant of that name; of a control, the title of its variant."""
     control = ALL_CONTROLS.get(name)
     if control is not None:
-        return control.variant.title if control.variant else _WHERE[control.modules]
+        return control.variant.title if control.variant else MODULES[control.modules]
     variant = VARIANTS.get(name)
     return _short(variant.recipe, variant.modules) if variant else name
 
 
 def _short(recipe: Recipe, modules: str) -> str:
-    where = _WHERE.get(modules, modules)
+    where = MODULES.get(modules, modules)
     if recipe.kind == "replaced":
         return f"eq. {recipe.number}" + ("" if modules == "all" else f" in {where}")
     return f"{recipe.changes} in {where}"
@@ -169,10 +168,10 @@ _ORIGINALS = {"post": "original", "base": "base model"}
 
 def by_group(models: Mapping[str, object]) -> dict[str, dict[str, str]]:
     """Heading to models: the two originals, then the constructed ones by what was done to them."""
-    found = {"Originals": {k: v for k, v in _ORIGINALS.items() if k in models}}
+    headings = {"Originals": {k: v for k, v in _ORIGINALS.items() if k in models}}
     for name in models:
         if name not in _ORIGINALS:
             heading = GROUPS[group_of_name(name)].label
-            found.setdefault(heading, {})[name] = short_name(name)
+            headings.setdefault(heading, {})[name] = short_name(name)
     order = ["Originals", *(one.label for one in GROUPS.values())]
-    return {key: found[key] for key in order if found.get(key)}
+    return {key: headings[key] for key in order if headings.get(key)}

@@ -21,10 +21,10 @@ class Heldout:
     """Text that a pair's models are judged on.
 
     Attributes:
-      path: of the file.
-      rows: its tokens, by the tokenizer of post.
-      texts: how many texts.
-      tokens: how many tokens count.
+        path: Of the file.
+        rows: Its tokens, by the tokenizer of post.
+        texts: How many texts.
+        tokens: How many tokens count.
     """
 
     path: pathlib.Path
@@ -37,10 +37,10 @@ def read_heldout(jobs: Sequence[PairJob], settings: Settings) -> dict[str, Heldo
     """Held-out text by pair, for those that name one which a stage looks at.
 
     Raises:
-      InputError: with every fault of every pair: the file, the tokenizer, or a model that the
-        decoder cannot run.
+        InputError: With every fault of every pair: the file, the tokenizer, or a model that the
+            decoder cannot run.
     """
-    found, faults = {}, []
+    heldout, faults = {}, []
     for job in jobs:
         spec = job.spec
         if not spec.text:
@@ -50,9 +50,9 @@ def read_heldout(jobs: Sequence[PairJob], settings: Settings) -> dict[str, Heldo
             texts = read_texts(path, settings.text_limit)
             post = job.plan.post
             rows = tokenise(texts, post.tokenizer, model_config(post.home), str(path))
-            found[spec.name] = Heldout(path, rows, len(texts), rows.targets)
+            heldout[spec.name] = Heldout(path, rows, len(texts), rows.targets)
         except InputError as error:
             faults.append(f"{spec.label}: {error}")
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
-    return found
+    return heldout

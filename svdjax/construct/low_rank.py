@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.construct.tree import Tree, chosen_leaves, kernels, replaced_leaves, rows_within
-from svdjax.errors import InputError
+from svdjax.construct.tree import (
+    Tree,
+    chosen_leaves,
+    kernels,
+    put_layers,
+    replaced_leaves,
+    take_layers,
+)
+from svdjax.errors import InputError, did_you_mean
 from svdjax.spectral.components import split_stack, start_of
 from svdjax.spectral.factorisation import working_precision
 
@@ -31,11 +37,11 @@ class LoraFactors:
     """Low-rank factors of some linear layers, as `svdjax.checkpoint.adapter` writes them.
 
     Attributes:
-      rank: `K`.
-      layers: numbers of the layers, ascending.
-      factors: path of the kernel to (A [C, I, K], B [C, K, O]), float32, one row for each of
-        `layers`.
-      where: which components they are, as it was asked for.
+        rank: `K`.
+        layers: Numbers of the layers, ascending.
+        factors: Path of the kernel to (A [C, I, K], B [C, K, O]), float32, one row for each of
+            `layers`.
+        where: Which components they are, as it was asked for.
     """
 
     rank: int
@@ -54,49 +60,44 @@ def lora_split(
     factorisation: str = "svd_f64",
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[dict[str, Any], LoraFactors]:
-    """Split every chosen W into A B, from singular components, and a residual (appendix F).
+    """Splits every chosen W into A B, from singular components, and a residual (appendix F).
 
     Training A and B from there is PiSSA (arXiv 2404.02948) for the top components; the paper
     suggests the middle ones. A component whose singular value is 0 begins with A and B of 0 and
     does not train: mind the bottom of rank-deficient matrices.
 
     Args:
-      params: a model's parameters.
-      rank: how many components.
-      where: ``top``, ``middle``, ``bottom``, or the number of the first one.
-      modules: see `svdjax.construct.selection.Modules`.
-      layers: numbers of the layers; None is all.
-      factorisation: key of `svdjax.spectral.FACTORISATIONS`.
-      mesh: devices to spread the layers over, axis ``layers``.
+        params: A model's parameters.
+        rank: How many components.
+        where: ``top``, ``middle``, ``bottom``, or the number of the first one.
+        modules: See `svdjax.construct.selection.Modules`.
+        layers: Numbers of the layers; None is all.
+        factorisation: Key of `svdjax.spectral.FACTORISATIONS`.
+        mesh: Devices to spread the layers over, axis ``layers``.
 
     Returns:
-      The tree with the residuals in the chosen places (whole leaves in float32: rounding them to
-      less would lose what A B cannot give back), and the factors.
+        The tree with the residuals in the chosen places (whole leaves in float32: rounding them to
+        less would lose what A B cannot give back), and the factors.
 
     Raises:
-      InputError: nothing is chosen, or a matrix has no such components.
+        InputError: Nothing is chosen, or a matrix has no such components.
     """
     leaves, numbers = chosen_leaves(params, modules, layers)
     starts = {
         path: start_of(where, rank, min(leaf.shape[1:]), path) for path, leaf in leaves.items()
     }
-    new, factors, index = {}, {}, np.array(numbers)
+    new, factors = {}, {}
     for path, start in starts.items():
-        leaf = rows_within(leaves[path], mesh)
-        part = len(numbers) < leaf.shape[0]
         with working_precision(factorisation):
             split = split_stack(
-                leaf[index] if part else leaf,
+                take_layers(leaves[path], numbers, mesh),
                 start=start,
                 rank=rank,
                 factorisation=factorisation,
                 mesh=mesh,
             )
             factors[path] = (split.a, split.b)
-            new[path] = split.residual
-            if part:
-                # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.
-                new[path] = jnp.asarray(leaf.astype("float32")).at[index].set(split.residual)
+            new[path] = put_layers(leaves[path], numbers, split.residual, mesh)
     return replaced_leaves(params, new), LoraFactors(int(rank), numbers, factors, where)
 
 
@@ -107,7 +108,7 @@ def scaled(
     modules: str = "all",
     layers: Iterable[int] | None = None,
 ) -> dict[str, Any]:
-    """Multiply the chosen W, and so all of their singular values, by factors above 0.
+    """Multiplies the chosen W, and so all of their singular values, by factors above 0.
 
     ``scaled(params, 1.4, modules="o_proj")`` is appendix F's start for reasoning training. No SVD:
     ``U (c S) V^T = c W``. Biases stay as they are, for they are no part of W. The product is formed
@@ -116,14 +117,14 @@ def scaled(
     that are not chosen keep their bits.
 
     Args:
-      params: a model's parameters.
-      factor: a number; one for each layer of the model, [L]; or either by projection, which may
-        name more projections than are chosen but no fewer.
-      modules: see `svdjax.construct.selection.Modules`.
-      layers: numbers of the layers that are scaled; None is all.
+        params: A model's parameters.
+        factor: A number; one for each layer of the model, [L]; or either by projection, which may
+            name more projections than are chosen but no fewer.
+        modules: See `svdjax.construct.selection.Modules`.
+        layers: Numbers of the layers that are scaled; None is all.
 
     Raises:
-      InputError: nothing is chosen, or the factors do not fit.
+        InputError: Nothing is chosen, or the factors do not fit.
     """
     if isinstance(factor, Mapping):
         _check_names(factor, [path.split("/")[-2] for path in kernels(params)])
@@ -140,32 +141,27 @@ def factors_of(factor: Factor | Mapping[str, Factor], name: str, layers: int) ->
     """The factor of every layer of one projection, [L] float64.
 
     Raises:
-      InputError: there is none for this projection, another number of them than layers, or one is
-        not a finite number above 0.
+        InputError: There is none for this projection, another number of them than layers, or one is
+            not a finite number above 0.
     """
     if isinstance(factor, Mapping):
         if name not in factor:
             raise InputError(f"factor: none for {name}; there are {', '.join(factor) or 'none'}")
         return factors_of(factor[name], name, layers)
+    expected = f"factor of {name}: expected a number, or one for each of {layers} layers, found"
     try:
-        found = np.asarray(factor, np.float64)
+        values = np.asarray(factor, np.float64)
     except (TypeError, ValueError):
-        raise InputError(
-            f"factor of {name}: expected a number, or one for each of {layers} layers, found "
-            f"{factor!r}"
-        ) from None
-    if found.shape not in ((), (layers,)):
-        raise InputError(
-            f"factor of {name}: expected a number, or one for each of {layers} layers, found "
-            f"shape {list(found.shape)}"
-        )
-    wrong = ~(np.isfinite(found) & (found > 0))
+        raise InputError(f"{expected} {factor!r}") from None
+    if values.shape not in ((), (layers,)):
+        raise InputError(f"{expected} shape {list(values.shape)}")
+    wrong = ~(np.isfinite(values) & (values > 0))
     if wrong.any():
-        place = f", layer {int(np.argmax(wrong))}," if found.ndim else ""
+        layer = f", layer {int(np.argmax(wrong))}," if values.ndim else ""
         raise InputError(
-            f"factor of {name}{place} is {found[wrong][0]}, expected a finite number above 0"
+            f"factor of {name}{layer} is {values[wrong][0]}, expected a finite number above 0"
         )
-    return np.broadcast_to(found, (layers,)).copy()
+    return np.broadcast_to(values, (layers,)).copy()
 
 
 class Scaled(NamedTuple):
@@ -183,20 +179,20 @@ def layer_sweep(
     modules: str = "all",
     layers: Iterable[int] | None = None,
 ) -> Iterator[Scaled]:
-    """Scale the chosen W of one layer at a time: the layer-wise scaling of singular values.
+    """Scales the chosen W of one layer at a time: the layer-wise scaling of singular values.
 
     What is asked for is checked at once, the models are made one after the other as they are
     asked for, layer by layer and factor by factor within one. All share the leaves that are not
     chosen; of a chosen one, which holds all layers, each has its own.
 
     Args:
-      params: a model's parameters.
-      factors: what to scale by.
-      modules: see `svdjax.construct.selection.Modules`.
-      layers: numbers of the layers to go through; None is all.
+        params: A model's parameters.
+        factors: What to scale by.
+        modules: See `svdjax.construct.selection.Modules`.
+        layers: Numbers of the layers to go through; None is all.
 
     Raises:
-      InputError: as `scaled`, or there are no factors.
+        InputError: As `scaled`, or there are no factors.
     """
     steps = [float(factors_of(factor, "the sweep", 1)[0]) for factor in factors]
     if not steps:
@@ -214,10 +210,9 @@ def layer_sweep(
 def _check_names(factor: Mapping[str, Factor], known: list[str]) -> None:
     for name in factor:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(
-                f"factor: no projection {name!r} in this model; there are {', '.join(known)}{hint}"
+                f"factor: no projection {name!r} in this model; there are {', '.join(known)}"
+                + did_you_mean(name, known)
             )
 
 

@@ -35,12 +35,12 @@ class ConstructionOptions:
 
     def faults(self, spell: Spelling = as_flag) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
-        found = fields.faults(self, spell)
+        faults = fields.faults(self, spell)
         for name, known in (("controls", CONTROLS), ("asked", KINDS)):
             unknown = [each for each in getattr(self, name) if each not in known]
             if unknown:
-                found.append(
+                faults.append(
                     f"{spell(name)}={getattr(self, name)}: there is no {unknown[0]!r}; expected "
                     f"some of {', '.join(known)}, or () for none"
                 )
-        return found
+        return faults

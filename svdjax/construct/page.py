@@ -25,10 +25,10 @@ def pair_section(results: ConstructionResults, folder: pathlib.Path) -> Section:
     tables = construction_tables(results)
     for table in tables.values():
         table.write(folder / "tables")
-    figures = []
+    pictures = []
     if results.variants:
         with style.drawing():
-            figures = _pair_figures(results, folder / "figures")
+            pictures = _pair_figures(results, folder / "figures")
     facts = [("other post model", results.other)] if results.other else []
     if results.text:
         facts.append(("held-out text", results.text))
@@ -38,7 +38,7 @@ def pair_section(results: ConstructionResults, folder: pathlib.Path) -> Section:
         facts=facts,
         notes=_left_out(results),
         tables=construction_views(tables),
-        figures=figures,
+        figures=pictures,
         files=list(tables),
     )
 

@@ -12,14 +12,18 @@ to attention, reappears in Table 7 as "SA, in", the side that the restoring rota
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, did_you_mean
 
 SIGNS = ("raw", "aligned")
+MODULES = {"self_attn": "attention", "mlp": "MLP", "all": "all modules"}
+"""What tables and figures call the modules that a construction may be applied to."""
+SHORT = {"self_attn": "SA", "mlp": "FFN", "all": "all"}
+"""What names of variants and controls call them."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class Recipe:
     """One construction: the new W_post.
 
     Attributes:
-      name: what flags and files call it.
-      kind: ``replaced``, ``ablation`` or ``restoration``.
-      changes: the factor of W_post that is changed: ``sigma``, ``U`` or ``V``.
-      formula: as in the paper.
-      partner: whose factors come in: ``base``, or ``other`` for another post model.
+        name: What flags and files call it.
+        kind: ``replaced``, ``ablation`` or ``restoration``.
+        changes: The factor of W_post that is changed: ``sigma``, ``U`` or ``V``.
+        formula: As in the paper.
+        partner: Whose factors come in: ``base``, or ``other`` for another post model.
     """
 
     name: str
@@ -99,11 +103,10 @@ def get_recipe(name: str) -> Recipe:
     """Look a construction up.
 
     Raises:
-      InputError: there is none of that name.
+        InputError: There is none of that name.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(str(name), RECIPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, RECIPES)
         raise InputError(f"construction {name!r}: expected one of {', '.join(RECIPES)}{hint}")
     return RECIPES[name]
 
@@ -113,12 +116,12 @@ class Variant:
     """A construction applied to some of the modules: one model of the paper.
 
     Attributes:
-      name: what configs, files and reports call it.
-      recipe: the construction.
-      modules: ``self_attn``, ``mlp`` or ``all``.
-      signs: ``raw`` or ``aligned`` where the construction depends on them, else empty.
-      appendix_d: what the text of the paper's appendix D calls it, empty if it does not.
-      table_7: what the paper's Tables 2 and 7 call it, empty if they do not.
+        name: What configs, files and reports call it.
+        recipe: The construction.
+        modules: ``self_attn``, ``mlp`` or ``all``.
+        signs: ``raw`` or ``aligned`` where the construction depends on them, else empty.
+        appendix_d: What the text of the paper's appendix D calls it, empty if it does not.
+        table_7: What the paper's Tables 2 and 7 call it, empty if they do not.
     """
 
     name: str
@@ -131,49 +134,37 @@ class Variant:
     @property
     def title(self) -> str:
         """A few words for tables and figures."""
-        where = {"self_attn": "attention", "mlp": "MLP", "all": "all modules"}[self.modules]
         signs = f", {self.signs} signs" if self.signs else ""
-        return f"{self.recipe.title}, {where}{signs}"
+        return f"{self.recipe.title}, {MODULES[self.modules]}{signs}"
 
 
-_SHORT = {"self_attn": "SA", "mlp": "FFN"}
-
-
-def _variants() -> tuple[Variant, ...]:
-    found = [
-        Variant("replaced", RECIPES["eq9"], "all"),
-        Variant("replaced_unscaled", RECIPES["eq14"], "all"),
-    ]
+def _variants() -> Iterator[Variant]:
+    parts = {modules: SHORT[modules] for modules in ("self_attn", "mlp")}
+    yield Variant("replaced", RECIPES["eq9"], "all")
+    yield Variant("replaced_unscaled", RECIPES["eq14"], "all")
     for name, side, source in (("eq11", "out", "in"), ("eq16", "in", "out")):
         recipe = RECIPES[name]
-        found += [
-            Variant(
+        for modules, short in parts.items():
+            yield Variant(
                 f"restoration_{recipe.changes}_{short}",
                 recipe,
                 modules,
                 appendix_d=f"restoration, {short}, {side}",
                 table_7=f"restoration, {short}, {source}",
             )
-            for modules, short in _SHORT.items()
-        ]
-    found += [
-        Variant(f"restoration_V_{short}_other", RECIPES["eq12"], modules)
-        for modules, short in _SHORT.items()
-    ]
+    for modules, short in parts.items():
+        yield Variant(f"restoration_V_{short}_other", RECIPES["eq12"], modules)
     for name, side in (("eq10", "out"), ("eq15", "in")):
         recipe = RECIPES[name]
-        found += [
-            Variant(
-                f"ablation_{recipe.changes}_{short}" + ("_aligned" if signs == "aligned" else ""),
+        for (modules, short), signs in itertools.product(parts.items(), SIGNS):
+            raw = signs == "raw"
+            yield Variant(
+                f"ablation_{recipe.changes}_{short}" + ("" if raw else "_aligned"),
                 recipe,
                 modules,
                 signs,
-                appendix_d=f"ablation, {short}, {side}" if signs == "raw" else "",
+                appendix_d=f"ablation, {short}, {side}" if raw else "",
             )
-            for modules, short in _SHORT.items()
-            for signs in SIGNS
-        ]
-    return tuple(found)
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType({each.name: each for each in _variants()})

@@ -11,10 +11,13 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from svdjax.errors import InputError
 
-MODULES = ("self_attn", "mlp", "all")
+if TYPE_CHECKING:
+    from svdjax.checkpoint import PairPlan, Projection
+
 _WANTED = "expected self_attn, mlp, all, a projection such as o_proj, or a regular expression"
 _MOST_CHARACTERS = 1000
 _SPAN = re.compile(r"([0-9]{1,18})?(-)?([0-9]{1,18})?")
@@ -31,8 +34,8 @@ class Modules:
     """A choice of linear layers.
 
     Attributes:
-      text: ``all``, the name of a module (``self_attn``, ``mlp``) or of a projection (``o_proj``),
-        or a regular expression that is searched for in the site.
+        text: ``all``, the name of a module (``self_attn``, ``mlp``) or of a projection
+            (``o_proj``), or a regular expression that is searched for in the site.
     """
 
     text: str
@@ -59,27 +62,27 @@ class Modules:
         """The sites that are chosen, in order.
 
         Raises:
-          InputError: none is, or the expression takes too long.
+            InputError: None is, or the expression takes too long.
         """
         if self.text == "all":
-            found = list(sites)
+            matches = list(sites)
         elif re.fullmatch(r"\w+", self.text):
             # A plain word names a whole part: mlp does not match mlp_norm.
-            found = [site for site in sites if self.text in site.split(".")]
+            matches = [site for site in sites if self.text in site.split(".")]
         else:
             # With numpy and all: not for those who only want help.
             from svdjax.checkpoint.patterns import Rule, matched
 
             rule = Rule(self.text, "search", f"modules {self.text!r}")
-            (chosen,) = matched([rule], sites, _WANTED)
-            found = [site for site in sites if site in chosen]
-        if not found:
+            (hits,) = matched([rule], sites, _WANTED)
+            matches = [site for site in sites if site in hits]
+        if not matches:
             shown = ", ".join(sites[:12]) + (" …" if len(sites) > 12 else "")
             raise InputError(
                 f"modules {self.text!r} matches no linear layer of this model; there are {shown}; "
                 f"{_WANTED}"
             )
-        return found
+        return matches
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Layers:
         """Reads ``0-3,7,20-``: numbers count from 0, spans include both ends; empty is all.
 
         Raises:
-          InputError: something else is there.
+            InputError: Something else is there.
         """
         spans: list[tuple[int | None, int | None]] = []
         for piece in text.replace(" ", "").split(",") if text.strip() else ["-"]:
@@ -117,18 +120,18 @@ class Layers:
         if numbers is None:
             return cls()
         try:
-            found = [operator.index(number) for number in numbers]
+            layers = [operator.index(number) for number in numbers]
         except TypeError:
             raise InputError(f"layers {numbers!r}: expected whole numbers, as in [0, 3]") from None
-        return cls(tuple((number, number) for number in found))
+        return cls(tuple((number, number) for number in layers))
 
     def choose(self, count: int) -> tuple[int, ...]:
         """The chosen ones of `count` layers, ascending.
 
         Raises:
-          InputError: a number is not below `count`, or nothing is chosen.
+            InputError: A number is not below `count`, or nothing is chosen.
         """
-        found: set[int] = set()
+        chosen: set[int] = set()
         for low, high in self.spans:
             first, last = low or 0, count - 1 if high is None else high
             if first < 0 or max(first, last) >= count:
@@ -136,7 +139,37 @@ class Layers:
                     f"layers: {max(first, last) if first >= 0 else first} is not one of the "
                     f"{count} layers 0-{count - 1} of this model"
                 )
-            found.update(range(first, last + 1))
-        if not found:
+            chosen.update(range(first, last + 1))
+        if not chosen:
             raise InputError("layers: none is chosen")
-        return tuple(sorted(found))
+        return tuple(sorted(chosen))
+
+
+def site(projection: Projection) -> str:
+    """The projection's dotted name inside a block; for unknown architectures the tensor's stem."""
+    stem = projection.name.removesuffix(".weight")
+    return f"{projection.module}.{stem}" if projection.module else stem
+
+
+def chosen_projections(plan: PairPlan, modules: Modules, layers: Layers) -> tuple[Projection, ...]:
+    """The chosen projections of a plan, with all their layers.
+
+    Raises:
+        InputError: Nothing is chosen; or the architecture is unknown, so that linear layers cannot
+            be told from embeddings, and the choice needs to.
+    """
+    if plan.family == "unknown":
+        kind = plan.post.config.get("model_type")
+        if modules.text == "all":
+            raise InputError(
+                f"{plan.post.path}: model_type {kind!r} has no name table, so linear layers cannot "
+                "be told from embeddings; choose with a regular expression, such as "
+                r"--modules='layers\.\d+\.(self_attn|mlp)\.'"
+            )
+        if layers != Layers():
+            raise InputError(
+                f"{plan.post.path}: model_type {kind!r} has no name table, so layers have no "
+                "numbers; choose them by the regular expression of --modules"
+            )
+    by_site = {site(projection): projection for projection in plan.projections}
+    return tuple(by_site[name] for name in modules.choose(list(by_site)))

@@ -21,7 +21,7 @@ import numpy as np
 
 from svdjax.atomic import remove_leftovers, write_json
 from svdjax.checkpoint import Projection, digest_of, model_config
-from svdjax.checkpoint.mirror import CheckpointRewrite
+from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.construct.build import by_tensor
 from svdjax.construct.card import model_card
 from svdjax.construct.changes import Change, pooled, record
@@ -31,7 +31,7 @@ from svdjax.construct.job import ConstructJob
 from svdjax.construct.recipes import Variant
 from svdjax.construct.results import ConstructionResults, VariantResult
 from svdjax.construct.tree import replaced_leaves
-from svdjax.construct.variant_builder import Model, VariantBuilder, kept_builder, store
+from svdjax.construct.variant_builder import Model, VariantBuilder, cached_builder, store
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
@@ -46,71 +46,73 @@ def run_variants(
     jobs: Sequence[PairJob],
     comparisons: Mapping[str, Comparison],
     heldout: Mapping[str, Heldout],
-    stage: Context,
+    context: Context,
 ) -> dict[str, ConstructionResults]:
     """Makes and judges the variants of every pair that is to be constructed.
 
     Args:
-      jobs: the validated pairs.
-      comparisons: their analyses; alpha' and the singular values of base come from them.
-      heldout: held-out text by pair, where there is one.
-      stage: see there.
+        jobs: The validated pairs.
+        comparisons: Their analyses; alpha' and the singular values of base come from them.
+        heldout: Held-out text by pair, where there is one.
+        context: The stage's.
 
     Returns:
-      The results by pair, in the order of `jobs`.
+        The results by pair, in the order of `jobs`.
     """
-    builder = kept_builder(stage)
+    stacks = cached_builder(context)
 
     def make(job: PairJob) -> ConstructionResults:
         name = job.spec.name
-        maker = VariantBuilder(job, comparisons[name], builder, stage)
-        found = _Pair(maker, heldout.get(name), stage).run()
-        found.save(stage.workdir / name)
-        return found
+        builder = VariantBuilder(job, comparisons[name], stacks, context)
+        results = _Pair(builder, heldout.get(name), context).run()
+        results.save(context.workdir / name)
+        return results
 
     constructed = [job for job in jobs if job.spec.constructed]
-    results = stage.pair_by_pair(constructed, ConstructionResults.load, make)
-    shutil.rmtree(stage.workdir / _JOURNAL, ignore_errors=True)
+    results = context.pair_by_pair(constructed, ConstructionResults.load, make)
+    shutil.rmtree(context.workdir / _JOURNAL, ignore_errors=True)
     return results
 
 
 class _Pair:
     """The variants of one pair."""
 
-    def __init__(self, maker: VariantBuilder, heldout: Heldout | None, stage: Context):
-        self.maker, self.job, self.heldout, self.stage = maker, maker.job, heldout, stage
-        self.journal = stage.workdir / _JOURNAL / self.job.spec.name
+    def __init__(self, builder: VariantBuilder, heldout: Heldout | None, context: Context):
+        self.builder, self.heldout, self.context = builder, heldout, context
+        self.job = builder.job
+        self.journal = context.workdir / _JOURNAL / self.job.spec.name
         self._divergences: Divergences | None = None
 
     def run(self) -> ConstructionResults:
-        chosen = self.stage.settings.chosen_variants
-        left_out = {one.name: why for one in chosen if (why := self.maker.why_not(one))}
-        made = [one for one in chosen if one.name not in left_out]
-        wanted = self._with_controls(made)
+        chosen = self.context.settings.chosen_variants
+        left_out = {each.name: why for each in chosen if (why := self.builder.why_not(each))}
+        variants = [each for each in chosen if each.name not in left_out]
+        # A control follows its variant, while that one's distances are remembered.
+        ordered = [m for each in variants for m in (each, *self.builder.controls([each]))]
+        models = {model.name: model for model in ordered}
         self.journal.mkdir(parents=True, exist_ok=True)
         remove_leftovers([self.journal])
-        spec, results, times = self.job.spec, {}, []
-        for number, variant in enumerate(wanted, 1):
-            done = f"constructions of {spec.name}: {number - 1} of {len(wanted)} done"
-            self.stage.check(done)
-            kept = self._read(variant)
-            if kept is None:
+        spec, text, times = self.job.spec, self.heldout, []
+        results: dict[str, VariantResult] = {}
+        for number, model in enumerate(models.values(), 1):
+            done = f"constructions of {spec.name}: {number - 1} of {len(models)} done"
+            self.context.check(done)
+            result = self._read(model)
+            if result is None:
                 began = time.perf_counter()
-                kept = self._make(variant, lambda done=done: self.stage.check(done), began)
-                times.append(kept.seconds)
+                result = self._make(model, lambda done=done: self.context.check(done), began)
+                times.append(result.seconds)
                 write_json(
-                    self.journal / f"{variant.name}.json",
-                    {"key": self._key(variant), "result": kept.summary()},
+                    self.journal / f"{model.name}.json",
+                    {"key": self._key(model), "result": result.summary()},
                 )
                 # The first ones compile: the latest tell more of what is to come.
-                left = sum(times[-3:]) / len(times[-3:]) * (len(wanted) - number)
+                left = sum(times[-3:]) / len(times[-3:]) * (len(models) - number)
                 note(
-                    f"constructed {number}/{len(wanted)} {spec.name} {variant.name} "
-                    f"({kept.seconds:.2f} s; {_said(kept)}; {duration(left)} left)"
+                    f"constructed {number}/{len(models)} {spec.name} {model.name} "
+                    f"({result.seconds:.2f} s; {_summary(result)}; {duration(left)} left)"
                 )
-            results[variant.name] = kept
-        text = self.heldout
-        constructed = {one.name: results[one.name] for one in made}
+            results[model.name] = result
         return ConstructionResults(
             pair=spec.name,
             base=spec.base,
@@ -119,150 +121,139 @@ class _Pair:
             text=str(text.path) if text else "",
             texts=text.texts if text else 0,
             tokens=text.tokens if text else 0,
-            original_loss=self._held_against().measure(self.maker.original()).loss
-            if text and wanted
+            original_loss=self._reference().measure(self.builder.original()).loss
+            if text and models
             else math.nan,
-            variants=constructed,
+            variants={each.name: results.pop(each.name) for each in variants},
             left_out=left_out,
-            controls={name: one for name, one in results.items() if name not in constructed},
+            controls=results,
         )
 
-    def _with_controls(self, variants: Sequence[Variant]) -> list[Model]:
-        """Each variant with its controls behind it, while its distances are remembered."""
-        found: dict[str, Model] = {}
-        for variant in variants:
-            for one in (variant, *self.maker.controls([variant])):
-                found.setdefault(one.name, one)
-        return list(found.values())
-
-    def _make(self, variant: Model, check: Callable[[], None], began: float) -> VariantResult:
-        projections = self.maker.projections(variant)
-        control = variant if isinstance(variant, Control) else None
-        origin = variant.variant if isinstance(variant, Control) else variant
-        construction = origin.recipe.name if origin else ""
+    def _make(self, model: Model, check: Callable[[], None], began: float) -> VariantResult:
+        control = model if isinstance(model, Control) else None
+        variant = model.variant if isinstance(model, Control) else model
+        construction = variant.recipe.name if variant else ""
         leaves: dict[str, np.ndarray] = {}
-        records: dict[str, list[dict[str, Any]]] = {one.name: [] for one in projections}
-        with self._mirror(variant, projections) as mirror:
-            for group, built, _ in self.maker.groups(variant, check):
-                mine = [
+        projections = self.builder.projections(model)
+        records: dict[str, list[dict[str, Any]]] = {each.name: [] for each in projections}
+        with self._rewrite(model, projections) as rewrite:
+            for group, built, _ in self.builder.groups(model, check):
+                info = [
                     record(built, layer, "" if control else construction)
-                    for layer in range(group.stop - group.start)
+                    for layer in range(len(group.tensors))
                 ]
-                records[group.projection.name] += mine
+                records[group.projection.name] += info
                 if self.heldout is not None:
                     store(leaves, group, built)
-                if mirror is not None:
-                    values = by_tensor(group, built)
-                    mirror.write(values, dict(zip(values, mine, strict=True)))
-            alphas = {} if isinstance(variant, Control) else self.maker.alphas(variant)
-            changes = {k: pooled(v, alphas.get(k)) for k, v in records.items()}
-            saved = ""
-            if mirror is not None:
-                assert isinstance(variant, Variant)
-                saved = self._finish(mirror, variant, changes)
-        found = self._measure(leaves)
-        every = [one for each in records.values() for one in each]
+                if rewrite is not None:
+                    tensors = by_tensor(group, built.w)
+                    rewrite.write(tensors, dict(zip(tensors, info, strict=True)))
+            alphas = {} if isinstance(model, Control) else self.builder.alphas(model)
+            changes = {name: pooled(each, alphas.get(name)) for name, each in records.items()}
+            if rewrite is not None:
+                assert isinstance(model, Variant)
+                rewrite.finish(self._card(rewrite, model, changes))
+        behaviour = Divergence(math.nan, math.nan, math.nan, math.nan, tokens=0)
+        if self.heldout is not None:
+            params = replaced_leaves(self.builder.original(), leaves)
+            behaviour = self._reference().measure(params)
+        every = [matrix for each in records.values() for matrix in each]
         whole = pooled(every)
         return VariantResult(
-            name=variant.name,
+            name=model.name,
             construction=construction,
-            modules=variant.modules,
-            signs=origin.signs if origin else "",
-            title=variant.title,
+            modules=model.modules,
+            signs=variant.signs if variant else "",
+            title=model.title,
             change=whole.change,
             projections=changes,
-            loss=found.loss if found else math.nan,
-            kl=found.kl if found else math.nan,
-            agreement=found.agreement if found else math.nan,
+            loss=behaviour.loss,
+            kl=behaviour.kl,
+            agreement=behaviour.agreement,
             seconds=time.perf_counter() - began,
-            saved=saved,
+            saved=f"models/{model.name}" if rewrite is not None else "",
             surviving=whole.surviving,
             surviving_predicted=whole.surviving_predicted,
             control=control.kind if control else "",
-            control_of=origin.name if control and origin else "",
+            control_of=variant.name if control and variant else "",
             # s is the surviving share; it is 0 but for what the storage dtype cannot carry.
-            at_base=sum(one["surviving"] <= _AT_BASE for one in every)
+            at_base=sum(matrix["surviving"] <= _AT_BASE for matrix in every)
             if control is not None and control.kind == "interpolated"
             else 0,
         )
 
     @contextlib.contextmanager
-    def _mirror(
-        self, variant: Model, projections: Sequence[Projection]
+    def _rewrite(
+        self, model: Model, projections: Sequence[Projection]
     ) -> Iterator[CheckpointRewrite | None]:
         """Where the checkpoint of a variant is written, if that is asked for; no control is."""
-        if not self.stage.settings.save_variants or isinstance(variant, Control):
+        if not self.context.settings.save_variants or isinstance(model, Control):
             yield None
             return
-        target = self.stage.workdir / self.job.spec.name / "models" / variant.name
+        target = self.context.workdir / self.job.spec.name / "models" / model.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        replaced = [name for one in projections for name in one.tensors]
-        key = self._key(variant)
         with CheckpointRewrite(
-            self.job.plan.post, target, replaced=replaced, identity=key, overwrite=True
-        ) as mirror:
-            for _ in mirror.copy():
-                self.stage.check(f"while {variant.name} was laid out")
-            yield mirror
+            self.job.plan.post,
+            target,
+            replaced=[name for each in projections for name in each.tensors],
+            identity=self._key(model),
+            overwrite=True,
+        ) as rewrite:
+            for _ in rewrite.copy():
+                self.context.check(f"while {model.name} was laid out")
+            yield rewrite
 
-    def _finish(
-        self, mirror: CheckpointRewrite, variant: Variant, changes: Mapping[str, Change]
+    def _card(
+        self, rewrite: CheckpointRewrite, variant: Variant, changes: Mapping[str, Change]
     ) -> str:
+        """The model card of a variant: that of the command that would have written it."""
         spec = self.job.spec
-        card = ConstructJob(
+        job = ConstructJob(
             base=spec.base,
             post=spec.post,
             other=spec.other if variant.recipe.partner == "other" else "",
-            out=str(mirror.target),
+            out=str(rewrite.target),
             construction=variant.recipe.name,
             modules=variant.modules,
             signs=variant.signs or "raw",
-            factorisation=self.maker.builder.factorisation,
+            factorisation=self.builder.stacks.factorisation,
         )
-        post = self.job.plan.post
-        config = {key: value for key, value in post.config.items() if key != "auto_map"}
-        layers = range(max(one.layers for one in changes.values()))
-        mirror.finish(config, model_card(card, changes, layers))
-        return f"models/{variant.name}"
+        return model_card(job, changes, range(max(each.layers for each in changes.values())))
 
-    def _measure(self, leaves: Mapping[str, np.ndarray]) -> Divergence | None:
-        if self.heldout is None:
-            return None
-        return self._held_against().measure(replaced_leaves(self.maker.original(), leaves))
-
-    def _held_against(self) -> Divergences:
+    def _reference(self) -> Divergences:
         """Post on the devices, put there when it is first needed."""
         assert self.heldout is not None
         if self._divergences is None:
             config = model_config(self.job.plan.post.home)
             self._divergences = Divergences(
-                self.maker.original(), config, self.heldout.rows, mesh=self.stage.mesh
+                self.builder.original(), config, self.heldout.rows, mesh=self.context.mesh
             )
         return self._divergences
 
-    def _key(self, variant: Model) -> str:
-        """Digest of all that determines a variant's numbers."""
-        text, settings = self.job.spec.text, self.stage.settings
-        about = [
-            self.maker.key(variant),
-            self.stage.identity["inputs"][text] if text else "",
-            settings.text_limit,
-            settings.save_variants,
-        ]
-        return digest_of(about)
+    def _key(self, model: Model) -> str:
+        """Digest of all that determines a model's numbers."""
+        text, settings = self.job.spec.text, self.context.settings
+        return digest_of(
+            [
+                self.builder.key(model),
+                self.context.identity["inputs"][text] if text else "",
+                settings.text_limit,
+                settings.save_variants,
+            ]
+        )
 
-    def _read(self, variant: Model) -> VariantResult | None:
-        """A variant that an earlier run has journaled."""
+    def _read(self, model: Model) -> VariantResult | None:
+        """What an earlier run has journaled of a model."""
         try:
-            stored = json.loads((self.journal / f"{variant.name}.json").read_text("utf-8"))
-            if stored["key"] != self._key(variant):
+            stored = json.loads((self.journal / f"{model.name}.json").read_text("utf-8"))
+            if stored["key"] != self._key(model):
                 return None
             return VariantResult.load(stored["result"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
-def _said(result: VariantResult) -> str:
+def _summary(result: VariantResult) -> str:
     text = f"changed by {100 * result.change:.3g} %"
     if math.isfinite(result.loss):
         text += f", loss {result.loss:.4g}, KL {result.kl:.3g}"

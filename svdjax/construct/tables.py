@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from svdjax.construct.changes import Change
 from svdjax.construct.controls import CONTROLS
 from svdjax.construct.recipes import RECIPES, VARIANTS
 from svdjax.report.table import Table
 
 if TYPE_CHECKING:
-    from svdjax.construct.changes import Change
     from svdjax.construct.results import ConstructionResults, VariantResult
 
 MODELS = (
@@ -25,10 +25,8 @@ MODELS = (
     *(f"{kind}_{field}" for kind in CONTROLS for field in ("change", "loss", "kl", "agreement")),
 )
 CHANGES = (
-    *("variant", "construction", "modules", "signs", "projection", "layers", "change"),
-    *("change_min", "change_max", "norm_ratio", "sigma_ratio", "sigma_ratio_min"),
-    *("sigma_ratio_max", "arbitrary", "deficient", "alpha"),
-    *("surviving", "surviving_predicted"),
+    *("variant", "construction", "modules", "signs", "projection"),
+    *Change.__dataclass_fields__,
 )
 CONTROL_MODELS = (
     *("control", "name", "title", "control_of", "modules", "relative_change", "wanted_change"),
@@ -39,25 +37,22 @@ CONTROL_MODELS = (
 
 def construction_tables(results: ConstructionResults) -> dict[str, Table]:
     """Returns the tables of a pair by name: constructions, their changes, their controls."""
-    models = results.variants.values()
-    made = (
-        Table("constructions", MODELS, tuple(_model_rows(results))),
-        Table("construction_changes", CHANGES, tuple(r for one in models for r in _rows(one))),
-        *(
-            [Table("construction_controls", CONTROL_MODELS, tuple(_control_rows(results)))]
-            if results.controls
-            else []
-        ),
-    )
-    return {table.name: table for table in made}
+    changes = (row for one in results.variants.values() for row in _rows(one))
+    tables = [
+        _table("constructions", MODELS, _model_rows(results)),
+        _table("construction_changes", CHANGES, changes),
+    ]
+    if results.controls:
+        tables.append(_table("construction_controls", CONTROL_MODELS, _control_rows(results)))
+    return {table.name: table for table in tables}
 
 
 def constructions_table(constructions: Mapping[str, ConstructionResults]) -> Table:
     """Returns the index's table: one row per pair and constructed model."""
-    rows = [
+    rows = (
         {"pair": pair, **row} for pair, one in constructions.items() for row in _model_rows(one)
-    ]
-    return Table("constructions", ("pair", *MODELS), tuple(rows))
+    )
+    return _table("constructions", ("pair", *MODELS), rows)
 
 
 def cost(one: VariantResult) -> float:
@@ -73,40 +68,64 @@ def arbitrary_share(one: VariantResult) -> float:
     return _mean(one, lambda change: change.arbitrary)
 
 
+def _table(name: str, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
+    return Table(name, columns, tuple({key: row[key] for key in columns} for row in rows))
+
+
 def _model_rows(results: ConstructionResults) -> Iterable[dict[str, Any]]:
     for name, one in results.variants.items():
         recipe, variant = RECIPES.get(one.construction), VARIANTS.get(name)
         changes = list(one.projections.values())
         yield {
+            **_common(results, one),
             "variant": name,
-            "title": one.title,
             "construction": one.construction,
             "formula": recipe.formula if recipe else "",
             "kind": recipe.kind if recipe else "",
             "changes": recipe.changes if recipe else "",
-            "modules": one.modules,
             "signs": one.signs,
             "appendix_d": variant.appendix_d if variant else "",
             "table_7": variant.table_7 if variant else "",
-            "relative_change": one.change,
-            "loss": one.loss,
-            "original_loss": results.original_loss,
-            "loss_difference": one.loss - results.original_loss,
-            "kl": one.kl,
-            "agreement": one.agreement,
-            "kl_per_squared_change": cost(one),
             "sigma_ratio_mean": _mean(one, lambda change: change.sigma_ratio),
             "sigma_ratio_min": _known(min, (change.sigma_ratio_min for change in changes)),
             "sigma_ratio_max": _known(max, (change.sigma_ratio_max for change in changes)),
             "arbitrary_signs": arbitrary_share(one),
-            "matrices": sum(change.layers for change in changes),
             "rank_deficient": sum(change.deficient for change in changes),
-            "seconds": one.seconds,
             "saved": one.saved,
-            "surviving_share": one.surviving,
             "surviving_predicted": one.surviving_predicted,
             **_beside(results, one),
         }
+
+
+def _control_rows(results: ConstructionResults) -> Iterable[dict[str, Any]]:
+    for name, one in results.controls.items():
+        variant = results.variants.get(one.control_of)
+        yield {
+            **_common(results, one),
+            "control": one.control,
+            "name": name,
+            "control_of": one.control_of,
+            "wanted_change": variant.change if variant else math.nan,
+            "at_base": one.at_base,
+        }
+
+
+def _common(results: ConstructionResults, one: VariantResult) -> dict[str, Any]:
+    """What is told of constructed models and of controls."""
+    return {
+        "title": one.title,
+        "modules": one.modules,
+        "relative_change": one.change,
+        "loss": one.loss,
+        "original_loss": results.original_loss,
+        "loss_difference": one.loss - results.original_loss,
+        "kl": one.kl,
+        "agreement": one.agreement,
+        "kl_per_squared_change": cost(one),
+        "surviving_share": one.surviving,
+        "matrices": sum(change.layers for change in one.projections.values()),
+        "seconds": one.seconds,
+    }
 
 
 def _beside(results: ConstructionResults, one: VariantResult) -> dict[str, float]:
@@ -117,30 +136,6 @@ def _beside(results: ConstructionResults, one: VariantResult) -> dict[str, float
         for field in ("change", "loss", "kl", "agreement"):
             values[f"{kind}_{field}"] = getattr(control, field) if control else math.nan
     return values
-
-
-def _control_rows(results: ConstructionResults) -> Iterable[dict[str, Any]]:
-    for name, one in results.controls.items():
-        variant = results.variants.get(one.control_of)
-        yield {
-            "control": one.control,
-            "name": name,
-            "title": one.title,
-            "control_of": one.control_of,
-            "modules": one.modules,
-            "relative_change": one.change,
-            "wanted_change": variant.change if variant else math.nan,
-            "loss": one.loss,
-            "original_loss": results.original_loss,
-            "loss_difference": one.loss - results.original_loss,
-            "kl": one.kl,
-            "agreement": one.agreement,
-            "kl_per_squared_change": cost(one),
-            "surviving_share": one.surviving,
-            "matrices": sum(change.layers for change in one.projections.values()),
-            "at_base": one.at_base,
-            "seconds": one.seconds,
-        }
 
 
 def _rows(one: VariantResult) -> Iterable[dict[str, Any]]:

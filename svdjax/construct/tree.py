@@ -9,20 +9,19 @@ every leaf which was not edited; what went in is left as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svdjax.construct.build import StackBuilder
 from svdjax.construct.controls import get_control, noise_seeds
 from svdjax.construct.recipes import get_recipe
 from svdjax.construct.selection import Layers, Modules, site_of
 from svdjax.errors import InputError
 from svdjax.spectral import (
-    construct_stack,
-    control_stack,
     get_factorisation,
     statistics,
     values_stack,
@@ -32,8 +31,8 @@ from svdjax.spectral import (
 Tree = Mapping[str, Any]
 
 
-def route_for(factorisation: str, polar: bool) -> str:
-    """The factorisation to use; ``auto`` takes the Gram route where polar factors are enough."""
+def factorisation_for(factorisation: str, polar: bool) -> str:
+    """The factorisation to use; ``auto`` takes Gram matrices where polar factors are enough."""
     if factorisation != "auto":
         return get_factorisation(factorisation).name
     return "gram_f64" if polar else "svd_f64"
@@ -61,24 +60,24 @@ def construct(
     float64).
 
     Args:
-      partner: parameters of base; for eq. 12 of the other post model.
-      post: parameters of the post-trained model.
-      construction: ``eq9``, ``eq10``, ``eq11``, ``eq12``, ``eq14``, ``eq15`` or ``eq16``.
-      modules: see `svdjax.construct.selection.Modules`; eqs. 9 and 14 default to all, the
-        others have no default.
-      layers: numbers of the layers; None is all.
-      alpha: alpha' of eq. 9, one or by projection; see `alphas` for the pair's own.
-      signs: ``raw`` or ``aligned``; eqs. 10 and 15.
-      factorisation: ``auto``, or a key of `svdjax.spectral.FACTORISATIONS`.
-      dtype: of the new leaves; None keeps those of post.
-      mesh: devices to spread the layers over, axis ``layers``.
-      control: a key of `svdjax.construct.controls.CONTROLS`: that control of the construction
-        instead of the construction itself.
-      base: parameters of base, for controls of eq. 12; elsewhere they are `partner`'s.
-      seed: of the control ``noise``.
+        partner: Parameters of base; for eq. 12 of the other post model.
+        post: Parameters of the post-trained model.
+        construction: ``eq9``, ``eq10``, ``eq11``, ``eq12``, ``eq14``, ``eq15`` or ``eq16``.
+        modules: See `svdjax.construct.selection.Modules`; eqs. 9 and 14 default to all, the others
+            have no default.
+        layers: Numbers of the layers; None is all.
+        alpha: alpha' of eq. 9, one or by projection; see `alphas` for the pair's own.
+        signs: ``raw`` or ``aligned``; eqs. 10 and 15.
+        factorisation: ``auto``, or a key of `svdjax.spectral.FACTORISATIONS`.
+        dtype: Of the new leaves; None keeps those of post.
+        mesh: Devices to spread the layers over, axis ``layers``.
+        control: A key of `svdjax.construct.controls.CONTROLS`: that control of the construction
+            instead of the construction itself.
+        base: Parameters of base, for controls of eq. 12; elsewhere they are `partner`'s.
+        seed: Of the control ``noise``.
 
     Raises:
-      InputError: unknown construction or control, nothing chosen, trees that do not fit together.
+        InputError: Unknown construction or control, nothing chosen, trees that do not fit together.
     """
     recipe = get_recipe(construction)
     if control:
@@ -87,51 +86,25 @@ def construct(
             raise InputError(f"base is not given: the controls of {construction} need it")
     if not modules and not recipe.everywhere:
         raise InputError(f"modules is not given: {construction} has no default; see Modules")
-    route = route_for(factorisation, recipe.polar)
-    new: dict[str, Any] = {}
+    builder = StackBuilder(factorisation_for(factorisation, recipe.polar), mesh)
     leaves, chosen = chosen_leaves(post, modules or "all", layers)
-    index = np.array(chosen)
+    new: dict[str, Any] = {}
     for path, leaf in leaves.items():
-        other = leaf_at(partner, path)
-        if leaf.shape != other.shape:
-            raise InputError(f"{path}: {list(leaf.shape)} in post, {list(other.shape)} in partner")
-        leaf, other = rows_within(leaf, mesh), rows_within(other, mesh)
-        part = len(chosen) < leaf.shape[0]
-        name = path.split("/")[-2]
-        if isinstance(alpha, Mapping) and name not in alpha:
-            raise InputError(f"alpha: no number for {name}; there are {', '.join(alpha)}")
-        factor = alpha[name] if isinstance(alpha, Mapping) else alpha
-        with working_precision(route):
-            before = leaf[index] if part else leaf
-            stored: Any = leaf.dtype if dtype is None else dtype
-            built = None
-            if control != "reverted":
-                built = construct_stack(
-                    before,
-                    other[index] if part else other,
-                    name=construction,
-                    alpha=np.full(len(chosen), factor),
-                    signs=signs,
-                    dtype=stored,
-                    factorisation=route,
-                    mesh=mesh,
-                )
-            if control:
-                origin = other if base is None else rows_within(leaf_at(base, path), mesh)
-                built = control_stack(
-                    before,
-                    origin[index] if part else origin,
-                    None if built is None else built.change,
-                    noise_seeds(seed, site_of(path), chosen),
-                    name=control,
-                    dtype=stored,
-                    mesh=mesh,
-                )
-            assert built is not None
-            new[path] = built.w
-            if part:
-                # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.
-                new[path] = jnp.asarray(leaf.astype(built.w.dtype)).at[index].set(built.w)
+        shape = leaf_at(partner, path).shape
+        if leaf.shape != shape:
+            raise InputError(f"{path}: {list(leaf.shape)} in post, {list(shape)} in partner")
+        trees = (post, partner, base) if control and base is not None else (post, partner)
+        with working_precision(builder.factorisation):
+            built = builder.build(
+                recipe,
+                *(take_layers(leaf_at(tree, path), chosen, mesh) for tree in trees),
+                alpha=np.full(len(chosen), _alpha_of(alpha, path.split("/")[-2])),
+                signs=signs,
+                dtype=leaf.dtype if dtype is None else dtype,
+                control=control,
+                seeds=noise_seeds(seed, site_of(path), chosen),
+            )
+            new[path] = put_layers(leaf, chosen, built.w, mesh)
     return replaced_leaves(post, new)
 
 
@@ -146,24 +119,24 @@ def alphas(
     """alpha' of a pair by projection: mean scaling of the top 90 % over all layers (Table 4).
 
     Args:
-      base: parameters of base.
-      post: parameters of post.
-      modules: which linear layers.
-      rounded: to one decimal, as the paper does.
-      mesh: devices to spread the layers over.
+        base: Parameters of base.
+        post: Parameters of post.
+        modules: Which linear layers.
+        rounded: To one decimal, as the paper does.
+        mesh: Devices to spread the layers over.
     """
-    found = {}
+    scalings = {}
     for path in chosen_paths(post, modules):
-        leaf = leaf_at(post, path)
+        _, rows, columns = leaf_at(post, path).shape
         with working_precision("svd_f64"):
-            before, after = (
+            sigma_base, sigma_post = (
                 np.asarray(values_stack(leaf_at(tree, path), mesh=mesh)) for tree in (base, post)
             )
-        shape = (leaf.shape[1], leaf.shape[2])
-        svsm = statistics.svsm(before, after, shape, get_factorisation("svd_f64").eps)
-        measured = statistics.svsm_statistics(svsm)
-        found[path.split("/")[-2]] = measured.alpha_prime if rounded else measured.alpha_mean
-    return found
+        eps = get_factorisation("svd_f64").eps
+        svsm = statistics.svsm(sigma_base, sigma_post, (rows, columns), eps)
+        scaling = statistics.svsm_statistics(svsm)
+        scalings[path.split("/")[-2]] = scaling.alpha_prime if rounded else scaling.alpha_mean
+    return scalings
 
 
 def kernels(tree: Tree) -> list[str]:
@@ -175,7 +148,7 @@ def chosen_paths(tree: Tree, modules: str) -> list[str]:
     """Paths of the chosen linear layers.
 
     Raises:
-      InputError: none is.
+        InputError: None is.
     """
     by_site = {site_of(path): path for path in kernels(tree)}
     return [by_site[site] for site in Modules(modules).choose(list(by_site))]
@@ -187,7 +160,7 @@ def chosen_leaves(
     """The chosen linear layers by path, and the numbers of the chosen layers, ascending.
 
     Raises:
-      InputError: nothing is chosen, or stacks are not [L, I, O] of one depth.
+        InputError: Nothing is chosen, or stacks are not [L, I, O] of one depth.
     """
     leaves = {path: leaf_at(tree, path) for path in chosen_paths(tree, modules)}
     first = next(iter(leaves))
@@ -200,13 +173,37 @@ def chosen_leaves(
     return leaves, Layers.of(layers).choose(leaves[first].shape[0])
 
 
-def rows_within(leaf: Any, mesh: jax.sharding.Mesh | None) -> Any:
+def take_layers(leaf: Any, layers: Sequence[int], mesh: jax.sharding.Mesh | None) -> Any:
+    """The chosen layers of a leaf [L, I, O]."""
+    leaf = _anywhere(leaf, mesh)
+    return leaf[np.array(layers)] if len(layers) < leaf.shape[0] else leaf
+
+
+def put_layers(
+    leaf: Any, layers: Sequence[int], new: jax.Array, mesh: jax.sharding.Mesh | None
+) -> jax.Array:
+    """A leaf [L, I, O] in the dtype of `new`, which replaces the chosen layers."""
+    if len(layers) == leaf.shape[0]:
+        return new
+    # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.
+    return jnp.asarray(_anywhere(leaf, mesh).astype(new.dtype)).at[np.array(layers)].set(new)
+
+
+def _anywhere(leaf: Any, mesh: jax.sharding.Mesh | None) -> Any:
     """A leaf of which any rows can be taken: placed arrays go whole to every device of the mesh."""
     if mesh is None or isinstance(leaf, np.ndarray):
         return leaf
     # Auto axes: which device has which row of a gather is ambiguous with explicit ones.
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
     return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def _alpha_of(alpha: float | Mapping[str, float], name: str) -> float:
+    if not isinstance(alpha, Mapping):
+        return alpha
+    if name not in alpha:
+        raise InputError(f"alpha: no number for {name}; there are {', '.join(alpha)}")
+    return alpha[name]
 
 
 def paths(tree: Tree, prefix: str = "") -> Iterator[str]:
@@ -222,7 +219,7 @@ def leaf_at(tree: Tree, path: str) -> Any:
     """The leaf of a path.
 
     Raises:
-      InputError: there is none.
+        InputError: There is none.
     """
     node: Any = tree
     for part in path.split("/"):

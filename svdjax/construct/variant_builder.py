@@ -23,27 +23,29 @@ from svdjax.spectral import Built
 
 Model = Variant | Control
 FACTORS = ".factors"
-_ROUTE = "svd_f64"
+_FACTORISATION = "svd_f64"
 
 
-def kept_builder(stage: Context) -> StackBuilder:
+def cached_builder(context: Context) -> StackBuilder:
     """What builds the variants of a sweep: factors are computed once, for all of its stages."""
-    directory = stage.settings.factor_cache or stage.workdir / FACTORS
-    cache = ArrayCache(directory, stage.settings.factor_cache_bytes, note=note)
-    return StackBuilder(_ROUTE, stage.mesh, cache)
+    directory = context.settings.factor_cache or context.workdir / FACTORS
+    cache = ArrayCache(directory, context.settings.factor_cache_bytes, note=note)
+    return StackBuilder(_FACTORISATION, context.mesh, cache)
 
 
 class VariantBuilder:
     """The constructed models of one pair.
 
     Attributes:
-      job: the pair.
-      builder: how they are built, with the cache of the factors.
+        job: The pair.
+        stacks: How their matrices are built, with the cache of the factors.
     """
 
-    def __init__(self, job: PairJob, comparison: Comparison, builder: StackBuilder, stage: Context):
-        self.job, self.builder = job, builder
-        self._comparison, self._stage = comparison, stage
+    def __init__(
+        self, job: PairJob, comparison: Comparison, stacks: StackBuilder, context: Context
+    ):
+        self.job, self.stacks = job, stacks
+        self._comparison, self._context = comparison, context
         self._original: dict[str, Any] | None = None
         self._distances: dict[str, dict[str, np.ndarray]] = {}
 
@@ -54,36 +56,34 @@ class VariantBuilder:
         if variant.recipe.partner == "other" and self.job.other is None:
             return "the config names no other post model of the same base"
         if variant.recipe.scaled:
-            bad = [
-                name
-                for name, one in self._comparison.projections.items()
-                if not one.alpha_prime > 0
-            ]
+            projections = self._comparison.projections.items()
+            bad = [name for name, each in projections if not each.alpha_prime > 0]
             if bad:
                 return f"alpha' is not defined or 0 for {', '.join(bad)}"
         return ""
 
     def possible(self) -> list[Variant]:
         """The chosen variants that can be made, in their order."""
-        chosen = self._stage.settings.chosen_variants
+        chosen = self._context.settings.chosen_variants
         return [variant for variant in chosen if not self.why_not(variant)]
 
     def controls(self, variants: Iterable[Variant]) -> list[Control]:
         """The controls of variants that are to be made; those of a module once."""
-        kinds = self._stage.settings.constructions.controls
-        found = [one for variant in variants for one in controls_of(variant, kinds)]
-        return list({one.name: one for one in found}.values())
+        kinds = self._context.settings.constructions.controls
+        controls = [each for variant in variants for each in controls_of(variant, kinds)]
+        return list({each.name: each for each in controls}.values())
 
     def projections(self, model: Model) -> tuple[Projection, ...]:
         """What a variant or control edits."""
-        plan = self._plan(_carried(model))
-        return tuple(one for one in plan.projections if model.modules in ("all", one.module))
+        plan = self._plan(_variant_of(model))
+        return tuple(each for each in plan.projections if model.modules in ("all", each.module))
 
     def alphas(self, variant: Variant) -> dict[str, float]:
         """alpha' by projection where it enters."""
         if not variant.recipe.scaled:
             return {}
-        return {one.name: self._alpha(one) for one in self.projections(variant)}
+        names = [each.name for each in self.projections(variant)]
+        return {name: self._comparison[name].alpha_prime for name in names}
 
     def groups(
         self, model: Model, check: Callable[[], None]
@@ -93,25 +93,28 @@ class VariantBuilder:
         How far a variant moved its matrices is remembered for its controls; a control whose variant
         was not made before carries it out again.
         """
-        variant = _carried(model)
-        whole, projections = self._plan(variant), self.projections(model)
-        plan = replace(whole, projections=projections)
+        variant, settings = _variant_of(model), self._context.settings
+        plan = replace(self._plan(variant), projections=self.projections(model))
         sigma = {}
         if variant.recipe.values_only:
-            for one in projections:
-                values = self._comparison[one.name].metrics.sigma_base
-                sigma[one.name] = np.asarray(values, np.float64)
+            for each in plan.projections:
+                values = self._comparison[each.name].metrics.sigma_base
+                sigma[each.name] = np.asarray(values, np.float64)
+        control = None
+        if isinstance(model, Control):
+            distances = self._distances.get(variant.name, {}) if model.variant else {}
+            control = ControlSpec(model.kind, settings.constructions.seed, distances)
         groups = plan_groups(
             self.job.spec.name,
             plan,
             # Factors in float64 take eight times the bytes of the matrices in bf16.
-            group_bytes=max(1, self._stage.settings.group_bytes // 8),
-            devices=self.builder.mesh.size,
+            group_bytes=max(1, settings.group_bytes // 8),
+            devices=self._context.mesh.size,
         )
         stream = build_groups(
             groups,
             plan,
-            self.builder,
+            self.stacks,
             variant.recipe,
             sigma=sigma,
             alphas=self.alphas(variant),
@@ -119,13 +122,11 @@ class VariantBuilder:
             dtype=lambda tensor: plan.post.spec(tensor).dtype,
             check=check,
             base=self.job.plan.base if variant.recipe.partner == "other" else None,
-            control=self._control(model),
+            control=control,
         )
-        moved: dict[str, list[np.ndarray]] = {one.name: [] for one in projections}
+        moved: dict[str, list[np.ndarray]] = {each.name: [] for each in plan.projections}
         for group, built, seconds in stream:
-            moved[group.projection.name].append(
-                np.asarray(built.change)[: group.stop - group.start]
-            )
+            moved[group.projection.name].append(np.asarray(built.change)[: len(group.tensors)])
             yield group, built, seconds
         if isinstance(model, Variant):
             self._distances[model.name] = {k: np.concatenate(v) for k, v in moved.items()}
@@ -146,13 +147,13 @@ class VariantBuilder:
 
     def key(self, model: Model) -> str:
         """Digest of all that determines the weights of a variant or control."""
-        settings, inputs = self._stage.settings, self._stage.identity["inputs"]
+        settings, inputs = self._context.settings, self._context.identity["inputs"]
         spec = self.job.spec
         about = [
             model.name,
             # By role: two pairs of the same three models differ in nothing else.
             [inputs[spec.base], inputs[spec.post], inputs[spec.other] if spec.other else None],
-            self._stage.identity["versions"],
+            self._context.identity["versions"],
             settings.factorisation,
             settings.group_bytes,
         ]
@@ -165,17 +166,8 @@ class VariantBuilder:
         assert plan is not None
         return plan
 
-    def _control(self, model: Model) -> ControlSpec | None:
-        if isinstance(model, Variant):
-            return None
-        known = self._distances.get(model.variant.name, {}) if model.variant else {}
-        return ControlSpec(model.kind, self._stage.settings.constructions.seed, known)
 
-    def _alpha(self, projection: Projection) -> float:
-        return self._comparison[projection.name].alpha_prime
-
-
-def _carried(model: Model) -> Variant:
+def _variant_of(model: Model) -> Variant:
     """The variant that is carried out for a model: itself, or that of a control."""
     if isinstance(model, Variant):
         return model
@@ -185,8 +177,8 @@ def _carried(model: Model) -> Variant:
 
 def store(leaves: dict[str, np.ndarray], group: Group, built: Built) -> None:
     """Puts the layers of a group into the leaf that is to replace that of post."""
-    one = group.projection
-    path = f"layers/{one.module}/{one.name}/kernel"
+    projection = group.projection
+    path = f"layers/{projection.module}/{projection.name}/kernel"
     if path not in leaves:
-        leaves[path] = np.empty((len(one.tensors), *one.shape), built.w.dtype)
-    leaves[path][group.start : group.stop] = built.w[: group.stop - group.start]
+        leaves[path] = np.empty((len(projection.tensors), *projection.shape), built.w.dtype)
+    leaves[path][group.start : group.stop] = built.w[: len(group.tensors)]

@@ -135,11 +135,6 @@ def _of(key: str) -> Callable[[Row], str]:
     return lambda row: str(row[key]) or MISSING
 
 
-def _ratios(row: Row) -> str:
-    low, high = significant(row["sigma_ratio_min"]), significant(row["sigma_ratio_max"])
-    return f"{low} … {high}"
-
-
 _MODELS: list[Spec] = [
     ("variant", plain("title")),
     ("eq.", _equation),
@@ -158,7 +153,7 @@ _DONE: list[Spec] = [
     ("eq.", _equation),
     ("formula", _of("formula")),
     ("σ ratio", dec("sigma_ratio_mean")),
-    ("smallest … largest", _ratios),
+    ("smallest … largest", between("sigma_ratio_min", "sigma_ratio_max", significant)),
 ]
 _ARBITRARY: list[Spec] = [("arbitrary", share("arbitrary_signs"))]
 _DEFICIENT: list[Spec] = [

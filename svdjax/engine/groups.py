@@ -40,6 +40,11 @@ class Group:
     work: float
 
     @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its layers' tensors."""
+        return self.projection.tensors[self.start : self.stop]
+
+    @property
     def label(self) -> str:
         """As it stands in the log: ``q_proj[0:6]``."""
         return f"{printable(self.projection.name, 80)}[{self.start}:{self.stop}]"

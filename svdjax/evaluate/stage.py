@@ -15,7 +15,7 @@ from typing import Any
 
 from svdjax.atomic import remove_leftovers
 from svdjax.checkpoint import digest_of
-from svdjax.construct.variant_builder import VariantBuilder, kept_builder
+from svdjax.construct.variant_builder import VariantBuilder, cached_builder
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
@@ -45,7 +45,7 @@ def run_evaluation(
     context: Context,
 ) -> dict[str, EvaluationResults]:
     """Asks and grades the models of every pair; arguments and results as in `Stage.run`."""
-    builder = kept_builder(context)
+    builder = cached_builder(context)
     with Grader() as grader, context.journal(_JOURNAL) as journal:
         evaluation = _Evaluation(inputs, context, grader, journal)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from svdjax.atomic import read_npz, write_npz
 from svdjax.checkpoint import digest_of
-from svdjax.construct.variant_builder import VariantBuilder, kept_builder
+from svdjax.construct.variant_builder import VariantBuilder, cached_builder
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
@@ -45,7 +45,7 @@ def run_probes(
     Returns:
         The results by pair, in the order of `jobs`.
     """
-    builder = kept_builder(context)
+    builder = cached_builder(context)
     decoder, options = context.settings.decoder, context.settings.probes
     mesh = decoder_mesh(context.settings.devices, decoder.tensor_parallel)
     with context.journal(_JOURNAL) as journal:

@@ -22,7 +22,7 @@ from svdjax.checkpoint import (
     open_checkpoint,
     patterns,
 )
-from svdjax.checkpoint.mirror import CheckpointRewrite
+from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.errors import InputError
 from svdjax.text.chat import chat_model
 from tests.checkpoint.test_adapter import causal_model, import_peft
@@ -216,10 +216,10 @@ def test_parameters_chat_and_copies(tmp_path: pathlib.Path) -> None:
     assert found.tokenizer == adapter
     assert chat_model(found, config, "plain").stop_tokens == chats[1].stop_tokens
     replaced = found.changed[0]
-    with CheckpointRewrite(found, tmp_path / "copy", replaced=[replaced], identity=0) as mirror:
-        assert list(mirror.copy()) == list(found.files)
-        mirror.write({replaced: found.read(replaced)}, {replaced: None})
-        mirror.finish(found.config, "")
+    with CheckpointRewrite(found, tmp_path / "copy", replaced=[replaced], identity=0) as rewrite:
+        assert list(rewrite.copy()) == list(found.files)
+        rewrite.write({replaced: found.read(replaced)}, {replaced: None})
+        rewrite.finish("")
     copy = tiny.read_tensors(tmp_path / "copy")
     assert all((copy[name] == found.read(name)).all() for name in found.names)
     assert (tmp_path / "copy" / "tokenizer.json").is_file()

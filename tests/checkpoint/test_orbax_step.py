@@ -12,8 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint, plan_pair
-from svdjax.checkpoint.mirror import CheckpointRewrite
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint
+from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.errors import InputError
 from tests.support import tiny
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svdjax.construct.checkpoint import ConstructOutcome, run_construct
+from svdjax.construct.checkpoint import run_construct
+from svdjax.construct.edit import ConstructOutcome
 from svdjax.construct.job import ConstructJob
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError, Interrupted

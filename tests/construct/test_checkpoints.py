@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from svdjax.construct.checkpoint import ConstructOutcome
+from svdjax.construct.edit import ConstructOutcome
 from svdjax.construct.recipes import RECIPES
 from tests.construct import harness
 from tests.support import tiny

@@ -9,8 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from svdjax.construct.initialise import run_initialise
-from svdjax.construct.initialise_job import InitialiseJob
+from svdjax.construct.checkpoint import run_construct
+from svdjax.construct.job import InitialiseJob
 from svdjax.errors import InputError
 from tests.construct import harness
 from tests.engine.test_refusals import refused
@@ -32,7 +32,7 @@ def test_residual_and_adapter_are_the_model(family, options, models, tmp_path):
     base, _, _ = models(family)
     out = tmp_path / "out"
     job = InitialiseJob(base=str(base), out=str(out), construction="lora", rank=4, **options)
-    assert str(out / "adapter") in run_initialise(job)
+    assert str(out / "adapter") in run_construct(job).summary()
     tokens = np.random.default_rng(0).integers(3, 60, (2, 20))
     wanted, alone = reference_logits(base, tokens), reference_logits(out, tokens)
     import torch
@@ -70,7 +70,7 @@ def test_scaled_by_layer(models, tmp_path):
         factor=str(tmp_path / "f.json"),
         group_bytes=1,
     )
-    run_initialise(job)
+    run_construct(job)
     before, after = tiny.read_tensors(base), tiny.read_tensors(tmp_path / "out")
     for name, value in before.items():
         parts = name.split(".")
@@ -137,7 +137,7 @@ def test_factors_that_do_not_fit_are_refused(models, tmp_path):
         path = tmp_path / "f.json"
         path.write_text(json.dumps(content))
         with pytest.raises(InputError, match=words):
-            run_initialise(
+            run_construct(
                 InitialiseJob(
                     base=str(base),
                     out=str(tmp_path / "out"),

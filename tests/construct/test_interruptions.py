@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from svdjax.checkpoint import mirror as module
 from svdjax.checkpoint import open_checkpoint
-from svdjax.checkpoint.mirror import CheckpointRewrite
+from svdjax.checkpoint import rewrite as module
+from svdjax.checkpoint.rewrite import CheckpointRewrite
 from tests.construct import harness
 from tests.engine.test_refusals import refused
 from tests.support.kills import cannot_trace
@@ -254,18 +254,18 @@ def test_what_is_replaced_stays_until_the_new_one_is_whole(models, tmp_path):
         def fail() -> None:
             with CheckpointRewrite(
                 source, out, replaced=[name], identity=0, overwrite=True
-            ) as mirror:
-                list(mirror.copy())
+            ) as rewrite:
+                list(rewrite.copy())
                 assert harness.listing(out) == before
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
             fail()
         assert harness.listing(tmp_path) == [("out", None), *((f"out/{n}", c) for n, c in before)]
-        with CheckpointRewrite(source, out, replaced=[name], identity=0, overwrite=True) as mirror:
-            list(mirror.copy())
-            mirror.write({name: source.read(name)}, {name: 1})
-            mirror.finish(source.config, "card")
+        with CheckpointRewrite(source, out, replaced=[name], identity=0, overwrite=True) as rewrite:
+            list(rewrite.copy())
+            rewrite.write({name: source.read(name)}, {name: 1})
+            rewrite.finish("card")
     assert harness.bits(out) == harness.bits(post)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -21,7 +21,7 @@ import numpy as np
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, plan_pair
 from svdjax.checkpoint.generation import end_tokens, generation_settings
 from svdjax.construct.alpha import Alpha
-from svdjax.construct.initialise_job import read_factor
+from svdjax.construct.job import read_factor
 from svdjax.errors import InputError
 from svdjax.model.rope import inverse_frequencies
 from tests.support import tiny

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import plain, sync, write_json, write_npz
+from svdjax.atomic import plain, read_npz, sync, write_json, write_npz
 from svdjax.checkpoint import files
 from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.formats import FLOATS
@@ -32,11 +31,13 @@ from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.replace import check_target, copy_companions, publish, write_text
 from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
+from svdjax.checkpoint.writer import with_dtype
 from svdjax.errors import InputError
+from svdjax.locks import Lock
 
 _FORMAT = 1
 _CHUNK = 8 << 20
-_DATA, _OLD, _LOCK = "files", "old", ".lock"
+_DATA, _OLD, _LOCK, _JOURNAL = "files", "old", ".lock", "journal.json"
 _CARD = "README.md"
 _RECORD = "<!-- svdjax "
 """Begins the last line of a finished result's card: digests of job and result, what is told."""
@@ -44,8 +45,8 @@ _NO_RESERVING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies in the new checkpoint."""
+class TensorSlot:
+    """Where a tensor lies in the new checkpoint: file, first byte and one past the last."""
 
     file: str
     shape: tuple[int, ...]
@@ -81,7 +82,7 @@ class CheckpointRewrite:
         dtype: np.dtype | None = None,
         overwrite: bool = False,
     ):
-        """Lay the files out.
+        """Lays the files out.
 
         Args:
             source: The checkpoint whose layout and other tensors are taken over.
@@ -94,10 +95,10 @@ class CheckpointRewrite:
             overwrite: See `target`.
         """
         self.source, self.overwrite = source, overwrite
-        place = pathlib.Path(target).expanduser().absolute()
+        path = pathlib.Path(target).expanduser().absolute()
         # What a link leads to is replaced, not the link; and no directory is renamed to "..".
-        odd = os.path.islink(place) or ".." in place.parts  # noqa: PTH114  (takes any length)
-        self.target = place.resolve() if odd else place
+        odd = os.path.islink(path) or ".." in path.parts  # noqa: PTH114  (takes any length)
+        self.target = path.resolve() if odd else path
         self.folder = self.target.parent / f".{self.target.name}.svdjax"
         self.written: dict[str, Any] = {}
         self.finished = self.interrupted = False
@@ -105,14 +106,15 @@ class CheckpointRewrite:
         self._replaced = frozenset(replaced)
         self._identity = plain([_FORMAT, identity, sorted(replaced), str(dtype)])
         self._state: dict[str, Any] = {}
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self._made: list[pathlib.Path] = []
         self._streams: dict[str, Any] = {}
-        self._places, self._begins = _layout(source, dtype)
-        self._sizes = {file: len(begin) for file, begin in self._begins.items()}
-        for place in self._places.values():
-            self._sizes[place.file] = max(self._sizes[place.file], place.span[1])
-        self.nbytes = sum(place.span[1] - place.span[0] for place in self._places.values())
+        self._dtype = dtype
+        self._slots, self._heads = _layout(source, dtype)
+        self._sizes = {file: len(head) for file, head in self._heads.items()}
+        for slot in self._slots.values():
+            self._sizes[slot.file] = max(self._sizes[slot.file], slot.span[1])
+        self.nbytes = sum(slot.span[1] - slot.span[0] for slot in self._slots.values())
 
     def __enter__(self) -> CheckpointRewrite:
         with self._disk():
@@ -125,11 +127,11 @@ class CheckpointRewrite:
                 self._take_lock()
                 self._restore()
                 self._state = self._read_state()
-                mine = self._state.get("identity") == self._identity
-                placed = mine and not self.data.is_dir()
-                if not ((placed or not self.overwrite) and self._find_finished()):
+                same_job = self._state.get("identity") == self._identity
+                published = same_job and not self.data.is_dir()
+                if not ((published or not self.overwrite) and self._find_finished()):
                     self._open()
-                elif mine or not self._state:
+                elif same_job or not self._state:
                     self.interrupted = True
                 else:
                     self._close()  # what another job left is its own
@@ -150,7 +152,7 @@ class CheckpointRewrite:
                 self._unmake()
 
     def copy(self) -> Iterator[str]:
-        """Copy everything that is not replaced, file by file; yields the files' names as they are
+        """Copies everything that is not replaced, file by file; yields the files' names as they are
         done. Bit for bit where the dtype stays."""
         for file in () if self.finished else self.source.files:
             if file in self._state["copied"]:
@@ -160,13 +162,13 @@ class CheckpointRewrite:
                 for name, spec in self.source.header(file).specs.items():
                     if name in self._replaced:
                         continue
-                    place = self._places[name]
-                    stream.seek(place.span[0])
-                    if place.dtype == spec.dtype and self.source.stored(name):
+                    slot = self._slots[name]
+                    stream.seek(slot.span[0])
+                    if slot.dtype == spec.dtype and self.source.stored(name):
                         self._copy_bytes(file, spec.offsets, stream)
                     else:
                         value = self.source.read(name)
-                        stream.write(stored_bytes(name, value, place.shape, place.dtype))
+                        stream.write(stored_bytes(name, value, slot.shape, slot.dtype))
                 self._sync(file)
                 self._state["copied"].append(file)
                 self._save()
@@ -179,10 +181,10 @@ class CheckpointRewrite:
 
     def dtype(self, name: str) -> np.dtype:
         """Storage dtype of a tensor in the new checkpoint."""
-        return self._places[name].dtype
+        return self._slots[name].dtype
 
     def write(self, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
-        """Write some of the replaced tensors, safely.
+        """Writes some of the replaced tensors, safely.
 
         Args:
             tensors: Values by name, in the orientation of the checkpoint ([out, in]).
@@ -196,27 +198,35 @@ class CheckpointRewrite:
         with self._disk():
             entries = {}
             for name, value in tensors.items():
-                place = self._places[name]
-                data = stored_bytes(name, np.asarray(value), place.shape, place.dtype)
-                self._streams[place.file].seek(place.span[0])
-                self._streams[place.file].write(data)
+                slot = self._slots[name]
+                data = stored_bytes(name, np.asarray(value), slot.shape, slot.dtype)
+                self._streams[slot.file].seek(slot.span[0])
+                self._streams[slot.file].write(data)
                 entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "info": info[name]}
-            for file in sorted({self._places[name].file for name in tensors}):
+            for file in sorted({self._slots[name].file for name in tensors}):
                 self._sync(file)
             self._state["written"] |= plain(entries)
             self._save()
         self.written |= {name: entry["info"] for name, entry in plain(entries).items()}
 
     def keep(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Write an npz into `folder`, for a job that goes on; it goes with the folder."""
+        """Writes an npz into `folder`, for a job that goes on; it goes with the folder."""
         with self._disk():
             write_npz(self.folder / name, arrays)
 
-    def finish(self, config_dict: Mapping[str, Any], card: str, about: Any = None) -> pathlib.Path:
-        """Add config, index and model card; put it in its place.
+    def kept(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays that `keep` wrote in this run or one before; None where there are none."""
+        try:
+            return read_npz(self.folder / name)
+        except (OSError, ValueError):
+            return None
+
+    def finish(self, card: str, about: Any = None) -> pathlib.Path:
+        """Adds config, index and model card; puts it in its place.
+
+        config.json is that of the source, its dtype renamed, without pointers to code.
 
         Args:
-            config_dict: config.json.
             card: README.md.
             about: JSON-able; what `about` is to be where the same job is given again. Like the
                 card it is published.
@@ -225,52 +235,43 @@ class CheckpointRewrite:
             return self.target
         missing = self._replaced - self.written.keys()
         assert not missing, missing
-        data = self.data
+        data, source = self.data, self.source
         with self._disk():
-            if self.source.listing.name == files.INDEX:
-                index = {name: place.file for name, place in self._places.items()}
+            if source.listing.name == files.INDEX:
+                index = {name: slot.file for name, slot in self._slots.items()}
                 write_index(data, index, self.nbytes)
-            text = json.dumps(dict(config_dict), indent=2, allow_nan=False) + "\n"
+            config = {key: value for key, value in source.config.items() if key != "auto_map"}
+            config = config if self._dtype is None else with_dtype(config, self._dtype.name)
+            text = json.dumps(config, indent=2, allow_nan=False) + "\n"
             write_text(data / "config.json", text)
             record = {"job": digest_of(self._identity), "result": _digest(data), "about": about}
             # The digits > of JSON cannot end the comment: it knows no --> outside of text.
             line = json.dumps(plain(record)).replace("--", "-\\u002d")
             write_text(data / _CARD, f"{card.rstrip()}\n\n{_RECORD}{line} -->\n")
-            self._take_place()
+            publish(data, self.target, self.overwrite, self.folder / _OLD)
         self.finished = True
         return self.target
 
     def _take_lock(self) -> None:
-        path = self.folder / _LOCK
         while self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                same = os.path.samestat(os.fstat(self._lock), path.stat())
-            except BlockingIOError:
-                raise InputError(
-                    f"{self.target}: another process is writing it ({self.folder} is locked); "
-                    "wait for it, or choose another"
-                ) from None
-            except FileNotFoundError:
-                same = False
-            if not same:
-                # Who had it was done just now, and removed the folder with it.
-                self._close()
-
-    def _take_place(self) -> None:
-        check_target(self.target, self.overwrite)
-        try:
-            if self.target.is_dir() and any(self.target.iterdir()):
-                self.target.rename(self.folder / _OLD)
-            publish(self.data, self.target, self.overwrite)
-        except BaseException:
-            self._restore()
-            raise
+            # Who had it may be done just now, and remove the folder with it.
+            with contextlib.suppress(FileNotFoundError):
+                lock = Lock(self.folder / _LOCK)
+                try:
+                    lock.acquire()
+                except BlockingIOError:
+                    raise InputError(
+                        f"{self.target}: another process is writing it ({self.folder} is locked); "
+                        "wait for it, or choose another"
+                    ) from None
+                if lock.in_place():
+                    self._lock = lock
+                else:
+                    lock.close()
 
     def _restore(self) -> None:
-        """Put back what was to be replaced, if that was not brought to an end."""
+        """Puts back what was to be replaced, if that was not brought to an end."""
         old = self.folder / _OLD
         if old.is_dir() and not os.path.lexists(self.target):
             old.rename(self.target)
@@ -281,7 +282,7 @@ class CheckpointRewrite:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _unmake(self) -> None:
-        """Remove the directories that were made for this one, as far as they are empty."""
+        """Removes the directories that were made for this one, as far as they are empty."""
         for path in self._made:
             with contextlib.suppress(OSError):
                 path.rmdir()
@@ -291,13 +292,13 @@ class CheckpointRewrite:
         with contextlib.suppress(InputError, OSError, ValueError):
             last = files.read_bytes(self.target / _CARD).decode().rstrip().rpartition("\n")[2]
             record = json.loads(last.removeprefix(_RECORD).removesuffix(" -->"))
-            mine = isinstance(record, dict) and record.get("job") == digest_of(self._identity)
-            if mine and record.get("result") == _digest(self.target):
+            same_job = isinstance(record, dict) and record.get("job") == digest_of(self._identity)
+            if same_job and record.get("result") == _digest(self.target):
                 self.finished, self.about = True, record.get("about")
         return self.finished
 
     def _open(self) -> None:
-        """Go on from what an earlier run of the same job left, or lay everything out anew."""
+        """Goes on from what an earlier run of the same job left, or lays everything out anew."""
         keep = bool(self._state)
         try:
             check_target(self.target, self.overwrite)
@@ -306,45 +307,45 @@ class CheckpointRewrite:
                 self._lay_out()
             # All but the weights is written again, in whatever state a kill left it.
             for path in self.data.iterdir():
-                if path.name not in self._begins:
+                if path.name not in self._heads:
                     _delete(path)
             # Early, for what cannot be copied is better known before the work.
             for home in dict.fromkeys((self.source.home, self.source.tokenizer)):
                 copy_companions(home, self.data)
-            for file in self._begins:
+            for file in self._heads:
                 self._streams[file] = (self.data / file).open("r+b")
             written = self._state["written"].items()
-            kept = {name: entry for name, entry in written if self._same(name, entry)}
+            whole = {name: entry for name, entry in written if self._is_whole(name, entry)}
         except Exception:
             if not keep:
                 self._discard()
             raise
-        self._state["written"] = kept
-        self.written = {name: entry["info"] for name, entry in kept.items()}
+        self._state["written"] = whole
+        self.written = {name: entry["info"] for name, entry in whole.items()}
 
     def _is_laid_out(self) -> bool:
         try:
-            sizes = {file: (self.data / file).stat().st_size for file in self._begins}
+            sizes = {file: (self.data / file).stat().st_size for file in self._heads}
         except OSError:
             return False
         return sizes == self._sizes
 
     def _lay_out(self) -> None:
-        # What another job kept here is not for this one.
+        # What another job left here is not for this one.
         for path in self.folder.iterdir():
             if path.name != _LOCK:
                 _delete(path)
         self.data.mkdir()
         self._state = {"identity": self._identity, "copied": [], "written": {}}
-        for file, begin in self._begins.items():
-            self._reserve(self.data / file, begin)
+        for file, head in self._heads.items():
+            self._reserve(self.data / file, head)
         self._save()
 
-    def _reserve(self, path: pathlib.Path, begin: bytes) -> None:
+    def _reserve(self, path: pathlib.Path, head: bytes) -> None:
         size = self._sizes[path.name]
         # For reading too: where a file system cannot reserve, libc reads and writes every block.
         with path.open("w+b") as stream:
-            stream.write(begin)
+            stream.write(head)
             stream.flush()
             stream.truncate(size)
             try:
@@ -356,19 +357,23 @@ class CheckpointRewrite:
             sync(stream.fileno(), self.folder)
 
     def _read_state(self) -> dict[str, Any]:
-        state = _json_object(self.folder / "journal.json")
+        """The journal; empty where it cannot be read, or is none of ours."""
+        try:
+            state = json.loads((self.folder / _JOURNAL).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
         parts = (("copied", list), ("written", dict))
-        whole = all(isinstance(state.get(key), kind) for key, kind in parts)
-        return state if whole else {}
+        ours = isinstance(state, dict) and all(isinstance(state.get(k), kind) for k, kind in parts)
+        return state if ours else {}
 
-    def _same(self, name: str, entry: Any) -> bool:
+    def _is_whole(self, name: str, entry: Any) -> bool:
         """Whether a tensor of the journal is in its file as it was written."""
-        if name not in self._replaced or not _is_entry(entry):
+        if name not in self._replaced or not isinstance(entry, dict) or "info" not in entry:
             return False
-        place = self._places[name]
-        stream = self._streams[place.file]
-        stream.seek(place.span[0])
-        digest, left = hashlib.sha256(), place.span[1] - place.span[0]
+        slot = self._slots[name]
+        stream = self._streams[slot.file]
+        stream.seek(slot.span[0])
+        digest, left = hashlib.sha256(), slot.span[1] - slot.span[0]
         while left and (chunk := stream.read(min(_CHUNK, left))):
             digest.update(chunk)
             left -= len(chunk)
@@ -388,7 +393,7 @@ class CheckpointRewrite:
         sync(self._streams[file].fileno(), self.folder)
 
     def _save(self) -> None:
-        write_json(self.folder / "journal.json", self._state)
+        write_json(self.folder / _JOURNAL, self._state)
 
     def _close(self) -> None:
         for stream in self._streams.values():
@@ -396,7 +401,7 @@ class CheckpointRewrite:
                 stream.close()
         self._streams = {}
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     @contextlib.contextmanager
@@ -412,15 +417,6 @@ class CheckpointRewrite:
             raise InputError(
                 f"{self.target}: cannot be written ({files.one_line(error)}){hint}"
             ) from error
-
-
-def _json_object(path: pathlib.Path) -> dict[str, Any]:
-    """What a file of ours holds; empty where it cannot be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _digest(directory: pathlib.Path) -> str:
@@ -439,22 +435,17 @@ def _delete(path: pathlib.Path) -> None:
         path.unlink()
 
 
-def _is_entry(entry: Any) -> bool:
-    """Whether the journal holds this of a tensor, and not something else."""
-    return isinstance(entry, dict) and "info" in entry
-
-
 def _layout(
     source: Checkpoint, dtype: np.dtype | None
-) -> tuple[dict[str, _Place], dict[str, bytes]]:
-    """Places of all tensors and the beginnings of all files, in the order of the source."""
+) -> tuple[dict[str, TensorSlot], dict[str, bytes]]:
+    """Slots of all tensors and the headers of all files, in the order of the source."""
     if not source.files:
         raise InputError(
             f"{source.path}: a step written by Orbax has no layout of files to take over; save it "
             "as a Hugging Face directory first (svdjax.checkpoint.save_checkpoint)"
         )
-    places: dict[str, _Place] = {}
-    begins: dict[str, bytes] = {}
+    slots: dict[str, TensorSlot] = {}
+    heads: dict[str, bytes] = {}
     for file in source.files:
         specs = source.header(file).specs
         names = sorted(specs, key=lambda name: specs[name].offsets)
@@ -462,7 +453,7 @@ def _layout(
             name: dtype if dtype is not None and specs[name].dtype in FLOATS else specs[name].dtype
             for name in names
         }
-        begins[file], spans = header_of((name, specs[name].shape, stored[name]) for name in names)
+        heads[file], spans = header_of((name, specs[name].shape, stored[name]) for name in names)
         for name in names:
-            places[name] = _Place(file, specs[name].shape, stored[name], spans[name])
-    return places, begins
+            slots[name] = TensorSlot(file, specs[name].shape, stored[name], spans[name])
+    return slots, heads
