@@ -32,7 +32,7 @@ def save_adapter(
     base_model: str | os.PathLike[str] = "",
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Write a LoRA adapter that PEFT loads on top of a model: W + A B, scaling 1, float32.
+    """Writes a LoRA adapter that PEFT loads on top of a model: W + A B, scaling 1, float32.
 
     PEFT stores lora_A as A^T [K, I] and lora_B as B^T [O, K], and adds lora_alpha / r times their
     product; lora_alpha is r. What `svdjax.construct.low_rank.lora_split` returns is written

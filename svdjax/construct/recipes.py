@@ -100,7 +100,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def get_recipe(name: str) -> Recipe:
-    """Look a construction up.
+    """Looks a construction up.
 
     Raises:
         InputError: There is none of that name.

@@ -54,7 +54,7 @@ def construct(
     base: Tree | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Carry out a construction on every chosen linear layer of a model.
+    """Carries out a construction on every chosen linear layer of a model.
 
     A pure function of its trees, traceable by jax (within `working_precision`, as it computes in
     float64).
