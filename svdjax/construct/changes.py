@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from svdjax.engine.store import ADDED
 from svdjax.spectral import Built, predicted_surviving, statistics
 
 
@@ -49,25 +50,8 @@ class Change:
     arbitrary: float
     deficient: int
     alpha: float
-    surviving: float = math.nan
-    surviving_predicted: float = math.nan
-
-    @classmethod
-    def load(cls, entry: Mapping[str, Any]) -> Change:
-        """From what `asdict` and JSON, where NaN is null, made of it.
-
-        Raises:
-            KeyError, TypeError: It is something else.
-        """
-        # Results of earlier versions have no shares.
-        added = {"surviving": None, "surviving_predicted": None}
-        fields: dict[str, Any] = {n: (added | dict(entry))[n] for n in cls.__dataclass_fields__}
-        known: Any = {k: math.nan if v is None else v for k, v in fields.items()}
-        return cls(**known)
-
-    def summary(self) -> dict[str, Any]:
-        """The fields as a dict."""
-        return asdict(self)
+    surviving: float = field(default=math.nan, metadata=ADDED)
+    surviving_predicted: float = field(default=math.nan, metadata=ADDED)
 
     def line(self) -> str:
         """What was done in a line for stdout, and what is left of the change of post-training."""

@@ -29,6 +29,7 @@ from svdjax.engine import devices
 from svdjax.engine.groups import Group, plan_groups, total_work, working_bytes
 from svdjax.engine.progress import Progress, note
 from svdjax.engine.signals import StopRequest
+from svdjax.engine.store import from_json
 
 Arrays = dict[str, np.ndarray]
 Check = Callable[[], None]
@@ -209,5 +210,5 @@ def _read_changes(about: Any) -> dict[str, Change]:
     changes = {}
     for name, entry in about.items() if isinstance(about, dict) else ():
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            changes[name] = Change.load(entry)
+            changes[name] = from_json(Change, entry)
     return changes

@@ -1,21 +1,13 @@
-"""What the constructions stage leaves of a pair: ``constructions.json`` and its dataclasses."""
+"""Results of the constructions stage for a pair: constructions.json."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import pathlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-from svdjax.atomic import plain, write_json
 from svdjax.construct.changes import Change
-from svdjax.errors import InputError
-
-FORMAT_VERSION = 1
-FILE = "constructions.json"
+from svdjax.engine.store import ADDED, Results
 
 
 @dataclass(frozen=True)
@@ -33,8 +25,10 @@ class VariantResult:
       projections: the same and more by projection.
       loss: next-token cross-entropy on the held-out text, nats per token; NaN without a text, or
         where the model's outputs are not finite.
-      kl: mean KL(post || variant) of the next-token distributions, nats per token; likewise.
-      agreement: percentage of tokens with the same likeliest prediction as post; likewise.
+      kl: mean KL(post || variant) of the next-token distributions, nats per token; NaN
+        where the loss is.
+      agreement: percentage of tokens with the same likeliest prediction as post; NaN where the
+        loss is.
       seconds: what it took.
       saved: directory of the checkpoint, relative to the pair's; empty unless it was asked for.
       surviving: share of the change of post-training that is left, mean over the matrices, see
@@ -59,44 +53,21 @@ class VariantResult:
     agreement: float = math.nan
     seconds: float = 0.0
     saved: str = ""
-    surviving: float = math.nan
-    surviving_predicted: float = math.nan
-    control: str = ""
-    control_of: str = ""
-    at_base: int = 0
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able but for NaN."""
-        fields = asdict(self)
-        return fields | {"projections": {k: v.summary() for k, v in self.projections.items()}}
-
-    @classmethod
-    def load(cls, entry: Mapping[str, Any]) -> VariantResult:
-        """From what `summary` and JSON, where NaN is null, made of it.
-
-        Raises:
-          KeyError, TypeError, AttributeError: it is something else.
-        """
-        # Results of earlier versions have neither shares nor controls.
-        fields: dict[str, Any] = {n: (_ADDED | dict(entry))[n] for n in cls.__dataclass_fields__}
-        changes = {name: Change.load(one) for name, one in entry["projections"].items()}
-        return cls(**{**_numbers(fields), "projections": changes})
-
-
-_ADDED: dict[str, Any] = {
-    **{"surviving": None, "surviving_predicted": None},
-    **{"control": "", "control_of": "", "at_base": 0},
-}
+    surviving: float = field(default=math.nan, metadata=ADDED)
+    surviving_predicted: float = field(default=math.nan, metadata=ADDED)
+    control: str = field(default="", metadata=ADDED)
+    control_of: str = field(default="", metadata=ADDED)
+    at_base: int = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True)
-class ConstructionResults:
+class ConstructionResults(Results):
     """All constructed models of one pair.
 
     Attributes:
       pair: name of the pair.
       base: as the user wrote it.
-      post: likewise, the model that is edited.
+      post: the model that is edited, as the user wrote it.
       other: another post model, for eq. 12; empty if there is none.
       text: path of the held-out text; empty if there is none.
       texts: how many texts it holds.
@@ -108,6 +79,8 @@ class ConstructionResults:
         where none were asked for.
     """
 
+    FILE = "constructions.json"
+
     pair: str
     base: str
     post: str
@@ -118,59 +91,12 @@ class ConstructionResults:
     original_loss: float = math.nan
     variants: dict[str, VariantResult] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    controls: dict[str, VariantResult] = field(default_factory=dict)
+    controls: dict[str, VariantResult] = field(default_factory=dict, metadata=ADDED)
 
     def control(self, variant: VariantResult, kind: str) -> VariantResult | None:
-        """The control of a variant; None where there is none."""
-        of = "" if kind == "reverted" else variant.name
-        for one in self.controls.values():
-            if (one.control, one.control_of, one.modules) == (kind, of, variant.modules):
-                return one
+        """Control of a variant; None where there is none."""
+        sought = (kind, "" if kind == "reverted" else variant.name, variant.modules)
+        for control in self.controls.values():
+            if (control.control, control.control_of, control.modules) == sought:
+                return control
         return None
-
-    def summary(self) -> dict[str, Any]:
-        """What constructions.json holds, JSON-able (NaN is None)."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        variants = {name: one.summary() for name, one in self.variants.items()}
-        controls = {name: one.summary() for name, one in self.controls.items()}
-        models = {"variants": variants, "controls": controls}
-        return plain({"format_version": FORMAT_VERSION, **fields, **models})
-
-    def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes ``constructions.json``, whole or not at all; returns its path."""
-        return write_json(pathlib.Path(directory) / FILE, self.summary())
-
-    @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> ConstructionResults:
-        """Reads what `save` wrote.
-
-        Raises:
-          InputError: it is missing, damaged, or of another format version.
-        """
-        path = pathlib.Path(directory) / FILE
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["format_version"] != FORMAT_VERSION:
-                raise InputError(
-                    f"{path} has format_version {stored['format_version']!r}, this svdjax reads "
-                    f"{FORMAT_VERSION}"
-                )
-            stored = {"controls": {}, **stored}
-            fields: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
-            variants, controls = (
-                {name: VariantResult.load(one) for name, one in stored[key].items()}
-                for key in ("variants", "controls")
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{path} is missing or damaged ({type(error).__name__}: {error}); run the sweep "
-                "again in a new workdir"
-            ) from error
-        return cls(**{**_numbers(fields), "variants": variants, "controls": controls})
-
-
-def _numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN for what JSON holds as null."""
-    return {name: math.nan if value is None else value for name, value in fields.items()}

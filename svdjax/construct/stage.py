@@ -35,6 +35,7 @@ from svdjax.construct.variant_builder import Model, VariantBuilder, cached_build
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import duration, note
+from svdjax.engine.store import from_json, to_json
 from svdjax.spectra.results import Comparison
 from svdjax.text.divergence import Divergence, Divergences
 
@@ -104,7 +105,7 @@ class _Pair:
                 times.append(result.seconds)
                 write_json(
                     self.journal / f"{model.name}.json",
-                    {"key": self._key(model), "result": result.summary()},
+                    {"key": self._key(model), "result": to_json(result)},
                 )
                 # The first ones compile: the latest tell more of what is to come.
                 left = sum(times[-3:]) / len(times[-3:]) * (len(models) - number)
@@ -248,7 +249,7 @@ class _Pair:
             stored = json.loads((self.journal / f"{model.name}.json").read_text("utf-8"))
             if stored["key"] != self._key(model):
                 return None
-            return VariantResult.load(stored["result"])
+            return from_json(VariantResult, stored["result"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -1,30 +1,28 @@
-"""What the evaluation stage leaves of a pair."""
+"""Results of the evaluation stage for a pair: evaluation.json, and every answer in responses/."""
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from svdjax.atomic import write_json
-from svdjax.engine.store import FORMAT_VERSION, read_results, stored_fields
+from svdjax.engine.store import ADDED, NpzFiles, Results
 
-EVALUATION, RESPONSES = "evaluation.json", "responses"
+RESPONSES = "responses"
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a model did on a benchmark; means and standard deviations are those of the repeats.
+    """Accuracy and length of a model's answers to a benchmark; mean and std are over the repeats.
 
     Attributes:
       n: questions.
       repeats: how often each was asked.
       accuracy_mean: pass@1 in %.
-      accuracy_std: likewise.
+      accuracy_std: population standard deviation of pass@1.
       tokens_mean: output tokens of a response.
-      tokens_std: likewise.
+      tokens_std: population standard deviation of the repeats' mean tokens.
       stopped: % of the responses that ended by themselves, not at the limit.
       accuracies: pass@1 of every repeat, in %.
       groups: pass@1 by part of the benchmark, in %; empty where it has none.
@@ -38,14 +36,14 @@ class Score:
     tokens_mean: float
     tokens_std: float
     stopped: float
-    accuracies: list[float] = field(default_factory=list)
-    groups: Mapping[str, float] = field(default_factory=dict)
-    not_compared: Mapping[str, int] = field(default_factory=dict)
+    accuracies: list[float] = field(default_factory=list, metadata=ADDED)
+    groups: Mapping[str, float] = field(default_factory=dict, metadata=ADDED)
+    not_compared: Mapping[str, int] = field(default_factory=dict, metadata=ADDED)
 
 
 @dataclass(frozen=True)
-class EvaluationResults:
-    """The answers of a pair's models, counted; every answer is in ``responses/``.
+class EvaluationResults(Results):
+    """Scores of a pair's models.
 
     Attributes:
       pair: name of the pair.
@@ -56,6 +54,8 @@ class EvaluationResults:
       notes: what else is to be known.
     """
 
+    FILE = "evaluation.json"
+
     pair: str
     benchmarks: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -63,33 +63,13 @@ class EvaluationResults:
     titles: Mapping[str, str]
     notes: list[str] = field(default_factory=list)
 
-    def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes ``evaluation.json``, whole or not at all; returns its path."""
-        entry = {"format_version": FORMAT_VERSION, **asdict(self)}
-        return write_json(pathlib.Path(directory) / EVALUATION, entry)
-
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> EvaluationResults:
-        """Reads what `save` wrote.
-
-        Raises:
-          InputError: it is missing, damaged, of another format version, or responses are gone.
-        """
-
-        def read(folder: pathlib.Path) -> EvaluationResults:
-            fields: dict[str, Any] = stored_fields(folder / EVALUATION, cls)
-            for model, scores in fields["scores"].items():
-                for name in scores:
-                    responses_path(folder, name, model).stat()
-            scores = {
-                model: {name: Score(**one) for name, one in each.items()}
-                for model, each in fields["scores"].items()
-            }
-            return cls(**{**fields, "scores": scores})
-
-        return read_results(directory, EVALUATION, read)
+    def _complete(cls, stored: Any, arrays: NpzFiles) -> None:
+        for model, scores in stored["scores"].items():
+            for benchmark in scores:
+                responses_path(arrays.folder, benchmark, model).stat()
 
 
 def responses_path(directory: pathlib.Path, benchmark: str, model: str) -> pathlib.Path:
-    """Where every answer of a model lies."""
+    """File of a model's answers to a benchmark."""
     return directory / RESPONSES / benchmark / f"{model}.jsonl"

@@ -1,39 +1,34 @@
-"""What the nulls stage leaves of a pair: nulls.npz, and nulls.json with what follows from it.
+"""Results of the nulls stage for a pair: nulls.npz, and nulls.json with what follows from it.
 
 Axis legend: `L` layers, `R` rank, `D` draws. Rows of layers that were not sampled are NaN.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from svdjax.atomic import read_npz, write_json, write_npz
-from svdjax.engine.store import FORMAT_VERSION
-from svdjax.errors import InputError
+from svdjax.engine.store import NpzFiles, Results, array_name, in_npz
 from svdjax.nulls.analytic import UNCHANGED
 from svdjax.nulls.verdicts import Judgement, NullTest, judge, null_test, pooled_test
-from svdjax.spectra.results import member
+from svdjax.spectra.tables import over, ratio
 from svdjax.spectral.null_draws import KINDS
 
-ARRAYS, SUMMARY = "nulls.npz", "nulls.json"
+ARRAYS = "nulls.npz"
 SOURCES = ("sampled", "first_order", "all_orders", "none")
 MEASURES = ("nf", "alpha", "spread", "scaling")
-"""What is held against draws; ``scaling`` is ``alpha`` against changes without any scaling."""
+"""What is compared with draws; ``scaling`` is ``alpha`` against changes without any scaling."""
 NEARLY_ALL = 0.9
 """Size of a change, relative to W_post, from which there is no factor to speak of."""
 _DRAWN = ("nf", "alpha", "spread")
 
 
 class NullArrays(NamedTuple):
-    """The arrays of a projection; in nulls.npz as ``<projection>/<name>``.
+    """Arrays of a projection; in nulls.npz as ``<projection>/<name>``.
 
     ``signs``: the real change with random signs of its rows and columns in base's singular frame,
     which judges NF and SVSM: did both sides turn together? ``spectrum``: its singular values,
@@ -43,33 +38,25 @@ class NullArrays(NamedTuple):
     Attributes:
       nf: NF as measured, [L].
       alpha: mean scaling of the top 90 % of the singular values as measured, [L].
-      spread: population standard deviation of the same, [L].
+      spread: population standard deviation of that scaling, [L].
       alpha_ls: alpha by least squares, which no random change moves in the mean, [L].
       delta: ||W_post - alpha W_base||_F / ||W_post||_F, [L].
-      rounding: what of that the storage dtype's rounding alone would make, [L].
+      rounding: the part of delta that the storage dtype's rounding alone would make, [L].
       nf_first_order: NF of a change in random directions, to first order, [L].
-      nf_all_orders: the same of a Gaussian change over all orders, [L].
-      first_order_holds: bool [L].
-      all_orders_hold: bool [L].
+      nf_all_orders: NF of a Gaussian change over all orders, [L].
+      first_order_holds: where nf_first_order may be used, bool [L].
+      all_orders_hold: where nf_all_orders may be used, bool [L].
       sampled: which layers were, bool [L].
       sigma_delta: singular values of the real change, [L, R].
       top_half: share of ||Delta||_F^2 between the leading halves of base's singular vectors of
-        both sides, [L]; see `uniform_top_half`.
-      nf_signs: NF of every draw with random signs, [L, D].
-      alpha_signs: as alpha, [L, D].
-      spread_signs: as spread, [L, D].
-      svsm_mean_signs: mean over the draws of each sigma_draw / sigma_base, [L, R].
-      svsm_std_signs: standard deviation over the draws, [L, R].
-      nf_spectrum: NF of every draw, [L, D].
-      nf_gaussian: likewise.
-      alpha_spectrum: as alpha, [L, D].
-      alpha_gaussian: likewise.
-      spread_spectrum: as spread, [L, D].
-      spread_gaussian: likewise.
-      svsm_mean_spectrum: mean over the draws of each sigma_draw / sigma_base, [L, R].
-      svsm_mean_gaussian: likewise.
-      svsm_std_spectrum: standard deviation over the draws, [L, R].
-      svsm_std_gaussian: likewise.
+        both sides, [L]; see `ProjectionNulls.uniform_top_half`.
+      nf_signs, nf_spectrum, nf_gaussian: NF of every draw of each kind, [L, D].
+      alpha_signs, alpha_spectrum, alpha_gaussian: alpha of every draw, [L, D].
+      spread_signs, spread_spectrum, spread_gaussian: spread of every draw, [L, D].
+      svsm_mean_signs, svsm_mean_spectrum, svsm_mean_gaussian: mean over the draws of each
+        sigma_draw / sigma_base, [L, R].
+      svsm_std_signs, svsm_std_spectrum, svsm_std_gaussian: its standard deviation over the
+        draws, [L, R].
     """
 
     nf: np.ndarray
@@ -104,26 +91,28 @@ class NullArrays(NamedTuple):
 
 @dataclass(frozen=True)
 class ProjectionNulls:
-    """The nulls of one projection.
+    """Null models of one projection.
 
     Attributes:
       name: of the projection.
       shape: (in, out).
-      arrays: see `NullArrays`.
+      arrays: what was measured and drawn.
     """
 
     name: str
     shape: tuple[int, int]
-    arrays: NullArrays
+    arrays: NullArrays = field(
+        metadata=in_npz({ARRAYS: (*NullArrays._fields, "nf_null", "source")})
+    )
 
     @property
     def layers(self) -> int:
-        """`L`."""
+        """Number of layers, `L`."""
         return len(self.arrays.nf)
 
     @property
     def draws(self) -> int:
-        """`D`."""
+        """Number of draws, `D`."""
         return self.arrays.nf_spectrum.shape[1]
 
     @property
@@ -160,24 +149,24 @@ class ProjectionNulls:
     @cached_property
     def nf_over_null(self) -> np.ndarray:
         """NF over `nf_null`, [L]: below 1 the change lies where it turns little."""
-        return _over(self.arrays.nf, self.nf_null)
+        return ratio(self.arrays.nf, self.nf_null)
 
     @cached_property
     def nf_over_signs(self) -> np.ndarray:
         """NF over the mean of the ``signs`` draws, [L]: below 1 both sides turned together."""
         draws = self.arrays.nf_signs
         mean = draws.mean(axis=1) if self.draws else np.full(self.layers, np.nan)
-        return _over(self.arrays.nf, mean)
+        return ratio(self.arrays.nf, mean)
 
     @property
     def uniform_top_half(self) -> float:
-        """What `NullArrays.top_half` is of a change in random directions."""
+        """`NullArrays.top_half` of a change in random directions."""
         return (min(self.shape) // 2) ** 2 / (self.shape[0] * self.shape[1])
 
     def drawn(self, what: str, kind: str = "signs") -> np.ndarray:
-        """The draws that one of `MEASURES` is held against, [L, D].
+        """Draws that one of `MEASURES` is compared with, [L, D].
 
-        Those of ``scaling`` are the draws of ``alpha`` over the least-squares alpha: exactly the
+        For ``scaling`` they are the draws of ``alpha`` over the least-squares alpha: exactly the
         SVSM mean of ``W_base + Delta / alpha``, a change as large without any scaling; NaN where
         that alpha is not positive or the change is nearly all of W_post (`NEARLY_ALL`).
         """
@@ -188,7 +177,7 @@ class ProjectionNulls:
         return getattr(self.arrays, f"alpha_{kind}") / np.where(related, ls, np.nan)[:, None]
 
     def measured(self, what: str) -> np.ndarray:
-        """What was measured of one of `MEASURES`, [L]."""
+        """Measured values of one of `MEASURES`, [L]."""
         return getattr(self.arrays, "alpha" if what == "scaling" else what)
 
     def placed(self, layer: int, what: str, kind: str = "signs") -> NullTest:
@@ -200,7 +189,7 @@ class ProjectionNulls:
         return pooled_test(self.measured(what), self.drawn(what, kind), self.arrays.sampled)
 
     def summary(self, judgements: Mapping[str, Judgement]) -> dict[str, Any]:
-        """The projection's entry in nulls.json.
+        """Entry of the projection in nulls.json.
 
         Args:
           judgements: of this projection, by measure; see `NullResults.judgements`.
@@ -213,11 +202,11 @@ class ProjectionNulls:
             "sources": {name: int(np.sum(self.source == name)) for name in SOURCES},
             "unchanged_layers": int(self.unchanged.sum()),
             "layers_within_rounding": int(self.rounded.sum()),
-            "delta_mean": _mean(self.arrays.delta),
-            "alpha_ls": _mean(self.arrays.alpha_ls),
-            "nf_over_null": _mean(self.nf_over_null),
-            "nf_over_signs": _mean(self.nf_over_signs),
-            "top_half": _mean(self.arrays.top_half),
+            "delta_mean": over(np.mean, self.arrays.delta),
+            "alpha_ls": over(np.mean, self.arrays.alpha_ls),
+            "nf_over_null": over(np.mean, self.nf_over_null),
+            "nf_over_signs": over(np.mean, self.nf_over_signs),
+            "top_half": over(np.mean, self.arrays.top_half),
             "top_half_uniform": self.uniform_top_half,
             "verdict": judgements["nf"].verdict,
             "p_corrected": judgements["nf"].p,
@@ -235,8 +224,8 @@ class ProjectionNulls:
 
 
 @dataclass(frozen=True)
-class NullResults:
-    """The nulls of a pair.
+class NullResults(Results):
+    """Null models of a pair.
 
     Attributes:
       pair: its name.
@@ -244,19 +233,21 @@ class NullResults:
       projections: by name.
     """
 
+    FILE = "nulls.json"
+
     pair: str
     settings: Mapping[str, Any]
     projections: Mapping[str, ProjectionNulls]
 
     @property
     def cost(self) -> dict[str, int]:
-        """What was drawn: matrices sampled, draws of all kinds together."""
-        matrices = sum(int(one.arrays.sampled.sum()) for one in self.projections.values())
+        """Number of matrices sampled, and of draws of all kinds together."""
+        matrices = sum(int(nulls.arrays.sampled.sum()) for nulls in self.projections.values())
         return {"matrices": matrices, "draws": len(KINDS) * int(self.settings["draws"]) * matrices}
 
     @cached_property
     def judgements(self) -> Mapping[str, Mapping[str, Judgement]]:
-        """What is said of each projection by its ``signs`` draws: by projection, then measure.
+        """Verdicts on each projection by its ``signs`` draws: by projection, then measure.
 
         Each measure is one family of tests, corrected for the number of projections.
         """
@@ -268,74 +259,30 @@ class NullResults:
                 every[name][what] = judgement
         return every
 
-    def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes ``nulls.npz``, then ``nulls.json``; returns the latter's path."""
-        folder = pathlib.Path(directory)
-        arrays: dict[str, np.ndarray] = {}
-        for name, one in self.projections.items():
-            arrays |= {member(name, key): value for key, value in one.arrays._asdict().items()}
-            arrays |= {member(name, key): getattr(one, key) for key in ("nf_null", "source")}
-        write_npz(folder / ARRAYS, arrays)
-        entry = {
-            "format_version": FORMAT_VERSION,
+    def entries(self) -> dict[str, Any]:
+        """Entries of nulls.json: of each projection what follows from its arrays."""
+        return {
             "pair": self.pair,
-            "settings": dict(self.settings),
+            "settings": self.settings,
             "cost": self.cost,
             "projections": {
-                name: one.summary(self.judgements[name]) for name, one in self.projections.items()
+                name: nulls.summary(self.judgements[name])
+                for name, nulls in self.projections.items()
             },
         }
-        return write_json(folder / SUMMARY, entry)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> NullResults:
-        """Reads what `save` wrote.
-
-        Raises:
-          InputError: it is missing, damaged, or of another format version.
-        """
-        folder = pathlib.Path(directory)
-        try:
-            stored = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-            if stored["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format_version {stored['format_version']!r}")
-            arrays = read_npz(folder / ARRAYS)
-            projections = {
-                name: ProjectionNulls(
-                    name,
-                    (entry["shape"][0], entry["shape"][1]),
-                    _read(arrays, name),
-                )
-                for name, entry in stored["projections"].items()
-            }
-            return cls(stored["pair"], stored["settings"], projections)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{folder / SUMMARY} is missing or damaged ({type(error).__name__}: {error}); run "
-                "the sweep again in a new workdir"
-            ) from error
-
-
-def _read(arrays: Mapping[str, np.ndarray], name: str) -> NullArrays:
-    """The arrays of a projection; what files from before there were ``signs`` lack is NaN."""
-    stored = {
-        key: arrays[member(name, key)]
-        for key in NullArrays._fields
-        if not (key.endswith("_signs") or key in ("alpha_ls", "top_half"))
-        or member(name, key) in arrays
-    }
-    for key in NullArrays._fields:
-        if key not in stored:
-            like = stored[key.replace("_signs", "_spectrum") if "_signs" in key else "nf"]
-            stored[key] = np.full(like.shape, np.nan)
-    return NullArrays(**stored)
-
-
-def _over(values: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """values / by; NaN where `by` is not positive."""
-    return np.divide(values, by, out=np.full(len(values), np.nan), where=by > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if kept.size else float("nan")
+    def _complete(cls, stored: Any, arrays: NpzFiles) -> None:
+        # Files from before there were signs lack these; they are NaN.
+        held = arrays[ARRAYS]
+        for name in stored["projections"]:
+            for key in NullArrays._fields:
+                if array_name(name, key) in held:
+                    continue
+                if key.endswith("_signs"):
+                    like = held[array_name(name, key.replace("_signs", "_spectrum"))]
+                elif key in ("alpha_ls", "top_half"):
+                    like = held[array_name(name, "nf")]
+                else:
+                    continue
+                held[array_name(name, key)] = np.full(like.shape, np.nan)

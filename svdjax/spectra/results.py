@@ -1,4 +1,4 @@
-"""What the analysis of a pair leaves: small dataclasses of numpy arrays, and their files.
+"""Results of the analysis of a pair: small dataclasses of numpy arrays, and their files.
 
 Axis legend: `L` layers, `R` rank, `C` corner. Arrays carry a leading `L`; sigma descend; NF is NaN
 where a matrix is numerically rank-deficient, `nf_rank` on the common rank stands beside it, and
@@ -11,15 +11,15 @@ Files of one pair (``format_version`` 1):
   ``corotation``, ``corotation_z``, ``corotation_p`` (two-sided, of each matrix alone),
   ``outside_share`` [L], ``nf_unrelated`` (scalar);
 * ``vectors.npz``: ``<projection>/<field>`` for every other field of `PairMetrics` and ``alpha_ls``;
-* ``summary.json``: see `Comparison.summary`.
+* ``summary.json``: see `Comparison.entries`.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import pathlib
-import urllib.parse
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,22 +27,21 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import plain, read_npz, write_json, write_npz
-from svdjax.engine.store import FORMAT_VERSION
+from svdjax.engine.store import NpzFiles, Results, array_name, in_npz
 from svdjax.errors import InputError
 from svdjax.spectra.standout import StandOut, stand_outs
 from svdjax.spectra.storage import limited_layers, restricted
+from svdjax.spectra.tables import FITS, ratio
 from svdjax.spectral import PairMetrics, statistics
 
 SPECTRA = (
-    *("sigma_base", "sigma_post", "svsm", "nf", "nf_rank", "nf_stored"),
-    *("stored_rank_base", "stored_rank_post", "alpha_ls"),
-    *("corotation", "corotation_z", "corotation_p", "outside_share"),
+    *("sigma_base", "sigma_post", "svsm", "nf", "nf_rank"),
+    *("stored_rank_base", "stored_rank_post", "nf_stored", "alpha_ls"),
+    *("corotation", "corotation_z", "corotation_p", "outside_share", "nf_unrelated"),
 )
-_IN_BOTH = ("alpha_ls",)
+VECTORS = tuple(key for key in PairMetrics._fields if key not in SPECTRA or key == "alpha_ls")
 UNCERTAIN = 1e-5
-FITS = ("identity", "q1", "q2", "common", "optimal")
-_FILES = ("summary.json", "spectra.npz", "vectors.npz")
+_NPZ = {"vectors.npz": VECTORS, "spectra.npz": SPECTRA}
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +60,7 @@ class ProjectionResult:
     module: str
     shape: tuple[int, int]
     layers: int
-    metrics: PairMetrics
+    metrics: PairMetrics = field(metadata=in_npz(_NPZ))
 
     @cached_property
     def statistics(self) -> statistics.SvsmStatistics:
@@ -209,7 +208,7 @@ class ProjectionResult:
         return np.asarray(self.metrics.nf_error) > UNCERTAIN * self.nf_unrelated
 
     def summary(self) -> dict[str, Any]:
-        """The projection's entry in summary.json; errors are as in `Comparison.summary`."""
+        """The projection's entry in summary.json; errors are as in `Comparison.entries`."""
         m = self.metrics
         sigma_1 = np.maximum(m.sigma_base[:, 0], m.sigma_post[:, 0])
         norm_post = np.asarray(m.norm_post)
@@ -238,8 +237,8 @@ class ProjectionResult:
             "alpha_stored_std": self.carried.alpha_std,
             "nf_stored_mean": _over(np.mean, m.nf_stored),
             "nf_rounding_max": _over(np.max, m.nf_rounding),
-            "sigma_rounding_max": _over(np.max, _ratio(m.sigma_rounding, sigma_1)),
-            "sigma_error_max": _over(np.max, _ratio(m.sigma_error, sigma_1)),
+            "sigma_rounding_max": _over(np.max, ratio(m.sigma_rounding, sigma_1)),
+            "sigma_error_max": _over(np.max, ratio(m.sigma_error, sigma_1)),
             "svsm_error_max": _over(np.max, self._svsm_error()),
             "nf_error_max": _over(np.max, m.nf_error),
             "uncertain_layers": int(self.uncertain.sum()),
@@ -254,7 +253,7 @@ class ProjectionResult:
             "corotation_layers": int(np.isfinite(self.corotation).sum()),
             "outside_share_mean": _over(np.mean, self.outside_share),
             "ambiguous_rotation_layers": int(self.ambiguous_rotation.sum()),
-            "delta_mean": _over(np.mean, _ratio(m.norm_delta, norm_post)),
+            "delta_mean": _over(np.mean, ratio(m.norm_delta, norm_post)),
             "small_delta_share": _over(np.mean, m.small_delta_share),
             "fits": {
                 name: {
@@ -269,7 +268,7 @@ class ProjectionResult:
         """Absolute error of the top 90 % of the SVSM that `sigma_error` lets through, [L, R']."""
         top = statistics.top_count(self.svsm.shape[-1])
         error = np.asarray(self.metrics.sigma_error)[:, None]
-        return (1 + self.svsm[:, :top]) * _ratio(error, self.metrics.sigma_base[:, :top])
+        return (1 + self.svsm[:, :top]) * ratio(error, self.metrics.sigma_base[:, :top])
 
     def __repr__(self) -> str:
         return (
@@ -280,18 +279,21 @@ class ProjectionResult:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Results):
     """The whole analysis of one pair of checkpoints.
 
     Attributes:
       pair: name of the pair.
       base: where the base came from, as the user wrote it.
-      post: likewise the post-trained one.
+      post: where the post-trained checkpoint came from, as the user wrote it.
       family: model type, ``unknown`` for architectures without a name table.
       coverage: every tensor of both sides, analysed or left out with the reason.
       projections: results by projection name, in the order q, k, v, o, gate, up, down.
       options: how it was computed: factorisation, corner, split_fused.
     """
+
+    FILE = "summary.json"
+    DAMAGED = "{folder} holds damaged results"
 
     pair: str
     base: str
@@ -318,8 +320,8 @@ class Comparison:
         """Matrices that stand out from the neighbouring layers, one entry for each metric."""
         return stand_outs(self.projections.values())
 
-    def summary(self) -> dict[str, Any]:
-        """Returns what summary.json holds, JSON-able (NaN is None).
+    def entries(self) -> dict[str, Any]:
+        """Entries of summary.json.
 
         ``stands_out`` lists the matrices that differ from those of the neighbouring layers.
         ``sigma_error_max`` is relative to sigma_1, ``svsm_error_max`` and ``nf_error_max`` are
@@ -334,154 +336,71 @@ class Comparison:
         belong.
         """
         projections = {
-            name: result.summary() | {"corotation_p": self.corotation_p[name]}
+            name: {**result.summary(), "corotation_p": self.corotation_p[name]}
             for name, result in self.projections.items()
         }
-        return plain(
-            {
-                "format_version": FORMAT_VERSION,
-                "pair": self.pair,
-                "base": self.base,
-                "post": self.post,
-                "family": self.family,
-                "options": self.options,
-                "rank_deficient_layers": sum(
-                    entry["rank_deficient_layers"] for entry in projections.values()
-                ),
-                "projections": projections,
-                "stands_out": [entry._asdict() for entry in self.stands_out],
-                "coverage": self.coverage,
-            }
-        )
+        deficient = sum(entry["rank_deficient_layers"] for entry in projections.values())
+        return {
+            "pair": self.pair,
+            "base": self.base,
+            "post": self.post,
+            "family": self.family,
+            "options": self.options,
+            "rank_deficient_layers": deficient,
+            "projections": projections,
+            "stands_out": [entry._asdict() for entry in self.stands_out],
+            "coverage": self.coverage,
+        }
 
     def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
         """Writes the three files of the module docstring, each whole; returns the directory."""
-        folder = pathlib.Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        spectra: dict[str, Any] = {}
-        vectors: dict[str, Any] = {}
-        for name, result in self.projections.items():
-            for key, value in result.metrics._asdict().items():
-                if key in SPECTRA:
-                    spectra[member(name, key)] = value
-                if key not in SPECTRA or key in _IN_BOTH:
-                    vectors[member(name, key)] = value
-            spectra[member(name, "nf_unrelated")] = np.float64(result.nf_unrelated)
-        write_npz(folder / "vectors.npz", vectors)
-        write_npz(folder / "spectra.npz", spectra)
-        write_json(folder / "summary.json", self.summary())
-        return folder
+        return super().save(directory).parent
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Comparison:
-        """Reads what `save` wrote.
+        """Results as `save` wrote them.
 
         Raises:
           InputError: a file is missing, damaged, or of another format version.
         """
-        folder = pathlib.Path(directory)
-        for name in _FILES:
-            if not (folder / name).is_file():
-                raise InputError(f"{folder} is not the result of a sweep: it has no {name}")
-        try:
-            return cls._read(folder)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{folder} holds damaged results ({type(error).__name__}: {error}); "
-                "run the sweep again in a new workdir"
-            ) from error
+        for file in ("summary.json", *_NPZ):
+            if not (pathlib.Path(directory) / file).is_file():
+                raise InputError(f"{directory} is not the result of a sweep: it has no {file}")
+        return super().load(directory)
 
     @classmethod
-    def _read(cls, folder: pathlib.Path) -> Comparison:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        if summary.get("format_version") != FORMAT_VERSION:
-            raise InputError(
-                f"{folder / 'summary.json'} has format_version {summary.get('format_version')!r}, "
-                f"this svdjax reads {FORMAT_VERSION}"
-            )
-        arrays: dict[str, np.ndarray] = {}
-        for file in ("spectra.npz", "vectors.npz"):
-            arrays |= read_npz(folder / file)
-        absent = [
-            member(name, key)
-            for name in summary["projections"]
-            for key in PairMetrics._fields
-            if member(name, key) not in arrays
-        ]
-        if absent:
-            raise InputError(
-                f"{folder}: neither spectra.npz nor vectors.npz holds {absent[0]!r}, which this "
-                "svdjax computes; run the sweep again in a new workdir"
-            )
-        projections = {
-            name: ProjectionResult(
-                name=name,
-                module=entry["module"],
-                shape=(entry["shape"][0], entry["shape"][1]),
-                layers=entry["layers"],
-                metrics=PairMetrics(
-                    **{key: arrays[member(name, key)] for key in PairMetrics._fields}
-                ),
-            )
-            for name, entry in summary["projections"].items()
-        }
-        return cls(
-            pair=summary["pair"],
-            base=summary["base"],
-            post=summary["post"],
-            family=summary["family"],
-            coverage=summary["coverage"],
-            projections=projections,
-            options=summary["options"],
-        )
+    def _complete(cls, stored: Any, arrays: NpzFiles) -> None:
+        held = ChainMap(*(arrays[file] for file in _NPZ))
+        for name in stored["projections"]:
+            for key in PairMetrics._fields:
+                if array_name(name, key) not in held:
+                    raise InputError(
+                        f"{arrays.folder}: neither spectra.npz nor vectors.npz holds "
+                        f"{array_name(name, key)!r}, which this svdjax computes; run the sweep "
+                        "again in a new workdir"
+                    )
 
     def __repr__(self) -> str:
-        head = f"Comparison {self.pair}: {self.base} -> {self.post} ({self.family})"
         names = ("projection", "in", "out", "layers", "alpha", "std", "NF", "unrelated", "ratio")
-        rows = [names] + [
-            (
-                result.name,
-                *(str(size) for size in result.shape),
-                str(result.layers),
-                f"{result.alpha_mean:.4f}",
-                f"{result.alpha_std:.4f}",
-                f"{result.nf_mean:.4g}",
-                f"{result.nf_unrelated:.4g}",
+        rows: list[tuple[str, ...]] = [names]
+        for result in self.projections.values():
+            numbers = (
+                *(str(size) for size in (*result.shape, result.layers)),
+                *(f"{alpha:.4f}" for alpha in (result.alpha_mean, result.alpha_std)),
+                *(f"{nf:.4g}" for nf in (result.nf_mean, result.nf_unrelated)),
                 f"{result.nf_mean / result.nf_unrelated:.3f}",
             )
-            for result in self.projections.values()
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+            rows.append((result.name, *numbers))
+        first, *widths = (max(map(len, column)) for column in zip(*rows))
         lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-            for row in rows
+            "  ".join([name.ljust(first), *map(str.rjust, cells, widths)]) for name, *cells in rows
         ]
+        head = f"Comparison {self.pair}: {self.base} -> {self.post} ({self.family})"
         return "\n".join([head, *lines])
-
-
-def member(projection: str, key: str) -> str:
-    """Name of an array in the npz files: ``q_proj/nf``.
-
-    Tensors of unknown architectures may be called anything; what could lead an unpacker out of its
-    directory is percent-encoded.
-    """
-    safe = urllib.parse.quote(projection, safe="[]{}()+,:@ ")
-    if not safe.strip("."):
-        safe = "%2E" * len(safe) or "%"
-    return f"{safe}/{key}"
 
 
 def _over(reduce: Any, values: Any) -> float:
     """`reduce` over the values that are not NaN; NaN if there are none."""
     array = np.asarray(values, dtype=np.float64)
-    kept = array[~np.isnan(array)]
-    return float(reduce(kept)) if kept.size else float("nan")
-
-
-def _ratio(value: Any, by: Any) -> np.ndarray:
-    """value / by, NaN where `by` is 0."""
-    value, by = np.asarray(value, np.float64), np.asarray(by, np.float64)
-    value, by = np.broadcast_arrays(value, by)
-    return np.divide(value, by, out=np.full(by.shape, np.nan), where=by != 0)
+    known = array[~np.isnan(array)]
+    return float(reduce(known)) if known.size else math.nan

@@ -247,7 +247,7 @@ def over(reduce: Any, values: Any) -> float:
 
 def ratio(value: Any, by: Any) -> np.ndarray:
     """value / by, NaN where `by` is 0."""
-    value, by = np.asarray(value, np.float64), np.asarray(by, np.float64)
+    value, by = np.broadcast_arrays(np.asarray(value, np.float64), np.asarray(by, np.float64))
     return np.divide(value, by, out=np.full(by.shape, np.nan), where=by != 0)
 
 

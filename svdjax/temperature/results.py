@@ -1,23 +1,20 @@
-"""What the temperature stage leaves of a pair: temperature.json, and temperature.npz beside it.
+"""Results of the temperature stage for a pair: temperature.json and temperature.npz.
 
 Axes: `P` projections, `R` rows of layers (the last: all together), `F` factors, `B` blocks.
 """
 
 from __future__ import annotations
 
-import os
-import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from svdjax.atomic import read_npz, write_json, write_npz
-from svdjax.engine.store import FORMAT_VERSION, read_results, stored_fields
+from svdjax.engine.store import NpzFiles, Results, in_npz
 from svdjax.temperature.options import ALL
 
-TEMPERATURE, ARRAYS = "temperature.json", "temperature.npz"
+ARRAYS = "temperature.npz"
 UNITS: Mapping[str, str] = {
     "loss": "next-token cross-entropy on the held-out text, nats per token",
     "kl": "KL(unscaled || scaled) of the next-token distributions, nats per token",
@@ -31,11 +28,13 @@ UNITS: Mapping[str, str] = {
     "stopped": "answers that ended by themselves, %",
 }
 """Names of the arrays, what they hold and in which unit."""
+_AXES = ("projections", "layers", "factors")
+"""Fields that stand in temperature.npz too, for who reads it alone."""
 
 
 @dataclass(frozen=True)
-class TemperatureResults:
-    """Singular values scaled by layer and projection, and what it did.
+class TemperatureResults(Results):
+    """Loss, entropies and answers of models whose singular values were scaled.
 
     Attributes:
       pair: name of the pair.
@@ -51,6 +50,8 @@ class TemperatureResults:
         [P, R, F]; entropies [P, R, F, B], of every block. NaN where a point was not measured.
     """
 
+    FILE = "temperature.json"
+
     pair: str
     models: list[str]
     projections: list[str]
@@ -58,60 +59,37 @@ class TemperatureResults:
     factors: list[float]
     data: Mapping[str, Any]
     settings: Mapping[str, Any]
-    values: Mapping[str, np.ndarray]
+    values: Mapping[str, np.ndarray] = field(metadata=in_npz({ARRAYS: _AXES}))
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def get(self, model: str, name: str) -> np.ndarray | None:
-        """An array of a model; None where it was not measured."""
+        """Array of a model; None where it was not measured."""
         return self.values.get(f"{model}/{name}")
 
     @property
     def benchmarks(self) -> list[str]:
-        """Those of which questions were asked."""
+        """Benchmarks whose questions were asked."""
         return list(self.data["questions"])
 
-    def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes the arrays, then ``temperature.json``; returns its path."""
-        folder = pathlib.Path(directory)
-        axes = {
-            "projections": np.array(self.projections),
-            "layers": np.array(self.layers, np.int64),
-            "factors": np.array(self.factors, np.float64),
-        }
-        write_npz(folder / ARRAYS, {**axes, **self.values})
-        fields = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "values"}
+    def entries(self) -> dict[str, Any]:
+        """Entries of temperature.json: the fields, and what temperature.npz holds."""
         names = {name.split("/")[1] for name in self.values}
-        entry = {
-            "format_version": FORMAT_VERSION,
-            **fields,
-            "arrays": {
-                "file": ARRAYS,
-                "axes": ["projections", "layers", "factors"],
-                "axes_of_entropies": ["projections", "layers", "factors", "blocks"],
-                "layer_of_all_layers": ALL,
-                "units": {name: text for name, text in UNITS.items() if name in names},
-            },
+        held = {
+            "file": ARRAYS,
+            "axes": list(_AXES),
+            "axes_of_entropies": [*_AXES, "blocks"],
+            "layer_of_all_layers": ALL,
+            "units": {name: text for name, text in UNITS.items() if name in names},
         }
-        return write_json(folder / TEMPERATURE, entry)
+        return {**super().entries(), "arrays": held}
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> TemperatureResults:
-        """Reads what `save` wrote.
-
-        Raises:
-          InputError: it is missing, damaged, or of another format version.
-        """
-
-        def read(folder: pathlib.Path) -> TemperatureResults:
-            fields = stored_fields(folder / TEMPERATURE, cls, without=("values",))
-            values = {k: v for k, v in read_npz(folder / ARRAYS).items() if "/" in k}
-            shape = tuple(len(fields[axis]) for axis in ("projections", "layers", "factors"))
-            for name, array in values.items():
-                if array.shape[:3] != shape:
-                    raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-            if not values:
-                raise KeyError("no array")
-            return cls(**fields, values=values)
-
-        return read_results(directory, TEMPERATURE, read)
+    def _complete(cls, stored: Any, arrays: NpzFiles) -> None:
+        shape = tuple(len(stored[axis]) for axis in _AXES)
+        values = {name: array for name, array in arrays[ARRAYS].items() if name not in _AXES}
+        for name, array in values.items():
+            if array.shape[:3] != shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+        if not values:
+            raise KeyError("no array")
