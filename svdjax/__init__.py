@@ -8,10 +8,10 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from svdjax.errors import InputError
-from svdjax.lazy import attributes
 
 if TYPE_CHECKING:
     from svdjax.construct.checkpoint import construct_checkpoint
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Comparison", "InputError", "__version__", "compare", "construct_checkpoint"]
 
-__getattr__ = attributes(
-    __name__,
-    {
-        "Comparison": "spectra.results",
-        "compare": "spectra.pair",
-        "construct_checkpoint": "construct.checkpoint",
-    },
-)
+_MODULES = {
+    "Comparison": "svdjax.spectra.results",
+    "compare": "svdjax.spectra.pair",
+    "construct_checkpoint": "svdjax.construct.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ import jax
 
 from svdjax.atomic import remove_leftovers
 from svdjax.engine.compile_queue import CompileQueue
-from svdjax.engine.hosts import Hosts
+from svdjax.engine.hosts.hosts import Hosts
 from svdjax.engine.inputs import PairJob
 from svdjax.errors import InputError
 

@@ -20,7 +20,9 @@ from svdjax.engine import devices, inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
 from svdjax.engine.groups import working_bytes
-from svdjax.engine.hosts import Hosts, HostsRequest, meet
+from svdjax.engine.hosts.hosts import Hosts
+from svdjax.engine.hosts.meeting import meet
+from svdjax.engine.hosts.request import HostsRequest
 from svdjax.engine.progress import note
 from svdjax.engine.shares import shares
 from svdjax.engine.signals import StopRequest

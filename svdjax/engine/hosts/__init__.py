@@ -4,22 +4,5 @@ Numbers never travel: a process computes on its own devices, and results meet in
 is told is small: who is there, what is missing, who was stopped, who died. This goes over one TCP
 connection from every process to process 0. jax finds the processes of SLURM and Open MPI; its
 coordination service is not used, for its client ends a process by a C++ abort, which nothing can
-catch, as soon as process 0 is gone. Imported on first use, so that flags are read before jax is.
+catch, as soon as process 0 is gone.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from svdjax.lazy import attributes
-
-if TYPE_CHECKING:
-    from svdjax.engine.hosts.hosts import Hosts
-    from svdjax.engine.hosts.meeting import meet
-    from svdjax.engine.hosts.request import HostsRequest, requested
-
-__all__ = ["Hosts", "HostsRequest", "meet", "requested"]
-
-_HOMES = {"Hosts": "hosts", "HostsRequest": "request", "meet": "meeting", "requested": "request"}
-
-__getattr__ = attributes(__name__, _HOMES)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from svdjax.engine.hosts import HostsRequest, hosts, meet
+from svdjax.engine.hosts import hosts
+from svdjax.engine.hosts.meeting import meet
+from svdjax.engine.hosts.request import HostsRequest
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import HostLost, InputError, Interrupted
 from tests.engine.hosts.threads import side_by_side

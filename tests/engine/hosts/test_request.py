@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from svdjax.engine.hosts import HostsRequest
-from svdjax.engine.hosts import requested as as_asked
+from svdjax.engine.hosts.request import HostsRequest
+from svdjax.engine.hosts.request import requested as as_asked
 from svdjax.errors import InputError
 
 SLURM = {

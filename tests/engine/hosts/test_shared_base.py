@@ -7,7 +7,7 @@ import socket
 import numpy as np
 import pytest
 
-from svdjax.engine.hosts import HostsRequest
+from svdjax.engine.hosts.request import HostsRequest
 from svdjax.errors import InputError
 from svdjax.options import default_config
 from svdjax.sweep.run import run_sweep
