@@ -52,7 +52,7 @@ class OrbaxCheckpoint(Checkpoint):
     """
 
     def __init__(self, source: str | os.PathLike[str], path: pathlib.Path):
-        """Read the tree's metadata and match it with the family.
+        """Reads the tree's metadata and matches it with the family.
 
         Args:
             source: What the user named.
@@ -96,7 +96,7 @@ class OrbaxCheckpoint(Checkpoint):
         self._mine = object()
 
     def _place(self, weight: Weight, names: tuple[str, ...]) -> str:
-        """Where the tensors of a leaf are; what is wrong with it."""
+        """Notes where the tensors of a leaf are; returns what is wrong with it."""
         if weight.path not in self._leaves:
             return f"leaf {weight.path} is missing"
         shape, dtype = self._leaves[weight.path]
@@ -121,7 +121,7 @@ class OrbaxCheckpoint(Checkpoint):
         return self.settings.path.parent
 
     def close(self) -> None:
-        """Let go of what is in memory."""
+        """Frees the leaves in memory."""
         with _LOCK:
             for key in [key for key in _KEPT if key[0] is self._mine]:
                 del _KEPT[key]
@@ -170,19 +170,19 @@ class OrbaxCheckpoint(Checkpoint):
         shape, dtype = self._leaves[path]
         self.check_unchanged()
         try:
-            found = _in_thread(_restore, self.folder, keys)
+            leaf = _in_thread(_restore, self.folder, keys)
         # Orbax and TensorStore raise whatever they run into.
         except Exception as error:
             raise InputError(
                 f"{self.folder}: leaf {path} cannot be read ({files.one_line(error)[:300]})"
             ) from None
         self.check_unchanged()
-        if (found.shape, found.dtype) != (shape, dtype):
+        if (leaf.shape, leaf.dtype) != (shape, dtype):
             raise InputError(
-                f"{self.folder}: leaf {path} is {found.dtype} {found.shape}, expected {dtype} "
+                f"{self.folder}: leaf {path} is {leaf.dtype} {leaf.shape}, expected {dtype} "
                 f"{shape} by {_TREE}"
             )
-        return found
+        return leaf
 
 
 def is_orbax(path: pathlib.Path) -> bool:
@@ -194,17 +194,17 @@ def is_orbax(path: pathlib.Path) -> bool:
 
 
 def _tree_folder(path: pathlib.Path) -> pathlib.Path:
-    found = [each for each in (path / "params", path / "default", path) if (each / _TREE).is_file()]
-    if not found:
-        raise InputError(
-            f"{path}: Orbax wrote it, but there is no pytree in it; expected {_TREE} in default/, "
-            "params/ or the step itself"
-        )
-    return found[0]
+    for folder in (path / "params", path / "default", path):
+        if (folder / _TREE).is_file():
+            return folder
+    raise InputError(
+        f"{path}: Orbax wrote it, but there is no pytree in it; expected {_TREE} in default/, "
+        "params/ or the step itself"
+    )
 
 
 def _settings(path: pathlib.Path) -> tuple[WatchedFile, dict[str, Any]]:
-    """The model's config.json, and the file it is in."""
+    """File that holds the model's config.json, and its content."""
     for up, name in (*_CONFIGS, _RECIPE):
         directory = pathlib.Path(os.path.normpath(path.absolute() / up))
         if os.path.lexists(directory / name):
@@ -234,7 +234,7 @@ def _leaves(folder: pathlib.Path) -> dict[tuple[str, ...], tuple[tuple[int, ...]
 
 
 def _check_keys(folder: pathlib.Path) -> None:
-    """Check that no key of a tree, of which Orbax makes names of files, leads out of it."""
+    """Checks that no key of a tree, of which Orbax makes names of files, leads out of it."""
     tree = files.read_json(files.checked_path(folder, _TREE)).get("tree_metadata")
     for entry in tree.values() if isinstance(tree, dict) else []:
         keys = entry.get("key_metadata") if isinstance(entry, dict) else None
@@ -245,9 +245,9 @@ def _check_keys(folder: pathlib.Path) -> None:
 
 
 def _check_nodes(folder: pathlib.Path) -> None:
-    """Have TensorStore read all nodes of the database, which have checksums, one by one.
+    """Reads all nodes of the database, which have checksums, one by one.
 
-    Those who wait for many arrays at once complain on stderr of each that they no longer wait for.
+    Waiting for many arrays at once, TensorStore complains on stderr of each that is given up.
     """
     import tensorstore
 
@@ -281,12 +281,12 @@ def _parameters(
         )
     (root,) = roots
     size = len(root)
-    found = {"/".join(keys[size:]): form for keys, form in leaves.items() if keys[:size] == root}
-    return root, found
+    below = {"/".join(keys[size:]): form for keys, form in leaves.items() if keys[:size] == root}
+    return root, below
 
 
 def _in_thread(function: Any, *arguments: Any) -> Any:
-    """In a thread of its own, because Orbax runs and unsets event loops (see `orbax_store`)."""
+    """Result of a function that runs in its own thread, for Orbax runs and unsets event loops."""
     with quiet_orbax() as (ocp, alone), ThreadPoolExecutor(1) as thread:
         return thread.submit(function, ocp, alone, *arguments).result()
 
@@ -300,14 +300,12 @@ def _metadata(ocp: Any, alone: Any, folder: pathlib.Path) -> Any:
 
 def _restore(ocp: Any, alone: Any, folder: pathlib.Path, keys: list[str]) -> np.ndarray:
     from etils import epath
+    from flax import traverse_util
 
-    item: Any = 0
-    wanted: Any = ocp.RestoreArgs(restore_type=np.ndarray)
-    for key in reversed(keys):
-        item, wanted = {key: item}, {key: wanted}
+    path = tuple(keys)
+    item = traverse_util.unflatten_dict({path: 0})
+    wanted = traverse_util.unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     how = ocp.args.PyTreeRestore(item=item, restore_args=wanted, partial_restore=True)
-    found = handler.restore(epath.Path(folder), args=how)
-    for key in keys:
-        found = found[key]
-    return found
+    restored: Any = traverse_util.flatten_dict(handler.restore(epath.Path(folder), args=how))
+    return restored[path]

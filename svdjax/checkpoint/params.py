@@ -5,7 +5,6 @@ Leaves in the layout of `svdjax.model`: kernels [L, I, O], biases [L, O], norms 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,22 @@ from svdjax.errors import InputError
 
 
 def param_shapes(config: ModelConfig, dtype: Any = np.float32) -> dict[str, Any]:
-    """The pytree of a model as `jax.ShapeDtypeStruct`s; nothing is allocated."""
-    import jax  # the readers themselves do without
+    """Pytree of a model as `jax.ShapeDtypeStruct`s; nothing is allocated."""
+    # The readers themselves do without.
+    import jax
+    from flax import traverse_util
 
-    return _nested(
-        {
-            weight.path: jax.ShapeDtypeStruct(weight.leaf_shape(config), dtype)
-            for weight in FAMILIES[config.family].present(config)
-        }
-    )
+    shapes = {
+        weight.path: jax.ShapeDtypeStruct(weight.leaf_shape(config), dtype)
+        for weight in FAMILIES[config.family].present(config)
+    }
+    return traverse_util.unflatten_dict(shapes, sep="/")
 
 
 def load_params(
     checkpoint: Checkpoint, config: ModelConfig, dtype: Any = np.float32
 ) -> dict[str, Any]:
-    """Read a whole model into numpy arrays. Everything else here streams; this holds it all.
+    """Reads a whole model into numpy arrays. Everything else here streams; this holds it all.
 
     Args:
         checkpoint: The checkpoint.
@@ -47,14 +47,15 @@ def load_params(
         InputError: Tensors do not match the configuration (all mismatches at once), NaN or Inf,
             or a second head that differs from the embedding it should be tied to.
     """
+    from flax import traverse_util
+
     faults, left_out = match_family(checkpoint, config)
     raise_faults(f"{checkpoint.path} cannot be loaded", faults)
     if "lm_head.weight" in left_out:
         _check_tie(checkpoint)
-    leaves = {}
-    for weight in FAMILIES[config.family].present(config):
-        leaves[weight.path] = _leaf(checkpoint, weight, config, dtype)
-    return _nested(leaves)
+    weights = FAMILIES[config.family].present(config)
+    leaves = {weight.path: _leaf(checkpoint, weight, config, dtype) for weight in weights}
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def _leaf(checkpoint: Checkpoint, weight: Weight, config: ModelConfig, dtype: Any) -> np.ndarray:
@@ -70,7 +71,7 @@ def _leaf(checkpoint: Checkpoint, weight: Weight, config: ModelConfig, dtype: An
 
 
 def check_finite(checkpoint: Checkpoint, name: str, tensor: np.ndarray) -> None:
-    """Raise `InputError` naming file, tensor and count if there is any NaN or Inf."""
+    """Raises `InputError` naming file, tensor and count if there is any NaN or Inf."""
     if tensor.dtype not in FLOATS:
         return
     nans, infs = count_nonfinite(tensor)
@@ -92,14 +93,3 @@ def _check_tie(checkpoint: Checkpoint) -> None:
             f"{file}: lm_head.weight differs from model.embed_tokens.weight, though config.json "
             "ties them; set tie_word_embeddings to false or remove lm_head.weight"
         )
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree

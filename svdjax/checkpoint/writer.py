@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
@@ -50,9 +50,11 @@ def save_checkpoint(
         InputError: params do not fit the config (all mismatches at once), a value does not fit
             the dtype, or the directory is in use.
     """
+    from flax import traverse_util  # the readers, which are imported with this, do without
+
     config = model_config(config_dict)
     stored = _storage_dtype(dtype)
-    leaves = dict(_leaves(params))
+    leaves = traverse_util.flatten_dict(params, sep="/")
     weights = FAMILIES[config.family].present(config)
     _check_leaves(leaves, {weight.path: weight.leaf_shape(config) for weight in weights})
     outgoing = [
@@ -109,14 +111,6 @@ def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     if modern:
         named.pop("torch_dtype", None)
     return named
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _check_leaves(leaves: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
