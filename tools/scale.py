@@ -7,7 +7,7 @@
 Measures a float64 product and symmetric eigenproblems on all devices at once (less than a minute),
 and prints Markdown: the rates as JSON, which --rates takes again, and for 1.5B, 7B, 14B and 70B
 pairs on 1 to 8 such devices what `python -m svdjax.sweep` with --config.measure=vectors would take,
-compiling aside. How the prediction is made, and how far it was off: docs/cost.md.
+compiling aside. How the prediction is made, and how far it was off: docs/scale.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Axis legend: `L` layers, `I` in, `O` out.
 
 Peak anonymous host memory, beside what Python and jax take (about 0.4 GB): two groups of
 ``group_bytes`` as stored, the copy of one that the devices work on and its results; and on CPU
-devices a matrix pair in work on each (`groups.matrix_bytes`). It does not depend on the size of
+devices a matrix pair in work on each (`cost.matrix_bytes`). It does not depend on the size of
 the model.
 """
 

@@ -1,4 +1,4 @@
-"""What the sweep hands to each of its stages, and how a stage goes from pair to pair."""
+"""Context of a stage: what the sweep hands to it, and how it goes from pair to pair."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Context:
-    """What the sweep hands to a stage.
+    """Everything the sweep hands to a stage.
 
     Attributes:
       workdir: locked, clean.
@@ -37,7 +37,7 @@ class Context:
       save: writes sweep.json.
       check: raises if a stop was requested, here or at another process.
       hosts: the processes of the sweep.
-      ahead: compiles what will be needed.
+      compile_queue: compiles what will be needed.
     """
 
     workdir: pathlib.Path
@@ -48,7 +48,7 @@ class Context:
     save: Callable[[], None]
     check: Callable[[str], None]
     hosts: Hosts
-    ahead: CompileQueue
+    compile_queue: CompileQueue
 
     @contextlib.contextmanager
     def journal(self, name: str) -> Iterator[pathlib.Path]:

@@ -1,4 +1,4 @@
-"""Scale on paper: what an analysis costs, predicted from a few measured rates.
+"""Costs: what a sweep takes, predicted from a few rates that are measured on the machine.
 
 Axis legend: `I` in, `O` out, `R` = min(I, O), `M` = max(I, O).
 
@@ -9,6 +9,8 @@ eigenproblem by its size. What passes over memory otherwise is a few percent of 
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -22,17 +24,35 @@ import numpy as np
 from svdjax.spectral.matmul import eigh, matmul, slice_length
 
 START_SECONDS = 3.0
-"""Of a sweep before its first matrix and after its last: Python, jax, the files' headers."""
+"""Seconds of a command before its first matrix and after its last: Python, jax, the libraries."""
+
+LOAD_SECONDS = 0.3
+"""Seconds of a program that the cache has: tracing it, and loading what was compiled."""
+
+COMPILE_SECONDS = 1.3
+"""Seconds of compiling a program that the cache has not, beyond those."""
 
 _SYMMETRIC = 0.6
-"""Of the operations of a product, where its blocks above the diagonal are computed once."""
+"""Share of a product's operations, where its blocks above the diagonal are computed once."""
+
+_VALUES = 0.4
+"""Share of an eigenproblem's seconds, where its values alone are wanted."""
+
+_SVD = 3
+"""Eigenproblems that an SVD of a square matrix takes as long as."""
+
+_DECODER = 2.0
+"""A decoder's operations beside products: how many times the products alone it takes."""
+
+_STEP = 3e-4
+"""Seconds of a layer in a step of decoding, however small it is."""
 
 _EIGEN_SIZES = (256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What something takes.
+    """Operations and bytes of a comparison.
 
     Attributes:
       products: floating point operations in matrix products.
@@ -53,9 +73,15 @@ class Cost:
 
 
 def pair_cost(
-    shape: tuple[int, int], *, posts: int = 1, sides: int | None = None, itemsize: int = 2
+    shape: tuple[int, int],
+    *,
+    posts: int = 1,
+    sides: int | None = None,
+    itemsize: int = 2,
+    measure: str = "vectors",
+    gram: bool = True,
 ) -> Cost:
-    """Cost of one base matrix [I, O] and its posts, compared by ``measure="vectors"``.
+    """Cost of one base matrix [I, O] and its posts.
 
     Long matrices (M >= 2 R) by their Gram matrices alone; others by factors made out of them,
     with their smaller singular values worked out a second time.
@@ -66,19 +92,34 @@ def pair_cost(
       sides: matrices that are read and factorised for them; a base and its posts by default, fewer
         where an earlier comparison has left some.
       itemsize: bytes of an entry as stored.
+      measure: what is asked for; ``fits`` takes both rotations and the values of one eigenproblem,
+        ``all`` also polar factors, two where the matrix is not square.
+      gram: whether Gram matrices are tried; else an SVD of every matrix.
     """
     sides = posts + 1 if sides is None else sides
     r, long = min(shape), max(shape)
     whole, square = 2.0 * long * r**2, 2.0 * r**3
-    if long >= 2 * r:
+    eigen: dict[int, float] = collections.defaultdict(float)
+    if not gram:
+        products = sides * 3 * whole + posts * (whole + 2 * square)
+        eigen[r] += _SVD * sides
+    elif long >= 2 * r:
         products = sides * _SYMMETRIC * whole + posts * (whole + 4 * square)
         products += _SYMMETRIC * square  # the root of base
-        eigen = {r: float(sides)}
+        eigen[r] += sides
     else:
         # Gram matrix, images, loss, the lower half again, its loss, the correction in float32.
         factors = (3 * _SYMMETRIC + 1.5) * whole + _SYMMETRIC * whole / 4 + square
         products = sides * factors + posts * (whole + 2 * square)
-        eigen = {r: float(sides), r // 2: float(sides)}
+        eigen[r] += sides
+        eigen[r // 2] += sides
+    if measure != "vectors":
+        products += posts * 4 * square
+        eigen[r] += _VALUES * posts
+    if measure == "all":
+        polar = 1 if r == long else 2
+        products += posts * polar * 3 * square
+        eigen[r] += _SVD * polar * posts
     # As XLA counts the buffers of the compiled program. A long matrix that has to be factorised
     # takes 8 * 7 r M, for as long as that takes.
     if long >= 2 * r:
@@ -86,12 +127,22 @@ def pair_cost(
     else:
         working = 8 * 10 * r * long
     stored = sides * itemsize * r * long
-    return Cost(products, eigen, stored, working)
+    return Cost(products, dict(eigen), stored, working)
+
+
+def matrix_bytes(shape: tuple[int, int]) -> int:
+    """Bytes in work for one matrix pair, the most that any measure and factorisation takes.
+
+    In float64: both matrices, their tall factors and the copies LAPACK makes, I x O each; short
+    factors, Q1, Q2 and what the fits make of them, r x r each. Measured on CPU at 1024 x 2816.
+    """
+    r, R = min(shape), max(shape)
+    return 8 * (9 * R * r + 22 * r**2)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does in a second, all devices of the machine at work.
+    """Rates of a device, all devices of the machine at work.
 
     Attributes:
       device: its name.
@@ -108,13 +159,37 @@ class Rates:
     transfer: float = 1e10
 
     def seconds(self, cost: Cost) -> float:
-        """Of the computation."""
+        """Seconds of the computation."""
         return cost.products / self.products + sum(
             count * self.eigen_seconds(n) for n, count in cost.eigen.items()
         )
 
+    def together(self, devices: int) -> Rates:
+        """Rates of several such devices, layers or rows spread over them."""
+        eigen = {size: seconds / devices for size, seconds in self.eigen.items()}
+        return dataclasses.replace(self, products=devices * self.products, eigen=eigen)
+
+    def read_seconds(self, parameters: float, tokens: float) -> float:
+        """Seconds of a decoder that reads: 2 operations a parameter and token, in float32."""
+        return _DECODER * 2.0 * parameters * tokens / (2 * self.products)
+
+    def answer_seconds(
+        self, parameters: float, layers: int, *, answers: int, tokens: float, batch: int
+    ) -> float:
+        """Seconds of a decoder that answers, a step for each token of a batch.
+
+        Args:
+          parameters: of the model.
+          layers: its depth.
+          answers: how many.
+          tokens: of an answer.
+          batch: answers that are decoded together.
+        """
+        steps = max(tokens, answers * tokens / batch)
+        return steps * (_STEP * layers + self.read_seconds(parameters, batch))
+
     def eigen_seconds(self, n: int) -> float:
-        """Of one eigenproblem: between the measured sizes by a power law, beyond them by n^3."""
+        """Seconds of one eigenproblem: by a power law between the measured sizes, by n^3 beyond."""
         sizes = sorted(self.eigen)
         if n <= sizes[0]:
             return self.eigen[sizes[0]] * (n / sizes[0]) ** 2
@@ -160,12 +235,12 @@ MODELS = {
         _decoder("Llama-3.1-70B", 80, 8192, 28672, 1024),
     )
 }
-"""By name; shapes from the models' published config.json."""
+"""Models by name; shapes from their published config.json."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a sweep would take.
+    """Time, operations and memory of a sweep.
 
     Attributes:
       seconds: of the whole command, without compiling.
@@ -216,27 +291,35 @@ def predict(
     )
 
 
-def measure_rates(sizes: Sequence[int] = _EIGEN_SIZES, product: int = 2048) -> Rates:
-    """Measures this machine's devices, all of them at once; takes some seconds."""
+def measure_rates(
+    sizes: Sequence[int] = _EIGEN_SIZES, product: int = 2048, turns: int = 3
+) -> Rates:
+    """Measures this machine's devices, all of them at once; takes some seconds.
+
+    Args:
+      sizes: of the eigenproblems.
+      product: size of the product.
+      turns: how often each is measured; the best counts.
+    """
     with jax.enable_x64(True):
         devices = jax.devices()
         generator = np.random.default_rng(0)
         big = generator.standard_normal((product, product))
         multiply = jax.jit(lambda x: matmul(x, x))
-        rate = 2.0 * product**3 / _together(multiply, big, devices)
+        rate = 2.0 * product**3 / _together(multiply, big, devices, turns)
         solve = jax.jit(eigh)
         eigen = {}
         for size in sizes:
             root = generator.standard_normal((size, size))
-            eigen[size] = _together(solve, root @ root.T, devices)
+            eigen[size] = _together(solve, root @ root.T, devices, turns)
         start = time.perf_counter()
         jax.block_until_ready(jax.device_put(big, devices[0]))
         transfer = big.nbytes / (time.perf_counter() - start)
     return Rates(devices[0].device_kind, rate, eigen, transfer=transfer)
 
 
-def _together(function, value: np.ndarray, devices: Sequence[Any], turns: int = 3) -> float:
-    """Seconds of a call while every device does the same; the best of some turns."""
+def _together(function, value: np.ndarray, devices: Sequence[Any], turns: int) -> float:
+    """Seconds of a call while every device makes the same; the best of some turns."""
     values = [jax.device_put(value, device) for device in devices]
 
     def call(x: jax.Array) -> None:
@@ -258,14 +341,14 @@ def table(rates: Rates, counts: Sequence[int] = (1, 2, 4, 8), posts: int = 1) ->
     head = ["pair", "Pflop", "read", "per device", *(f"{count} device(s)" for count in counts)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for model in MODELS.values():
-        found = [predict(model, rates, devices=count, posts=posts) for count in counts]
-        first = found[0]
+        predictions = [predict(model, rates, devices=count, posts=posts) for count in counts]
+        first = predictions[0]
         cells = [
             model.name,
             f"{first.operations / 1e15:.2f}",
             f"{first.read / 2**30:.1f} GiB",
             f"{first.device / 2**30:.1f} GiB",
-            *(_time(one.seconds) for one in found),
+            *(_time(prediction.seconds) for prediction in predictions),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -8,10 +8,10 @@ layer (zero matrices that are not long would go through SVDs: no Gram matrix tel
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from svdjax.checkpoint import Checkpoint, PairPlan, Projection
-from svdjax.engine.cost import pair_cost
+from svdjax.engine.cost import Cost, matrix_bytes, pair_cost
 from svdjax.errors import printable
 
 
@@ -27,7 +27,7 @@ class Group:
       length: layers of the stack on the devices, at least ``stop - start``.
       bytes: host bytes of both stacks as stored.
       read: bytes read for it; less than `bytes` where a group before leaves a side on the devices.
-      work: floating point operations, by the estimate of `svdjax.engine.cost.pair_cost`.
+      cost: of one of its matrices; less where a group before leaves a side on the devices.
     """
 
     pair: str
@@ -37,7 +37,12 @@ class Group:
     length: int
     bytes: int
     read: int
-    work: float
+    cost: Cost = field(compare=False)
+
+    @property
+    def work(self) -> float:
+        """Floating point operations, those of its padding included."""
+        return self.length * self.cost.operations
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -46,12 +51,12 @@ class Group:
 
     @property
     def label(self) -> str:
-        """As it stands in the log: ``q_proj[0:6]``."""
+        """Name in the log: ``q_proj[0:6]``."""
         return f"{printable(self.projection.name, 80)}[{self.start}:{self.stop}]"
 
     @property
     def place(self) -> tuple[str, int]:
-        """Where in a model it lies: that of other pairs' groups of the same matrices."""
+        """Place in a model, that of other pairs' groups of the same matrices."""
         return self.projection.name, self.start
 
 
@@ -64,7 +69,7 @@ def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) ->
     groups = []
     for projection in plan.projections:
         layers = len(projection.tensors)
-        per_layer = layer_bytes(plan, projection)
+        per_layer = sum(side_bytes(side, projection) for side in (plan.base, plan.post))
         length = group_length(layers, group_bytes // per_layer, devices)
         for start in range(0, layers, length):
             groups.append(
@@ -76,7 +81,7 @@ def plan_groups(pair: str, plan: PairPlan, *, group_bytes: int, devices: int) ->
                     length=length,
                     bytes=length * per_layer,
                     read=(min(start + length, layers) - start) * per_layer,
-                    work=length * matrix_work(projection.shape),
+                    cost=pair_cost(projection.shape),
                 )
             )
     return groups
@@ -103,36 +108,16 @@ def group_length(layers: int, budget: int, devices: int) -> int:
     return devices * min(range(most, 0, -1), key=cost)
 
 
-def layer_bytes(plan: PairPlan, projection: Projection) -> int:
-    """Bytes of one layer of a projection, both sides as stored."""
-    return side_bytes(plan.base, projection) + side_bytes(plan.post, projection)
-
-
 def side_bytes(checkpoint: Checkpoint, projection: Projection) -> int:
     """Bytes of one layer of a projection in one checkpoint, as stored."""
     itemsize = checkpoint.spec(projection.tensors[0]).dtype.itemsize
     return projection.shape[0] * projection.shape[1] * itemsize
 
 
-def matrix_work(shape: tuple[int, int]) -> float:
-    """Floating point operations of one matrix of a pair, roughly; see `svdjax.engine.cost`."""
-    return pair_cost(shape).operations
-
-
 def working_bytes(plans: Iterable[PairPlan]) -> int:
     """Bytes a device holds while it works on the largest matrix pair of `plans`, roughly."""
     shapes = {projection.shape for plan in plans for projection in plan.projections}
     return max(map(matrix_bytes, shapes), default=0)
-
-
-def matrix_bytes(shape: tuple[int, int]) -> int:
-    """Bytes in work for one matrix pair, roughly.
-
-    In float64: both matrices, their tall factors and the copies LAPACK makes, I x O each; short
-    factors, Q1, Q2 and what the fits make of them, r x r each. Measured on CPU at 1024 x 2816.
-    """
-    r, R = min(shape), max(shape)
-    return 8 * (9 * R * r + 22 * r**2)
 
 
 def total_work(groups: Sequence[Group]) -> float:

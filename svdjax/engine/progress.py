@@ -29,7 +29,7 @@ class Progress:
     ):
         self.groups, self.work, self.quiet = groups, max(work, 1.0), quiet
         self._whose = "" if process is None else f"process {process}: "
-        self.count, self._done, self._mine = 0, 0.0, 0.0
+        self.count, self._done, self._computed = 0, 0.0, 0.0
         self._start = time.perf_counter()
         self._bar = tqdm.tqdm(
             total=100.0,
@@ -48,7 +48,7 @@ class Progress:
     def computed(self, group: Group, seconds: float) -> None:
         """A group was computed and kept."""
         self.count += 1
-        self._mine += group.work
+        self._computed += group.work
         self._move(group)
         self.log(
             f"computed {self.count}/{self.groups} {group.pair} {group.label} "
@@ -58,10 +58,10 @@ class Progress:
 
     def left(self) -> str:
         """Time left in words, from the rate of this run."""
-        if not self._mine:
+        if not self._computed:
             return "?"
         elapsed = time.perf_counter() - self._start
-        return duration(elapsed / self._mine * max(self.work - self._done, 0.0))
+        return duration(elapsed / self._computed * max(self.work - self._done, 0.0))
 
     def log(self, text: str) -> None:
         """One line on stderr, above the bar if there is one."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from svdjax.engine.context import Context
+    from svdjax.engine.cost import Rates
     from svdjax.engine.inputs import PairJob
     from svdjax.engine.pairs import PairSpec
     from svdjax.report.panels import Panel
@@ -23,7 +24,7 @@ Read = TypeVar("Read")
 
 
 class SharedInputs:
-    """What several stages read of the same pairs, read once.
+    """Inputs that several stages read of the same pairs, read once.
 
     Attributes:
       jobs: the validated pairs.
@@ -35,14 +36,28 @@ class SharedInputs:
         self._read: dict[Callable[..., Any], Any] = {}
 
     def of(self, read: Callable[[Sequence[PairJob], Settings], Read]) -> Read:
-        """What `read` makes of the pairs and settings; the first call reads, and may raise."""
+        """Inputs that `read` makes of the pairs and settings; the first call may raise."""
         if read not in self._read:
             self._read[read] = read(self.jobs, self.settings)
         return self._read[read]
 
 
+class Forecast(NamedTuple):
+    """Predicted time of a stage.
+
+    Attributes:
+      lines: for the end of a dry run.
+      seconds: of its work, programs aside.
+      programs: roughly how many it has to load, or to compile the first time.
+    """
+
+    lines: list[str]
+    seconds: float = 0.0
+    programs: int = 0
+
+
 class PairPage(NamedTuple):
-    """What a section may need of the page it is for.
+    """Contents of a page that its sections may need.
 
     Attributes:
       panels: what is drawn of the pair (`svdjax.report.panels`).
@@ -64,6 +79,7 @@ class Stage:
       title: heading of that section.
       label: the same in the page's list of sections, where that is to be shorter.
       explanation: template beside the page's that explains it, empty for none.
+      figures: how many its section has, roughly; drawing them takes most of the report's time.
       index_anchor: of its section on the index, where that is another.
       index_title: heading of that.
     """
@@ -72,6 +88,7 @@ class Stage:
     file = ""
     place = 0
     anchor = title = label = explanation = ""
+    figures = 0
     index_anchor = index_title = ""
 
     def pairs(self, specs: Iterable[PairSpec]) -> list[str]:
@@ -114,20 +131,19 @@ class Stage:
         del job, settings
         return []
 
-    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
-        """Lines at the end of a dry run.
+    def forecast(self, inputs: SharedInputs, prepared: Any, rates: Rates) -> Forecast:
+        """Predicts its time.
 
         Args:
           inputs: pairs and settings.
           prepared: as `prepare` returned it.
-          rate: floating point operations a second of all devices, in units of
-            `svdjax.engine.groups.matrix_work`.
+          rates: of all devices together.
         """
-        del inputs, prepared, rate
-        return []
+        del inputs, prepared, rates
+        return Forecast([])
 
     def summary(self, results: Any) -> str:
-        """What the closing line says of a pair's results."""
+        """Words of the closing line on a pair's results."""
         raise NotImplementedError
 
     def section(self, results: Any, folder: pathlib.Path, page: PairPage) -> Section:
@@ -143,7 +159,7 @@ class Stage:
     def index_section(
         self, results: Mapping[str, Any], folder: pathlib.Path, papers: Mapping[str, str]
     ) -> Section | None:
-        """The same for the index of a sweep, where it has anything to say.
+        """Writes its part of a sweep's index, where it has anything to say.
 
         Args:
           results: by pair.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svdjax.engine.stages import PairPage, SharedInputs, Stage
+from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
 
 if TYPE_CHECKING:
+    from svdjax.engine.cost import Rates
     from svdjax.report.section import Section
 
 
@@ -15,7 +16,7 @@ class NullsStage(Stage):
 
     name, file = "nulls", "nulls.json"
     place, anchor, title, label = 0, "nulls", "Turned together?", "Null models"
-    explanation = "nulls.html"
+    explanation, figures = "nulls.html", 2
 
     def run(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> dict[str, Any]:
         from svdjax.nulls.stage import run_nulls
@@ -27,7 +28,7 @@ class NullsStage(Stage):
 
         return NullResults.load(folder)
 
-    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
+    def forecast(self, inputs: SharedInputs, prepared: Any, rates: Rates) -> Forecast:
         from svdjax.engine.progress import duration
         from svdjax.nulls.stage import null_work
         from svdjax.spectral.null_draws import KINDS
@@ -40,12 +41,13 @@ class NullsStage(Stage):
         ]
         matrices = sum(count for _, count in shapes) if options.draws else 0
         work = sum(count * null_work(shape, options.draws) for shape, count in shapes)
-        seconds = duration(work / rate if options.draws else 0.0)
+        seconds = work / rates.products if options.draws else 0.0
         draws = len(KINDS) * options.draws * matrices
-        return [
-            f"nulls: at most {draws} draws for {matrices} matrices come on top, predicted time "
-            f"{seconds}"
-        ]
+        line = (
+            f"nulls: at most {draws} draws for {matrices} matrices, predicted time "
+            f"{duration(seconds)}"
+        )
+        return Forecast([line], seconds, 2 * len({shape for shape, _ in shapes}))
 
     def summary(self, results: Any) -> str:
         cost = results.cost

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svdjax.engine.stages import PairPage, SharedInputs, Stage
-from svdjax.evaluate.contract import models_asked
+from svdjax.construct.contract import build_seconds, parameter_count
+from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
+from svdjax.evaluate.contract import models_asked, models_of
 
 if TYPE_CHECKING:
+    from svdjax.engine.cost import Rates
     from svdjax.report.section import Section
 
 
@@ -15,7 +17,7 @@ class ProbesStage(Stage):
     """Attention entropy and CKA of every model on prompts."""
 
     name, file = "probes", "probes.json"
-    place, anchor, title = 3, "behaviour", "Behaviour"
+    place, anchor, title, figures = 3, "behaviour", "Behaviour", 7
 
     def prepare(self, inputs: SharedInputs) -> Any:
         from svdjax.evaluate.inputs import read_inputs
@@ -35,8 +37,15 @@ class ProbesStage(Stage):
 
         return ProbeResults.load(folder)
 
-    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
-        return [f"probes: {models_asked(inputs)} read {len(prepared.prompts)} prompts"]
+    def forecast(self, inputs: SharedInputs, prepared: Any, rates: Rates) -> Forecast:
+        seconds = 0.0
+        for job, models in models_of(inputs):
+            prompts = prepared.readers[job.spec.name]["post"].prompts
+            parameters = parameter_count(job.plan.post)
+            seconds += len(models) * rates.read_seconds(parameters, sum(map(len, prompts)))
+            seconds += sum(map(bool, models)) * build_seconds(job, rates)
+        line = f"probes: {models_asked(inputs)} read {len(prepared.prompts)} prompts"
+        return Forecast([line], seconds, 4)
 
     def summary(self, results: Any) -> str:
         return f"{len(results.titles)} models probed on {results.count} prompts"

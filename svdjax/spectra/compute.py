@@ -8,33 +8,23 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
-from svdjax.checkpoint import Checkpoint, PairPlan, read_stack, stack_dtype
+from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.groups import Group
 from svdjax.engine.prefetch import prefetch
 from svdjax.engine.progress import note
 from svdjax.errors import InputError
 from svdjax.spectra.factor_cache import FactorCache, Side
+from svdjax.spectra.plan import Program, SpectraPlan
 from svdjax.spectra.results import ProjectionResult
-from svdjax.spectral import (
-    PairMetrics,
-    State,
-    analyse_stack,
-    compile_analysis,
-    compile_prepare,
-    is_long,
-    working_precision,
-)
-
-if TYPE_CHECKING:
-    from svdjax.sweep.config import Settings
+from svdjax.spectral import PairMetrics, State, analyse_stack, working_precision
 
 
 @dataclass(frozen=True)
@@ -47,155 +37,72 @@ class Computed:
 
 
 def compute_groups(
+    plan: SpectraPlan,
     groups: Sequence[Group],
-    plans: Mapping[str, PairPlan],
-    settings: Settings,
     mesh: jax.sharding.Mesh,
     *,
-    ahead: CompileQueue,
-    kept: FactorCache | None = None,
+    compile_queue: CompileQueue,
+    cache: FactorCache,
     check: Callable[[], None] = lambda: None,
 ) -> Generator[Computed, None, None]:
     """Yields the groups in order, computed.
 
     Args:
+      plan: of which the groups are some.
       groups: what to compute.
-      plans: the plan of every pair that occurs in `groups`.
-      settings: factorisation, measure and corner.
       mesh: the devices, axis ``layers``.
-      ahead: compiles the programs of later groups while earlier ones compute.
-      kept: what is kept of matrices that occur in several pairs.
+      compile_queue: compiles the programs of later groups while earlier ones compute.
+      cache: states of matrices that occur in several pairs.
       check: called between groups; may raise to stop.
 
     Raises:
       InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
         each device is more than a device's memory.
     """
-    kept = FactorCache(settings) if kept is None else kept
-    work = _Work(settings, mesh, kept, ahead)
-    kept.expect(groups, plans)
-    compile_groups(groups, plans, settings, mesh, sources=kept.sources, ahead=ahead)
-    stream = prefetch(groups, lambda group: work.ship(group, plans[group.pair]), check)
+    analysis = _Analysis(plan, mesh, cache, compile_queue)
+    cache.expect(groups, plan.pairs)
+    compile_groups(plan, groups, mesh, compile_queue)
+    stream = prefetch(groups, analysis.ship, check)
     try:
-        for group, shipped in stream:
+        for group, sides in stream:
             start = time.perf_counter()
-            metrics = work.analyse(group, shipped)
-            del shipped
+            metrics = analysis.compare(group, sides)
+            del sides
             layers = group.stop - group.start
             metrics = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
             yield Computed(group, metrics, time.perf_counter() - start)
     finally:
         stream.close()
-        kept.close()
+        cache.close()
 
 
 def compile_groups(
+    plan: SpectraPlan,
     groups: Sequence[Group],
-    plans: Mapping[str, PairPlan],
-    settings: Settings,
     mesh: jax.sharding.Mesh,
-    *,
-    sources: Collection[str],
-    ahead: CompileQueue,
+    compile_queue: CompileQueue,
 ) -> None:
-    """Has the programs made that `compute_groups` will call, in the order of the groups.
-
-    Args:
-      groups: as there, like the rest.
-      plans: likewise.
-      settings: likewise.
-      mesh: likewise.
-      sources: paths of the checkpoints of whose matrices something is kept.
-      ahead: who makes them.
-    """
-    how: Any = {"settings": settings, "mesh": mesh}
-    for group in groups:
-        sides = plans[group.pair].base, plans[group.pair].post
-        known = _by_known(plans[group.pair], group, sources)
-        dtypes = tuple(
-            stack_dtype(side, group.projection, group.start, group.stop) for side in sides
-        )
-        shape = (group.length, *sorted(group.projection.shape))
-        for dtype, needed in zip(dtypes, known):
-            if needed:
-                make = functools.partial(_compile_known, shape, dtype, **how)
-                ahead.request((shape, dtype), make)
-        program = shape, dtypes, known
-        ahead.request(program, functools.partial(_compile, *program, **how))
-
-
-def _by_known(plan: PairPlan, group: Group, sources: Collection[str]) -> tuple[bool, bool]:
-    """Which of base and post a group is compared by what is known of it, made beforehand.
-
-    Factors are made so on both sides or on none: within the comparison they take more memory.
-    """
-    base, post = str(plan.base.path) in sources, str(plan.post.path) in sources
-    if is_long(group.projection.shape):
-        return base, post
-    return base or post, base or post
-
-
-def _compile_known(
-    shape: tuple[int, int, int], dtype: np.dtype, settings: Settings, mesh: jax.sharding.Mesh
-) -> None:
-    with working_precision(settings.factorisation):
-        compile_prepare(
-            shape,
-            dtype,
-            factorisation=settings.factorisation,
-            measure=settings.measure,
-            mesh=mesh,
-        )
-
-
-def _compile(
-    shape: tuple[int, int, int],
-    dtypes: tuple[np.dtype, np.dtype],
-    known: tuple[bool, bool],
-    settings: Settings,
-    mesh: jax.sharding.Mesh,
-) -> None:
-    with working_precision(settings.factorisation):
-        compile_analysis(
-            shape,
-            dtypes,
-            factorisation=settings.factorisation,
-            corner=settings.corner,
-            measure=settings.measure,
-            known=known,
-            mesh=mesh,
-        )
+    """Requests the programs that `compute_groups` will call, in the order of the groups."""
+    for program in plan.programs(groups):
+        compile_queue.request(program, functools.partial(program.compile, plan.settings, mesh))
 
 
 @dataclass(frozen=True)
-class _Shipped:
-    """A group on the devices.
+class _Analysis:
+    """Reading and comparing of groups; the names are those of `compute_groups`."""
 
-    Attributes:
-      sides: base and post, in their storage dtype, [L, R, M] whichever side is the input.
-      known: which of them are compared by what is known of them.
-      turned: whether they are transposed.
-    """
-
-    sides: tuple[Side, Side]
-    known: tuple[bool, bool]
-    turned: bool
-
-
-@dataclass(frozen=True)
-class _Work:
-    """How groups are computed; the names are those of `compute_groups`."""
-
-    settings: Settings
+    plan: SpectraPlan
     mesh: jax.sharding.Mesh
-    kept: FactorCache
-    ahead: CompileQueue
+    cache: FactorCache
+    compile_queue: CompileQueue
 
-    def ship(self, group: Group, plan: PairPlan) -> _Shipped:
-        """Reads a group and puts it on the devices; leaves it on the host where it has no room."""
-        known = _by_known(plan, group, self.kept.sources)
-        sides = self._side(plan.base, group), self._side(plan.post, group)
-        return _Shipped(sides, known, group.projection.turned)
+    def ship(self, group: Group) -> tuple[Side, Side]:
+        """Reads both sides, in their storage dtype, [L, R, M] whichever side is the input.
+
+        They go to the devices, and stay on the host where those have no room.
+        """
+        pair = self.plan.pairs[group.pair]
+        return self._side(pair.base, group), self._side(pair.post, group)
 
     def _side(self, checkpoint: Checkpoint, group: Group) -> Side:
         def read() -> np.ndarray:
@@ -204,35 +111,37 @@ class _Work:
             return padded_stack(checkpoint, group, wide=True)
 
         def ship(stacks: Any) -> Any:
-            return on_devices(stacks, self.settings.factorisation, self.mesh)
+            return on_devices(stacks, self.plan.settings.factorisation, self.mesh)
 
-        return self.kept.side(checkpoint, group, read, ship)
+        return self.cache.side(checkpoint, group, read, ship)
 
-    def analyse(self, group: Group, shipped: _Shipped) -> PairMetrics:
+    def compare(self, group: Group, sides: tuple[Side, Side]) -> PairMetrics:
         """The numbers of a group, on the host."""
-        stacks = tuple(side.stack for side in shipped.sides)
+        stacks, given = tuple(side.stack for side in sides), self.plan.given(group)
         shape, dtypes = stacks[0].shape, tuple(stack.dtype for stack in stacks)
-        with working_precision(self.settings.factorisation):
-            known = [self._known(*one) for one in zip(shipped.sides, shipped.known)]
-            self.ahead.wait((shape, dtypes, shipped.known))
-            metrics = in_parts(self._run, (*stacks, tuple(known)), self.mesh.size, group.label)
-        return metrics.of_transposed() if shipped.turned else metrics
+        with working_precision(self.plan.settings.factorisation):
+            states = tuple(self._state(*one) for one in zip(sides, given))
+            self.compile_queue.wait(Program(shape, dtypes, given))
+            metrics = in_parts(self._run, (*stacks, states), self.mesh.size, group.label)
+        # They were compared with their short side as rows.
+        return metrics.of_transposed() if group.projection.turned else metrics
 
-    def _known(self, side: Side, needed: bool) -> State | None:
-        if not needed:
+    def _state(self, side: Side, given: bool) -> State | None:
+        if not given:
             return None
-        self.ahead.wait((side.stack.shape, side.stack.dtype))
-        return self.kept.known(side, self.mesh)
+        self.compile_queue.wait(Program(side.stack.shape, (side.stack.dtype,)))
+        return self.cache.state(side, self.mesh)
 
     def _run(self, stacks: Any) -> PairMetrics:
-        base, post, known = stacks
+        base, post, states = stacks
+        settings = self.plan.settings
         metrics = analyse_stack(
             base,
             post,
-            factorisation=self.settings.factorisation,
-            corner=self.settings.corner,
-            measure=self.settings.measure,
-            known=known,
+            factorisation=settings.factorisation,
+            corner=settings.corner,
+            measure=settings.measure,
+            known=states,
             mesh=self.mesh,
         )
         return jax.device_get(metrics)

@@ -1,16 +1,15 @@
-"""What a comparison needs of one matrix alone, computed once however many pairs it occurs in.
+"""States of matrices, computed once however many pairs a matrix occurs in.
 
-Pairs that share a checkpoint go side by side, group by group (`plan_spectra`): what is known of a
-group's matrices stays on the devices, with the matrices themselves, until its last pair has had it.
-So do those of `MOST` checkpoints at a time. Others, and all where the config names a directory, are
-kept on disk by content: the key is the hash of the matrices as stored, so it does not matter which
-checkpoint they came from, nor whether they are base or post.
+Pairs that share a checkpoint go side by side, group by group (`svdjax.spectra.plan`): the states of
+a group's matrices stay on the devices, with the matrices themselves, until its last pair has had
+them. So do those of `MOST` checkpoints at a time. Others, and all where the config names a
+directory, are kept on disk by content: the key is the hash of the matrices as stored, so it does
+not matter which checkpoint they came from, nor whether they are base or post.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -24,9 +23,7 @@ import numpy as np
 from svdjax.checkpoint import Checkpoint, PairPlan
 from svdjax.checkpoint.cache import ArrayCache, content_key
 from svdjax.engine import devices
-from svdjax.engine.cost import pair_cost
-from svdjax.engine.groups import Group, side_bytes
-from svdjax.engine.inputs import PairJob
+from svdjax.engine.groups import Group
 from svdjax.engine.progress import note
 from svdjax.spectral import (
     State,
@@ -54,17 +51,17 @@ class Side:
 
     Attributes:
       stack: the matrices.
-      known: what is known of them, once that was made or found.
+      state: what a comparison needs of them, once that was computed or found.
       key: names them on disk; None where they are not kept there.
     """
 
     stack: Stored
-    known: State | None = None
+    state: State | None = None
     key: str | None = None
 
 
 class FactorCache:
-    """What is kept of a sweep's matrices; see `svdjax.spectral.compare.State`.
+    """States of a sweep's matrices; see `svdjax.spectral.compare.State`.
 
     Attributes:
       sources: paths of the checkpoints that are worth keeping them of.
@@ -78,14 +75,14 @@ class FactorCache:
     ):
         """Keeps nothing of any other checkpoint than `sources`; on disk, in `directory`."""
         self.sources = sources
-        self._route = get_factorisation(settings.factorisation)
+        self._factorisation = get_factorisation(settings.factorisation)
         self._measure = settings.measure
         self._directory, self._bytes = directory, settings.factor_cache_bytes
         self._always = bool(settings.factor_cache and self._bytes)
         self._uses: collections.Counter[Hashable] = collections.Counter()
         self._held: dict[Hashable, Side] = {}
         self._elsewhere: set[Hashable] = set()
-        self._made: dict[str, Future[None]] = {}
+        self._written: dict[str, Future[None]] = {}
         self._writer: ThreadPoolExecutor | None = None
         self._last: Future[None] | None = None
         if self._always:
@@ -97,13 +94,13 @@ class FactorCache:
 
     @functools.cached_property
     def _about(self) -> list[Any]:
-        return ["known", self._route.name, needs_rotations(self._measure), devices.versions()]
+        return ["known", self._factorisation.name, needs_rotations(self._measure), devices.versions()]
 
     def expect(self, groups: Iterable[Group], plans: Mapping[str, PairPlan]) -> None:
         """Takes note of what `side` will be asked for."""
         for group in groups:
             for checkpoint in (plans[group.pair].base, plans[group.pair].post):
-                self._uses[_name(checkpoint, group)] += 1
+                self._uses[group_key(checkpoint, group)] += 1
 
     def side(
         self,
@@ -122,50 +119,50 @@ class FactorCache:
         """
         if str(checkpoint.path) not in self.sources:
             return Side(ship(to_raw(read())))
-        name = _name(checkpoint, group)
+        name = group_key(checkpoint, group)
         self._uses[name] -= 1
         again = self._uses[name] > 0
         side = self._held.get(name)
         if side is None:
-            stack, key, found = read(), None, None
+            stack, key, state = read(), None, None
             stays = again and len(self._held) < MOST
             if again and not stays and self._bytes:
                 self._elsewhere.add(name)
             if self._always or name in self._elsewhere:
                 key = self._key(stack)
-                found = self._find(key, stack.shape)
-            side = Side(*ship((to_raw(stack), found)), key=key)
+                state = self._find(key, stack.shape)
+            side = Side(*ship((to_raw(stack), state)), key=key)
             if stays:
                 self._held[name] = side
         if not again:
             self._held.pop(name, None)
         return side
 
-    def known(self, side: Side, mesh: jax.sharding.Mesh) -> State:
-        """What is known of a side, computed where it is not; within `working_precision`.
+    def state(self, side: Side, mesh: jax.sharding.Mesh) -> State:
+        """The state of a side, computed where it is missing; within `working_precision`.
 
         What is kept on disk is written while the next stack is worked on.
         """
-        if side.known is None and side.key in self._made:
+        if side.state is None and side.key in self._written:
             # By the group before, while this one was read.
-            side.known = self._find(side.key, side.stack.shape)
-        if side.known is not None:
-            return side.known
-        made = side.known = prepare_stack(
-            side.stack, factorisation=self._route, measure=self._measure, mesh=mesh
+            side.state = self._find(side.key, side.stack.shape)
+        if side.state is not None:
+            return side.state
+        state = side.state = prepare_stack(
+            side.stack, factorisation=self._factorisation, measure=self._measure, mesh=mesh
         )
         key = side.key
         if key is not None:
             self._settle()
-            leaves = jax.tree.leaves(made)
+            leaves = jax.tree.leaves(state)
 
             def keep() -> None:
                 self._cache.write(key, dict(zip(_names(leaves), jax.device_get(leaves))))
 
             if self._writer is None:
                 self._writer = ThreadPoolExecutor(1, thread_name_prefix="svdjax-keep")
-            self._made[key] = self._last = self._writer.submit(keep)
-        return made
+            self._written[key] = self._last = self._writer.submit(keep)
+        return state
 
     def close(self) -> None:
         """Waits until all is kept that is to be, and lets go of all else."""
@@ -180,17 +177,17 @@ class FactorCache:
         return content_key({"w": stack}, self._about)
 
     def _find(self, key: str, shape: tuple[int, ...]) -> State | None:
-        """What is on disk of a stack, on the host; None where nothing is."""
-        if key in self._made:
-            self._made[key].result()
-        form = prepared_shape(shape, factorisation=self._route, measure=self._measure)
+        """The state of a stack that is on disk, on the host; None where it is not."""
+        if key in self._written:
+            self._written[key].result()
+        form = prepared_shape(shape, factorisation=self._factorisation, measure=self._measure)
         leaves, tree = jax.tree.flatten(form)
         names = _names(leaves)
-        forms = {name: (one.shape, one.dtype) for name, one in zip(names, leaves)}
-        found = self._cache.read(key, forms)
-        if found is None:
+        forms = {name: (leaf.shape, leaf.dtype) for name, leaf in zip(names, leaves)}
+        arrays = self._cache.read(key, forms)
+        if arrays is None:
             return None
-        return jax.tree.unflatten(tree, [found[name] for name in names])
+        return jax.tree.unflatten(tree, [arrays[name] for name in names])
 
     def _settle(self) -> None:
         """Returns when all that was made is kept."""
@@ -198,72 +195,12 @@ class FactorCache:
             self._last.result()
 
 
-def share_sides(
-    groups: Sequence[Group], plans: Mapping[str, PairPlan], sources: Collection[str]
-) -> list[Group]:
-    """Groups with the `read` and `work` that are left when shared matrices are had once.
-
-    Args:
-      groups: in the order in which they are computed.
-      plans: the plan of every pair that occurs in `groups`.
-      sources: paths of the checkpoints of whose matrices something is kept.
-    """
-    seen: set[Hashable] = set()
-    shared = []
-    for group in groups:
-        plan, layers = plans[group.pair], group.stop - group.start
-        fresh, read = 0, 0
-        for checkpoint in (plan.base, plan.post):
-            name = _name(checkpoint, group)
-            if name not in seen or str(checkpoint.path) not in sources:
-                fresh += 1
-                read += layers * side_bytes(checkpoint, group.projection)
-            seen.add(name)
-        work = group.length * pair_cost(group.projection.shape, sides=fresh).operations
-        shared.append(dataclasses.replace(group, read=read, work=work))
-    return shared
-
-
-def _name(checkpoint: Checkpoint, group: Group) -> Hashable:
-    """The same for the same matrices of one checkpoint, whatever pair they belong to."""
-    one = group.projection
-    return str(checkpoint.path), one.tensors[group.start : group.stop], one.rows, group.length
+def group_key(checkpoint: Checkpoint, group: Group) -> Hashable:
+    """Key of a group's matrices of one checkpoint, whatever pair they belong to."""
+    tensors = group.projection.tensors[group.start : group.stop]
+    return str(checkpoint.path), tensors, group.projection.rows, group.length
 
 
 def _names(leaves: Sequence[Any]) -> list[str]:
-    """Of the arrays of an entry."""
+    """Names of the arrays of an entry."""
     return [f"x{number}" for number in range(len(leaves))]
-
-
-def kept_for(jobs: Sequence[PairJob], settings: Settings, workdir: pathlib.Path) -> FactorCache:
-    """What is kept for a sweep, of checkpoints that occur in several pairs.
-
-    A directory that the config names keeps everything, for other sweeps.
-    """
-    return FactorCache(
-        settings, settings.factor_cache or workdir / FOLDER, shared_checkpoints(jobs, settings)
-    )
-
-
-def group_budget(jobs: Sequence[PairJob], settings: Settings) -> int:
-    """Bytes of a group as stored: less beside what is kept, in float64 up to 8 times bf16 ones."""
-    return settings.group_bytes // (4 if shared_checkpoints(jobs, settings) else 1)
-
-
-def shared_checkpoints(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
-    """Paths of the checkpoints that are worth keeping anything of."""
-    if settings.factor_cache and settings.factor_cache_bytes:
-        return _sources(jobs, settings, least=1)
-    return common_sources(jobs, settings)
-
-
-def common_sources(jobs: Sequence[PairJob], settings: Settings) -> set[str]:
-    """Those of the checkpoints that occur in several pairs."""
-    return _sources(jobs, settings, least=2)
-
-
-def _sources(jobs: Sequence[PairJob], settings: Settings, least: int) -> set[str]:
-    if not get_factorisation(settings.factorisation).supports_gram:
-        return set()
-    sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
-    return {path for path, count in collections.Counter(sides).items() if count >= least}

@@ -7,11 +7,13 @@ import os
 from svdjax.engine import devices as machine
 from svdjax.engine import inputs
 from svdjax.engine.compile_queue import CompileQueue
-from svdjax.engine.groups import plan_groups, total_work, working_bytes
+from svdjax.engine.groups import total_work, working_bytes
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import Progress
 from svdjax.errors import InputError
 from svdjax.spectra.compute import compute_groups
+from svdjax.spectra.factor_cache import FactorCache
+from svdjax.spectra.plan import plan_spectra
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.stage import make_comparison
 from svdjax.spectral import get_factorisation
@@ -39,9 +41,9 @@ def compare(
 
     Args:
       base: directory of a Hugging Face checkpoint, or hub id (``org/name[@revision]``).
-      post: likewise, the post-trained one.
+      post: directory or hub id of the post-trained one.
       factorisation: ``auto``, ``svd_f64`` or ``svd_f32``; `svdjax.options.OPTIONS` explains them.
-      measure: ``vectors``, ``fits`` or ``all``, likewise.
+      measure: ``vectors``, ``fits`` or ``all``, explained there too.
       corner: leading singular directions whose similarity matrices are kept.
       split_fused: split fused projections (phi3) into their parts.
       devices: devices to spread the layers over, 0 for all.
@@ -69,18 +71,19 @@ def compare(
     (job,) = inputs.open_pairs([spec], split_fused=split_fused)
     inputs.check_values([job])
     mesh = machine.layer_mesh(devices, working_bytes([job.plan]))
-    groups = plan_groups(spec.name, job.plan, group_bytes=group_bytes, devices=mesh.size)
-    shown = Progress(len(groups), total_work(groups), quiet=not progress)
+    plan = plan_spectra([job], settings, mesh.size)
+    shown = Progress(len(plan.groups), total_work(plan.groups), quiet=not progress)
     pieces = []
     try:
-        with CompileQueue() as ahead:
-            for piece in compute_groups(
-                groups,
-                {spec.name: job.plan},
-                settings,
+        with CompileQueue() as compile_queue:
+            stream = compute_groups(
+                plan,
+                plan.groups,
                 mesh,
-                ahead=ahead,
-            ):
+                compile_queue=compile_queue,
+                cache=FactorCache(settings, sources=plan.shared),
+            )
+            for piece in stream:
                 shown.computed(piece.group, piece.seconds)
                 pieces.append(piece)
     finally:

@@ -10,27 +10,16 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import jax
-
-from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
-from svdjax.engine.groups import Group, plan_groups, side_by_side, total_work
+from svdjax.engine.groups import Group, total_work
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
-from svdjax.engine.shares import shares
 from svdjax.errors import InputError
-from svdjax.spectra.compute import Computed, collect, compile_groups, compute_groups
-from svdjax.spectra.factor_cache import FOLDER as KEPT
-from svdjax.spectra.factor_cache import (
-    common_sources,
-    group_budget,
-    kept_for,
-    share_sides,
-    shared_checkpoints,
-)
+from svdjax.spectra.compute import Computed, collect, compute_groups
+from svdjax.spectra.factor_cache import FOLDER as STATES
+from svdjax.spectra.plan import SpectraPlan
 from svdjax.spectra.results import Comparison
-from svdjax.spectral import is_long
 
 if TYPE_CHECKING:
     from svdjax.sweep.config import Settings
@@ -48,159 +37,121 @@ class SpectraOutcome:
     reused: int = 0
 
 
-def run_spectra(
-    jobs: Sequence[PairJob],
-    stage: Context,
-) -> SpectraOutcome:
+def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
     """Computes what is missing and writes the files of every pair.
 
     Where there are several processes, this is what process 0 does: it says what is missing,
     computes its share, and takes that of the others (`run_share`) from the journal.
 
     Args:
-      jobs: the validated pairs.
-      stage: see there.
+      plan: of all pairs; the groups of those that are finished are left out.
+      context: of the stage.
     """
     outcome = SpectraOutcome()
-    workdir, settings, entry = stage.workdir, stage.settings, stage.entry
+    workdir, settings, entry = context.workdir, context.settings, context.entry
     before, start = entry.get("seconds", 0.0), time.perf_counter()
     entries = entry.setdefault("pairs", {})
     finished: dict[str, Comparison] = {}
-    for job in jobs:
-        known = _finished_pair(workdir / job.spec.name, entries.get(job.spec.name, {}))
-        if known is not None:
-            finished[job.spec.name] = known
-    open_jobs = [job for job in jobs if job.spec.name not in finished]
+    for job in plan.jobs:
+        comparison = _finished_pair(workdir / job.spec.name, entries.get(job.spec.name, {}))
+        if comparison is not None:
+            finished[job.spec.name] = comparison
     entry["status"] = "running"
-    work = _Work(open_jobs, stage)
-    known = {group: number for number, group in enumerate(work.groups)}
-    stage.hosts.exchange(
-        "spectra",
-        {
-            "pairs": [job.spec.name for job in open_jobs],
-            "missing": [known[group] for group in work.missing],
-        },
-    )
-    mine, others = work.share(stage.hosts.index), work.others(stage.hosts.index)
-    progress = work.progress(work.reused + mine)
+    work = _Work(plan, context, [job for job in plan.jobs if job.spec.name not in finished])
+    reused, missing = work.journaled()
+    numbers = {group: number for number, group in enumerate(plan.groups)}
+    context.hosts.exchange("spectra", [numbers[group] for group in missing])
+    own, *rest = plan.divided(missing, context.hosts.count)
+    others = [group for share in rest for group in share]
+    progress = work.progress(reused + own)
     try:
-        _announce(work, len(finished), progress)
-        for group in work.reused:
+        parts = []
+        if finished:
+            parts.append(f"{len(finished)} pair(s) already finished")
+        if reused:
+            total = len(reused) + len(missing)
+            parts.append(f"reused {len(reused)}/{total} groups from the journal")
+        if parts:
+            progress.log("continuing: " + ", ".join(parts))
+        for group in reused:
             progress.reused(group)
-        outcome.reused, outcome.computed = len(work.reused), len(work.missing)
-        stream = work.compute(mine, progress)
+        outcome.reused, outcome.computed = len(reused), len(missing)
+        stream = work.compute(own, progress)
         if others:
             # A pair needs groups of every process.
             for _ in stream:
                 pass
             progress.log("waiting for the groups of the other processes")
-            stage.hosts.exchange("computed")
+            context.hosts.exchange("computed")
             for group in others:
                 work.fetch(group)
-        ready = work.complete((), ()) if others else work.complete(mine, stream)
+        ready = work.complete((), ()) if others else work.complete(own, stream)
         for job, seconds in ready:
             name, began = job.spec.name, time.perf_counter()
-            missing = sum(group.pair == name for group in work.missing)
-            comparison = make_comparison(job, settings, work.pieces(name))
+            groups = plan.of_pair(name)
+            computed = sum(group.pair == name for group in missing)
+            comparison = make_comparison(job, settings, work.pieces(groups))
             comparison.save(workdir / name)
             finished[name] = comparison
             entries[name] = {
                 "status": "done",
                 "seconds": seconds + time.perf_counter() - began,
-                "groups": len(work.by_pair[name]),
-                "computed": missing,
-                "reused": len(work.by_pair[name]) - missing,
+                "groups": len(groups),
+                "computed": computed,
+                "reused": len(groups) - computed,
             }
             entry["seconds"] = before + time.perf_counter() - start
-            stage.save()
+            context.save()
             work.journals[name].remove()
         stream.close()
     finally:
         progress.close()
     # Also what a sweep killed between a pair's last files and their journal's end left.
-    for folder in (_JOURNAL, KEPT):
+    for folder in (_JOURNAL, STATES):
         shutil.rmtree(workdir / folder, ignore_errors=True)
     entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
-    outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in jobs}
+    outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in plan.jobs}
     return outcome
 
 
-def run_share(jobs: Sequence[PairJob], stage: Context) -> int:
-    """What the other processes do: compute a share of what process 0 misses, into the journal.
+def run_share(plan: SpectraPlan, context: Context) -> int:
+    """Computes another process's share of what process 0 misses, into the journal.
 
     Args:
-      jobs: the validated pairs.
-      stage: see there.
+      plan: of all pairs.
+      context: of the stage.
 
     Returns:
       How many groups that were.
     """
-    told = stage.hosts.exchange("spectra")[0]
-    work = _Work([job for job in jobs if job.spec.name in told["pairs"]], stage, told["missing"])
-    mine = work.share(stage.hosts.index)
-    progress = work.progress(mine)
+    numbers = context.hosts.exchange("spectra")[0]
+    first, *rest = plan.divided([plan.groups[number] for number in numbers], context.hosts.count)
+    own = rest[context.hosts.index - 1]
+    pairs = {group.pair for group in own}
+    work = _Work(plan, context, [job for job in plan.jobs if job.spec.name in pairs])
+    progress = work.progress(own)
     try:
-        for _ in work.compute(mine, progress):
+        for _ in work.compute(own, progress):
             pass
     finally:
         progress.close()
-    if work.others(0):
-        stage.hosts.exchange("computed")
-    return len(mine)
-
-
-def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> list[Group]:
-    """All groups of all pairs, pair by pair; side by side where they have a checkpoint in common.
-
-    What is known of its matrices is then needed for one group at a time, and little is kept. Of
-    each pair long matrices come first: their programs are the soonest made, and while they run
-    the others are.
-    """
-    budget = group_budget(jobs, settings)
-    groups = []
-    for job in jobs:
-        mine = plan_groups(job.spec.name, job.plan, group_bytes=budget, devices=devices)
-        groups += sorted(mine, key=lambda group: not is_long(group.projection.shape))
-    if common_sources(jobs, settings):
-        groups = side_by_side(groups)
-    plans = {job.spec.name: job.plan for job in jobs}
-    return share_sides(groups, plans, shared_checkpoints(jobs, settings))
-
-
-def compile_spectra(
-    jobs: Sequence[PairJob],
-    groups: Sequence[Group],
-    settings: Settings,
-    mesh: jax.sharding.Mesh,
-    ahead: CompileQueue,
-) -> None:
-    """Has the programs of some groups of the jobs made; whoever needs one waits for it."""
-    plans = {job.spec.name: job.plan for job in jobs}
-    compile_groups(
-        groups, plans, settings, mesh, sources=shared_checkpoints(jobs, settings), ahead=ahead
-    )
+    if len(first) < len(numbers):
+        context.hosts.exchange("computed")
+    return len(own)
 
 
 class _Work:
-    """The groups of the open pairs, and which of them the journal already holds."""
+    """The groups of the open pairs: journals, and what was read from or computed into them."""
 
-    def __init__(
-        self, jobs: Sequence[PairJob], stage: Context, missing: Sequence[int] | None = None
-    ):
-        """`missing`: numbers of the groups that process 0 found missing; None to look."""
-        settings, identity = stage.settings, stage.identity
-        self.stage, self.jobs = stage, jobs
-        self.kept = kept_for(jobs, settings, stage.workdir)
-        self.groups = plan_spectra(jobs, settings, stage.mesh.size)
-        self.by_pair: dict[str, list[Group]] = {job.spec.name: [] for job in jobs}
-        for group in self.groups:
-            self.by_pair[group.pair].append(group)
-        self.journals: dict[str, Journal] = {}
+    def __init__(self, plan: SpectraPlan, context: Context, jobs: Sequence[PairJob]):
+        """`jobs`: the open pairs."""
+        settings, identity = context.settings, context.identity
+        self.plan, self.context, self.jobs = plan, context, jobs
+        self.cache = plan.factor_cache(context.workdir)
         self._pieces: dict[Group, Computed] = {}
-        for job in jobs:
-            name = job.spec.name
-            self.journals[name] = Journal(
-                stage.workdir / _JOURNAL / name,
+        self.journals = {
+            job.spec.name: Journal(
+                context.workdir / _JOURNAL / job.spec.name,
                 {
                     "base": identity["inputs"][job.spec.base],
                     "post": identity["inputs"][job.spec.post],
@@ -209,27 +160,20 @@ class _Work:
                     "corner": settings.corner,
                     "measure": settings.measure,
                 },
-                clean=stage.hosts.first,
+                clean=context.hosts.first,
             )
-        if missing is not None:
-            self.missing = [self.groups[number] for number in missing]
-        else:
-            self.missing = [group for group in self.groups if not self._read(group)]
-        self.reused = [group for group in self.groups if group in self._pieces]
-        hosts = stage.hosts
-        self._shares = shares(self.missing, hosts.count, together=bool(self.kept.sources))
+            for job in jobs
+        }
 
-    def share(self, process: int) -> list[Group]:
-        """What a process has to compute."""
-        return self._shares[process]
-
-    def others(self, process: int) -> list[Group]:
-        """What the others have to."""
-        return [g for k, groups in enumerate(self._shares) for g in groups if k != process]
+    def journaled(self) -> tuple[list[Group], list[Group]]:
+        """The groups of the open pairs that the journals hold, and those that they lack."""
+        groups = [group for group in self.plan.groups if group.pair in self.journals]
+        missing = [group for group in groups if not self._read(group)]
+        return [group for group in groups if group in self._pieces], missing
 
     def progress(self, groups: Sequence[Group]) -> Progress:
-        """Of this process, which is to have these groups."""
-        hosts = self.stage.hosts
+        """Progress of this process over the groups that it is to have."""
+        hosts = self.context.hosts
         process = hosts.index if hosts.count > 1 else None
         return Progress(len(groups), total_work(groups), process=process)
 
@@ -237,18 +181,19 @@ class _Work:
         self, groups: Sequence[Group], progress: Progress
     ) -> Generator[Computed, None, None]:
         """Yields the groups in order, computed, journaled and told."""
-        stage = self.stage
+        context = self.context
         stream = compute_groups(
+            self.plan,
             groups,
-            {job.spec.name: job.plan for job in self.jobs},
-            stage.settings,
-            stage.mesh,
-            ahead=stage.ahead,
-            kept=self.kept,
-            check=lambda: stage.check(f"{progress.count} of {progress.groups} groups done"),
+            context.mesh,
+            compile_queue=context.compile_queue,
+            cache=self.cache,
+            check=lambda: context.check(f"{progress.count} of {progress.groups} groups done"),
         )
         for piece in stream:
-            self.keep(piece)
+            self.journals[piece.group.pair].write(piece.group, piece.metrics)
+            if context.hosts.first:
+                self._pieces[piece.group] = piece
             progress.computed(piece.group, piece.seconds)
             yield piece
 
@@ -262,16 +207,16 @@ class _Work:
           stream: pieces as `compute` yields them.
         """
         left = collections.Counter(group.pair for group in groups)
-        seconds = dict.fromkeys(self.by_pair, 0.0)
-        named = {job.spec.name: job for job in self.jobs}
-        yield from ((job, 0.0) for name, job in named.items() if not left[name])
+        seconds = dict.fromkeys(self.journals, 0.0)
+        jobs = {job.spec.name: job for job in self.jobs}
+        yield from ((job, 0.0) for name, job in jobs.items() if not left[name])
         began = time.perf_counter()
         for piece in stream:
             name = piece.group.pair
             seconds[name] += time.perf_counter() - began
             left[name] -= 1
             if not left[name]:
-                yield named[name], seconds[name]
+                yield jobs[name], seconds[name]
             began = time.perf_counter()
 
     def fetch(self, group: Group) -> None:
@@ -282,7 +227,7 @@ class _Work:
         """
         deadline = time.monotonic() + _PATIENCE
         while not self._read(group):
-            self.stage.check("while waiting for files of other processes")
+            self.context.check("while waiting for files of other processes")
             if time.monotonic() > deadline:
                 raise InputError(
                     f"{group.pair} {group.label}: another process has computed it, and it is not "
@@ -297,25 +242,9 @@ class _Work:
             self._pieces[group] = Computed(group, metrics, 0.0)
         return metrics is not None
 
-    def keep(self, piece: Computed) -> None:
-        """Journals a computed group."""
-        self.journals[piece.group.pair].write(piece.group, piece.metrics)
-        if self.stage.hosts.first:
-            self._pieces[piece.group] = piece
-
-    def pieces(self, pair: str) -> list[Computed]:
-        """All groups of a pair in the plan's order; they are given up here."""
-        return [self._pieces.pop(group) for group in self.by_pair[pair]]
-
-
-def _announce(work: _Work, finished: int, progress: Progress) -> None:
-    parts = []
-    if finished:
-        parts.append(f"{finished} pair(s) already finished")
-    if work.reused:
-        parts.append(f"reused {len(work.reused)}/{len(work.groups)} groups from the journal")
-    if parts:
-        progress.log("continuing: " + ", ".join(parts))
+    def pieces(self, groups: Sequence[Group]) -> list[Computed]:
+        """Results of some groups, which are given up here."""
+        return [self._pieces.pop(group) for group in groups]
 
 
 def _finished_pair(directory: pathlib.Path, entry: dict[str, Any]) -> Comparison | None:

@@ -8,22 +8,23 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from svdjax.checkpoint import resolve
-from svdjax.engine import devices, inputs
-from svdjax.engine.groups import Group, matrix_bytes, matrix_work, total_work, working_bytes
+from svdjax.engine import devices
+from svdjax.engine.cost import COMPILE_SECONDS, LOAD_SECONDS, matrix_bytes, measure_rates
+from svdjax.engine.groups import Group
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import duration, size
-from svdjax.engine.stages import SharedInputs
 from svdjax.errors import InputError
-from svdjax.spectra.stage import plan_spectra
-from svdjax.spectral import analyse_stack, get_factorisation, working_precision
-from svdjax.sweep.config import Settings, read_config
-from svdjax.sweep.stages import stages_of
+from svdjax.report import style
+from svdjax.spectral import get_factorisation
+from svdjax.sweep.config import read_config
+from svdjax.sweep.plan import SweepPlan, plan_sweep
 
-_PROBE = 512
+_SIZES = (64, 256, 1024)  # of the eigenproblems that are measured
+_PRODUCT = 1024
 _WIDTHS = (18, 12, 7, 8, 10, 12, 12, 12)
 _HEAD = ("projection", "in x out", "layers", "groups", "read", "host", "device", "time")
 
@@ -32,64 +33,89 @@ def dry_run(config: Any) -> str:
     """Returns a table of shapes, memory and predicted time of the sweep of `config`.
 
     Opens the checkpoints' headers only, and downloads nothing: hub ids must be in the hub's cache.
-    Time is predicted from the rate measured on this machine with one small matrix, and so within
-    a factor of about two.
+    Time is predicted from rates that are measured on this machine: of a product, of some symmetric
+    eigenproblems, of drawing a figure (docs/scale.md).
 
     Raises:
       InputError: what the sweep itself would refuse before computing.
     """
     sweep = read_config(config)
-    settings = sweep.settings
-    get_factorisation(settings.factorisation)
+    get_factorisation(sweep.settings.factorisation)
     with _offline():
         _need_local(sweep.pairs)
-        jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused)
-        shared, stages = SharedInputs(jobs, settings), stages_of(settings.stages)
-        prepared = {stage.name: stage.prepare(shared) for stage in stages}
-    mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
-    rate = _rate(settings)
+        start = time.perf_counter()
+        plan = plan_sweep(sweep)
+    return _table(plan, time.perf_counter() - start)
+
+
+def _table(plan: SweepPlan, planning: float) -> str:
+    sweep, spectra, count = plan.sweep, plan.spectra, plan.mesh.size
+    largest = max(min(group.projection.shape) for group in spectra.groups)
+    sizes = [size for size in _SIZES if size < 2 * largest or size == _SIZES[0]]
+    rates = measure_rates(sizes, _PRODUCT, turns=2)
+    together = rates.together(count)
     lines = [f"dry run of {sweep.name}: nothing is written", ""]
-    plan = plan_spectra(jobs, settings, mesh.size)
-    seconds, most_host, most_device, read = 0.0, 0, 0, 0
-    for job in jobs:
+    for job in plan.jobs:
         lines += [f"{job.spec.name}: {job.spec.base} -> {job.spec.post} ({job.plan.family})"]
         lines += job.plan.notes
         lines.append(_row(_HEAD))
+        pair_groups = spectra.of_pair(job.spec.name)
         for projection in job.plan.projections:
-            mine = [g for g in plan if g.pair == job.spec.name and g.projection is projection]
-            took = total_work(mine) / rate / mesh.size
-            host, device = 2 * mine[0].bytes, _device_bytes(mine[0], mesh.size)
-            bytes_read = sum(group.read for group in mine)
+            groups = [group for group in pair_groups if group.projection is projection]
             lines.append(
                 _row(
                     (
                         projection.name,
                         f"{projection.shape[0]}x{projection.shape[1]}",
                         str(len(projection.tensors)),
-                        str(len(mine)),
-                        size(bytes_read),
-                        size(host),
-                        size(device),
-                        duration(took),
+                        str(len(groups)),
+                        size(sum(group.read for group in groups)),
+                        size(2 * groups[0].bytes),
+                        size(_device_bytes(groups[0], count)),
+                        duration(spectra.seconds(groups, together)),
                     )
                 )
             )
-            seconds, read = seconds + took, read + bytes_read
-            most_host, most_device = max(most_host, host), max(most_device, device)
-        for stage in stages:
-            lines += stage.forecast_pair(job, settings)
+        for stage in plan.stages:
+            lines += stage.forecast_pair(job, sweep.settings)
         lines.append("")
+    forecasts = plan.forecasts(rates, _figure_seconds() if "report" in sweep.settings.stages else 0)
+    times = {
+        name: forecast.seconds + LOAD_SECONDS * forecast.programs
+        for name, forecast in forecasts.items()
+    }
+    times["start"] += planning
+    programs = sum(forecast.programs for forecast in forecasts.values())
     lines += [
-        f"devices: {', '.join(devices.describe(mesh))}",
-        f"{len(plan)} groups read {size(read)}, shared matrices once; at most "
-        f"{size(most_host)} of stacks on the host (two groups) and {size(most_device)} on each "
+        f"devices: {', '.join(devices.describe(plan.mesh))}",
+        f"{len(spectra.groups)} groups read {size(sum(group.read for group in spectra.groups))}, "
+        "shared matrices once; at most "
+        f"{size(max(2 * group.bytes for group in spectra.groups))} of stacks on the host (two "
+        f"groups) and {size(max(_device_bytes(group, count) for group in spectra.groups))} on each "
         "device",
-        f"predicted time: {duration(seconds)} at {rate / 1e9:.1f} Gflop/s per device "
-        f"({settings.factorisation}), and a few seconds to compile each shape",
+        f"predicted time: {duration(sum(times.values()))} at {rates.products / 1e9:.1f} Gflop/s "
+        f"per device ({sweep.settings.factorisation}), and up to "
+        f"{duration(COMPILE_SECONDS * programs)} more to compile {programs} programs the first "
+        "time",
+        "of that " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items()),
     ]
-    for stage in stages:
-        lines += stage.forecast(shared, prepared[stage.name], rate * mesh.size)
+    for forecast in forecasts.values():
+        lines += forecast.lines
     return "\n".join(lines)
+
+
+def _figure_seconds() -> float:
+    """Seconds of drawing two rows of four small heatmaps, as most figures of a pair's page are."""
+    best = np.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        with style.drawing():
+            figure = Figure(figsize=(10, 5))
+            for axes in figure.subplots(2, 4).flat:
+                figure.colorbar(axes.imshow(np.eye(25)), ax=axes)
+            style.png(figure)
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def _need_local(pairs: Sequence[PairSpec]) -> None:
@@ -121,28 +147,6 @@ def _offline() -> Iterator[None]:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = before
-
-
-def _rate(settings: Settings) -> float:
-    """Measured floating point operations a second of one device, in units of `matrix_work`."""
-    mesh = devices.layer_mesh(1)
-    generator = np.random.default_rng(0)
-    pair = generator.standard_normal((2, 1, _PROBE, _PROBE)).astype(np.float32)
-    best = np.inf
-    for _ in range(2):
-        start = time.perf_counter()
-        with working_precision(settings.factorisation):
-            metrics = analyse_stack(
-                pair[0],
-                pair[1],
-                factorisation=settings.factorisation,
-                corner=settings.corner,
-                measure=settings.measure,
-                mesh=mesh,
-            )
-            jax.block_until_ready(metrics)
-        best = min(best, time.perf_counter() - start)
-    return matrix_work((_PROBE, _PROBE)) / best
 
 
 def _device_bytes(group: Group, device_count: int) -> int:

@@ -1,7 +1,8 @@
-"""What a sweep found, and a few lines of it for stdout."""
+"""The outcome of a sweep, and a few lines of it for stdout."""
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from svdjax.sweep.stages import stages_of
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a sweep did.
+    """Results of a sweep, and how they came about.
 
     Attributes:
       workdir: where everything lies.
@@ -38,28 +39,28 @@ class SweepOutcome:
     process: int = 0
 
     def summary(self) -> str:
-        """A few lines for stdout, with the paths; empty of a process that is not the first."""
+        """Lines for stdout, with the paths; none of a process that is not the first."""
         if self.process:
             return ""
         head = "nothing to do: already finished" if self.was_finished else "done"
         lines = [f"{head}: {len(self.comparisons)} pair(s) in {self.workdir}"]
         for name, comparison in self.comparisons.items():
-            results = list(comparison.projections.values())
-            ratios = [r.carried.nf_mean / r.nf_unrelated for r in results]
-            known = [ratio for ratio in ratios if ratio == ratio]
+            projections = list(comparison.projections.values())
+            ratios = [one.carried.nf_mean / one.nf_unrelated for one in projections]
+            defined = [ratio for ratio in ratios if not math.isnan(ratio)]
             level = (
-                f"NF {min(known):.1%} to {max(known):.1%} of the unrelated level"
-                if known
+                f"NF {min(defined):.1%} to {max(defined):.1%} of the unrelated level"
+                if defined
                 else "no NF"
             )
-            level = "; ".join([level, *rank_notes(results)])
+            level = "; ".join([level, *rank_notes(projections)])
             lines.append(f"  {name}: {level}; {self.workdir / name / 'summary.json'}")
             if comparison.stands_out:
                 lines.append(f"  {name}: {summary_line(comparison)}")
         lines += [
-            f"  {pair}: {stage.summary(one)}; {self.workdir / pair / stage.file}"
+            f"  {pair}: {stage.summary(results)}; {self.workdir / pair / stage.file}"
             for stage in stages_of(self.results)
-            for pair, one in self.results[stage.name].items()
+            for pair, results in self.results[stage.name].items()
         ]
         if self.report is not None:
             lines.append(f"report: {self.report}")

@@ -19,31 +19,28 @@ from svdjax.construct.variant_builder import FACTORS
 from svdjax.engine import devices, inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
-from svdjax.engine.groups import working_bytes
 from svdjax.engine.hosts.hosts import Hosts
 from svdjax.engine.hosts.meeting import meet
 from svdjax.engine.hosts.request import HostsRequest
 from svdjax.engine.progress import note
-from svdjax.engine.shares import shares
 from svdjax.engine.signals import StopRequest
-from svdjax.engine.stages import SharedInputs
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
 from svdjax.errors import HostLost, InputError, Interrupted
-from svdjax.spectra.factor_cache import shared_checkpoints
+from svdjax.spectra.compute import compile_groups
 from svdjax.spectra.results import Comparison
-from svdjax.spectra.stage import compile_spectra, plan_spectra, run_share, run_spectra
+from svdjax.spectra.stage import run_share, run_spectra
 from svdjax.spectral import get_factorisation
 from svdjax.sweep.config import SweepConfig, read_config
 from svdjax.sweep.outcome import SweepOutcome
-from svdjax.sweep.stages import stages_of
+from svdjax.sweep.plan import SweepPlan, plan_sweep
 
 _PATIENCE = 60.0  # seconds in which process 0's record has to appear (NFS keeps listings)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
 class Report(Protocol):
-    """What the door hands in to write the report stage."""
+    """Writes the pages of the report stage; `svdjax.sweep.pages` is the module that does."""
 
     def write_pair(
         self,
@@ -110,10 +107,10 @@ def run_sweep(
         with (
             meet(hosts, plain(about), stop) as party,
             writing_to(place.path),
-            CompileQueue() as ahead,
+            CompileQueue() as compile_queue,
         ):
-            one = _Sweep(sweep, place, report, party, ahead)
-            return one.run() if party.first else one.follow()
+            process = _Sweep(sweep, place, report, party, compile_queue)
+            return process.run() if party.first else process.follow()
     finally:
         place.close()
 
@@ -127,35 +124,20 @@ class _Sweep:
         place: Workdir,
         report: Report | None,
         hosts: Hosts,
-        ahead: CompileQueue,
+        compile_queue: CompileQueue,
     ):
         self.sweep, self.place, self.report, self.hosts = sweep, place, report, hosts
-        self.ahead = ahead
+        self.compile_queue = compile_queue
         self.state: dict[str, Any] = {}
-        self.stages = stages_of(sweep.settings.stages)
-        self.prepared: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
             self._take()
-        jobs = inputs.open_pairs(
-            self.sweep.pairs,
-            split_fused=self.sweep.settings.split_fused,
-            check=self.hosts.check,
-        )
-        shared = SharedInputs(jobs, self.sweep.settings)
-        self.prepared = {stage.name: stage.prepare(shared) for stage in self.stages}
-        self.mesh = devices.layer_mesh(
-            self.sweep.settings.devices, working_bytes(job.plan for job in jobs)
-        )
-        digests = inputs.digest_inputs(
-            jobs, full=self.sweep.settings.full_hash, check=self.hosts.check
-        )
-        for stage in self.stages:
-            digests |= stage.digests(self.prepared[stage.name])
+        plan = plan_sweep(self.sweep, check=self.hosts.check)
+        digests = plan.digests(self.hosts.check)
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
-            finished = self._finished()
+            finished = self._finished(plan)
             if finished is not None:
                 self.hosts.exchange("start", {"devices": [], "finished": True})
                 self.hosts.end()
@@ -165,7 +147,7 @@ class _Sweep:
         machines = self.hosts.exchange(
             "start",
             {
-                "devices": devices.describe(self.mesh),
+                "devices": devices.describe(plan.mesh),
                 "finished": False,
                 "validated": validated,
                 "inputs": plain(digests),
@@ -174,7 +156,7 @@ class _Sweep:
         self._refuse_uneven([machine["devices"] for machine in machines])
         self.devices = _all_devices([machine["devices"] for machine in machines])
         if not validated:
-            self._look(jobs)
+            self._look(plan)
         self.hosts.exchange("validated")
         if not self.place.existed:
             self._take()
@@ -182,57 +164,49 @@ class _Sweep:
         self._begin(digests, time.perf_counter() - start)
         self.hosts.exchange("begun", self._stamp())
         try:
-            done = self._stages(jobs)
+            outcome = self._stages(plan)
         except (Interrupted, HostLost):
             self._save(status="stopped")
             raise
         self.hosts.end()
-        return done
+        return outcome
 
     def follow(self) -> SweepOutcome:
-        """What a process does that is not the first: its share of the spectra."""
-        settings = self.sweep.settings
-        jobs = inputs.open_pairs(
-            self.sweep.pairs, split_fused=settings.split_fused, check=self.hosts.check
-        )
-        self.mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
-        told = self.hosts.exchange("start", {"devices": devices.describe(self.mesh)})[0]
+        """Computes the share of the spectra of a process that is not the first."""
+        plan = plan_sweep(self.sweep, stages=False, check=self.hosts.check)
+        first = self.hosts.exchange("start", {"devices": devices.describe(plan.mesh)})[0]
         computed = 0
-        if not told["finished"]:
-            if not told["validated"]:
-                self._look(jobs)
+        if not first["finished"]:
+            if not first["validated"]:
+                self._look(plan)
             self.hosts.exchange("validated")
             self._find_workdir(self.hosts.exchange("begun")[0])
-            self.state = {"inputs": told["inputs"], "versions": devices.versions()}
-            computed = run_share(jobs, self._handed("spectra"))
-            inputs.check_unchanged(jobs)
+            self.state = {"inputs": first["inputs"], "versions": devices.versions()}
+            computed = run_share(plan.spectra, self._context(plan, "spectra"))
+            inputs.check_unchanged(plan.jobs)
         self.hosts.end()
         return SweepOutcome(
             workdir=self.place.path,
             comparisons={},
             report=None,
             computed=computed,
-            was_finished=told["finished"],
+            was_finished=first["finished"],
             process=self.hosts.index,
         )
 
-    def _look(self, jobs: list[inputs.PairJob]) -> None:
-        """Looks at the matrices that this process will compute, while its programs are made."""
-        settings, among = self.sweep.settings, None
-        groups = plan_spectra(jobs, settings, self.mesh.size)
-        if self.hosts.count > 1:
-            together = bool(shared_checkpoints(jobs, settings))
-            groups = shares(groups, self.hosts.count, together=together)[self.hosts.index]
-            among = groups
-        compile_spectra(jobs, groups, settings, self.mesh, self.ahead)
-        inputs.check_values(jobs, among=among, check=self.hosts.check)
+    def _look(self, plan: SweepPlan) -> None:
+        """Looks at the matrices that this process will compute, while its programs are compiled."""
+        groups = plan.spectra.divided(plan.spectra.groups, self.hosts.count)[self.hosts.index]
+        compile_groups(plan.spectra, groups, plan.mesh, self.compile_queue)
+        among = groups if self.hosts.count > 1 else None
+        inputs.check_values(plan.jobs, among=among, check=self.hosts.check)
 
     def _refuse_uneven(self, machines: list[list[str]]) -> None:
         """Groups are cut for a number of devices, and all processes have to cut alike."""
-        for process, found in enumerate(machines):
-            if len(found) != len(machines[0]):
+        for process, machine in enumerate(machines):
+            if len(machine) != len(machines[0]):
                 raise InputError(
-                    f"process {process} has {len(found)} device(s), process 0 has "
+                    f"process {process} has {len(machine)} device(s), process 0 has "
                     f"{len(machines[0])}: expected as many for each; give --config.devices="
                     f"{min(map(len, machines))}"
                 )
@@ -284,42 +258,45 @@ class _Sweep:
         validate["seconds"] = validate.get("seconds", 0.0) + seconds
         self._save(status="running")
 
-    def _stages(self, jobs: list[inputs.PairJob]) -> SweepOutcome:
-        done = run_spectra(jobs, self._handed("spectra"))
+    def _stages(self, plan: SweepPlan) -> SweepOutcome:
+        spectra = run_spectra(plan.spectra, self._context(plan, "spectra"))
         results = {
             stage.name: stage.run(
-                jobs, done.comparisons, self.prepared[stage.name], self._handed(stage.name)
+                plan.jobs,
+                spectra.comparisons,
+                plan.prepared[stage.name],
+                self._context(plan, stage.name),
             )
-            for stage in self.stages
+            for stage in plan.stages
         }
         shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
-        inputs.check_unchanged(jobs)
+        inputs.check_unchanged(plan.jobs)
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
-            index = self._write_report(self.report, done.comparisons, results)
+            index = self._write_report(self.report, spectra.comparisons, results)
         self.place.check_there(self._outputs())
         self.state["finished"] = _now()
         self._save(status="done")
         return SweepOutcome(
             workdir=self.place.path,
-            comparisons=done.comparisons,
+            comparisons=spectra.comparisons,
             report=index,
-            computed=done.computed,
-            reused=done.reused,
+            computed=spectra.computed,
+            reused=spectra.reused,
             results=results,
         )
 
-    def _handed(self, name: str) -> Context:
+    def _context(self, plan: SweepPlan, name: str) -> Context:
         return Context(
             workdir=self.place.path,
             settings=self.sweep.settings,
             identity={"inputs": self.state["inputs"], "versions": self.state["versions"]},
-            mesh=self.mesh,
+            mesh=plan.mesh,
             entry=self._stage(name),
             save=self._save if self.hosts.first else lambda: None,
             check=self.hosts.check,
             hosts=self.hosts,
-            ahead=self.ahead,
+            compile_queue=self.compile_queue,
         )
 
     def _write_report(
@@ -328,13 +305,13 @@ class _Sweep:
         comparisons: dict[str, Comparison],
         results: Mapping[str, Mapping[str, Any]],
     ) -> pathlib.Path:
-        stage = self._stage("report")
-        before, start = stage.get("seconds", 0.0), time.perf_counter()
-        pairs = stage.setdefault("pairs", {})
+        entry = self._stage("report")
+        before, start = entry.get("seconds", 0.0), time.perf_counter()
+        entries = entry.setdefault("pairs", {})
         for number, spec in enumerate(self.sweep.pairs, 1):
             self.hosts.check("while writing the report")
             page = self.place.path / spec.name / "report.html"
-            if pairs.get(spec.name, {}).get("status") == "done" and page.is_file():
+            if entries.get(spec.name, {}).get("status") == "done" and page.is_file():
                 continue
             note(f"drawing {number}/{len(self.sweep.pairs)} {spec.name}")
             began = time.perf_counter()
@@ -343,11 +320,11 @@ class _Sweep:
                 self.place.path / spec.name,
                 paper=spec.paper or None,
                 results={
-                    name: found[spec.name] for name, found in results.items() if spec.name in found
+                    name: pairs[spec.name] for name, pairs in results.items() if spec.name in pairs
                 },
             )
-            pairs[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
-            stage["seconds"] = before + time.perf_counter() - start
+            entries[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
+            entry["seconds"] = before + time.perf_counter() - start
             self._save()
         self.hosts.check("before the index of the report")
         note("drawing the index")
@@ -358,10 +335,10 @@ class _Sweep:
             trajectory=self.sweep.trajectory,
             results=results,
         )
-        stage |= {"status": "done", "seconds": before + time.perf_counter() - start}
+        entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index
 
-    def _finished(self) -> SweepOutcome | None:
+    def _finished(self, plan: SweepPlan) -> SweepOutcome | None:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
         names = [spec.name for spec in self.sweep.pairs]
         if not all(path.is_file() for path in self._outputs()):
@@ -374,7 +351,7 @@ class _Sweep:
                     name: stage.load(self.place.path / name)
                     for name in stage.pairs(self.sweep.pairs)
                 }
-                for stage in self.stages
+                for stage in plan.stages
             }
         except InputError:
             return None  # damaged like missing: it is made again
@@ -411,4 +388,4 @@ def _all_devices(machines: list[list[str]]) -> list[str]:
     """The devices in words, and whose they are where there are several processes."""
     if len(machines) == 1:
         return machines[0]
-    return [f"process {k}: {one}" for k, found in enumerate(machines) for one in found]
+    return [f"process {k}: {device}" for k, machine in enumerate(machines) for device in machine]

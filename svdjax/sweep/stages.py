@@ -22,9 +22,9 @@ REGISTRY: dict[str, str] = {
 
 def stages_of(names: Iterable[str]) -> list[Stage]:
     """The stages of these names, in their order; ``spectra`` and ``report`` are not among them."""
-    found = []
+    stages = []
     for name in names:
         if name in REGISTRY:
             module, _, kind = REGISTRY[name].partition(":")
-            found.append(getattr(importlib.import_module(module), kind)())
-    return found
+            stages.append(getattr(importlib.import_module(module), kind)())
+    return stages

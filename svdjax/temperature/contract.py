@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svdjax.engine.stages import PairPage, SharedInputs, Stage
+from svdjax.construct.contract import parameter_count
+from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
+from svdjax.evaluate.contract import answer_tokens
 
 if TYPE_CHECKING:
+    from svdjax.engine.cost import Rates
     from svdjax.evaluate.inputs import EvalInputs
     from svdjax.report.section import Section
     from svdjax.temperature.plan import Plan
+
+_POINT_SECONDS = 0.03  # of a point, however small the model
 
 
 class Prepared(NamedTuple):
@@ -23,7 +28,7 @@ class TemperatureStage(Stage):
     """Models with scaled singular values."""
 
     name, file = "temperature", "temperature.json"
-    place, anchor, title = 4, "behaviour", "Behaviour"
+    place, anchor, title, figures = 4, "behaviour", "Behaviour", 2
     index_anchor, index_title = "temperature", "Scaled singular values"
 
     def prepare(self, inputs: SharedInputs) -> Prepared:
@@ -48,18 +53,41 @@ class TemperatureStage(Stage):
 
         return TemperatureResults.load(folder)
 
-    def forecast(self, inputs: SharedInputs, prepared: Prepared, rate: float) -> list[str]:
-        options, lines = inputs.settings.temperature, []
-        for pair, plan in prepared.plans.items():
+    def forecast(self, inputs: SharedInputs, prepared: Prepared, rates: Rates) -> Forecast:
+        from svdjax.construct.heldout import read_heldout
+
+        options, lines, total = inputs.settings.temperature, [], 0.0
+        heldout, measured = inputs.of(read_heldout), set[str]()
+        for job in inputs.jobs:
+            pair, plan = job.spec.name, prepared.plans[job.spec.name]
             points = list(plan.grid.points())
             questions = sum(map(len, plan.questions.values()))
-            answers = questions * sum(plan.asks(point, options) for point in points)
-            texts = 0 if plan.rows is None else len(plan.rows.tokens)
+            asked = sum(plan.asks(point, options) for point in points)
+            answers = questions * asked
+            rows = () if plan.rows is None else plan.rows.tokens
             lines.append(
                 f"temperature: {pair}, {len(options.models)} model(s) at {len(points)} points: "
-                f"{texts} texts and {plan.prompts} prompts at each, {answers} answers in all"
+                f"{len(rows)} texts and {plan.prompts} prompts at each, {answers} answers in all"
             )
-        return lines
+            # What several pairs share is measured once.
+            sources = {getattr(job.spec, model) for model in options.models} - measured
+            measured |= sources
+            parameters, tokens, seconds = parameter_count(job.plan.post), sum(map(len, rows)), 0.0
+            if prepared.inputs is not None:
+                reader = prepared.inputs.readers[pair]["post"]
+                tokens += sum(map(len, reader.prompts[: plan.prompts]))
+                if questions:
+                    _, most = answer_tokens(reader, heldout.get(pair), inputs.settings)
+                    seconds = asked * rates.answer_seconds(
+                        parameters,
+                        reader.config.num_layers,
+                        answers=questions,
+                        tokens=most,
+                        batch=inputs.settings.evaluation.batch_size,
+                    )
+            seconds += len(points) * (_POINT_SECONDS + rates.read_seconds(parameters, tokens))
+            total += len(sources) * seconds
+        return Forecast(lines, total, 6)
 
     def summary(self, results: Any) -> str:
         factors = len(results.factors) - 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from svdjax.engine import cost
-from svdjax.spectral import get_factorisation, kernels, working_precision
+from svdjax.spectral import MEASURES, get_factorisation, kernels, working_precision
 from svdjax.spectral.compare import select_method
 from tests.engine import harness
 
@@ -43,6 +43,33 @@ def test_operations_grow_with_the_cube():
         assert double.operations == pytest.approx(8 * one.operations)
         assert double.stored == 4 * one.stored
     assert cost.pair_cost((64, 512)) == cost.pair_cost((512, 64))
+
+
+def test_every_measure_takes_longer_than_the_one_before():
+    for shape in ((256, 256), (256, 300), (256, 1024)):
+        costs = [cost.pair_cost(shape, measure=measure) for measure in MEASURES]
+        seconds = [RATES.seconds(one) for one in costs]
+        assert seconds == sorted(seconds)
+        assert len(set(seconds)) == len(MEASURES)
+        svd = cost.pair_cost(shape, gram=False)
+        assert RATES.seconds(svd) > RATES.seconds(cost.pair_cost(shape))
+
+
+def test_devices_together_are_as_many_times_as_quick():
+    one = cost.pair_cost((512, 4096))
+    assert RATES.together(4).seconds(one) == pytest.approx(RATES.seconds(one) / 4)
+    assert RATES.together(4).read_seconds(1e6, 1e3) == pytest.approx(
+        RATES.read_seconds(1e6, 1e3) / 4
+    )
+
+
+def test_answers_take_a_step_for_each_token_of_a_batch():
+    def seconds(answers: int, tokens: float) -> float:
+        return RATES.answer_seconds(1e6, 4, answers=answers, tokens=tokens, batch=8)
+
+    assert seconds(1, 100) == seconds(8, 100)
+    assert seconds(32, 100) == pytest.approx(4 * seconds(8, 100))
+    assert seconds(8, 200) == pytest.approx(2 * seconds(8, 100))
 
 
 def test_a_base_with_three_posts_costs_less_than_three_pairs():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from svdjax.engine.cost import Cost
 from svdjax.engine.groups import Group
 from svdjax.engine.shares import shares
 
@@ -21,7 +22,7 @@ class Named:
 def group(name: str, work: float, pair: str = "pair", start: int = 0) -> Group:
     """A group of so much work."""
     projection: Any = Named(name)
-    return Group(pair, projection, start, start + 1, 1, 1, 1, work)
+    return Group(pair, projection, start, start + 1, 1, 1, 1, Cost(work, {}, 0, 0))
 
 
 def test_cost_is_balanced_and_not_count():

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from svdjax.atomic import write_json
-from svdjax.engine.stages import PairPage, SharedInputs, Stage
+from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
 from svdjax.report.section import Section
 
 
@@ -27,8 +27,8 @@ class TrialStage(Stage):
     def load(self, folder: Any) -> dict[str, int]:
         return json.loads((folder / self.file).read_text())
 
-    def forecast(self, inputs: SharedInputs, prepared: Any, rate: float) -> list[str]:
-        return [f"trial: {len(inputs.jobs)} pair(s) are counted"]
+    def forecast(self, inputs: SharedInputs, prepared: Any, rates: Any) -> Forecast:
+        return Forecast([f"trial: {len(inputs.jobs)} pair(s) are counted"], 0.1 * len(inputs.jobs))
 
     def summary(self, results: Any) -> str:
         return f"{results['matrices']} matrices counted"

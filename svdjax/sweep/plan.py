@@ -1,0 +1,119 @@
+"""The plan of a sweep: made once, told by the dry run, carried out by the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from svdjax.engine import devices, inputs
+from svdjax.engine.cost import START_SECONDS, Rates
+from svdjax.engine.groups import side_bytes, working_bytes
+from svdjax.engine.inputs import PairJob
+from svdjax.engine.stages import Forecast, SharedInputs, Stage
+from svdjax.report.panels import MOST_PANELS
+from svdjax.spectra.plan import SpectraPlan, plan_spectra
+from svdjax.sweep.config import SweepConfig
+from svdjax.sweep.stages import stages_of
+
+_PAIR_FIGURES, _INDEX_FIGURES = 6, 4  # and one for each projection
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Everything a sweep does, in order.
+
+    Attributes:
+      sweep: the config.
+      mesh: the devices.
+      spectra: pairs, their groups in order, what they share.
+      stages: that come after the spectra.
+      inputs: pairs and settings, and what several stages read.
+      prepared: what each stage read and checked, by name.
+    """
+
+    sweep: SweepConfig
+    mesh: jax.sharding.Mesh
+    spectra: SpectraPlan
+    stages: tuple[Stage, ...]
+    inputs: SharedInputs
+    prepared: dict[str, Any]
+
+    @property
+    def jobs(self) -> tuple[PairJob, ...]:
+        """The validated pairs."""
+        return self.spectra.jobs
+
+    def digests(self, check: Callable[[], None]) -> dict[str, Any]:
+        """Fingerprints of all that is read, by source or leaf of the config."""
+        digests = inputs.digest_inputs(self.jobs, full=self.sweep.settings.full_hash, check=check)
+        for stage in self.stages:
+            digests |= stage.digests(self.prepared[stage.name])
+        return digests
+
+    def forecasts(self, rates: Rates, figure_seconds: float) -> dict[str, Forecast]:
+        """Forecasts by stage, in order, of start and validation too.
+
+        Args:
+          rates: of one device, all of them at work.
+          figure_seconds: of drawing a figure.
+        """
+        rates = rates.together(self.mesh.size)
+        stages = {
+            stage.name: stage.forecast(self.inputs, self.prepared[stage.name], rates)
+            for stage in self.stages
+        }
+        found = {
+            "start": Forecast([], START_SECONDS),
+            "validate": Forecast([], self._bytes() / rates.read),
+            "spectra": self.spectra.forecast(rates),
+            **stages,
+        }
+        if "report" in self.sweep.settings.stages:
+            found["report"] = Forecast([], self._figures() * figure_seconds)
+        return found
+
+    def _bytes(self) -> int:
+        """Bytes of all analysed matrices, each once."""
+        sides = {
+            (str(side.path), one.name): len(one.tensors) * side_bytes(side, one)
+            for job in self.jobs
+            for side in job.sources.values()
+            for one in job.plan.projections
+        }
+        return sum(sides.values())
+
+    def _figures(self) -> int:
+        """Number of figures on the pages of the pairs and of the sweep."""
+        count = _INDEX_FIGURES
+        for job in self.jobs:
+            count += _PAIR_FIGURES + min(len(job.plan.projections), MOST_PANELS)
+            count += self.sweep.settings.measure == "all"
+        specs = [job.spec for job in self.jobs]
+        return count + sum(stage.figures * len(stage.pairs(specs)) for stage in self.stages)
+
+
+def plan_sweep(
+    sweep: SweepConfig, *, stages: bool = True, check: Callable[[], None] = lambda: None
+) -> SweepPlan:
+    """Opens and checks all that a sweep reads, headers only, and plans it.
+
+    Args:
+      sweep: the config.
+      stages: whether those after the spectra are prepared; processes that only share the spectra
+        do without.
+      check: called between checkpoints; may raise to stop.
+
+    Raises:
+      InputError: with every fault of every pair, or there are fewer devices than asked for.
+    """
+    settings = sweep.settings
+    jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused, check=check)
+    shared = SharedInputs(jobs, settings)
+    after = tuple(stages_of(settings.stages)) if stages else ()
+    prepared = {stage.name: stage.prepare(shared) for stage in after}
+    mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
+    spectra = plan_spectra(jobs, settings, mesh.size)
+    return SweepPlan(sweep, mesh, spectra, after, shared, prepared)
