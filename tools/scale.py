@@ -13,8 +13,11 @@ compiling aside. How the prediction is made, and how far it was off: docs/scale.
 from __future__ import annotations
 
 import json
+import math
 import pathlib
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -22,12 +25,133 @@ from svdjax import cli
 from svdjax.engine.process import prepare_process
 from svdjax.errors import InputError
 
+if TYPE_CHECKING:
+    from svdjax.engine.cost import Rates
+
 _RATES = flags.DEFINE_string("rates", None, "JSON of rates instead of measuring this machine's.")
 _POSTS = flags.DEFINE_integer("posts", 1, "Post models of the one base.", 1)
 _SIZES = flags.DEFINE_list(
     "sizes", ["256", "512", "1024", "2048"], "Sizes of the eigenproblems that are measured."
 )
 _PRODUCT = flags.DEFINE_integer("product", 2048, "Size of the product that is measured.", 64)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The linear layers of a model: shapes (I, O) and how many of each a layer has.
+
+    Attributes:
+      name: as it is known.
+      layers: its depth.
+      matrices: count by shape.
+    """
+
+    name: str
+    layers: int
+    matrices: Mapping[tuple[int, int], int]
+
+
+def _decoder(name: str, layers: int, hidden: int, wide: int, kv: int) -> Model:
+    counts: dict[tuple[int, int], int] = {}
+    for shape, count in (
+        ((hidden, hidden), 2),
+        ((hidden, kv), 2),
+        ((hidden, wide), 2),
+        ((wide, hidden), 1),
+    ):
+        counts[shape] = counts.get(shape, 0) + count
+    return Model(name, layers, counts)
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        _decoder("Qwen2.5-1.5B", 28, 1536, 8960, 256),
+        _decoder("Qwen2.5-7B", 28, 3584, 18944, 512),
+        _decoder("Qwen2.5-14B", 48, 5120, 13824, 1024),
+        _decoder("Llama-3.1-70B", 80, 8192, 28672, 1024),
+    )
+}
+"""Models by name; shapes from their published config.json."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Time, operations and memory of a sweep.
+
+    Attributes:
+      seconds: of the whole command, without compiling.
+      operations: floating point operations in all.
+      read: bytes read.
+      device: bytes on each device.
+      host: bytes of stacks on the host of one process.
+    """
+
+    seconds: float
+    operations: float
+    read: int
+    device: int
+    host: int
+
+
+def predict(
+    model: Model,
+    rates: Rates,
+    *,
+    devices: int = 1,
+    posts: int = 1,
+    layers: int | None = None,
+    itemsize: int = 2,
+) -> Prediction:
+    """Predicts ``measure="vectors"`` of a base and its posts, layers spread over the devices.
+
+    Computing, transfer and reading overlap, so the slowest of them counts; two groups of one layer
+    for each device are on the host and on the devices.
+    """
+    depth = model.layers if layers is None else layers
+    rounds = math.ceil(depth / devices)
+    from svdjax.engine.cost import START_SECONDS, pair_cost
+
+    compute, operations, read, device, host = 0.0, 0.0, 0, 0, 0
+    for shape, count in model.matrices.items():
+        cost = pair_cost(shape, posts=posts, itemsize=itemsize)
+        compute += rounds * count * rates.seconds(cost)
+        operations += depth * count * cost.operations
+        read += depth * count * cost.stored
+        one = 2 * itemsize * shape[0] * shape[1]
+        device, host = max(device, 2 * one + cost.working), max(host, 2 * devices * one)
+    moving = max(read / rates.read, read / devices / rates.transfer)
+    return Prediction(
+        START_SECONDS + max(compute, moving),
+        operations,
+        read,
+        device,
+        host,
+    )
+
+
+def table(rates: Rates, counts: Sequence[int] = (1, 2, 4, 8), posts: int = 1) -> str:
+    """Markdown: seconds, operations, bytes and memory of every model in `MODELS`."""
+    head = ["pair", "Pflop", "read", "per device", *(f"{count} device(s)" for count in counts)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for model in MODELS.values():
+        predictions = [predict(model, rates, devices=count, posts=posts) for count in counts]
+        first = predictions[0]
+        cells = [
+            model.name,
+            f"{first.operations / 1e15:.2f}",
+            f"{first.read / 2**30:.1f} GiB",
+            f"{first.device / 2**30:.1f} GiB",
+            *(_time(prediction.seconds) for prediction in predictions),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def main() -> str:
@@ -54,7 +178,7 @@ def main() -> str:
             raise InputError(f"--sizes={','.join(_SIZES.value)}: expected numbers from 2 on")
         rates = cost.measure_rates(sizes, _PRODUCT.value)
     return "\n".join(
-        ["```json", json.dumps(asdict(rates)), "```", "", cost.table(rates, posts=_POSTS.value)]
+        ["```json", json.dumps(asdict(rates)), "```", "", table(rates, posts=_POSTS.value)]
     )
 
 

@@ -15,9 +15,10 @@ from svdjax.engine import cost
 from svdjax.spectral import MEASURES, get_factorisation, kernels, working_precision
 from svdjax.spectral.compare import select_method
 from tests.engine import harness
+from tools import scale
 
 RATES = cost.Rates("imagined", 1e11, {256: 0.01, 1024: 0.3})
-LARGE = cost.MODELS["Llama-3.1-70B"]
+LARGE = scale.MODELS["Llama-3.1-70B"]
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 1408)])
@@ -86,14 +87,14 @@ def test_eigenproblems_between_and_beyond_the_measured_sizes():
 
 
 def test_more_devices_take_less_time_until_reading_takes_longest():
-    seconds = [cost.predict(LARGE, RATES, devices=count).seconds for count in (1, 2, 8, 80)]
+    seconds = [scale.predict(LARGE, RATES, devices=count).seconds for count in (1, 2, 8, 80)]
     assert seconds == sorted(seconds, reverse=True)
     assert seconds[0] - cost.START_SECONDS == pytest.approx(8 * (seconds[2] - cost.START_SECONDS))
     slow = cost.Rates("imagined", 1e11, RATES.eigen, read=1e6)
     parameters = sum(
         shape[0] * shape[1] * count * LARGE.layers for shape, count in LARGE.matrices.items()
     )
-    assert cost.predict(LARGE, slow, devices=80).seconds == pytest.approx(
+    assert scale.predict(LARGE, slow, devices=80).seconds == pytest.approx(
         cost.START_SECONDS + 4 * parameters / 1e6
     )
 
@@ -117,7 +118,7 @@ def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
     path = pathlib.Path(tmp_path / "rates.json")
     path.write_text(json.dumps(rates))
     assert run(f"--rates={path}") == first
-    for name in cost.MODELS:
+    for name in scale.MODELS:
         assert name in first
     path.write_text("{}")
     wrong = subprocess.run(
