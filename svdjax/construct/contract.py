@@ -124,7 +124,7 @@ def build_seconds(job: PairJob, rates: Rates) -> float:
         12.0 * len(one.tensors) * max(one.shape) * min(one.shape) ** 2
         for one in job.plan.projections
     )
-    return _GROUP_SECONDS * len(job.plan.projections) + operations / rates.products
+    return _GROUP_SECONDS * rates.host * len(job.plan.projections) + operations / rates.products
 
 
 def parameter_count(checkpoint: Checkpoint) -> int:

@@ -23,14 +23,18 @@ import numpy as np
 
 from svdjax.spectral.matmul import eigh, matmul, slice_length
 
+# Seconds where `Rates.host` is 1.
 START_SECONDS = 3.0
-"""Seconds of a command before its first matrix and after its last: Python, jax, the libraries."""
+"""Of a command before its first matrix and after its last: Python, jax, the libraries."""
 
 LOAD_SECONDS = 0.3
-"""Seconds of a program that the cache has: tracing it, and loading what was compiled."""
+"""Of a program that the cache has: tracing it, and loading what was compiled."""
 
 COMPILE_SECONDS = 1.3
-"""Seconds of compiling a program that the cache has not, beyond those."""
+"""Of compiling a program that the cache has not, beyond those."""
+
+_HOST_SECONDS = 0.0145
+"""Of `_host_work`."""
 
 _SYMMETRIC = 0.6
 """Share of a product's operations, where its blocks above the diagonal are computed once."""
@@ -47,6 +51,7 @@ _DECODER = 2.0
 _STEP = 3e-4
 """Seconds of a layer in a step of decoding, however small it is."""
 
+_HOST_TURNS = 20
 _EIGEN_SIZES = (256, 512, 1024, 2048)
 
 
@@ -148,6 +153,7 @@ class Rates:
       device: its name.
       products: float64 operations a second in matrix products.
       eigen: seconds of a symmetric float64 eigenproblem with vectors, by size.
+      host: how many times as long Python takes as on the machine of this file's constants.
       read: bytes a second from the file system into a process.
       transfer: bytes a second from the host to the device.
     """
@@ -155,6 +161,7 @@ class Rates:
     device: str
     products: float
     eigen: Mapping[int, float]
+    host: float = 1.0
     read: float = 1e9
     transfer: float = 1e10
 
@@ -186,7 +193,7 @@ class Rates:
           batch: answers that are decoded together.
         """
         steps = max(tokens, answers * tokens / batch)
-        return steps * (_STEP * layers + self.read_seconds(parameters, batch))
+        return steps * (_STEP * self.host * layers + self.read_seconds(parameters, batch))
 
     def eigen_seconds(self, n: int) -> float:
         """Seconds of one eigenproblem: by a power law between the measured sizes, by n^3 beyond."""
@@ -223,7 +230,16 @@ def measure_rates(
         start = time.perf_counter()
         jax.block_until_ready(jax.device_put(big, devices[0]))
         transfer = big.nbytes / (time.perf_counter() - start)
-    return Rates(devices[0].device_kind, rate, eigen, transfer=transfer)
+    host = sum(_host_work() for _ in range(_HOST_TURNS)) / _HOST_TURNS / _HOST_SECONDS
+    return Rates(devices[0].device_kind, rate, eigen, host=host, transfer=transfer)
+
+
+def _host_work() -> float:
+    """Seconds of a piece of plain Python."""
+    start, total = time.perf_counter(), 0
+    for number in range(200_000):
+        total += number * number % 7
+    return time.perf_counter() - start
 
 
 def _together(function, value: np.ndarray, devices: Sequence[Any], turns: int) -> float:

@@ -70,7 +70,7 @@ class EvaluationStage(Stage):
             parameters = parameter_count(job.plan.post)
             usual, most = answer_tokens(reader, heldout.get(job.spec.name), settings)
             for model in models:
-                seconds += answers * _GRADE_SECONDS + rates.answer_seconds(
+                seconds += answers * _GRADE_SECONDS * rates.host + rates.answer_seconds(
                     parameters,
                     reader.config.num_layers,
                     answers=answers,

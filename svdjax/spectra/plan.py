@@ -137,7 +137,10 @@ class SpectraPlan:
 
     def seconds(self, groups: Iterable[Group], rates: Rates) -> float:
         """Seconds of computing some groups, by the rates of all devices together."""
-        return sum(_GROUP_SECONDS + group.length * rates.seconds(group.cost) for group in groups)
+        return sum(
+            _GROUP_SECONDS * rates.host + group.length * rates.seconds(group.cost)
+            for group in groups
+        )
 
     def forecast(self, rates: Rates) -> Forecast:
         """Forecast of all groups: computing and reading overlap, the slower counts."""

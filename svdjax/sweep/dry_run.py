@@ -81,11 +81,12 @@ def _table(plan: SweepPlan, planning: float) -> str:
         lines.append("")
     forecasts = plan.forecasts(rates, _figure_seconds() if "report" in sweep.settings.stages else 0)
     times = {
-        name: forecast.seconds + LOAD_SECONDS * forecast.programs
+        name: forecast.seconds + LOAD_SECONDS * rates.host * forecast.programs
         for name, forecast in forecasts.items()
     }
     times["start"] += planning
     programs = sum(forecast.programs for forecast in forecasts.values())
+    compiling = COMPILE_SECONDS * rates.host * programs
     lines += [
         f"devices: {', '.join(devices.describe(plan.mesh))}",
         f"{len(spectra.groups)} groups read {size(sum(group.read for group in spectra.groups))}, "
@@ -94,9 +95,8 @@ def _table(plan: SweepPlan, planning: float) -> str:
         f"groups) and {size(max(_device_bytes(group, count) for group in spectra.groups))} on each "
         "device",
         f"predicted time: {duration(sum(times.values()))} at {rates.products / 1e9:.1f} Gflop/s "
-        f"per device ({sweep.settings.factorisation}), and up to "
-        f"{duration(COMPILE_SECONDS * programs)} more to compile {programs} programs the first "
-        "time",
+        f"per device ({sweep.settings.factorisation}), and up to {duration(compiling)} more to "
+        f"compile {programs} programs the first time",
         "of that " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items()),
     ]
     for forecast in forecasts.values():

@@ -66,7 +66,7 @@ class SweepPlan:
             for stage in self.stages
         }
         found = {
-            "start": Forecast([], START_SECONDS),
+            "start": Forecast([], START_SECONDS * rates.host),
             "validate": Forecast([], self._bytes() / rates.read),
             "spectra": self.spectra.forecast(rates),
             **stages,

@@ -85,7 +85,8 @@ class TemperatureStage(Stage):
                         tokens=most,
                         batch=inputs.settings.evaluation.batch_size,
                     )
-            seconds += len(points) * (_POINT_SECONDS + rates.read_seconds(parameters, tokens))
+            point = _POINT_SECONDS * rates.host + rates.read_seconds(parameters, tokens)
+            seconds += len(points) * point
             total += len(sources) * seconds
         return Forecast(lines, total, 6)
 
