@@ -15,30 +15,30 @@ class VariantResult:
     """One constructed model, or a control of one.
 
     Attributes:
-      name: of the variant, see `svdjax.construct.recipes.VARIANTS`; of a control, see
-        `svdjax.construct.controls`.
-      construction: ``eq9`` to ``eq16``.
-      modules: ``self_attn``, ``mlp`` or ``all``.
-      signs: ``raw`` or ``aligned`` where it depends on them, else empty.
-      title: a few words.
-      change: ||new - post||_F / ||post||_F of all edited matrices together, as stored.
-      projections: the same and more by projection.
-      loss: next-token cross-entropy on the held-out text, nats per token; NaN without a text, or
-        where the model's outputs are not finite.
-      kl: mean KL(post || variant) of the next-token distributions, nats per token; NaN
-        where the loss is.
-      agreement: percentage of tokens with the same likeliest prediction as post; NaN where the
-        loss is.
-      seconds: what it took.
-      saved: directory of the checkpoint, relative to the pair's; empty unless it was asked for.
-      surviving: share of the change of post-training that is left, mean over the matrices, see
-        `svdjax.spectral.constructions.surviving_share`.
-      surviving_predicted: what a restoration leaves of a small random change, mean over the
-        matrices; NaN for other models.
-      control: ``noise``, ``interpolated`` or ``reverted``; empty for a construction.
-      control_of: the variant whose distances a control has; empty for ``reverted``.
-      at_base: of ``interpolated``, how many matrices are base's own, as the construction moved them
-        farther than base lies.
+        name: Name of the variant, see `svdjax.construct.recipes.VARIANTS`; of a control, see
+            `svdjax.construct.controls`.
+        construction: ``eq9`` to ``eq16``.
+        modules: ``self_attn``, ``mlp`` or ``all``.
+        signs: ``raw`` or ``aligned`` where it depends on them, else empty.
+        title: A few words.
+        change: ||new - post||_F / ||post||_F of all edited matrices together, as stored.
+        projections: The same and more by projection.
+        loss: Next-token cross-entropy on the held-out text, nats per token; NaN without a text, or
+            where the model's outputs are not finite.
+        kl: Mean KL(post || variant) of the next-token distributions, nats per token; NaN where the
+            loss is.
+        agreement: Percentage of tokens with the same likeliest prediction as post; NaN where the
+            loss is.
+        seconds: What it took.
+        saved: Directory of the checkpoint, relative to the pair's; empty unless it was asked for.
+        surviving: Share of the change of post-training that is left, mean over the matrices, see
+            `svdjax.spectral.constructions.surviving_share`.
+        surviving_predicted: What a restoration leaves of a small random change, mean over the
+            matrices; NaN for other models.
+        control: ``noise``, ``interpolated`` or ``reverted``; empty for a construction.
+        control_of: The variant whose distances a control has; empty for ``reverted``.
+        at_base: How many matrices of ``interpolated`` are base's own, as the construction moved
+            them farther than base lies; 0 for other models.
     """
 
     name: str
@@ -65,18 +65,18 @@ class ConstructionResults(Results):
     """All constructed models of one pair.
 
     Attributes:
-      pair: name of the pair.
-      base: as the user wrote it.
-      post: the model that is edited, as the user wrote it.
-      other: another post model, for eq. 12; empty if there is none.
-      text: path of the held-out text; empty if there is none.
-      texts: how many texts it holds.
-      tokens: how many of its tokens count.
-      original_loss: the loss of post on it, nats per token; NaN without a text.
-      variants: by name, in the order of `svdjax.construct.recipes.VARIANTS`.
-      left_out: variants that were asked for and could not be made, with the reason.
-      controls: the controls of the variants by name, see `svdjax.construct.controls`; empty
-        where none were asked for.
+        pair: Name of the pair.
+        base: As the user wrote it.
+        post: The model that is edited, as the user wrote it.
+        other: Another post model, for eq. 12; empty if there is none.
+        text: Path of the held-out text; empty if there is none.
+        texts: How many texts it holds.
+        tokens: How many of its tokens count.
+        original_loss: The loss of post on it, nats per token; NaN without a text.
+        variants: By name, in the order of `svdjax.construct.recipes.VARIANTS`.
+        left_out: Variants that were asked for and could not be made, with the reason.
+        controls: The controls of the variants by name, see `svdjax.construct.controls`; empty where
+            none were asked for.
     """
 
     FILE = "constructions.json"

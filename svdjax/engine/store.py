@@ -42,8 +42,8 @@ def in_npz(files: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
     """Metadata of a field of arrays, a mapping or a named tuple, which lie in npz files.
 
     Args:
-      files: file to the names of the arrays in it: fields of the named tuple, or attributes of the
-        dataclass. The arrays of a mapping follow them.
+        files: File to the names of the arrays in it: fields of the named tuple, or attributes of
+            the dataclass. The arrays of a mapping follow them.
     """
     return {_NPZ: files}
 
@@ -67,8 +67,8 @@ class Results:
     its key (`array_name`).
 
     Attributes:
-      FILE: name of the JSON file, which holds every field but those `in_npz`.
-      DAMAGED: what the message about damaged files starts with.
+        FILE: Name of the JSON file, which holds every field but those `in_npz`.
+        DAMAGED: What the message about damaged files starts with.
     """
 
     FILE: ClassVar[str]
@@ -87,7 +87,7 @@ class Results:
         """Writes the npz files, then the JSON file, each whole or not at all; returns the latter.
 
         Args:
-          directory: the pair's; made where it is missing.
+            directory: The pair's; made where it is missing.
         """
         folder = pathlib.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Results:
         """Results as `save` wrote them.
 
         Raises:
-          InputError: a file is missing, damaged, or of another format version.
+            InputError: A file is missing, damaged, or of another format version.
         """
         folder = pathlib.Path(directory)
         file, arrays = folder / cls.FILE, NpzFiles(folder)
@@ -156,15 +156,15 @@ def from_json(kind: Any, value: Any, arrays: NpzFiles | None = None, key: str | 
     A field ``name`` that JSON lacks is the key of a mapping's value.
 
     Args:
-      kind: a dataclass, a mapping, list or tuple, float, or anything JSON knows.
-      value: what JSON holds of it.
-      arrays: what the npz files hold.
-      key: of a mapping's value, under which its arrays lie.
+        kind: A dataclass, a mapping, list or tuple, float, or anything JSON knows.
+        value: What JSON holds of it.
+        arrays: What the npz files hold.
+        key: Key of a mapping's value, under which its arrays lie.
 
     Raises:
-      KeyError: a field or array is missing.
-      AttributeError, TypeError: the JSON is of something else.
-      OSError, ValueError: an npz file is missing or damaged.
+        KeyError: A field or array is missing.
+        AttributeError, TypeError: The JSON is of something else.
+        OSError, ValueError: An npz file is missing or damaged.
     """
     origin, items = typing.get_origin(kind), typing.get_args(kind)
     if origin in (dict, Mapping):

@@ -17,16 +17,16 @@ class Score:
     """Accuracy and length of a model's answers to a benchmark; mean and std are over the repeats.
 
     Attributes:
-      n: questions.
-      repeats: how often each was asked.
-      accuracy_mean: pass@1 in %.
-      accuracy_std: population standard deviation of pass@1.
-      tokens_mean: output tokens of a response.
-      tokens_std: population standard deviation of the repeats' mean tokens.
-      stopped: % of the responses that ended by themselves, not at the limit.
-      accuracies: pass@1 of every repeat, in %.
-      groups: pass@1 by part of the benchmark, in %; empty where it has none.
-      not_compared: how many answers could not be compared, by reason.
+        n: Questions.
+        repeats: How often each was asked.
+        accuracy_mean: pass@1 in %.
+        accuracy_std: Population standard deviation of pass@1.
+        tokens_mean: Output tokens of a response.
+        tokens_std: Population standard deviation of the repeats' mean tokens.
+        stopped: % of the responses that ended by themselves, not at the limit.
+        accuracies: pass@1 of every repeat, in %.
+        groups: pass@1 by part of the benchmark, in %; empty where it has none.
+        not_compared: How many answers could not be compared, by reason.
     """
 
     n: int
@@ -46,12 +46,12 @@ class EvaluationResults(Results):
     """Scores of a pair's models.
 
     Attributes:
-      pair: name of the pair.
-      benchmarks: data by name, as the config gave it.
-      settings: the protocol: repeats, temperature, top_p, max_new_tokens, seed, system and so on.
-      scores: by model, then by benchmark. ``post``, ``base``, then the variants.
-      titles: a few words on each model.
-      notes: what else is to be known.
+        pair: Name of the pair.
+        benchmarks: Data by name, as the config gave it.
+        settings: The protocol: repeats, temperature, top_p, max_new_tokens, seed, system and so on.
+        scores: By model, then by benchmark. ``post``, ``base``, then the variants.
+        titles: A few words on each model.
+        notes: What else is to be known.
     """
 
     FILE = "evaluation.json"

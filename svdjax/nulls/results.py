@@ -36,27 +36,27 @@ class NullArrays(NamedTuple):
     change lies (concentration).
 
     Attributes:
-      nf: NF as measured, [L].
-      alpha: mean scaling of the top 90 % of the singular values as measured, [L].
-      spread: population standard deviation of that scaling, [L].
-      alpha_ls: alpha by least squares, which no random change moves in the mean, [L].
-      delta: ||W_post - alpha W_base||_F / ||W_post||_F, [L].
-      rounding: the part of delta that the storage dtype's rounding alone would make, [L].
-      nf_first_order: NF of a change in random directions, to first order, [L].
-      nf_all_orders: NF of a Gaussian change over all orders, [L].
-      first_order_holds: where nf_first_order may be used, bool [L].
-      all_orders_hold: where nf_all_orders may be used, bool [L].
-      sampled: which layers were, bool [L].
-      sigma_delta: singular values of the real change, [L, R].
-      top_half: share of ||Delta||_F^2 between the leading halves of base's singular vectors of
-        both sides, [L]; see `ProjectionNulls.uniform_top_half`.
-      nf_signs, nf_spectrum, nf_gaussian: NF of every draw of each kind, [L, D].
-      alpha_signs, alpha_spectrum, alpha_gaussian: alpha of every draw, [L, D].
-      spread_signs, spread_spectrum, spread_gaussian: spread of every draw, [L, D].
-      svsm_mean_signs, svsm_mean_spectrum, svsm_mean_gaussian: mean over the draws of each
-        sigma_draw / sigma_base, [L, R].
-      svsm_std_signs, svsm_std_spectrum, svsm_std_gaussian: its standard deviation over the
-        draws, [L, R].
+        nf: NF as measured, [L].
+        alpha: Mean scaling of the top 90 % of the singular values as measured, [L].
+        spread: Population standard deviation of that scaling, [L].
+        alpha_ls: alpha by least squares, which no random change moves in the mean, [L].
+        delta: ||W_post - alpha W_base||_F / ||W_post||_F, [L].
+        rounding: The part of delta that the storage dtype's rounding alone would make, [L].
+        nf_first_order: NF of a change in random directions, to first order, [L].
+        nf_all_orders: NF of a Gaussian change over all orders, [L].
+        first_order_holds: Where nf_first_order may be used, bool [L].
+        all_orders_hold: Where nf_all_orders may be used, bool [L].
+        sampled: Which layers were, bool [L].
+        sigma_delta: Singular values of the real change, [L, R].
+        top_half: Share of ||Delta||_F^2 between the leading halves of base's singular vectors of
+            both sides, [L]; see `ProjectionNulls.uniform_top_half`.
+        nf_signs, nf_spectrum, nf_gaussian: NF of every draw of each kind, [L, D].
+        alpha_signs, alpha_spectrum, alpha_gaussian: alpha of every draw, [L, D].
+        spread_signs, spread_spectrum, spread_gaussian: Spread of every draw, [L, D].
+        svsm_mean_signs, svsm_mean_spectrum, svsm_mean_gaussian: Mean over the draws of each
+            sigma_draw / sigma_base, [L, R].
+        svsm_std_signs, svsm_std_spectrum, svsm_std_gaussian: Its standard deviation over the draws,
+            [L, R].
     """
 
     nf: np.ndarray
@@ -94,9 +94,9 @@ class ProjectionNulls:
     """Null models of one projection.
 
     Attributes:
-      name: of the projection.
-      shape: (in, out).
-      arrays: what was measured and drawn.
+        name: Name of the projection.
+        shape: (in, out).
+        arrays: What was measured and drawn.
     """
 
     name: str
@@ -192,7 +192,7 @@ class ProjectionNulls:
         """Entry of the projection in nulls.json.
 
         Args:
-          judgements: of this projection, by measure; see `NullResults.judgements`.
+            judgements: Verdicts on this projection, by measure; see `NullResults.judgements`.
         """
         return {
             "shape": list(self.shape),
@@ -228,9 +228,9 @@ class NullResults(Results):
     """Null models of a pair.
 
     Attributes:
-      pair: its name.
-      settings: draws, layers, seed.
-      projections: by name.
+        pair: Name of the pair.
+        settings: ``draws``, ``layers``, ``seed``.
+        projections: Null models by projection name.
     """
 
     FILE = "nulls.json"

@@ -19,17 +19,17 @@ class ProbeResults(Results):
     """Attention entropies, attention maps and CKA of a pair's models.
 
     Attributes:
-      pair: name of the pair.
-      prompts: path of the prompts.
-      count: how many were read.
-      positions: how many leading positions all prompts have.
-      settings: samples, debiased, system and so on.
-      titles: a few words on each model, in order; the first is ``post``, which all are compared
-        with.
-      entropy: as `svdjax.probe.measure.Probes.entropy`; entropy.npz.
-      cka: as `svdjax.probe.measure.Probes.cka`; cka.npz.
-      maps: as `svdjax.probe.measure.Probes.maps`; maps.npz, absent where there are none.
-      notes: what else is to be known.
+        pair: Name of the pair.
+        prompts: Path of the prompts.
+        count: How many were read.
+        positions: How many leading positions all prompts have.
+        settings: ``samples``, ``debiased``, ``system`` and so on.
+        titles: A few words on each model, in order; the first is ``post``, which all are compared
+            with.
+        entropy: As `svdjax.probe.measure.Probes.entropy`; entropy.npz.
+        cka: As `svdjax.probe.measure.Probes.cka`; cka.npz.
+        maps: As `svdjax.probe.measure.Probes.maps`; maps.npz, absent where there are none.
+        notes: What else is to be known.
     """
 
     FILE = "probes.json"

@@ -49,11 +49,11 @@ class ProjectionResult:
     """One projection type of a pair, all its layers.
 
     Attributes:
-      name: as in Hugging Face, ``q_proj``; a tensor's own name for unknown architectures.
-      module: ``self_attn``, ``mlp`` or empty.
-      shape: (in, out) of each matrix.
-      layers: number of matrices `L`.
-      metrics: every field of `svdjax.spectral.PairMetrics`, leading axis `L`.
+        name: As in Hugging Face, ``q_proj``; a tensor's own name for unknown architectures.
+        module: ``self_attn``, ``mlp`` or empty.
+        shape: (in, out) of each matrix.
+        layers: Number of matrices `L`.
+        metrics: Every field of `svdjax.spectral.PairMetrics`, leading axis `L`.
     """
 
     name: str
@@ -283,13 +283,13 @@ class Comparison(Results):
     """The whole analysis of one pair of checkpoints.
 
     Attributes:
-      pair: name of the pair.
-      base: where the base came from, as the user wrote it.
-      post: where the post-trained checkpoint came from, as the user wrote it.
-      family: model type, ``unknown`` for architectures without a name table.
-      coverage: every tensor of both sides, analysed or left out with the reason.
-      projections: results by projection name, in the order q, k, v, o, gate, up, down.
-      options: how it was computed: factorisation, corner, split_fused.
+        pair: Name of the pair.
+        base: Where the base came from, as the user wrote it.
+        post: Where the post-trained checkpoint came from, as the user wrote it.
+        family: Model type, ``unknown`` for architectures without a name table.
+        coverage: Every tensor of both sides, analysed or left out with the reason.
+        projections: Results by projection name, in the order q, k, v, o, gate, up, down.
+        options: How it was computed: factorisation, corner, split_fused.
     """
 
     FILE = "summary.json"
@@ -361,7 +361,7 @@ class Comparison(Results):
         """Results as `save` wrote them.
 
         Raises:
-          InputError: a file is missing, damaged, or of another format version.
+            InputError: A file is missing, damaged, or of another format version.
         """
         for file in ("summary.json", *_NPZ):
             if not (pathlib.Path(directory) / file).is_file():

@@ -37,17 +37,17 @@ class TemperatureResults(Results):
     """Loss, entropies and answers of models whose singular values were scaled.
 
     Attributes:
-      pair: name of the pair.
-      models: ``post``, ``base``: whose singular values were scaled.
-      projections: what was scaled together, names of `svdjax.temperature.options.GROUPS` [P].
-      layers: which were scaled one at a time, then `ALL`, -1: all together [R].
-      factors: ascending, 1 (the model as it is) among them [F].
-      data: what was measured on: texts, tokens, prompts, questions.
-      left_out: what was not measured, and why.
-      notes: what else is to be known.
-      settings: the leaves of the section, and those of the decoder.
-      values: "<model>/<name>", for answers "<model>/<name>/<benchmark>", names as in `UNITS`, to
-        [P, R, F]; entropies [P, R, F, B], of every block. NaN where a point was not measured.
+        pair: Name of the pair.
+        models: ``post``, ``base``: whose singular values were scaled.
+        projections: What was scaled together, names of `svdjax.temperature.options.GROUPS` [P].
+        layers: Which were scaled one at a time, then `ALL`, -1: all together [R].
+        factors: Ascending, 1 (the model as it is) among them [F].
+        data: What was measured on: texts, tokens, prompts, questions.
+        left_out: What was not measured, and why.
+        notes: What else is to be known.
+        settings: The leaves of the section, and those of the decoder.
+        values: "<model>/<name>", for answers "<model>/<name>/<benchmark>", names as in `UNITS`, to
+            [P, R, F]; entropies [P, R, F, B], of every block. NaN where a point was not measured.
     """
 
     FILE = "temperature.json"
