@@ -200,7 +200,7 @@ def test_inputs_stay_as_they_are():
     kx, ky = grams(x), grams(y)
     copies = [part.copy() for part in (x, y, kx, ky)]
     for debiased in (False, True):
-        grams(x), grams(y)
+        cka_matrix(x, y, debiased=debiased)
         cka_from_grams(kx, ky, debiased=debiased)
     for part, copy in zip((x, y, kx, ky), copies):
         np.testing.assert_array_equal(part, copy)

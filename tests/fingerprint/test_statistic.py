@@ -101,7 +101,7 @@ def simulate(trials: int, seed: int = 0) -> np.ndarray:
             factors = {}
             for name, w in layer.matrices().items():
                 u, sigma, vt = np.linalg.svd(w, full_matrices=False)
-                factors[name] = Polar(u @ vt, sigma, np.int32(min(w.shape)), u[:, :1], vt[:1].T)
+                factors[name] = Polar(u @ vt, sigma, np.array(min(w.shape)), u[:, :1], vt[:1].T)
             sides.append(FactoredLayer(layer, factors))
         one, other = rng.standard_normal((2, 60, 24))
         found, _ = compare_layers(sides[0], sides[1], nearest_rotation(other.T @ one))
