@@ -94,7 +94,12 @@ class FactorCache:
 
     @functools.cached_property
     def _about(self) -> list[Any]:
-        return ["known", self._factorisation.name, needs_rotations(self._measure), devices.versions()]
+        return [
+            "known",
+            self._factorisation.name,
+            needs_rotations(self._measure),
+            devices.versions(),
+        ]
 
     def expect(self, groups: Iterable[Group], plans: Mapping[str, PairPlan]) -> None:
         """Takes note of what `side` will be asked for."""

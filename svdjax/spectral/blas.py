@@ -198,7 +198,7 @@ def _routine(name: str, kinds: str) -> Callable[..., None]:
     Raises:
       RuntimeError: it has other arguments here, such as 64-bit integers.
     """
-    from scipy.linalg import cython_blas
+    from scipy.linalg import cython_blas  # pyright: ignore[reportAttributeAccessIssue]
 
     capsule = cython_blas.__pyx_capi__[name]
     signature = _NAME(capsule)

@@ -14,10 +14,12 @@ from svdjax.spectral.lift import lift, stack_shape
 from tests.spectral import matrices
 
 
-@lift
-def scaled(parts, *, power):
+def scale(parts, *, power):
     w, factor = parts
     return {"w": factor * w**power, "sum": jnp.sum(w)}
+
+
+scaled = lift(scale)
 
 
 def mesh(devices: int, name: str = "layers") -> jax.sharding.Mesh:
@@ -74,7 +76,7 @@ def test_an_accelerators_batches_give_the_same(monkeypatch):
     monkeypatch.setattr(lift_module, "_batch_size", lambda stacks, mesh: 2)
     rng = np.random.default_rng(5)
     w, factor = rng.standard_normal((5, 3, 2)), np.arange(1.0, 6)
-    batched = lift(scaled.__wrapped__, batches=lambda *, power: power == 2)
+    batched = lift(scale, batches=lambda *, power: power == 2)
     results = batched((w, factor), power=2)
     assert "2x3x2xf64" in batched.program.lower((w, factor), power=2, mesh=None).as_text()
     np.testing.assert_array_equal(results["w"], factor[:, None, None] * w**2)
