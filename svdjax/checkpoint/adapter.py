@@ -1,6 +1,6 @@
 """LoRA factors as a PEFT adapter directory.
 
-Axis legend: `L` layers that have factors, `I` in, `O` out, `K` rank.
+Axes: `L` layers that have factors, `I` in, `O` out, `K` rank.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import numpy as np
 from svdjax.checkpoint import files
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.checkpoint.families import FAMILIES
+from svdjax.checkpoint.lora import CONFIG, WEIGHTS
 from svdjax.checkpoint.replace import staged_directory, write_text
 from svdjax.checkpoint.shards import LazyTensor, write_shards
 from svdjax.errors import InputError
-
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(
@@ -39,13 +38,13 @@ def save_adapter(
     by ``save_adapter(directory, lora.factors, config, layers=lora.layers)``.
 
     Args:
-        directory: Where to; must not exist, be empty, or hold an adapter that `overwrite` allows
-            to replace.
-        factors: Path of a kernel in the pytree to (A [L, I, K], B [L, K, O]).
-        config: The model's configuration.
+        directory: Directory to write to; must not exist, be empty, or hold an adapter that
+            `overwrite` allows to replace.
+        factors: (A [L, I, K], B [L, K, O]) by path of the kernel in the pytree.
+        config: Configuration of the model.
         layers: Numbers of the layers that the rows of the factors belong to; None is all.
-        base_model: What PEFT is to name as the base: a directory or hub id.
-        overwrite: Replace an adapter that is there.
+        base_model: Directory or hub id that the adapter names as its base.
+        overwrite: Whether an adapter that is there is replaced.
 
     Returns:
         The directory, which appears whole or not at all.
@@ -64,7 +63,7 @@ def save_adapter(
     if len(set(ranks.values())) != 1:
         raise InputError(f"factors: expected some, all of one rank, found {ranks or 'none'}")
     rank = next(iter(ranks.values()))
-    about = {
+    settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": os.fspath(base_model) or None,
@@ -79,12 +78,12 @@ def save_adapter(
         "use_rslora": False,
     }
     if set(numbers) != set(range(config.num_layers)):
-        about |= {"layers_to_transform": sorted(numbers), "layers_pattern": "layers"}
+        settings |= {"layers_to_transform": sorted(numbers), "layers_pattern": "layers"}
     target = pathlib.Path(directory).expanduser()
-    with staged_directory(target, overwrite, holds=_CONFIG) as scratch:
+    with staged_directory(target, overwrite, holds=CONFIG) as scratch:
         write_shards(scratch, outgoing, sum(tensor.nbytes for tensor in outgoing))
-        (scratch / files.SINGLE).rename(scratch / _WEIGHTS)
-        write_text(scratch / _CONFIG, json.dumps(about, indent=2) + "\n")
+        (scratch / files.SINGLE).rename(scratch / WEIGHTS)
+        write_text(scratch / CONFIG, json.dumps(settings, indent=2) + "\n")
     return target
 
 
@@ -115,9 +114,10 @@ def _outgoing(
             for letter, stack in (("A", a), ("B", b)):
                 shape = (int(stack.shape[2]), int(stack.shape[1]))
                 name = f"{stem}.lora_{letter}.weight"
-                tensors.append(LazyTensor(name, shape, np.dtype(np.float32), _turned(stack, row)))
+                make = _transposed(stack, row)
+                tensors.append(LazyTensor(name, shape, np.dtype(np.float32), make))
     return tensors
 
 
-def _turned(stack: Any, row: int) -> Callable[[], np.ndarray]:
+def _transposed(stack: Any, row: int) -> Callable[[], np.ndarray]:
     return lambda: np.asarray(stack[row]).T

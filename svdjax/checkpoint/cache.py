@@ -1,11 +1,10 @@
-"""A bounded store on disk of arrays that are costly to compute, named by what they depend on.
+"""Bounded cache on disk of arrays that are costly to compute, named by digests of their inputs.
 
-An entry is an uncompressed npz, written under a temporary name and then renamed, so that it is
-there whole or not at all. It carries the SHA-256 of its key and arrays and is not trusted on
-reading: what a power cut leaves of it is a miss, so nothing waits for the disk. Writers take turns
-by one flock, which the kernel drops with its process: whoever holds it knows that every temporary
-name belongs to a dead writer. Readers take no lock; an entry that vanishes while it is read is a
-miss.
+An entry is an uncompressed npz, written under a temporary name and then renamed. It carries the
+SHA-256 of its key and arrays and is not trusted on reading: an entry that a power cut damaged is a
+miss, so nothing is synced. Writers exclude each other by one flock, which the kernel drops with its
+process: under the lock every temporary name belongs to a dead writer. Readers take no lock; an
+entry that vanishes while it is read is a miss.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ FORMAT = 2
 """Entries of another format are not read; it is part of their digest."""
 
 DTYPES = frozenset(
-    f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)
-) - {"float8"} | {"bool", "bfloat16"}
+    [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+    + ["bool", "bfloat16", "float16", "float32", "float64"]
+)
 """Names of the dtypes that can be stored."""
 
 _LOG = logging.getLogger(__name__)
@@ -45,20 +45,20 @@ _ENTRY = re.compile(r"svdjax-[0-9a-f]{64}\.npz")
 # Temporary files of dead writers, and entries of the first format, which were folders.
 _LEFTOVER = re.compile(r"\.svdjax-cache-[0-9a-f]{16}\.tmp|svdjax-[0-9a-f]{64}")
 _SHA256 = "sha256"
-_ARRAYS = "arrays/"  # before their names in the npz, which are then no keyword of numpy's
+_ARRAYS = "arrays/"  # prefix of their names in the npz, so that none is a keyword of numpy's
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_PATIENCE = 30.0  # seconds that a writer waits for another process's turn to end
+_PATIENCE = 30.0  # seconds that a writer waits for another process
 
 Form = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and dtype by name."""
 
 
 def content_key(arrays: Mapping[str, np.ndarray], about: Any) -> str:
-    """SHA-256 of named arrays, and of what else determines what is computed from them.
+    """SHA-256 of named arrays and of all else that determines the results computed from them.
 
-    Counted are names, dtypes, shapes and the bits of the values (-0.0 is not 0.0), not their
-    order in memory: a transposed view has the key of its contiguous copy. Hashed along the first
-    axis, so that no more than one layer is copied at a time.
+    Names, dtypes, shapes and the bits of the values count (-0.0 is not 0.0), their order in memory
+    does not: a transposed view has the key of its contiguous copy. Hashed along the first axis, so
+    that no more than one layer is copied at a time.
 
     Args:
         arrays: Arrays of any numeric dtype, bfloat16 included.
@@ -84,11 +84,11 @@ def content_key(arrays: Mapping[str, np.ndarray], about: Any) -> str:
 class ArrayCache:
     """Entries of named arrays in one directory, which several processes may share.
 
-    What cannot be stored is computed again, so nothing that befalls the directory is an error:
-    not a full disk, nor a lost right to write, nor damage. Safe to use from several threads.
+    What cannot be stored is computed again, so no state of the directory is an error: not a full
+    disk, nor a lost right to write, nor damage. Safe to use from several threads.
 
     Attributes:
-        directory: Where the entries lie; other files there are left alone.
+        directory: Directory of the entries; other files there are left alone.
         max_bytes: Bound on the size on disk of all entries; 0 turns the cache off.
         hits: Reads that returned an entry.
         misses: Reads that did not.
@@ -102,10 +102,10 @@ class ArrayCache:
         *,
         note: Callable[[str], None] = _LOG.warning,
     ):
-        """Makes the directory; removes what killed writers left, and what exceeds the bound.
+        """Makes the directory; removes leftovers of killed writers, and entries beyond the bound.
 
         Args:
-            directory: Where the entries lie.
+            directory: Directory of the entries.
             max_bytes: Bound in bytes; with 0 the disk is not touched at all.
             note: Called with one line, once when there is no more room and once when writing
                 fails and is given up.
@@ -119,10 +119,9 @@ class ArrayCache:
         self.max_bytes, self._note = max_bytes, note
         self.hits = self.misses = self.skipped = 0
         self._used: set[str] = set()  # entries that this object has read or written
-        self._sizes: dict[str, int] = {}  # an entry never changes once it is there
-        self._failed = self._said_full = False
+        self._failed = self._noted_full = False
         self._patience = _PATIENCE
-        self._turn = threading.RLock()
+        self._mutex = threading.RLock()
         try:
             # Absolute, for the working directory may change.
             self.directory = pathlib.Path(directory).expanduser().absolute()
@@ -136,23 +135,23 @@ class ArrayCache:
             ) from error
         if max_bytes:
             # A directory that is busy or cannot be written may still be read.
-            with self._turn, contextlib.suppress(OSError), self._exclusive(patience=0):
+            with self._mutex, contextlib.suppress(OSError), self._exclusive(patience=0):
                 self._make_room(0)
 
     @property
     def used_bytes(self) -> int:
         """Size on disk of all entries, those of other processes included."""
-        with self._turn, contextlib.suppress(OSError):
+        with self._mutex, contextlib.suppress(OSError):
             return sum(size for _, size in self._entries().values())
         return 0
 
     def read(
         self, key: str, expected: Mapping[str, tuple[tuple[int, ...], Any]]
     ) -> dict[str, np.ndarray] | None:
-        """Returns an entry if it is there, undamaged and as expected; removes one that is not.
+        """Arrays of an entry if it is there, undamaged and as expected; removes one that is not.
 
         Args:
-            key: A `content_key`.
+            key: `content_key` of the entry.
             expected: {name: (shape, dtype)} of every array.
 
         Returns:
@@ -163,7 +162,7 @@ class ArrayCache:
         """
         path = self._path(key)
         form = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in expected.items()}
-        with self._turn:
+        with self._mutex:
             arrays = self._read(path, key, form) if self.max_bytes else None
             if arrays is None:
                 self.misses += 1
@@ -179,7 +178,7 @@ class ArrayCache:
         would otherwise be evicted just before their turn comes again.
 
         Args:
-            key: A `content_key`.
+            key: `content_key` of the entry.
             arrays: Arrays that are not empty, of `DTYPES`; named with letters, digits and _.
 
         Returns:
@@ -196,7 +195,7 @@ class ArrayCache:
                 raise ValueError(f"cannot store an array named {name!r} of dtype {dtype}")
             if not array.size:
                 raise ValueError(f"cannot store {name!r} of shape {array.shape}: it is empty")
-        with self._turn:
+        with self._mutex:
             stored = False
             if self.max_bytes and not self._failed:
                 try:
@@ -207,7 +206,7 @@ class ArrayCache:
                     # Whatever numpy and the file system have run into.
                     self._failed = True
                     reason = printable(" ".join(str(error).split()), 200) or type(error).__name__
-                    self._say(f"nothing more is cached ({reason})")
+                    self._report(f"nothing more is cached ({reason})")
             self.skipped += not stored
             return stored
 
@@ -226,7 +225,7 @@ class ArrayCache:
                 raise ValueError(f"{path.name} holds other values than were written")
             return arrays
         except Exception:
-            # Damage surfaces as whatever the zip and npy readers run into.
+            # Damage raises errors of many kinds in the zip and npy readers.
             with contextlib.suppress(OSError):
                 self._remove(path)
             return None
@@ -244,7 +243,7 @@ class ArrayCache:
             try:
                 with temporary.open("xb") as file:
                     _save(file, arrays, content_key(arrays, [FORMAT, key]))
-                if not self._make_room(_size(temporary)):
+                if not self._make_room(_size(temporary.lstat())):
                     return False
                 temporary.rename(path)
             finally:
@@ -261,7 +260,7 @@ class ArrayCache:
             OSError: It cannot be had.
         """
         with contextlib.closing(Lock(self.directory / _LOCK_FILE)) as lock:
-            self._patience = 0.0  # Whoever hangs is not waited for again and again.
+            self._patience = 0.0  # A process that hangs is waited for once.
             lock.acquire(patience)
             self._patience = _PATIENCE
             for path in self.directory.iterdir():
@@ -271,25 +270,23 @@ class ArrayCache:
 
     def _entries(self) -> dict[str, tuple[int, int]]:
         """{name: (time of last use in ns, size on disk in bytes)}."""
-        found = {}
+        entries = {}
         for path in self.directory.iterdir():
             if _ENTRY.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):
-                    if path.name not in self._sizes:
-                        self._sizes[path.name] = _size(path)
-                    found[path.name] = (path.lstat().st_mtime_ns, self._sizes[path.name])
-        self._sizes = {name: self._sizes[name] for name in found}
-        return found
+                    status = path.lstat()
+                    entries[path.name] = (status.st_mtime_ns, _size(status))
+        return entries
 
     def _make_room(self, size: int) -> bool:
-        """Evicts what must go for `size` more bytes; where that is not enough, nothing."""
+        """Evicts entries to make room for `size` more bytes; none where that is not enough."""
         entries = self._entries()
         excess = sum(size for _, size in entries.values()) + size - self.max_bytes
         idle = sorted((time, name) for name, (time, _) in entries.items() if name not in self._used)
         if excess > sum(entries[name][1] for _, name in idle):
-            if not self._said_full:
-                self._said_full = True
-                self._say(
+            if not self._noted_full:
+                self._noted_full = True
+                self._report(
                     f"no room for {size / 1e6:.1f} MB more within the bound of "
                     f"{self.max_bytes / 1e6:.1f} MB; what does not fit is computed again"
                 )
@@ -301,7 +298,7 @@ class ArrayCache:
             excess -= entries[name][1]
         return True
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self._note(f"cache {printable(str(self.directory))}: {text}")
 
     def _mark_used(self, path: pathlib.Path) -> None:
@@ -313,7 +310,6 @@ class ArrayCache:
     def _remove(self, path: pathlib.Path) -> None:
         # Renamed first: however this ends, no half of it is ever found under its name.
         self._used.discard(path.name)
-        self._sizes.pop(path.name, None)
         temporary = self._temporary_path()
         with contextlib.suppress(FileNotFoundError):
             path.rename(temporary)
@@ -342,10 +338,10 @@ def _save(file: IO[bytes], arrays: Mapping[str, np.ndarray], digest: str) -> Non
 
 
 def _load(path: pathlib.Path, form: Form) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of an entry and the SHA-256 beside them.
+    """Arrays of an entry and the SHA-256 beside them.
 
     Raises:
-        ValueError: It is no plain file, or does not hold what is expected.
+        ValueError: It is no regular file, or does not hold what is expected.
         Exception: Whatever numpy and zipfile make of damage.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -355,7 +351,7 @@ def _load(path: pathlib.Path, form: Form) -> tuple[dict[str, np.ndarray], str]:
         with np.load(file, allow_pickle=False) as stored:
             if set(stored.files) != {*(_ARRAYS + name for name in form), _SHA256}:
                 raise ValueError(f"{path.name} holds {stored.files}, expected {list(form)}")
-            if any(each.compress_type != zipfile.ZIP_STORED for each in stored.zip.infolist()):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in stored.zip.infolist()):
                 raise ValueError(f"{path.name} is compressed")
             arrays = {name: stored[_ARRAYS + name].view(dtype) for name, (_, dtype) in form.items()}
             digest = stored[_SHA256].tobytes().hex()
@@ -365,14 +361,13 @@ def _load(path: pathlib.Path, form: Form) -> tuple[dict[str, np.ndarray], str]:
     return arrays, digest
 
 
-def _size(path: pathlib.Path) -> int:
-    """Bytes of a file on disk, links not followed."""
-    status = path.lstat()
+def _size(status: os.stat_result) -> int:
+    """Bytes of a file on disk."""
     return max(status.st_size, 512 * status.st_blocks)
 
 
 def _delete(path: pathlib.Path) -> None:
-    """Deletes a file, a folder, or a link but not what it leads to; as far as possible."""
+    """Deletes a file, a directory, or a link but not its target; as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

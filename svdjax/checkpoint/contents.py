@@ -1,4 +1,4 @@
-"""What must hold of a directory before a library is told to read it: it follows every link."""
+"""Checks of a directory before a library, which follows every link, is told to read it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from svdjax.checkpoint import files
+from svdjax.checkpoint import files, small_json
 from svdjax.errors import InputError
 
-# Nothing of these is read with a tokenizer; weights are opened by our own reader.
+# Not read with a tokenizer; weights are opened by our own reader.
 _NOT_READ = (".safetensors", ".md", ".png", ".gguf", ".h5", ".msgpack", ".onnx", *files.PICKLES)
 _TEMPLATES = "additional_chat_templates"
 # Settings in which transformers looks up the names of further files.
-_NAMING = {"tokenizer_config.json": "fast_tokenizer_files", "config.json": "configuration_files"}
+_FILE_LISTS = {
+    "tokenizer_config.json": "fast_tokenizer_files",
+    "config.json": "configuration_files",
+}
 
 
 def check_tokenizer(directory: pathlib.Path) -> None:
-    """Check whatever transformers may open with a tokenizer, before it does.
+    """Checks all files that transformers may open with a tokenizer.
 
     Raises:
         InputError: A file is no regular one or a link that leads out of the directory, or
@@ -31,31 +34,31 @@ def check_tokenizer(directory: pathlib.Path) -> None:
                     files.checked_path(directory / _TEMPLATES, inside.name, directory)
         elif not entry.name.endswith(_NOT_READ) and not entry.name.startswith("."):
             files.checked_path(directory, entry.name)
-    for name, field in _NAMING.items():
+    for name, field in _FILE_LISTS.items():
         if os.path.lexists(directory / name):
-            settings = files.read_json(files.checked_path(directory, name))
+            settings = small_json.read_object(files.checked_path(directory, name))
             _check_names(directory, name, settings.get(field))
             if name == "tokenizer_config.json":
                 for key in settings:
-                    # Some versions open what stands here before what lies in the directory.
+                    # Some versions open this file before one in the directory.
                     if key.endswith("_file") and os.path.lexists(str(settings[key])):
                         _check_names(directory, name, [settings[key]])
 
 
 def check_tree(root: pathlib.Path) -> list[pathlib.Path]:
-    """All files of a directory and those below, sorted; each is checked.
+    """Files of a directory and those below, sorted; each is checked.
 
     Raises:
         InputError: One is no regular file, or a link that leads out of the directory.
     """
-    found = []
-    for folder, names, plain in os.walk(root, onerror=_refuse):
-        for name in names:
+    paths = []
+    for folder, directories, names in os.walk(root, onerror=_refuse):
+        for name in directories:
             path = pathlib.Path(folder, name)
             if path.is_symlink():
                 raise InputError(f"{path}: is a link to a directory; expected the files themselves")
-        found += [files.checked_path(pathlib.Path(folder), name, root) for name in plain]
-    return sorted(found)
+        paths += [files.checked_path(pathlib.Path(folder), name, root) for name in names]
+    return sorted(paths)
 
 
 def _entries(directory: pathlib.Path) -> Iterator[os.DirEntry[str]]:

@@ -1,4 +1,4 @@
-"""Which files a checkpoint directory consists of, and which of them may be opened.
+"""Files of a checkpoint directory, and which of them may be opened.
 
 A directory is untrusted: nothing outside it is read, pickles are never opened, and no allocation
 is larger than a file justifies.
@@ -6,21 +6,18 @@ is larger than a file justifies.
 
 from __future__ import annotations
 
-import collections
-import json
 import os
 import pathlib
 import stat
-from typing import Any
 
+from svdjax.checkpoint.small_json import read_object
 from svdjax.errors import InputError
-from svdjax.files import MOST_JSON_BYTES, one_line, read_bytes
+from svdjax.files import one_line
+from svdjax.files import read_bytes as read_bytes
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MOST_INDEX_BYTES = 64 << 20  # some hundred thousand tensors
-# Values of JSON take some hundred bytes each once they are read.
-_MOST_VALUES = 1_000_000
+_MOST_INDEX_BYTES = 64 << 20  # some hundred thousand tensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "convert it where its origin is trusted: in transformers, from_pretrained(...) and "
@@ -34,12 +31,12 @@ def checked_path(
     """Path of a regular file of a checkpoint directory.
 
     Links may lead elsewhere inside the directory, or to the blobs beside a snapshot in the cache
-    of the hub; whatever leads out is refused.
+    of the hub; links that lead out are refused.
 
     Args:
-        directory: Where the file is.
-        name: Its bare name.
-        root: The checkpoint, where `directory` is a folder inside it.
+        directory: Directory of the file.
+        name: Bare name of the file.
+        root: Directory of the checkpoint, where `directory` is a folder inside it.
 
     Raises:
         InputError: The name is no bare file name, or the file is missing, no regular file, or
@@ -68,21 +65,22 @@ def checked_path(
 
 
 def is_bare(name: str) -> bool:
-    """Whether a name is that of something inside a directory, and no path."""
+    """Whether a name is that of an entry of a directory, and no path."""
     return bool(name) and name not in (".", "..") and not any(sign in name for sign in "/\\\0")
 
 
 def contained(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """What a path leads to, links followed.
+    """Resolved path, links followed.
 
     Raises:
-        InputError: That is outside of `root` and, where this is a snapshot in the cache of the hub,
+        InputError: It is outside of `root` and, where this is a snapshot in the cache of the hub,
             outside of the blobs beside it.
-        OSError: There is nothing.
+        OSError: It does not exist.
     """
-    real, home = path.resolve(strict=True), root.resolve(strict=True)
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
-    if not real.is_relative_to(home) and (blobs is None or not real.is_relative_to(blobs)):
+    real, allowed = path.resolve(strict=True), [root.resolve(strict=True)]
+    if allowed[0].parent.name == "snapshots":
+        allowed.append(allowed[0].parent.parent / "blobs")
+    if not any(real.is_relative_to(directory) for directory in allowed):
         raise InputError(
             f"{path}: is a link to {real}, outside its directory; expected files that lie inside "
             "(copy it there)"
@@ -90,50 +88,16 @@ def contained(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     return real
 
 
-def read_json(path: pathlib.Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object; the size is bounded and a key that occurs twice is an error.
-
-    Raises:
-        InputError: As `read_bytes`, or the file is no JSON object or repeats a key.
-    """
-    return parse_object(read_bytes(path, most), str(path))
-
-
-def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that `text` holds; raises `InputError` as `read_json` does."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            counts = collections.Counter(key for key, _ in pairs)
-            twice = next(key for key, count in counts.items() if count > 1)
-            raise InputError(f"{where}: {twice!r} occurs twice; expected each name once")
-        return found
-
-    # Those inside of strings are counted too: no file that describes comes near.
-    if sum(text.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:
-        raise InputError(f"{where}: holds more than {_MOST_VALUES} values; expected fewer")
-    try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=once)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not valid JSON ({one_line(error)})") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(parsed).__name__}")
-    return parsed
-
-
 def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[str, ...]]:
-    """Which tensor lies in which file, and the files, without opening any of them.
+    """File name of each tensor, and all file names, without opening any weights.
 
     As in transformers a single `model.safetensors` goes before an index.
 
     Returns:
-        (tensor -> file name, or None for a single file whose header must tell; file names).
+        ({tensor: file name}, or None for a single file whose header must tell; file names).
 
     Raises:
-        InputError: No safetensors here (pickles get a hint how to convert), an index that is
+        InputError: There are no safetensors (pickles get a hint how to convert), or the index is
             malformed, leads outside the directory or names files that are missing.
     """
     if os.path.lexists(directory / SINGLE):
@@ -142,11 +106,11 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
     if not os.path.lexists(directory / INDEX):
         raise InputError(_no_weights(directory))
     path = checked_path(directory, INDEX)
-    found = read_json(path, MOST_INDEX_BYTES).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    index = read_object(path, _MOST_INDEX_BYTES).get("weight_map")
+    if not isinstance(index, dict) or not index:
         raise InputError(f"{path}: expected a non-empty object under 'weight_map'")
     first: dict[str, str] = {}
-    for tensor, file in found.items():
+    for tensor, file in index.items():
         if not isinstance(file, str):
             raise InputError(f"{path}: tensor {tensor} is in {file!r}; expected a file name")
         first.setdefault(file, tensor)
@@ -158,8 +122,8 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
         elif not file.endswith(".safetensors"):
             faults.append(f"{file!r} (tensor {first[file]}) is no .safetensors file")
         # Without an exception for each, which takes seconds for a hundred thousand.
-        elif is_bare(file) and not os.path.lexists(place := os.path.join(directory, file)):  # noqa: PTH118
-            faults.append(f"tensor {first[file]}: {place}: no such file")
+        elif is_bare(file) and not os.path.lexists(shard := os.path.join(directory, file)):  # noqa: PTH118
+            faults.append(f"tensor {first[file]}: {shard}: no such file")
         else:
             try:
                 checked_path(directory, file)
@@ -167,11 +131,11 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
                 faults.append(f"tensor {first[file]}: {error}")
     if faults:
         raise InputError(f"{path}: {listed(faults)}")
-    return found, files
+    return index, files
 
 
 def _no_weights(directory: pathlib.Path) -> str:
-    wanted = f"expected {SINGLE} or {INDEX}"
+    expected = f"expected {SINGLE} or {INDEX}"
     try:
         names = sorted(entry.name for entry in os.scandir(directory))
     except OSError as error:
@@ -179,17 +143,17 @@ def _no_weights(directory: pathlib.Path) -> str:
     pickles = [name for name in names if pathlib.PurePath(name).suffix in PICKLES]
     if "adapter_model.safetensors" in names or "adapter_config.json" in names:
         return (
-            f"{directory}: holds a PEFT adapter, {wanted}: an adapter's base is to be a model by "
+            f"{directory}: holds a PEFT adapter, {expected}: an adapter's base is to be a model by "
             "itself; merge it first (merge_and_unload, save_pretrained)"
         )
     if pickles:
-        return f"{directory / pickles[0]}: a pickle, which is never opened; {wanted}; {_CONVERT}"
-    return f"{directory}: {wanted}, found {', '.join(names[:8]) or 'nothing'}" + (
+        return f"{directory / pickles[0]}: a pickle, which is never opened; {expected}; {_CONVERT}"
+    return f"{directory}: {expected}, found {', '.join(names[:8]) or 'nothing'}" + (
         f" and {len(names) - 8} more" if len(names) > 8 else ""
     )
 
 
 def listed(faults: list[str], most: int = 8) -> str:
-    """Faults in one line, capped."""
+    """Faults in one line, the first `most` of them."""
     more = f"; and {len(faults) - most} more" if len(faults) > most else ""
     return "; ".join(faults[:most]) + more

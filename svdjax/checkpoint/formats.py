@@ -1,4 +1,4 @@
-"""Number formats: what can be read, and how quantised checkpoints are told from others."""
+"""Number formats that can be read, and the marks of quantised checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from svdjax.errors import InputError
 
-# Names of the safetensors format. What is not listed here cannot be read.
+# By their names in the safetensors format; no others can be read.
 DTYPES: Mapping[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -30,7 +30,7 @@ DTYPES: Mapping[str, np.dtype] = {
 CODES: Mapping[np.dtype, str] = {dtype: code for code, dtype in DTYPES.items()}
 FLOATS = frozenset(DTYPES[code] for code in ("BF16", "F16", "F32", "F64"))
 
-# All ones in the exponent of a float are NaN and Inf.
+# Masks of the exponent: where all its bits are set, a float is NaN or Inf.
 _EXPONENTS: Mapping[np.dtype, int] = {
     DTYPES["BF16"]: 0x7F80,
     DTYPES["F16"]: 0x7C00,
@@ -46,10 +46,10 @@ _ADVICE = "analyse the bf16, f16 or f32 checkpoint it was made from, or dequanti
 
 
 def refuse_quantised_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a config.json that declares a quantised checkpoint.
+    """Refuses a config.json that declares a quantised checkpoint.
 
     Raises:
-        InputError: naming the method.
+        InputError: It declares one; the message names the method.
     """
     for key in ("quantization_config", "compression_config"):
         declared = config.get(key)
@@ -62,21 +62,21 @@ def refuse_quantised_config(config: Mapping[str, Any], where: str) -> None:
 
 
 def refuse_quantised_names(names: Iterable[str], where: str) -> None:
-    """Refuse tensor names that only GPTQ, AWQ, bitsandbytes and fp8 checkpoints have.
+    """Refuses tensor names that only GPTQ, AWQ, bitsandbytes and fp8 checkpoints have.
 
     Raises:
-        InputError: naming the first tensors.
+        InputError: There are such names; the message names the first.
     """
-    found = sorted(name for name in names if _QUANTISED_NAMES.search(name))
-    if found:
+    matches = sorted(name for name in names if _QUANTISED_NAMES.search(name))
+    if matches:
         raise InputError(
-            f"{where}: tensors such as {found[0]} ({len(found)} of them) belong to a quantised "
+            f"{where}: tensors such as {matches[0]} ({len(matches)} of them) belong to a quantised "
             f"checkpoint (GPTQ, AWQ, bitsandbytes or fp8); {_ADVICE}"
         )
 
 
 def readable_dtype(code: str, tensor: str, where: str) -> np.dtype:
-    """The numpy dtype of a safetensors code.
+    """Numpy dtype of a safetensors code.
 
     Raises:
         InputError: The format is one that cannot be read, such as fp8.
@@ -90,9 +90,9 @@ def readable_dtype(code: str, tensor: str, where: str) -> np.dtype:
 
 
 def count_nonfinite(array: np.ndarray) -> tuple[int, int]:
-    """How many NaN and how many Inf an array of floats holds.
+    """Numbers of NaN and of Inf in an array of floats.
 
-    Looks at the bits, a few million at a time where there are any: no second array of the same
+    Counted in the bits, a few million at a time where there are any: no second array of the same
     size.
     """
     mask = _EXPONENTS[array.dtype]
@@ -104,16 +104,16 @@ def count_nonfinite(array: np.ndarray) -> tuple[int, int]:
     nans = infs = 0
     for start in range(0, flat.size, 1 << 22):
         chunk = flat[start : start + (1 << 22)]
-        odd = chunk[(chunk & exponent) == exponent]
-        infs += int(np.count_nonzero((odd & mantissa) == 0))
-        nans += int(np.count_nonzero((odd & mantissa) != 0))
+        fractions = chunk[(chunk & exponent) == exponent] & mantissa
+        infs += int(np.count_nonzero(fractions == 0))
+        nans += int(np.count_nonzero(fractions))
     return nans, infs
 
 
 def _is_finite(bits: np.ndarray, mask: int) -> bool:
-    """Whether no float has all of its exponent set, which `mask` is.
+    """Whether no float has all bits of its exponent set, which are those of `mask`.
 
-    Those of sign + are the largest signed integers, those of sign - the largest unsigned ones: two
+    Positive ones would be the largest signed integers, negative ones the largest unsigned: two
     maxima tell, without a temporary and without Python's lock.
     """
     sign = 1 << (8 * bits.itemsize - 1)

@@ -1,4 +1,4 @@
-"""What a checkpoint's own files say of generation: tokens that end an answer, and penalties."""
+"""Settings of generation in a checkpoint's files: tokens that end an answer, and penalties."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from svdjax.checkpoint.small_json import shown
 from svdjax.errors import InputError
 
 GENERATION = "generation_config.json"
-_FILES = ("config.json", GENERATION)
 _MOST_TOKENS = 1000
 _MOST_TOKEN = 1 << 28  # as many as a vocabulary may have
 
 
 def end_tokens(home: pathlib.Path) -> set[int]:
-    """The tokens that config.json and generation_config.json call eos; either file may be missing.
+    """End tokens (eos) of config.json and generation_config.json; either file may be missing.
 
     Raises:
-        InputError: One of them is not what it should be.
+        InputError: One of the files is invalid, or its eos_token_id is.
     """
-    found: set[int] = set()
-    for name in _FILES:
+    ends: set[int] = set()
+    for name in ("config.json", GENERATION):
         value = _read(home, name).get("eos_token_id")
         what = f"{home / name}: eos_token_id"
         tokens = value if isinstance(value, list) else [] if value is None else [value]
@@ -36,22 +35,22 @@ def end_tokens(home: pathlib.Path) -> set[int]:
                     f"{what}: expected the number of a token or a list of them, found "
                     f"{shown(token)}; correct or remove it"
                 )
-            # -1 is how some say that there is none.
-            found |= {token} if token >= 0 else set()
-    return found
+            # Some files have -1 for none.
+            ends |= {token} if token >= 0 else set()
+    return ends
 
 
 def generation_settings(home: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
-    """Some numbers of generation_config.json, those that are there.
+    """Numbers in generation_config.json by name, without those that are absent or null.
 
     Raises:
-        InputError: The file is not what it should be, or one of them is no number.
+        InputError: The file is invalid, or one of them is no number.
     """
     settings = _read(home, GENERATION)
-    found = {name: settings[name] for name in names if settings.get(name) is not None}
-    for name, value in found.items():
+    values = {name: settings[name] for name in names if settings.get(name) is not None}
+    for name, value in values.items():
         small_json.number(value, f"{home / GENERATION}: {name}")
-    return found
+    return values
 
 
 def _read(home: pathlib.Path, name: str) -> dict[str, Any]:

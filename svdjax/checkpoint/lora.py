@@ -1,6 +1,6 @@
-"""What an adapter's adapter_config.json says, checked.
+"""Checked configuration of a LoRA adapter, its adapter_config.json.
 
-What would make the merged weights other than W + scaling * B A is refused.
+Settings that would make the merged weights other than W + scaling * B A are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from svdjax.errors import InputError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 MERGE = "merge it with PEFT (merge_and_unload, save_pretrained) and give the result"
-# Settings under which an adapter is more than a product of two factors beside its base.
+# Settings that make an adapter more than a product of two factors beside its base.
 _REFUSED = {
     "use_dora": "DoRA",
     "use_qalora": "QALoRA",
@@ -33,8 +33,8 @@ _REFUSED = {
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
 }
-# Initialisations after which the base is still what it was. The others (PiSSA, OLoRA, CorDA, ...)
-# subtract their first factors from it whenever PEFT loads them.
+# Initialisations that leave the base as it was. The others (PiSSA, OLoRA, CorDA, ...) subtract
+# their first factors from it whenever PEFT loads them.
 _HARMLESS = (True, False, "gaussian", "eva", "orthogonal")
 _MOST_LAYERS = 10_000
 _MOST_RANK = 1 << 20
@@ -44,23 +44,23 @@ _MOST_SAVED = 1000
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """A checked adapter_config.json.
+    """Checked adapter_config.json.
 
     Attributes:
-        where: The file, for messages.
-        rank: r of modules that `ranks` does not name.
+        where: Path of the file, for messages.
+        rank: Rank r of modules that `ranks` does not name.
         alpha: lora_alpha of modules that `alphas` does not name.
-        rslora: Scale by alpha / sqrt(r) rather than alpha / r.
-        base: What it names as its base; informative only. Empty where it names none.
-        bias: Which biases were trained: "none", "all" or "lora_only".
+        rslora: Whether the scaling is alpha / sqrt(r) rather than alpha / r.
+        base: Directory or hub id of the base, informative only; empty where none is named.
+        bias: Biases that were trained: "none", "all" or "lora_only".
         saved: Modules that are replaced as a whole (modules_to_save).
-        fan_in_fan_out: Weights are stored as [in, out].
+        fan_in_fan_out: Whether weights are stored as [in, out].
         ranks: rank_pattern, in its order.
         alphas: alpha_pattern, in its order.
         targets: target_modules: names, a regular expression, or None for PEFT's defaults.
-        excluded: exclude_modules, as `targets`.
+        excluded: exclude_modules, of the same kinds.
         layers: layers_to_transform; empty for all.
-        layers_patterns: layers_pattern: what the list of layers may be called.
+        layers_patterns: layers_pattern: names that the list of layers may have.
     """
 
     where: str
@@ -85,11 +85,11 @@ class LoraConfig:
 
 
 def read_lora_config(directory: pathlib.Path) -> LoraConfig:
-    """Read an adapter's configuration.
+    """Configuration of the adapter in a directory.
 
     Raises:
-        InputError: It is missing or no valid one, or of a kind that is not merged here: no LoRA,
-            DoRA, LoRA with biases, an initialisation that changes the base.
+        InputError: It is missing or invalid, or of a kind that is not merged here: other than
+            LoRA, DoRA, LoRA with biases, an initialisation that changes the base.
     """
     if not os.path.lexists(directory / CONFIG):
         raise InputError(f"{directory}: holds the weights of a PEFT adapter, but no {CONFIG}")
@@ -101,10 +101,10 @@ def read_lora_config(directory: pathlib.Path) -> LoraConfig:
     for key, what in _REFUSED.items():
         if raw.get(key):
             raise InputError(f"{where}: {key} asks for {what}, expected plain LoRA; {MERGE}")
-    first = raw.get("init_lora_weights", True)
-    if first not in _HARMLESS:
+    init = raw.get("init_lora_weights", True)
+    if init not in _HARMLESS:
         raise InputError(
-            f"{where}: init_lora_weights is {shown(first)}, with which PEFT changes the base when "
+            f"{where}: init_lora_weights is {shown(init)}, with which PEFT changes the base when "
             "it loads the adapter; convert it to plain LoRA (save_pretrained with "
             "path_initial_model_for_weight_conversion), or " + MERGE
         )
@@ -126,8 +126,8 @@ def read_lora_config(directory: pathlib.Path) -> LoraConfig:
         fan_in_fan_out=read("fan_in_fan_out", small_json.flag),
         ranks=read("rank_pattern", _by_pattern, _rank),
         alphas=read("alpha_pattern", _by_pattern, small_json.number),
-        targets=read("target_modules", _chosen),
-        excluded=read("exclude_modules", _chosen),
+        targets=read("target_modules", _choice),
+        excluded=read("exclude_modules", _choice),
         layers=read("layers_to_transform", _layers),
         layers_patterns=read("layers_pattern", _texts),
     )
@@ -140,10 +140,10 @@ def _rank(value: Any, what: str) -> int:
 def _by_pattern(value: Any, what: str, kind: Callable[[Any, str], Any]) -> dict[str, Any]:
     if not isinstance(value, dict | None):
         raise InputError(f"{what}: expected an object, found {shown(value)}")
-    return {key: kind(one, f"{what}: {shown(key)}") for key, one in (value or {}).items()}
+    return {key: kind(item, f"{what}: {shown(key)}") for key, item in (value or {}).items()}
 
 
-def _chosen(value: Any, what: str) -> tuple[str, ...] | str | None:
+def _choice(value: Any, what: str) -> tuple[str, ...] | str | None:
     return value if isinstance(value, str | None) else small_json.names(value, what, _MOST_NAMES)
 
 
@@ -157,4 +157,4 @@ def _layers(value: Any, what: str) -> frozenset[int]:
     numbers = [value] if isinstance(value, int) else [] if value is None else value
     if not isinstance(numbers, list) or len(numbers) > _MOST_LAYERS:
         raise InputError(f"{what}: expected numbers of layers, found {shown(value)}")
-    return frozenset(small_json.whole(one, what, 0, _MOST_LAYERS) for one in numbers)
+    return frozenset(small_json.whole(number, what, 0, _MOST_LAYERS) for number in numbers)

@@ -1,4 +1,4 @@
-"""A checkpoint against its family's name table: every tensor accounted for, every fault told."""
+"""Faults of a checkpoint against its family's name table; every tensor is accounted for."""
 
 from __future__ import annotations
 
@@ -22,48 +22,52 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class Fault(NamedTuple):
-    """What is wrong with a tensor: `text` has a `{name}` where the tensor's name belongs."""
+    """Fault of a tensor.
+
+    Attributes:
+        name: Name of the tensor; empty for a fault of the checkpoint.
+        text: Message, with a `{name}` where the tensor's name belongs.
+    """
 
     name: str
     text: str
 
 
 def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Fault], dict[str, str]]:
-    """Compare names, shapes and dtypes of all tensors with the family's table.
+    """Faults of names, shapes and dtypes of all tensors against the family's table.
 
     Returns:
         All faults, and the tensors that may be ignored with the reasons.
     """
     wrong: list[Fault] = []
     missing: list[Fault] = []
-    strange: list[Fault] = []
-    others: dict[np.dtype, list[str]] = {}
+    unknown: list[Fault] = []
+    not_floats: dict[np.dtype, list[str]] = {}
     left_out: dict[str, str] = {}
     expected: dict[str, tuple[int, ...]] = {}
     for weight in FAMILIES[config.family].present(config):
         expected |= dict.fromkeys(weight.tensors(config), weight.stored_shape(config))
-    renamed = _renamed(checkpoint, expected, config.family)
-    present = set(checkpoint.names)
+    renamed, summary = _renamed(checkpoint, expected, config.family)
     for name, shape in expected.items():
         if name in renamed:
             continue
-        if name not in present:
+        if name not in checkpoint:
             text = f"tensor {{name}} is missing from {checkpoint.listing}, expected shape {shape}"
             missing.append(Fault(name, text))
             continue
         spec = checkpoint.spec(name)
-        where = f"in {checkpoint.where(name)}"
         if spec.shape != shape:
+            where = f"in {checkpoint.where(name)}"
             text = (
                 f"tensor {{name}} {where} has shape {spec.shape}, expected {shape} by config.json"
             )
             wrong.append(Fault(name, text))
         elif spec.dtype not in FLOATS:
-            others.setdefault(spec.dtype, []).append(name)
+            not_floats.setdefault(spec.dtype, []).append(name)
     for name in checkpoint.names:
         if name in expected or name in renamed:
             continue
-        spec = checkpoint.spec(name)
+        spec = checkpoint.spec(name)  # every header is looked at
         if _BUFFERS.search(name):
             left_out[name] = "buffer of the rotary embedding, follows from config.json"
         elif name == "lm_head.weight" and config.tie_word_embeddings:
@@ -73,16 +77,15 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
                 f"tensor {{name}} {spec.shape} in {checkpoint.where(name)} is not part of a "
                 f"{config.family} model with this config.json"
             )
-            strange.append(Fault(name, text))
-    for dtype, names in others.items():
+            unknown.append(Fault(name, text))
+    for dtype, names in not_floats.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         where = checkpoint.where(names[0])
         text = f"tensor {{name}}{more} in {where} is {dtype}, expected bf16, f16 or f32"
         wrong.append(Fault(names[0], text))
-    # In turns: a list that is cut off shows what is there beside what is not.
-    turns = itertools.zip_longest(missing, strange)
-    faults = wrong + [fault for pair in turns for fault in pair if fault is not None]
-    faults = [Fault("", text) for text in dict.fromkeys(renamed.values())] + faults
+    # In turns, so that a list that is cut off shows names of both sides.
+    pairs = itertools.zip_longest(missing, unknown)
+    faults = summary + wrong + [fault for pair in pairs for fault in pair if fault is not None]
     if faults and checkpoint.files == (SINGLE,) and os.path.lexists(checkpoint.path / INDEX):
         text = (
             f"{checkpoint.path / SINGLE} is what is read, and the shards of {INDEX} lie beside it: "
@@ -92,13 +95,15 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
     return faults, left_out
 
 
-def _renamed(checkpoint: Checkpoint, expected: Collection[str], family: str) -> dict[str, str]:
-    """The names that one prefix tells from those expected, on both sides, and what to say of it."""
+def _renamed(
+    checkpoint: Checkpoint, expected: Collection[str], family: str
+) -> tuple[set[str], list[Fault]]:
+    """Names on both sides that differ by one prefix only, and the fault that stands for them."""
     missing = {name for name in expected if name not in checkpoint}
-    strange = {name for name in checkpoint.names if name not in expected}
+    unknown = {name for name in checkpoint.names if name not in expected}
     for longer, shorter, words in (
-        (strange, missing, "have the prefix {!r}, which {} has not"),
-        (missing, strange, "lack the prefix {!r} that {} has"),
+        (unknown, missing, "have the prefix {!r}, which {} has not"),
+        (missing, unknown, "lack the prefix {!r} that {} has"),
     ):
         by_prefix: dict[str, list[tuple[str, str]]] = {}
         for name in longer:
@@ -110,37 +115,36 @@ def _renamed(checkpoint: Checkpoint, expected: Collection[str], family: str) -> 
         )
         if 2 * len(pairs) > len(missing):
             first = min(pairs)
-            found, wanted = first if longer is strange else first[::-1]
+            present, absent = first if longer is unknown else first[::-1]
             text = (
                 f"{len(pairs)} tensors of {checkpoint.listing} "
-                f"{words.format(prefix, f'a {family} model')}: {found} is there, {wanted} is "
+                f"{words.format(prefix, f'a {family} model')}: {present} is there, {absent} is "
                 "expected; save the model itself, not one that wraps or is inside it, with "
                 "save_pretrained(...)"
             )
-            return dict.fromkeys((name for pair in pairs for name in pair), text)
-    return {}
+            return {name for pair in pairs for name in pair}, [Fault("", text)]
+    return set(), []
 
 
 def raise_faults(what: str, faults: Iterable[Fault]) -> None:
-    """Raise all faults as one `InputError`, if there are any."""
+    """Raises all faults as one `InputError`, if there are any."""
     texts = grouped(faults)
     if texts:
         raise InputError(f"{what}: {listed(texts)}")
 
 
 def grouped(faults: Iterable[Fault]) -> list[str]:
-    """Texts of faults, with one text for those that differ in the number of the layer only.
+    """Texts of faults, one for all that differ in the number of the layer only.
 
-    `model.layers.{0..27}.mlp.up_proj.weight` stands for 28 tensors. The file is then that of the
-    first one, as the shards differ from layer to layer.
+    `model.layers.{0..27}.mlp.up_proj.weight` stands for 28 tensors. The file is that of the first
+    one, as the shards differ from layer to layer.
     """
     groups: dict[tuple[str, str], list[tuple[int, Fault]]] = {}
     for fault in faults:
         number = _NUMBER.search(fault.name)
         layer = int(number[0]) if number else -1
-        # The name of a shard is no part of the likeness, what was found and expected is.
-        alike = re.sub(r"\S+\.safetensors(?=\s)", "", fault.text)
-        key = (_NUMBER.sub("{}", fault.name, count=1), alike)
+        text = re.sub(r"\S+\.safetensors(?=\s)", "", fault.text)
+        key = (_NUMBER.sub("{}", fault.name, count=1), text)
         groups.setdefault(key, []).append((layer, fault))
     texts = []
     for (template, _), members in groups.items():
@@ -154,7 +158,7 @@ def grouped(faults: Iterable[Fault]) -> list[str]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers in short: 0..3,5."""
+    """Whole numbers as runs, such as ``0..3,5``."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:

@@ -1,13 +1,12 @@
 """A LoRA adapter and its base as one checkpoint, merged tensor by tensor as they are read.
 
-Axis legend: `I` in, `O` out, `K` rank.
+Axes: `I` in, `O` out, `K` rank.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,45 +24,45 @@ from svdjax.errors import InputError
 
 _PREFIX = "base_model.model."
 _SIDES = (".lora_A.weight", ".lora_B.weight")
-# Rows that are merged at a time. The blocks lie at fixed places, so that a tensor has the same
-# values whichever of its rows are asked for: a product's last bit depends on its shape.
+# Rows that are merged at a time. Blocks start at multiples of it, so that a tensor has the same
+# values whichever of its rows are read: a product's last bit depends on its shape.
 _ROWS = 1024
-_ENDS = ("embed_tokens", "lm_head")
+_TIED = ("embed_tokens", "lm_head")
 _PICKLE = "adapter_model.bin"
 
 
 @dataclass(frozen=True)
 class _Product:
-    """The names of A [K, I] and B [O, K], and what their product is multiplied with."""
+    """Names of A [K, I] and B [O, K], and the factor of B A, or of its transpose."""
 
     a: str
     b: str
     scaling: float
-    turned: bool = False
+    transposed: bool
 
 
 class MergedCheckpoint(Checkpoint):
-    """What ``merge_and_unload`` and ``save_pretrained`` would write, without writing it.
+    """Checkpoint that ``merge_and_unload`` and ``save_pretrained`` would write, merged lazily.
 
     Names, shapes, dtypes and files are those of the base. A changed matrix is W + scaling * (B A),
-    computed in float32 (float64 where W is), and rounded once, to the dtype of the base. That is
-    what PEFT does: it holds the factors in float32, adds the product to the weight in place, where
-    torch promotes the sum to the wider dtype and rounds it to that of the weight; saving rounds
-    nothing. Biases and modules of modules_to_save take the place of the base's, in its dtype.
+    computed in float32 (float64 where W is), and rounded once, to the dtype of the base. PEFT does
+    the same: it holds the factors in float32, adds the product to the weight in place, where torch
+    promotes the sum to the wider dtype and rounds it to that of the weight; saving rounds nothing.
+    Biases and modules of modules_to_save take the place of the base's, in its dtype.
 
     Attributes:
-        base: The checkpoint below.
-        home: That of the base: where config.json lies.
-        changed: The tensors that are not the base's, sorted.
+        base: Checkpoint that the adapter is merged into.
+        lora: Configuration of the adapter.
+        changed: Names of the tensors that are not the base's, sorted.
     """
 
     def __init__(self, source: str | os.PathLike[str], path: pathlib.Path, base: Checkpoint):
-        """Look at all headers of the adapter and match them with the base.
+        """Reads the adapter's header and matches it with the base.
 
         Args:
-            source: What the user named.
-            path: The adapter's directory.
-            base: What it is merged into; itself no merged one.
+            source: Name of the adapter as the user gave it.
+            path: Directory of the adapter.
+            base: Checkpoint that it is merged into; not itself a merged one.
 
         Raises:
             InputError: The adapter is of a kind that is not merged here, is a pickle, or does not
@@ -81,26 +80,28 @@ class MergedCheckpoint(Checkpoint):
         self._products: dict[str, _Product] = {}
         self._replaced: dict[str, str] = {}
         faults = self._match()
-        made = f" (made for {self.lora.base!r})" if self.lora.base else ""
-        raise_faults(f"adapter {path}{made} does not fit {base.path}", faults)
+        intended = f" (made for {self.lora.base!r})" if self.lora.base else ""
+        raise_faults(f"adapter {path}{intended} does not fit {base.path}", faults)
         self.changed = tuple(sorted({*self._products, *self._replaced}))
-        self.notes = (*base.notes, *_about(self))
+        self.notes = (*base.notes, *_notes(self))
 
     @property
     def home(self) -> pathlib.Path:
+        """Directory with config.json, that of the base."""
         return self.base.home
 
     @property
     def tokenizer(self) -> pathlib.Path:
-        """The adapter's directory where it has a tokenizer, as trainers write it; else `home`."""
+        """Directory with the tokenizer: the adapter's, where trainers wrote one, or the base's."""
         own = (self.path / "tokenizer_config.json").is_file()
         return self.path if own else self.base.tokenizer
 
     def close(self) -> None:
-        """Let go of what is in memory of the base."""
+        """Frees what is in memory of the base."""
         self.base.close()
 
     def check_unchanged(self) -> None:
+        """Raises `InputError` if a file of adapter or base has changed since it was first read."""
         self.base.check_unchanged()
         for file in (*self.described, self._adapter.file):
             file.check()
@@ -109,41 +110,43 @@ class MergedCheckpoint(Checkpoint):
         return name in self.base
 
     def spec(self, name: str) -> TensorSpec:
+        """Shape, dtype and file of a tensor of the base; raises `InputError` as it does."""
         return self.base.spec(name)
 
     def where(self, name: str) -> pathlib.Path:
-        changed = name in self._products or name in self._replaced
-        return self._adapter.path if changed else self.base.where(name)
+        """File that a tensor's values come from, for messages; the adapter's if they change."""
+        return self.base.where(name) if self.stored(name) else self._adapter.path
 
     def stored(self, name: str) -> bool:
+        """Whether a tensor's bytes are those in a file of the base."""
         return name not in self._products and name not in self._replaced
 
     def header(self, file: str) -> Shard:
-        """One of `files`, which are the base's, or the adapter's own."""
+        """One of `files`, which are the base's, or the adapter's own, opened."""
         return self._adapter if file == WEIGHTS else self.base.header(file)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """A tensor of the merged model, or its rows, as `Checkpoint.read`."""
+        if name in self._products:
+            return self._merge(name, self._products[name], rows)
         if name in self._replaced:
-            found = self._factor(self._replaced[name])
-            found = found if rows is None else found[rows[0] : rows[1]]
             with np.errstate(over="ignore"):
-                return found.astype(self.spec(name).dtype)
-        if name not in self._products:
-            return self.base.read(name, rows)
-        return self._merge(name, self._products[name], rows)
+                tensor = self._adapter.read(self._replaced[name], rows)
+                return tensor.astype(self.spec(name).dtype)
+        return self.base.read(name, rows)
 
     def _merge(self, name: str, product: _Product, rows: tuple[int, int] | None) -> np.ndarray:
-        """Block by block of rows: beside the result there is one block in the wider dtype."""
+        """Merged rows, block by block: beside them there is one block in the wider dtype."""
         spec = self.spec(name)
         start, stop = (0, spec.shape[0]) if rows is None else rows
         stop = min(stop, spec.shape[0])
         wide = np.dtype(np.float64 if spec.dtype.itemsize == 8 else np.float32)
-        a, b = (self._factor(each).astype(np.float32) for each in (product.a, product.b))
-        if product.turned:
+        a, b = (self._adapter.read(name).astype(np.float32) for name in (product.a, product.b))
+        if product.transposed:
             a, b = b.T, a.T
         scaling = np.float32(product.scaling)
         merged = np.empty((max(stop - start, 0), spec.shape[1]), spec.dtype)
-        # What overflows or is no number is counted by whoever asked, with the tensor's name.
+        # Callers count NaN and Inf, and name the tensor.
         with np.errstate(over="ignore", invalid="ignore"):
             for first in range(start - start % _ROWS, stop, _ROWS):
                 last = min(first + _ROWS, spec.shape[0])
@@ -153,17 +156,12 @@ class MergedCheckpoint(Checkpoint):
                 merged[begin - start : end - start] = block[begin - first : end - first]
         return merged
 
-    def _factor(self, name: str) -> np.ndarray:
-        return self._adapter.read(name)
-
-    # --- what belongs to what --------------------------------------------------------------------
-
     def _match(self) -> list[Fault]:
-        """Fill `_products` and `_replaced`; everything that does not fit."""
+        """Fills `_products` and `_replaced`; returns the faults of all tensors."""
         faults: list[Fault] = []
         modules: set[str] = set()
         for name, spec in self._adapter.specs.items():
-            side = next((each for each in _SIDES if name.endswith(each)), "")
+            side = next((side for side in _SIDES if name.endswith(side)), "")
             if not name.startswith(_PREFIX):
                 fault = f"is not named {_PREFIX}..., as PEFT names the tensors of an adapter"
             elif spec.dtype not in FLOATS:
@@ -183,7 +181,7 @@ class MergedCheckpoint(Checkpoint):
         return faults + self._missing(modules, rules)
 
     def _match_whole(self, name: str, spec: TensorSpec) -> str:
-        """A tensor that takes the place of one of the base; what is wrong with it."""
+        """Notes a tensor that replaces one of the base; returns its fault, if any."""
         target = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
         module, _, leaf = target.rpartition(".")
         trained = leaf == "bias" and self.lora.bias != "none"
@@ -194,7 +192,7 @@ class MergedCheckpoint(Checkpoint):
             )
         if target not in self.base:
             return "takes the place of a tensor that the base does not have"
-        if self.base.config.get("tie_word_embeddings") and module.endswith(_ENDS):
+        if self.base.config.get("tie_word_embeddings") and module.endswith(_TIED):
             return (
                 "replaces the embedding or the output head, which the base ties together; merge "
                 "the adapter with PEFT and give the result"
@@ -206,10 +204,10 @@ class MergedCheckpoint(Checkpoint):
         return ""
 
     def _match_product(self, module: str, rules: AdaptedModules) -> list[Fault]:
+        """Notes the factors of a module; returns their faults."""
         names = [f"{_PREFIX}{module}{side}" for side in _SIDES]
-        found = [self._adapter.specs.get(name) for name in names]
-        for name, spec in zip(names, found):
-            if spec is None:
+        for name in names:
+            if name not in self._adapter.specs:
                 return [Fault(name, "tensor {name} is missing, the other factor is there")]
         target = f"{module}.weight"
         if target not in self.base:
@@ -218,29 +216,28 @@ class MergedCheckpoint(Checkpoint):
             text = f"tensor {{name}} is used by nothing: not in target_modules of {self.lora.where}"
             return [Fault(names[0], text)]
         spec, rank = self.base.spec(target), rules.rank_of(module)
-        # PEFT goes by the kind of the layer; those of the families we know are all nn.Linear.
-        known = self.base.config.get("model_type") in FAMILIES
-        turned = self.lora.fan_in_fan_out and not known
+        # PEFT goes by the kind of the layer; those of the families in the table are all nn.Linear.
+        linear = self.base.config.get("model_type") in FAMILIES
+        transposed = self.lora.fan_in_fan_out and not linear
         if len(spec.shape) != 2 or spec.dtype not in FLOATS:
             text = f"tensor {{name}} changes a {spec.dtype} tensor of shape {spec.shape}"
             return [Fault(names[0], f"{text}, expected a matrix of floats")]
-        rows, columns = spec.shape[::-1] if turned else spec.shape
+        rows, columns = spec.shape[::-1] if transposed else spec.shape
         faults = [
             Fault(
                 name,
-                f"tensor {{name}} has shape {one.shape}, expected {shape}: rank {rank} by "
-                f"{self.lora.where}, and {spec.shape} in the base",
+                f"tensor {{name}} has shape {self._adapter.specs[name].shape}, expected {shape}: "
+                f"rank {rank} by {self.lora.where}, and {spec.shape} in the base",
             )
-            for name, one, shape in zip(names, found, ((rank, columns), (rows, rank)))
-            if one is not None and one.shape != shape
+            for name, shape in zip(names, ((rank, columns), (rows, rank)))
+            if self._adapter.specs[name].shape != shape
         ]
         if not faults:
-            scaling = rules.scaling(module)
-            self._products[target] = _Product(names[0], names[1], scaling, turned)
+            self._products[target] = _Product(names[0], names[1], rules.scaling(module), transposed)
         return faults
 
     def _missing(self, modules: set[str], rules: AdaptedModules) -> list[Fault]:
-        """Linear layers that the configuration promises factors of, and the file has none."""
+        """Faults of linear layers that the configuration names and the file has no factors of."""
         faults = []
         for name in self.base.names:
             module, _, leaf = name.rpartition(".")
@@ -256,12 +253,11 @@ class MergedCheckpoint(Checkpoint):
 
 def is_adapter(path: pathlib.Path) -> bool:
     """Whether a directory holds an adapter, and no model of its own."""
-    model, adapter = (files.SINGLE, files.INDEX), (CONFIG, WEIGHTS)
-    return not _any(path, model) and _any(path, adapter)
-
-
-def _any(path: pathlib.Path, names: Iterable[str]) -> bool:
-    return any(os.path.lexists(path / name) for name in names)
+    model, adapter = (
+        any(os.path.lexists(path / name) for name in names)
+        for names in ((files.SINGLE, files.INDEX), (CONFIG, WEIGHTS))
+    )
+    return adapter and not model
 
 
 def _no_factors(path: pathlib.Path) -> str:
@@ -273,8 +269,8 @@ def _no_factors(path: pathlib.Path) -> str:
     return f"{path}: holds {CONFIG}, but no {WEIGHTS}"
 
 
-def _about(merged: MergedCheckpoint) -> list[str]:
-    """What a reader of the results should know."""
+def _notes(merged: MergedCheckpoint) -> list[str]:
+    """Notes for readers of the results."""
     base, named = merged.base, merged.lora.base
     notes = [
         f"{merged.path} is a LoRA adapter, merged into {base.path}: {len(merged._products)} "
@@ -286,7 +282,7 @@ def _about(merged: MergedCheckpoint) -> list[str]:
 
 
 def _same_base(named: str, base: Checkpoint) -> bool:
-    """Whether a recorded base may be this one: the same place, or the same last name."""
+    """Whether a recorded base may be this one: the same directory, or the same last name."""
     try:
         if pathlib.Path(named).resolve() == base.path.resolve():
             return True

@@ -1,4 +1,4 @@
-"""Opening whatever a user names: a model, a LoRA adapter together with its base, an Orbax step."""
+"""Opening of checkpoints: models, LoRA adapters together with their base, Orbax steps."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ from svdjax.errors import InputError
 def open_checkpoint(
     source: str | os.PathLike[str], base: Callable[[], Checkpoint | None] = lambda: None
 ) -> Checkpoint:
-    """Open a checkpoint without reading any weights.
+    """Opens a checkpoint without reading any weights.
 
     Args:
-        source: A directory or hub id, see `resolve`. A PEFT directory with a LoRA adapter opens as
-            the model that it makes of its base, see `MergedCheckpoint`; a step that Orbax wrote as
-            its parameters under the names that Hugging Face gives them, see `OrbaxCheckpoint`.
-        base: Gives the base of an adapter, asked for only where there is one; that of a merged
-            one is its own base. None: the base that adapter_config.json names, if that is a
-            directory or in the hub's cache.
+        source: Directory or hub id, as in `resolve`. A PEFT directory with a LoRA adapter opens as
+            `MergedCheckpoint`, a step that Orbax wrote as `OrbaxCheckpoint`.
+        base: Returns the base of an adapter, called only where there is one; a merged base stands
+            for its own base. Where it returns None, the base is the one that adapter_config.json
+            names, if that is a directory or in the hub's cache.
 
     Raises:
         InputError: There is no such checkpoint, or it is not one that can be read: no or invalid
             config.json, no safetensors (pickles are refused), a quantised one, an index that
             names missing files or leads outside the directory; an adapter that does not fit its
-            base, or whose base is not known. One line, with what to do.
+            base, or whose base is not known. The message has the remedy.
     """
     path = resolve(source)
     if is_orbax(path):
         return OrbaxCheckpoint(source, path)
     if not is_adapter(path):
         return Checkpoint(source, path)
-    below = base()
-    if isinstance(below, MergedCheckpoint):
-        below = below.base
-    return MergedCheckpoint(source, path, below or _recorded(path))
+    model = base() or _named_base(path)
+    return MergedCheckpoint(
+        source, path, model.base if isinstance(model, MergedCheckpoint) else model
+    )
 
 
-def _recorded(path: pathlib.Path) -> Checkpoint:
-    """The base that an adapter names; nothing is fetched because an adapter says so."""
-    named = read_lora_config(path).base
+def _named_base(path: pathlib.Path) -> Checkpoint:
+    """Base that an adapter names; nothing is fetched because an adapter says so."""
+    base = read_lora_config(path).base
     try:
-        if not named:
+        if not base:
             raise InputError("none is named")
-        return Checkpoint(named, resolve(named, cached=True))
+        return Checkpoint(base, resolve(base, cached=True))
     except InputError as error:
         raise InputError(
             f"{path / CONFIG}: a LoRA adapter is run on the base that base_model_name_or_path "

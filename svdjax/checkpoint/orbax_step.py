@@ -1,15 +1,16 @@
-"""A step of a training run that Orbax wrote, read as if it were a Hugging Face checkpoint.
+"""Steps of a training run that Orbax wrote, read under the names of Hugging Face.
 
-Axis legend: `L` layers, `I` in, `O` out.
+Axes: `L` layers, `I` in, `O` out.
 """
 
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,35 +20,33 @@ from svdjax.checkpoint import contents, files, small_json
 from svdjax.checkpoint.config import config_from
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.formats import FLOATS
-from svdjax.checkpoint.orbax_store import quiet_orbax
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
 
 _TREE, _STEP, _MANIFEST = "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"
-# Where a run keeps config.json: in a step, beside the steps, or beside the folder that holds them,
-# where tools/train_reference.py has it inside its recipe.json.
+# Directories of config.json: a step, that of all steps, or the one above, where
+# tools/train_reference.py has it inside its recipe.json.
 _CONFIGS = (("", "config.json"), ("..", "config.json"), ("../..", "config.json"))
 _RECIPE = ("../..", "recipe.json")
 # Leaves in memory, of all steps together: a sweep goes through a pair one projection after the
 # other, and reads ahead.
-_MOST_KEPT = 4
-_KEPT: collections.OrderedDict[tuple[object, str], np.ndarray] = collections.OrderedDict()
+_MOST_CACHED = 4
+_CACHE: collections.OrderedDict[tuple[object, str], np.ndarray] = collections.OrderedDict()
 _LOCK = threading.Lock()
 
 
 class OrbaxCheckpoint(Checkpoint):
-    """The parameters of a step, under the names that Hugging Face gives them.
+    """Parameters of a step, under the names that Hugging Face gives them.
 
     The step holds a pytree in the layout of `svdjax.checkpoint.load_params` (kernels [L, I, O]), by
     itself or as `params` beside an optimiser's state. A leaf, one projection of all layers, is read
-    whole and kept while others are not asked for: memory is that of a few leaves, not of the model,
-    however many steps are open.
+    whole, and a few leaves are held in memory, however many steps are open.
 
     Attributes:
-        folder: The directory of the pytree inside the step.
-        settings: The file that config was read from.
+        folder: Directory of the pytree inside the step.
+        settings: File that config was read from.
         documents: All files of the step.
     """
 
@@ -55,15 +54,15 @@ class OrbaxCheckpoint(Checkpoint):
         """Reads the tree's metadata and matches it with the family.
 
         Args:
-            source: What the user named.
-            path: The step's directory.
+            source: Name of the step as the user gave it.
+            path: Directory of the step.
 
         Raises:
             InputError: There is no config.json to it, its family has no name table, the tree is
                 not one of that family's parameters, or a file is a link out of the step.
         """
         self.source, self.path = os.fspath(source), path
-        # Before Orbax is told of the step, for it follows every link.
+        # Before Orbax reads the step, for it follows every link.
         self.documents = tuple(WatchedFile(file) for file in contents.check_tree(path))
         self.folder = self.listing = _tree_folder(path)
         self.settings, self.config = _settings(path)
@@ -79,11 +78,11 @@ class OrbaxCheckpoint(Checkpoint):
             )
         config = config_from(self.config, str(self.settings.path))
         self._root, self._leaves = _parameters(_leaves(self.folder), self.folder)
-        self._homes: dict[str, tuple[str, int | None, bool]] = {}
+        self._sources: dict[str, tuple[str, int | None, bool]] = {}
         self._specs: dict[str, TensorSpec] = {}
         weights = FAMILIES[config.family].present(config)
         faults = [
-            fault for weight in weights if (fault := self._place(weight, weight.tensors(config)))
+            fault for weight in weights if (fault := self._match(weight, weight.tensors(config)))
         ]
         known = {weight.path for weight in weights}
         faults += [
@@ -93,10 +92,10 @@ class OrbaxCheckpoint(Checkpoint):
         if faults:
             raise InputError(f"{self.folder}: {files.listed(faults)} ({self.settings.path})")
         self.names = tuple(sorted(self._specs))
-        self._mine = object()
+        self._key = object()
 
-    def _place(self, weight: Weight, names: tuple[str, ...]) -> str:
-        """Notes where the tensors of a leaf are; returns what is wrong with it."""
+    def _match(self, weight: Weight, names: tuple[str, ...]) -> str:
+        """Notes the leaf and the specs of a weight's tensors; returns its fault, if any."""
         if weight.path not in self._leaves:
             return f"leaf {weight.path} is missing"
         shape, dtype = self._leaves[weight.path]
@@ -107,70 +106,73 @@ class OrbaxCheckpoint(Checkpoint):
         stored = shape[1:] if weight.stacked else shape
         stored = stored[::-1] if weight.transposed else stored
         for layer, name in enumerate(names):
-            at = layer if weight.stacked else None
-            self._homes[name] = (weight.path, at, weight.transposed)
+            index = layer if weight.stacked else None
+            self._sources[name] = (weight.path, index, weight.transposed)
             self._specs[name] = TensorSpec(stored, dtype, self.folder.name, (0, 0))
         return ""
 
     @property
     def home(self) -> pathlib.Path:
-        return self.settings.path.parent
-
-    @property
-    def tokenizer(self) -> pathlib.Path:
+        """Directory with config.json."""
         return self.settings.path.parent
 
     def close(self) -> None:
         """Frees the leaves in memory."""
         with _LOCK:
-            for key in [key for key in _KEPT if key[0] is self._mine]:
-                del _KEPT[key]
+            for key in [key for key in _CACHE if key[0] is self._key]:
+                del _CACHE[key]
 
     def __contains__(self, name: object) -> bool:
         return name in self._specs
 
     def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of a tensor; raises `InputError` if there is none of that name."""
         if name not in self._specs:
             raise InputError(f"{self.listing}: has no tensor {name}")
         return self._specs[name]
 
     def where(self, name: str) -> pathlib.Path:
+        """Directory of the pytree, for messages."""
         return self.folder
 
     def stored(self, name: str) -> bool:
+        """False: no file holds a tensor's bytes as they are read."""
         return False
 
     def header(self, file: str) -> Shard:
+        """Raises `InputError`: a step has no safetensors files."""
         raise InputError(f"{self.path}: a step written by Orbax has no safetensors file {file}")
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """A tensor, matrices as [O, I], or its rows, as `Checkpoint.read`."""
         self.spec(name)
-        leaf, layer, transposed = self._homes[name]
+        leaf, layer, transposed = self._sources[name]
         tensor = self._leaf(leaf)
         tensor = tensor if layer is None else tensor[layer]
         tensor = tensor.T if transposed else tensor
         return np.array(tensor if rows is None else tensor[rows[0] : rows[1]], order="C")
 
     def check_unchanged(self) -> None:
+        """Raises `InputError` if a file of the step has changed since it was first read."""
         for file in (self.settings, *self.documents):
             file.check()
 
     def _leaf(self, path: str) -> np.ndarray:
-        key = (self._mine, path)
+        """Leaf of that path, from memory if it is one of the last."""
+        key = (self._key, path)
         with _LOCK:
-            if key not in _KEPT:
-                while len(_KEPT) >= _MOST_KEPT:
-                    _KEPT.popitem(last=False)
-                _KEPT[key] = self._restored(path)
-            _KEPT.move_to_end(key)
-            return _KEPT[key]
+            if key not in _CACHE:
+                while len(_CACHE) >= _MOST_CACHED:
+                    _CACHE.popitem(last=False)
+                _CACHE[key] = self._restored(path)
+            _CACHE.move_to_end(key)
+            return _CACHE[key]
 
     def _restored(self, path: str) -> np.ndarray:
-        keys = [*self._root, *path.split("/")]
         shape, dtype = self._leaves[path]
         self.check_unchanged()
         try:
-            leaf = _in_thread(_restore, self.folder, keys)
+            leaf = _restore(self.folder, (*self._root, *path.split("/")))
         # Orbax and TensorStore raise whatever they run into.
         except Exception as error:
             raise InputError(
@@ -225,7 +227,7 @@ def _leaves(folder: pathlib.Path) -> dict[tuple[str, ...], tuple[tuple[int, ...]
     try:
         if os.path.lexists(folder / _MANIFEST):
             _check_nodes(folder)
-        tree = _in_thread(_metadata, folder)
+        tree = _metadata(folder)
     except Exception as error:
         raise InputError(
             f"{folder}: cannot be read as what Orbax writes ({files.one_line(error)[:300]})"
@@ -235,7 +237,7 @@ def _leaves(folder: pathlib.Path) -> dict[tuple[str, ...], tuple[tuple[int, ...]
 
 def _check_keys(folder: pathlib.Path) -> None:
     """Checks that no key of a tree, of which Orbax makes names of files, leads out of it."""
-    tree = files.read_json(files.checked_path(folder, _TREE)).get("tree_metadata")
+    tree = small_json.read_object(files.checked_path(folder, _TREE)).get("tree_metadata")
     for entry in tree.values() if isinstance(tree, dict) else []:
         keys = entry.get("key_metadata") if isinstance(entry, dict) else None
         for key in keys if isinstance(keys, list) else []:
@@ -285,27 +287,55 @@ def _parameters(
     return root, below
 
 
-def _in_thread(function: Any, *arguments: Any) -> Any:
-    """Result of a function that runs in its own thread, for Orbax runs and unsets event loops."""
-    with quiet_orbax() as (ocp, alone), ThreadPoolExecutor(1) as thread:
-        return thread.submit(function, ocp, alone, *arguments).result()
+def _with_orbax(function: Callable[[Any, Any], Any]) -> Any:
+    """Result of ``function(orbax, handler)``, in its own thread: Orbax runs and unsets event loops.
+
+    Orbax logs every file, and every error that is handled here, through absl. The level of that
+    log is the user's, so only records of Orbax are left out.
+    """
+    from absl.logging import get_absl_logger
+
+    log = get_absl_logger()
+    log.addFilter(_is_not_from_orbax)
+    try:
+        # Here, because it takes half a second, and jax is to be loaded as late as possible.
+        import jax
+        import orbax.checkpoint as ocp
+
+        # No barriers: other jax processes need not come this way at the same time.
+        host = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=host, active_processes={host})
+
+        def run() -> Any:
+            return function(ocp, ocp.PyTreeCheckpointHandler(multiprocessing_options=alone))
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(run).result()
+    finally:
+        log.removeFilter(_is_not_from_orbax)
 
 
-def _metadata(ocp: Any, alone: Any, folder: pathlib.Path) -> Any:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _metadata(folder: pathlib.Path) -> Any:
     from etils import epath
 
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return handler.metadata(epath.Path(folder)).tree
+    return _with_orbax(lambda _, handler: handler.metadata(epath.Path(folder)).tree)
 
 
-def _restore(ocp: Any, alone: Any, folder: pathlib.Path, keys: list[str]) -> np.ndarray:
+def _restore(folder: pathlib.Path, path: tuple[str, ...]) -> np.ndarray:
     from etils import epath
     from flax import traverse_util
 
-    path = tuple(keys)
-    item = traverse_util.unflatten_dict({path: 0})
-    wanted = traverse_util.unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    how = ocp.args.PyTreeRestore(item=item, restore_args=wanted, partial_restore=True)
-    restored: Any = traverse_util.flatten_dict(handler.restore(epath.Path(folder), args=how))
+    def restore(ocp: Any, handler: Any) -> Any:
+        item, arguments = (
+            traverse_util.unflatten_dict({path: leaf})
+            for leaf in (0, ocp.RestoreArgs(restore_type=np.ndarray))
+        )
+        options = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+        return handler.restore(epath.Path(folder), args=options)
+
+    restored: Any = traverse_util.flatten_dict(_with_orbax(restore))
     return restored[path]

@@ -1,7 +1,7 @@
-"""The process that matches regular expressions of others: one JSON request in, JSON lines out.
+"""Process that matches untrusted regular expressions: one JSON request in, JSON lines out.
 
-Some take forever. This process has limits on its time and memory, and nothing of svdjax in it, so
-that it starts quickly.
+Some expressions take forever, so the process limits its time and memory. It imports nothing of
+svdjax, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ MOST_MEMORY = 512 << 20
 
 
 def main() -> None:
-    """Answers a line per rule, {"found": [[number of the name, its group idx], ...]}.
+    """Writes a line per rule, {"matches": [[index of the name, its group idx], ...]}.
 
-    The first pattern that is none ends it, with {"fault": why}.
+    The first invalid pattern ends it, with {"fault": reason}.
     """
     _limit(resource.RLIMIT_CPU, MOST_SECONDS)
     _limit(resource.RLIMIT_AS, MOST_MEMORY)
     request = json.load(sys.stdin)
-    for pattern, how in request["rules"]:
-        answer = _answer(pattern, how, request["names"])
+    for pattern, method in request["rules"]:
+        answer = _answer(pattern, method, request["names"])
         # One by one: the parent learns which one takes too long.
         print(json.dumps(answer), flush=True)
         if "fault" in answer:
             return
 
 
-def _answer(pattern: str, how: str, names: list[str]) -> dict[str, Any]:
+def _answer(pattern: str, method: str, names: list[str]) -> dict[str, Any]:
     try:
-        match = getattr(re.compile(pattern), how)
-        found = [(number, match(name)) for number, name in enumerate(names)]
+        match = getattr(re.compile(pattern), method)
+        matches = [(index, match(name)) for index, name in enumerate(names)]
     except (re.error, RecursionError, OverflowError, MemoryError) as error:
         return {"fault": str(error)[:200] or type(error).__name__}
-    return {"found": [[number, hit.groupdict().get("idx")] for number, hit in found if hit]}
+    return {"matches": [[index, m.groupdict().get("idx")] for index, m in matches if m]}
 
 
 def _limit(kind: int, most: int) -> None:

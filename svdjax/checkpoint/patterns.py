@@ -1,7 +1,7 @@
 """Regular expressions from files and flags, matched in a process of their own.
 
-`re` backtracks, for some expressions practically without end, and nothing in the process can stop
-it. No linear engine does instead: adapters use look-aheads such as ``^(?!.*vision).*proj$``.
+`re` backtracks, for some expressions practically without end, and nothing in its process can stop
+it. Linear engines know no look-aheads, which adapters use: ``^(?!.*vision).*proj$``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _PLAIN = re.compile(r"[\w-]+")
 
 
 class Rule(NamedTuple):
-    """A regular expression.
+    """Regular expression, and how it is matched.
 
     Attributes:
-        pattern: As `re` reads it.
-        how: Which method of it decides: "match", "fullmatch" or "search".
+        pattern: Expression in the syntax of `re`.
+        method: Method of the compiled expression: "match", "fullmatch" or "search".
         what: File and field or flag, and what is written there, for messages.
     """
 
     pattern: str
-    how: str
+    method: str
     what: str
 
 
@@ -43,15 +43,15 @@ def is_plain(pattern: str) -> bool:
 def matched(
     rules: Sequence[Rule], names: Sequence[str], advice: str
 ) -> tuple[dict[str, str | None], ...]:
-    """For each rule the names that it matches, with what its group `idx` holds.
+    """For each rule the names that it matches, with the text of its group `idx`.
 
     Args:
-        rules: The expressions.
-        names: What is matched.
-        advice: What to do about an expression that is none or takes too long.
+        rules: Expressions.
+        names: Names to match.
+        advice: Remedy in the message on an expression that is invalid or takes too long.
 
     Raises:
-        InputError: One is not valid, or takes more than a few seconds or too much memory.
+        InputError: An expression is invalid, or takes more than a few seconds or too much memory.
     """
     return _matched(tuple(rules), tuple(names), advice) if rules else ()
 
@@ -61,7 +61,7 @@ def _matched(
     rules: tuple[Rule, ...], names: tuple[str, ...], advice: str
 ) -> tuple[dict[str, str | None], ...]:
     request = json.dumps({"rules": [rule[:2] for rule in rules], "names": names})
-    # As a script, and without the installed packages: it starts the sooner.
+    # As a script, and without the installed packages, for it starts sooner.
     worker = str(pathlib.Path(__file__).with_name("pattern_worker.py"))
     try:
         output = subprocess.run(
@@ -81,7 +81,7 @@ def _matched(
             f"{rules[0].what}: the process that matches regular expressions cannot be started "
             f"({error.strerror or error})"
         ) from None
-    # What was written only in part has no end of line.
+    # A line that was written in part has no end.
     answers = [json.loads(line) for line in output.split(b"\n")[:-1]]
     if answers and "fault" in answers[-1]:
         what = rules[len(answers) - 1].what
@@ -91,4 +91,4 @@ def _matched(
             f"{rules[len(answers)].what} takes more than {_SECONDS:g} s or too much memory to "
             f"match with {len(names)} names, as a regular expression that backtracks; {advice}"
         )
-    return tuple({names[number]: index for number, index in one["found"]} for one in answers)
+    return tuple({names[index]: idx for index, idx in answer["matches"]} for answer in answers)

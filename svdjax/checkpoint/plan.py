@@ -1,4 +1,4 @@
-"""What of a pair can be compared: projections, coverage, and every mismatch at once."""
+"""Plan of a pair: the projections to compare, the coverage, and every mismatch at once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.settings import read_config
 from svdjax.errors import InputError
 
-# What both sides must have in common, beside the family.
+# Fields of the configs that must agree, beside the family.
 _SAME = (
-    "num_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
+    *("num_layers", "hidden_size", "intermediate_size"),
+    *("num_heads", "num_kv_heads", "head_dim"),
 )
-# What may differ between them, and is noted.
+# Fields that may differ, which is noted.
 _NOTED = (
     "rope",
     "local_rope",
@@ -39,16 +35,16 @@ _NOTED = (
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """A linear layer of every block: what is analysed under one name.
+    """Linear layer of every block, analysed under one name.
 
     Attributes:
-        name: As in Hugging Face: q_proj, ..., down_proj; the whole tensor name where the
+        name: Name in Hugging Face: q_proj, ..., down_proj; the whole tensor name where the
             architecture is unknown.
         module: "self_attn", "mlp" or "".
         shape: (in, out) of the matrices.
-        tensors: The tensor of each layer.
-        transposed: The tensors are stored as (out, in).
-        rows: The rows [start, stop) of a fused tensor that make up this projection, when split.
+        tensors: Name of the tensor in each layer.
+        transposed: Whether the tensors are stored as (out, in).
+        rows: Rows [start, stop) of a fused tensor that make up this projection, when split.
     """
 
     name: str
@@ -59,24 +55,30 @@ class Projection:
     rows: tuple[int, int] | None = None
 
     @property
+    def stored_shape(self) -> tuple[int, int]:
+        """Shape of the tensors, or of the rows of them."""
+        rows, columns = self.shape
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
     def turned(self) -> bool:
-        """Whether a matrix that has its short side as rows is W^T; one that is square as stored."""
+        """Whether a matrix with its short side as rows is W^T; a square one is as stored."""
         rows, columns = self.shape
         return rows > columns or (rows == columns and self.transposed)
 
 
 @dataclasses.dataclass(frozen=True)
 class PairPlan:
-    """What is analysed of a pair, and what is not.
+    """Projections of a pair that are analysed, and the tensors that are not.
 
     Attributes:
-        base: The checkpoint before post-training.
-        post: The checkpoint after it.
+        base: Checkpoint before post-training.
+        post: Checkpoint after it.
         family: model_type, "unknown" where there is no name table.
-        projections: In the order q, k, v, o, gate, up, down.
+        projections: Projections in the order q, k, v, o, gate, up, down.
         coverage: JSON-able: {"analysed": [names], "left_out": {name: reason}, "notes": [lines]};
             every tensor of both checkpoints is in one of the first two.
-        notes: The same notes.
+        notes: Notes of the coverage.
     """
 
     base: Checkpoint
@@ -88,52 +90,52 @@ class PairPlan:
 
 
 def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) -> PairPlan:
-    """Match two checkpoints tensor by tensor, from their headers alone.
+    """Matches two checkpoints tensor by tensor, from their headers alone.
 
     A vocabulary, tied head or dtype that differs is allowed and noted. Without a name table for
     the architecture every 2-D tensor that both sides have is compared under its own name.
 
     Args:
-        base: The checkpoint before post-training.
-        post: The checkpoint after it.
-        split_fused: Analyse the parts of phi3's qkv_proj and gate_up_proj one by one.
+        base: Checkpoint before post-training.
+        post: Checkpoint after it.
+        split_fused: Whether the parts of phi3's qkv_proj and gate_up_proj are analysed one by one.
 
     Raises:
-        InputError: With all mismatches: families or sizes that differ, tensors that are missing,
-            not in the name table, or of another shape than config.json says.
+        InputError: Families or sizes differ, tensors are missing, not in the name table, or of
+            another shape than config.json says; the message has all mismatches.
     """
     families = [checkpoint.config.get("model_type") for checkpoint in (base, post)]
     if families[0] == families[1] and families[0] not in FAMILIES:
         return _plan_unknown(base, post)
     sides = {"base": base, "post": post}
-    configs, problems, left_out, notes = _check_sides(sides)
+    configs, faults, left_out, notes = _check_sides(sides)
     if families[0] != families[1]:
-        problems = [
+        faults = [
             f"base {base.path} is {families[0]!r} and post {post.path} is {families[1]!r} "
             "(model_type in config.json), expected two models of one family",
-            *problems,
+            *faults,
         ]
     elif len(configs) == 2:
-        problems = _differences(sides, configs) + problems
-    if problems:
-        raise InputError(f"{base.path} and {post.path} do not fit together: {listed(problems)}")
-    weights = FAMILIES[configs["base"].family].present(configs["base"])
+        faults = _differences(sides, configs) + faults
+    if faults:
+        raise InputError(f"{base.path} and {post.path} do not fit together: {listed(faults)}")
+    config = configs["base"]
     projections = [
         part
-        for weight in weights
+        for weight in FAMILIES[config.family].present(config)
         if weight.analysed
-        for part in _parts(weight, configs["base"], split_fused)
+        for part in _parts(weight, config, split_fused)
     ]
     notes += _notes(sides, configs)
-    return _finish(base, post, configs["base"].family, projections, left_out, notes)
+    return _finish(base, post, config.family, projections, left_out, notes)
 
 
 def _check_sides(
     sides: Mapping[str, Checkpoint],
 ) -> tuple[dict[str, ModelConfig], list[str], dict[str, str], list[str]]:
-    """Each side against its own config.json: configs, problems, tensors left out, notes."""
+    """Configs, faults of each side against its own, tensors left out, and notes."""
     configs: dict[str, ModelConfig] = {}
-    problems: list[str] = []
+    errors: list[str] = []
     faults: list[Fault] = []
     left_out: dict[str, str] = {}
     notes: list[str] = []
@@ -142,32 +144,32 @@ def _check_sides(
         if checkpoint.config.get("model_type") not in FAMILIES:
             continue
         try:
-            config, found = read_config(checkpoint)
-            wrong, ignored = match_family(checkpoint, config)
+            config, more = read_config(checkpoint)
+            mismatches, ignored = match_family(checkpoint, config)
         except InputError as error:
-            problems.append(f"{side}: {error}")
+            errors.append(f"{side}: {error}")
             continue
         configs[side] = config
-        notes += found
-        faults += [Fault(name, f"{side}: {text}") for name, text in wrong]
+        notes += more
+        faults += [Fault(name, f"{side}: {text}") for name, text in mismatches]
         left_out |= ignored
         for weight in FAMILIES[config.family].present(config):
             if not weight.analysed:
                 left_out |= dict.fromkeys(weight.tensors(config), _reason(weight))
-    return configs, problems + grouped(faults), left_out, notes
+    return configs, errors + grouped(faults), left_out, notes
 
 
 def _differences(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
     """Sizes that have to agree and do not."""
-    values = [
-        (field, *(getattr(configs[side], field) for side in ("base", "post"))) for field in _SAME
-    ]
-    return [
-        f"{field} is {first} in {sides['base'].home / 'config.json'} and {second} in "
-        f"{sides['post'].home / 'config.json'}"
-        for field, first, second in values
-        if first != second
-    ]
+    texts = []
+    for field in _SAME:
+        base, post = (getattr(configs[side], field) for side in ("base", "post"))
+        if base != post:
+            texts.append(
+                f"{field} is {base} in {sides['base'].home / 'config.json'} and {post} in "
+                f"{sides['post'].home / 'config.json'}"
+            )
+    return texts
 
 
 def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
@@ -185,16 +187,17 @@ def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) 
     for field in _NOTED:
         if getattr(base, field) != getattr(post, field):
             notes.append(f"{field} differs between the configs; weights are compared all the same")
-    dtypes = {}
-    for side, checkpoint in sides.items():
-        found = {str(checkpoint.spec(name).dtype) for name in checkpoint.names}
-        dtypes[side] = ", ".join(sorted(found))
+    dtypes = {
+        side: ", ".join(sorted({str(checkpoint.spec(name).dtype) for name in checkpoint.names}))
+        for side, checkpoint in sides.items()
+    }
     if dtypes["base"] != dtypes["post"]:
         notes.append(f"storage dtypes differ: {dtypes['base']} in base, {dtypes['post']} in post")
     return notes
 
 
 def _parts(weight: Weight, config: ModelConfig, split: bool) -> list[Projection]:
+    """Projection of a weight, or the parts of a fused one."""
     tensors = weight.tensors(config)
     rows, columns = weight.stored_shape(config)
     if not (split and weight.parts):
@@ -209,6 +212,7 @@ def _parts(weight: Weight, config: ModelConfig, split: bool) -> list[Projection]
 
 
 def _reason(weight: Weight) -> str:
+    """Why a weight of the name table is not analysed."""
     if weight.path.endswith("/bias"):
         return "bias: a vector"
     if weight.path.endswith("/scale"):
@@ -217,6 +221,7 @@ def _reason(weight: Weight) -> str:
 
 
 def _plan_unknown(base: Checkpoint, post: Checkpoint) -> PairPlan:
+    """Plan of an architecture without a name table."""
     kind = base.config.get("model_type")
     projections, left_out = [], {}
     for name in sorted({*base.names, *post.names}):
@@ -240,9 +245,10 @@ def _plan_unknown(base: Checkpoint, post: Checkpoint) -> PairPlan:
 
 def _why_not(base: Checkpoint, post: Checkpoint, name: str) -> str:
     """Why a tensor of an unknown architecture is not compared; empty if it is."""
-    for here, there, side in ((base, post, "base"), (post, base, "post")):
-        if name in here and name not in there:
-            return f"only in {side}"
+    if name not in post:
+        return "only in base"
+    if name not in base:
+        return "only in post"
     first, second = base.spec(name), post.spec(name)
     if len(first.shape) != 2 or len(second.shape) != 2:
         return f"not a matrix: shape {first.shape}"
@@ -263,7 +269,7 @@ def _finish(
     left_out: dict[str, str],
     notes: list[str],
 ) -> PairPlan:
-    """Account for every tensor of both sides."""
+    """Plan whose coverage accounts for every tensor of both sides."""
     analysed = {name for projection in projections for name in projection.tensors}
     names = {*base.names, *post.names}
     left_out = {name: left_out[name] for name in sorted(left_out) if name in names}

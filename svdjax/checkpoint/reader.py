@@ -1,6 +1,6 @@
 """Lazy reader of Hugging Face directories: headers when asked for, data one tensor at a time.
 
-Tensors are given as stored: matrices are [O, I] (out, in), transposed kernels.
+Tensors are as stored: matrices are [O, I] (out, in), transposed kernels.
 """
 
 from __future__ import annotations
@@ -21,24 +21,30 @@ _MOST_NAME = 100  # characters of a model_type
 
 
 class Checkpoint:
-    """A Hugging Face directory, opened lazily.
+    """Hugging Face directory, opened lazily; a context manager, safe to use from several threads.
 
     Opening reads config.json and the index (for a single file: its header). A shard is opened when
     one of its tensors is first asked for, so that a broken one is noticed then: by `plan_pair` and
     `load_params` before anything is computed, since they look at every header. From then on a file
-    that changes is refused, see `WatchedFile`. Safe to use from several threads. A context manager.
+    that changes is refused (`WatchedFile`).
 
     Attributes:
-        source: What the user named.
-        path: The directory, which the user named.
-        config: The content of config.json.
-        names: All tensors of all shards, sorted.
-        notes: What a reader of the results should know about the files.
-        described: The files that were read whole: config.json, and the index.
+        source: Directory or hub id as the user gave it.
+        path: Directory of the checkpoint.
+        config: Content of config.json.
+        names: Names of all tensors, sorted.
+        files: Names of the safetensors files.
+        listing: File that lists the tensors, for messages.
+        notes: Notes on the files for readers of the results.
+        described: Files that were read whole: config.json, and the index.
     """
 
     def __init__(self, source: str | os.PathLike[str], path: pathlib.Path | None = None):
-        """Open `source`, which `path` is the directory of where that is known already.
+        """Opens a checkpoint.
+
+        Args:
+            source: Directory or hub id.
+            path: Directory of `source`, where that is known already.
 
         Raises:
             InputError: As `svdjax.checkpoint.open_checkpoint`.
@@ -47,7 +53,7 @@ class Checkpoint:
         self.path = resolve(source) if path is None else path
         config = self.path / "config.json"
         if not os.path.lexists(config):
-            # Pickles and adapters are told apart before the missing file is complained about.
+            # Pickles and adapters have messages of their own.
             files.weight_map(self.path)
             raise InputError(f"{config}: no such file; expected a model's config.json")
         described = [WatchedFile(files.checked_path(self.path, "config.json"))]
@@ -75,9 +81,9 @@ class Checkpoint:
         self.described: tuple[WatchedFile, ...] = tuple(described)
         described[0].check()
         self._index: dict[str, str] = index
-        self._promised: dict[str, set[str]] = {file: set() for file in self.files}
+        self._indexed: dict[str, set[str]] = {file: set() for file in self.files}
         for name, file in index.items():
-            self._promised[file].add(name)
+            self._indexed[file].add(name)
         self.names: tuple[str, ...] = tuple(sorted(index))
         if not self.names:
             raise InputError(f"{self.listing}: holds no tensor")
@@ -91,19 +97,19 @@ class Checkpoint:
 
     @property
     def home(self) -> pathlib.Path:
-        """The directory with config.json."""
+        """Directory with config.json."""
         return self.path
 
     @property
     def tokenizer(self) -> pathlib.Path:
-        """The directory with the tokenizer, where there is one."""
-        return self.path
+        """Directory with the tokenizer, where there is one."""
+        return self.home
 
     def close(self) -> None:
-        """Let go of what is in memory; the checkpoint can still be read. No file stays open."""
+        """Frees what is in memory; the checkpoint can still be read, for no file stays open."""
 
     def check_unchanged(self) -> None:
-        """Raise `InputError` if a file that was read has changed since; all readings look too."""
+        """Raises `InputError` if a file that was read has changed since; `read` does so too."""
         with self._lock:
             watched = [*self.described, *(shard.file for shard in self._shards.values())]
         for file in watched:
@@ -118,10 +124,10 @@ class Checkpoint:
         Raises:
             InputError: There is no such tensor, or its file is broken.
         """
-        return self._shard(self._file(name)).specs[name]
+        return self._shard(name).specs[name]
 
     def where(self, name: str) -> pathlib.Path:
-        """The file that a tensor's values come from, for messages."""
+        """File that a tensor's values come from, for messages."""
         return self.path / self.spec(name).file
 
     def stored(self, name: str) -> bool:
@@ -132,43 +138,39 @@ class Checkpoint:
         """A tensor in its storage dtype and orientation, as a new array.
 
         Args:
-            name: The tensor.
-            rows: Only the rows [start, stop), which alone are then read.
+            name: Name of the tensor.
+            rows: Rows [start, stop) to read; None for all.
 
         Raises:
             InputError: There is no such tensor, or its file is broken.
         """
-        return self._shard(self._file(name)).read(name, rows)
+        return self._shard(name).read(name, rows)
 
-    def header(self, file: str) -> Shard:
-        """One of `files`, opened: its size, header and specs."""
-        return self._shard(file)
-
-    def _file(self, name: str) -> str:
+    def _shard(self, name: str) -> Shard:
         if name not in self._index:
             raise InputError(f"{self.listing}: has no tensor {name}")
-        return self._index[name]
+        return self.header(self._index[name])
 
-    def _shard(self, file: str) -> Shard:
+    def header(self, file: str) -> Shard:
+        """One of `files`, opened; raises `InputError` if it is broken."""
         with self._lock:
             if file not in self._shards:
                 shard = Shard(files.checked_path(self.path, file))
-                self._agree(shard)
+                self._check_index(shard)
                 self._shards[file] = shard
             return self._shards[file]
 
-    def _agree(self, shard: Shard) -> None:
-        """Check that index and shard name the same tensors."""
-        where = self.path / files.INDEX
-        promised = self._promised[shard.path.name]
+    def _check_index(self, shard: Shard) -> None:
+        """Checks that index and shard name the same tensors."""
+        indexed = self._indexed[shard.path.name]
         faults = [
-            f"{where}: says that tensor {name} is in {shard.path.name}, where it is not"
-            for name in sorted(promised - shard.specs.keys())
+            f"{self.listing}: says that tensor {name} is in {shard.path.name}, where it is not"
+            for name in sorted(indexed - shard.specs.keys())
         ]
-        for name in sorted(shard.specs.keys() - promised):
+        for name in sorted(shard.specs.keys() - indexed):
             other = self._index.get(name)
             faults.append(
-                f"{shard.path}: holds tensor {name}, which {where.name} "
+                f"{shard.path}: holds tensor {name}, which {files.INDEX} "
                 + (f"says is in {other}: it is there twice" if other else "does not name")
             )
         if faults:

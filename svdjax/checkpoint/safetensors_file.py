@@ -1,4 +1,4 @@
-"""One safetensors file: validated when it is opened, then read tensor by tensor."""
+"""Reader of one safetensors file: validated when it is opened, then read tensor by tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from svdjax.checkpoint import files, formats
+from svdjax.checkpoint import files, formats, small_json
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
 
@@ -21,10 +21,10 @@ _MOST_AXES = 64  # numpy's
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """What the header says of a tensor.
+    """Entry of a tensor in the header.
 
     Attributes:
-        shape: As stored.
+        shape: Shape as stored.
         dtype: Storage dtype (bfloat16 is ml_dtypes').
         file: Name of the file inside the directory.
         offsets: First and one past the last byte, counted from the end of the header.
@@ -37,17 +37,17 @@ class TensorSpec:
 
 
 class Shard:
-    """One safetensors file, validated when it is opened, in which nothing may change afterwards.
+    """Safetensors file, validated when it is opened, which may not change afterwards.
 
     The rules are those of the safetensors library, which maps the whole file: tensors follow each
     other without gaps and end with the file, and have as many bytes as shape and dtype say.
 
     Attributes:
-        path: The file.
-        file: The same, watched for changes.
-        size: Its bytes.
-        header: The header's bytes.
-        specs: What it says of each tensor.
+        path: Path of the file.
+        file: The file, watched for changes.
+        size: Size of the file in bytes.
+        header: Bytes of the header.
+        specs: Entries of the tensors by name.
 
     Raises:
         InputError: The file is truncated or corrupt, repeats a tensor, or has quantised formats.
@@ -60,9 +60,9 @@ class Shard:
         if self.size < 8:
             raise self._corrupt("no header")
         with self.file.open() as stream:
-            begin = bytearray(8)
-            self.file.fill(stream, 0, begin)
-            (length,) = struct.unpack("<Q", begin)
+            prefix = bytearray(8)
+            self.file.fill(stream, 0, prefix)
+            (length,) = struct.unpack("<Q", prefix)
             if length > min(_MAX_HEADER, self.size - 8):
                 raise self._corrupt(f"a header of {length} bytes")
             header = bytearray(length)
@@ -70,11 +70,11 @@ class Shard:
         self.header = bytes(header)
         if not self.header.startswith(b"{"):
             raise self._corrupt("its header is no JSON object")
-        fields = files.parse_object(self.header, f"{path} (header)")
-        about = fields.pop("__metadata__", None)
-        if about is None:
-            about = {}
-        if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+        fields = small_json.parse_object(self.header, f"{path} (header)")
+        metadata = fields.pop("__metadata__", None)
+        if metadata is not None and not (
+            isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
+        ):
             raise self._corrupt("its __metadata__ is not texts by name")
         self.specs = {name: self._spec(name, field) for name, field in fields.items()}
         self._check_layout()
@@ -115,7 +115,7 @@ class Shard:
         return TensorSpec(tuple(shape), dtype, self.path.name, (offsets[0], offsets[1]))
 
     def _check_layout(self) -> None:
-        """Check that the tensors fill the file, one after the other."""
+        """Checks that the tensors fill the file, one after the other."""
         end = 0
         for name, spec in sorted(self.specs.items(), key=lambda item: item[1].offsets):
             if spec.offsets[0] != end:

@@ -1,4 +1,4 @@
-"""The safetensors format, written tensor by tensor, with an index where there are several files."""
+"""Writer of safetensors, tensor by tensor, with an index where there are several files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from svdjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor to be written.
+    """Tensor to be written, whose values are made when it is its turn.
 
     Attributes:
         name: Name in the checkpoint.
-        shape: As stored ([out, in] for matrices).
-        dtype: As stored.
-        make: Called once, when it is its turn; returns the array, in any dtype.
+        shape: Shape as stored ([out, in] for matrices).
+        dtype: Dtype as stored.
+        make: Called once; returns the array, in any dtype.
     """
 
     name: str
@@ -36,12 +36,12 @@ class LazyTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """Size in the file, in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 def write_shards(directory: pathlib.Path, outgoing: Sequence[LazyTensor], most: int) -> None:
-    """Write tensors in the order given into files of at most `most` bytes of data each."""
+    """Writes tensors in the order given into files of at most `most` bytes of data each."""
     shards: list[list[LazyTensor]] = [[]]
     filled = 0
     for tensor in outgoing:
@@ -62,18 +62,18 @@ def write_shards(directory: pathlib.Path, outgoing: Sequence[LazyTensor], most: 
 
 
 def write_index(directory: pathlib.Path, weight_map: Mapping[str, str], total: int) -> None:
-    """Write the index of a sharded checkpoint: which tensor lies in which file, bytes in all."""
+    """Writes the index of a sharded checkpoint: the file of each tensor, and bytes in all."""
     content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_text(directory / files.INDEX, json.dumps(content, indent=2) + "\n")
 
 
 def _write_shard(path: pathlib.Path, tensors: Sequence[LazyTensor]) -> None:
-    """One file; by hand, since the library wants all tensors of a file in memory at once."""
+    """Writes one file; the library would need all its tensors in memory at once."""
     with path.open("wb") as stream:
         stream.write(header_of((tensor.name, tensor.shape, tensor.dtype) for tensor in tensors)[0])
         for tensor in tensors:
-            made = np.asarray(tensor.make())
-            stream.write(stored_bytes(tensor.name, made, tensor.shape, tensor.dtype))
+            array = np.asarray(tensor.make())
+            stream.write(stored_bytes(tensor.name, array, tensor.shape, tensor.dtype))
         stream.flush()
         sync(stream.fileno(), path.parent)
 
@@ -81,50 +81,47 @@ def _write_shard(path: pathlib.Path, tensors: Sequence[LazyTensor]) -> None:
 def header_of(
     tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]],
 ) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """The beginning of a safetensors file: length of the header, header; data follows, no gaps.
+    """Bytes of a safetensors file before the data, which follows without gaps.
 
     Args:
         tensors: Name, shape and dtype of each, in the order of their data.
 
     Returns:
-        The bytes before the data, and the first and one past the last byte of each tensor in the
+        Length of the header and the header; first and one past the last byte of each tensor in the
         file.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    places: dict[str, tuple[int, int]] = {}
-    offset = 0
+    spans: dict[str, tuple[int, int]] = {}
+    start = 0
     for name, shape, dtype in tensors:
-        end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        header[name] = {
-            "dtype": CODES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
-        places[name] = (offset, end)
-        offset = end
+        stop = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        offsets = [start, stop]
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": offsets}
+        spans[name] = (start, stop)
+        start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
-    begin = struct.pack("<Q", len(text)) + text
-    return begin, {name: (len(begin) + a, len(begin) + b) for name, (a, b) in places.items()}
+    head = struct.pack("<Q", len(text)) + text
+    return head, {name: (len(head) + a, len(head) + b) for name, (a, b) in spans.items()}
 
 
 def stored_bytes(
-    name: str, made: np.ndarray, shape: tuple[int, ...], dtype: np.dtype
+    name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype
 ) -> memoryview:
-    """The bytes of a tensor, little-endian as the format wants them.
+    """Bytes of a tensor, little-endian as the format wants them.
 
     Raises:
-        InputError: It has another shape, or is not finite once stored.
+        InputError: The array has another shape, or is not finite once stored.
     """
-    if made.shape != shape:
-        raise InputError(f"tensor {name}: has shape {made.shape}, expected {shape}")
-    with np.errstate(over="ignore", invalid="ignore"):  # told below
-        array = np.ascontiguousarray(made.astype(dtype, copy=False))
-    nans, infs = count_nonfinite(array) if dtype in FLOATS else (0, 0)
+    if array.shape != shape:
+        raise InputError(f"tensor {name}: has shape {array.shape}, expected {shape}")
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below
+        stored = np.ascontiguousarray(array.astype(dtype, copy=False))
+    nans, infs = count_nonfinite(stored) if dtype in FLOATS else (0, 0)
     if nans or infs:
-        largest = np.max(np.abs(made.astype(np.float64)), initial=0.0)
+        largest = np.max(np.abs(array.astype(np.float64)), initial=0.0)
         raise InputError(
             f"tensor {name}: {nans} NaN and {infs} Inf once stored as {dtype} "
             f"(largest magnitude {largest:.3g}); choose a wider dtype or mend the values"
         )
-    return array.reshape(-1).view(np.uint8).data
+    return stored.reshape(-1).view(np.uint8).data

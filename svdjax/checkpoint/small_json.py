@@ -1,49 +1,81 @@
 """JSON files that describe a model, an adapter or settings: bounded objects, values of known types.
 
-They come with a checkpoint and are as untrusted. Depth, number of values and size of numbers are
-bounded once, where a file is read; type and range of a value where it is used.
+They are as untrusted as the checkpoint that they come with. Depth, number of values and size of
+numbers are bounded once, where a file is read; type and range of a value where it is used, by the
+functions whose `what` names file and field.
 """
 
 from __future__ import annotations
 
+import collections
+import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from svdjax.checkpoint import files
 from svdjax.errors import InputError, printable
+from svdjax.files import MOST_JSON_BYTES, one_line, read_bytes
 
 MOST_DEPTH = 64
-MOST_VALUES = 1_000_000
+MOST_VALUES = 1_000_000  # some hundred bytes each once they are read
 MOST_CONTAINERS = 100_000
 _MOST_BITS = 1000  # of a whole number: a float holds it
 _MOST_TEXT = 4096  # characters, as many as a path has
 _SHOWN = 200  # characters of a value in a message
 
 
-def read_object(path: pathlib.Path, most: int = files.MOST_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file, bounded before it is parsed as well as after.
+def read_object(path: pathlib.Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
+    """JSON object of a file, bounded before it is parsed as well as after.
 
     Raises:
-        InputError: As `files.read_json`, or as `bounded`.
+        InputError: As `svdjax.files.read_bytes`, `parse_object` or `bounded`.
     """
-    text = files.read_bytes(path, most)
-    # Their signs may be part of texts: this finds too many, never too few.
+    text = read_bytes(path, most)
+    # Signs inside of texts are counted too: the counts are never too small.
     _at_most(text.count(b"[") + text.count(b"{"), MOST_CONTAINERS, "lists and objects", str(path))
     _at_most(text.count(b","), MOST_VALUES, "values", str(path))
-    return bounded(files.parse_object(text, str(path)), str(path))
+    return bounded(parse_object(text, str(path)), str(path))
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """JSON object in a text of the file `where`.
+
+    Raises:
+        InputError: The text is no JSON object, repeats a key, or holds too many values.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        parsed = dict(pairs)
+        if len(parsed) < len(pairs):
+            counts = collections.Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise InputError(f"{where}: {twice!r} occurs twice; expected each name once")
+        return parsed
+
+    # Signs inside of strings are counted too: no file that describes a model comes near.
+    if sum(text.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES:
+        raise InputError(f"{where}: holds more than {MOST_VALUES} values; expected fewer")
+    try:
+        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not valid JSON ({one_line(error)})") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(parsed).__name__}")
+    return parsed
 
 
 def bounded(parsed: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A parsed object whose depth, number of values and whole numbers are within bounds.
+    """Parsed object, checked for depth, number of values and size of whole numbers.
 
     Args:
-        parsed: The object.
-        where: The file, for messages.
+        parsed: Object from JSON.
+        where: Path of the file, for messages.
 
     Raises:
-        InputError: They are not.
+        InputError: They are not within bounds.
     """
     level: list[Any] = [parsed]
     depth = containers = values = 0
@@ -73,7 +105,7 @@ def _at_most(count: int, most: int, what: str, where: str) -> None:
 
 
 def whole(value: Any, what: str, least: int, most: int) -> int:
-    """A whole number; `what` names file and field. Raises `InputError`."""
+    """Whole number in `least`..`most`; raises `InputError` for any other value."""
     if type(value) is not int or not least <= value <= most:
         raise InputError(
             f"{what}: expected a whole number in {least}..{most}, found {shown(value)}"
@@ -84,9 +116,10 @@ def whole(value: Any, what: str, least: int, most: int) -> int:
 def number(
     value: Any, what: str, least: float = -1e30, most: float = 1e30, *, above: float = -math.inf
 ) -> float:
-    """A finite number; `what` names file and field. Raises `InputError`.
+    """Finite number within bounds, by default those within which float32 is safe.
 
-    The default bounds are those within which float32 is safe.
+    Raises:
+        InputError: The value is none.
     """
     # Comparing is exact and never overflows, whatever the size of an int; NaN is in no range.
     if type(value) not in (int, float) or not (least <= value <= most and value > above):
@@ -97,21 +130,21 @@ def number(
 
 
 def flag(value: Any, what: str) -> bool:
-    """true or false, which null is; `what` names file and field. Raises `InputError`."""
+    """Boolean, False for null; raises `InputError` for any other value."""
     if not isinstance(value, bool | None):
         raise InputError(f"{what}: expected true or false, found {shown(value)}")
     return bool(value)
 
 
 def text(value: Any, what: str) -> str:
-    """A text, empty for null; `what` names file and field. Raises `InputError`."""
+    """Text of a line, empty for null; raises `InputError` for any other value."""
     if not isinstance(value, str | None) or len(value or "") > _MOST_TEXT:
         raise InputError(f"{what}: expected a text of a line, found {shown(value)}")
     return value or ""
 
 
 def names(value: Any, what: str, most: int) -> tuple[str, ...]:
-    """A list of names, none for null; `what` names file and field. Raises `InputError`."""
+    """List of at most `most` names, empty for null; raises `InputError` for any other value."""
     if value is None:
         return ()
     if not isinstance(value, list | tuple) or not all(
@@ -123,7 +156,7 @@ def names(value: Any, what: str, most: int) -> tuple[str, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it: short, and whatever it is."""
+    """Value of any kind as messages show it, shortened."""
     try:
         return printable(repr(value), _SHOWN)
     except (ValueError, RecursionError):  # too many digits, or too deep

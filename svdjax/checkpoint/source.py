@@ -1,4 +1,4 @@
-"""From what the user names to a directory: a local path, or a repository of the hub."""
+"""Directories of checkpoints that are named by a local path or by a repository of the hub."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from svdjax.checkpoint.files import one_line
 from svdjax.errors import InputError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# What a checkpoint consists of for us; weights in other formats are not fetched.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "LICENSE*"]
-_UNWANTED = ["*/*", "consolidated*"]
+# Weights in other formats are not fetched.
+_ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "LICENSE*"]
+_IGNORED = ["*/*", "consolidated*"]
 
 
 def resolve(source: str | os.PathLike[str], *, cached: bool = False) -> pathlib.Path:
-    """Find the directory of a checkpoint.
+    """Directory of a checkpoint.
 
     Args:
-        source: A directory (`~` is expanded), or the id of a repository on the Hugging Face hub,
+        source: Directory (`~` is expanded), or id of a repository on the Hugging Face hub,
             "org/name" or "org/name@revision", which is fetched into the hub's cache (safetensors,
             configuration and tokenizer only; offline what is in the cache). A directory goes
             before an id.
-        cached: Take an id from the hub's cache only; nothing is fetched.
+        cached: Whether an id is taken from the hub's cache only, and nothing is fetched.
 
     Raises:
         InputError: There is neither, or the hub cannot be reached.
@@ -57,12 +57,12 @@ def _fetch(
             huggingface_hub.snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=_WANTED,
-                ignore_patterns=_UNWANTED,
+                allow_patterns=_ALLOWED,
+                ignore_patterns=_IGNORED,
                 local_files_only=cached,
             )
         )
-    # Its HTTP client raises kinds that vary with versions; whatever it is, there is no checkpoint.
+    # The kinds of errors of its HTTP client vary with versions.
     except Exception as error:
         reason = one_line(error)
         reason = reason if len(reason) <= 200 else reason[:200] + "..."

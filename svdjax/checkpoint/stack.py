@@ -1,4 +1,4 @@
-"""Reading what the kernels work on: one projection, a run of layers, stacked `[L, I, O]`."""
+"""Stacks that the kernels work on: a run of layers of one projection, [L, I, O]."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _STRIP = 256
 
 
 def stack_dtype(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.dtype:
-    """Dtype of what `read_stack` returns: the widest that one of the tensors is stored in."""
-    found = {checkpoint.spec(name).dtype for name in projection.tensors[start:stop]}
-    widest = max(found, key=lambda dtype: dtype.itemsize)
-    if len(found) > 1 and widest.itemsize == 2:
+    """Dtype of `read_stack`'s array: the widest that one of the tensors is stored in."""
+    dtypes = {checkpoint.spec(name).dtype for name in projection.tensors[start:stop]}
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    if len(dtypes) > 1 and widest.itemsize == 2:
         return np.dtype(np.float32)  # bf16 and f16 side by side
     return widest
 
@@ -33,17 +33,16 @@ def read_stack(
     length: int | None = None,
     wide: bool = False,
 ) -> np.ndarray:
-    """Read layers [start, stop) of a projection.
-
-    Holds the stack and one tensor. No value is rescaled or converted.
+    """Layers [start, stop) of a projection; beside them one tensor is held in memory.
 
     Args:
         checkpoint: Either side of the pair.
-        projection: Of the pair's plan.
+        projection: Projection of the pair's plan.
         start: First layer.
         stop: One past the last layer.
-        length: Layers of the stack, filled up with copies of the last one; None for no more.
-        wide: Lay the short side of the matrices out as rows, W or W^T (`Projection.turned`).
+        length: Number of layers in the stack, the last one repeated; None for `stop - start`.
+        wide: Whether the short side of the matrices is laid out as rows, W or W^T
+            (`Projection.turned`).
 
     Returns:
         [L, I, O] in storage dtype: a transposed view of a contiguous [L, O, I] buffer where the
@@ -52,53 +51,48 @@ def read_stack(
     Raises:
         InputError: A tensor holds NaN or Inf, is not of the planned shape, or cannot be read.
     """
-    shape = _stored_shape(projection)
+    shape = projection.stored_shape
     dtype = stack_dtype(checkpoint, projection, start, stop)  # no value changes
     layers = range(len(projection.tensors))[start:stop]
-    across = wide and projection.turned != projection.transposed
-    buffer = _aligned((length or len(layers), *(shape[::-1] if across else shape)), dtype)
-    for place, layer in enumerate(layers):
+    transpose = wide and projection.turned != projection.transposed
+    buffer = _aligned((length or len(layers), *(shape[::-1] if transpose else shape)), dtype)
+    for index, layer in enumerate(layers):
         tensor = _read(checkpoint, projection, layer).astype(dtype, copy=False)
-        if across:
-            _transpose(tensor, buffer[place])
+        if transpose:
+            _transpose(tensor, buffer[index])
         else:
-            buffer[place] = tensor
+            buffer[index] = tensor
         del tensor
     buffer[len(layers) :] = buffer[len(layers) - 1]
     return buffer.transpose(0, 2, 1) if projection.transposed and not wide else buffer
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that jax on a CPU takes as it lies, where others are copied."""
+    """Empty array whose alignment lets jax on a CPU use it without a copy."""
     size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    begin = -room.ctypes.data % _ALIGNMENT
-    return room[begin : begin + size].view(dtype).reshape(shape)
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def _transpose(tensor: np.ndarray, out: np.ndarray) -> None:
-    """Twice as quick as numpy by itself."""
+    """Writes a transposed tensor to `out` by strips, twice as fast as numpy at once."""
     for start in range(0, len(tensor), _STRIP):
         out[:, start : start + _STRIP] = tensor[start : start + _STRIP].T
 
 
 def check_layer(checkpoint: Checkpoint, projection: Projection, layer: int) -> None:
-    """Raise what `read_stack` would raise for this layer."""
+    """Raises what `read_stack` would raise for this layer."""
     _read(checkpoint, projection, layer)
 
 
-def _stored_shape(projection: Projection) -> tuple[int, int]:
-    rows, columns = projection.shape
-    return (columns, rows) if projection.transposed else (rows, columns)
-
-
 def _read(checkpoint: Checkpoint, projection: Projection, layer: int) -> np.ndarray:
-    name, shape = projection.tensors[layer], _stored_shape(projection)
+    name, shape = projection.tensors[layer], projection.stored_shape
     tensor = checkpoint.read(name, projection.rows)
     if tensor.shape != shape:
-        file = checkpoint.where(name)
         raise InputError(
-            f"{file}: tensor {name} has shape {tensor.shape}, expected {shape} as planned"
+            f"{checkpoint.where(name)}: tensor {name} has shape {tensor.shape}, expected {shape} "
+            "as planned"
         )
     check_finite(checkpoint, name, tensor)
     return tensor

@@ -1,4 +1,4 @@
-"""Files that are read several times, and must not change between the first and the last."""
+"""Files that are read several times, and must not change in between."""
 
 from __future__ import annotations
 
@@ -19,57 +19,57 @@ _PIECE = 1 << 30  # Linux gives two GiB at most at once
 
 
 class WatchedFile:
-    """A regular file, opened anew for every reading, and refused once it is another.
+    """Regular file, opened anew for every reading, and refused once it has changed.
 
-    Size, time of modification and inode are those that it had at first, before and after each
+    Size, time of modification and inode are compared with the first ones before and after each
     reading. Nothing is mapped: a file that is cut off meanwhile ends a mapping's process (SIGBUS).
-    Nothing stays open: a checkpoint may have more files than a process may open, and opening is
-    when a network file system looks whether its copy is still the right one.
+    Nothing stays open: a checkpoint may have more files than a process may open, and a network file
+    system checks its copy when a file is opened.
 
     Attributes:
-        path: The file.
-        size: Its bytes.
+        path: Path of the file.
+        size: Size in bytes.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Look at the file; raises `InputError` as `files.open_regular` does."""
+        """Notes the state of the file; raises `InputError` as `svdjax.files.open_regular`."""
         self.path = path
         with open_regular(path) as stream:
-            found = os.fstat(stream.fileno())
-        self.size = found.st_size
-        self._first = _version(found)
+            status = os.fstat(stream.fileno())
+        self.size = status.st_size
+        self._original = _version(status)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The file for a reading by `fill`; raises `InputError` where it is another by now."""
+        """Stream of the file for `fill`; raises `InputError` if the file has changed."""
         with open_regular(self.path) as stream:
             self._compare(os.fstat(stream.fileno()))
             yield stream
             self._compare(os.fstat(stream.fileno()))
 
     def check(self) -> None:
-        """Raise `InputError` if the file is another by now, or gone."""
+        """Raises `InputError` if the file has changed or is gone."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError as error:
             raise self._unreadable(error) from None
-        self._compare(found)
+        self._compare(status)
 
     def fill(self, stream: BinaryIO, start: int, buffer: memoryview | bytearray) -> None:
-        """Fill a buffer of bytes with what is in the opened file from byte `start` on.
+        """Fills a buffer with the bytes of the opened file from byte `start` on.
 
         Raises:
             InputError: The file ends before, or cannot be read.
         """
-        left = memoryview(buffer)
-        while left:
+        rest = memoryview(buffer)
+        while rest:
             try:
-                count = os.preadv(stream.fileno(), [left[:_PIECE]], start)
+                count = os.preadv(stream.fileno(), [rest[:_PIECE]], start)
             except OSError as error:
                 raise self._unreadable(error) from None
             if not count:
                 raise self._changed()
-            left, start = left[count:], start + count
+            rest, start = rest[count:], start + count
 
     def hash_blocks(self, blocks: Iterable[tuple[int, int]] | None = None) -> str:
         """SHA-256 of the bytes [start, stop) of each block, or of the whole file.
@@ -80,14 +80,14 @@ class WatchedFile:
         digest, piece = hashlib.sha256(), memoryview(bytearray(1 << 20))
         with self.open() as stream:
             for start, stop in [(0, self.size)] if blocks is None else blocks:
-                for at in range(start, stop, len(piece)):
-                    part = piece[: stop - at]
-                    self.fill(stream, at, part)
+                for offset in range(start, stop, len(piece)):
+                    part = piece[: stop - offset]
+                    self.fill(stream, offset, part)
                     digest.update(part)
         return digest.hexdigest()
 
-    def _compare(self, found: os.stat_result) -> None:
-        if _version(found) != self._first:
+    def _compare(self, status: os.stat_result) -> None:
+        if _version(status) != self._original:
             raise self._changed()
 
     def _unreadable(self, error: OSError) -> InputError:
@@ -100,18 +100,18 @@ class WatchedFile:
         )
 
 
-def _version(found: os.stat_result) -> tuple[int, ...]:
-    numbered = _keeps_numbers(found.st_dev)
-    return found.st_size, found.st_mtime_ns, *([found.st_ino] if numbered else [])
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    inode = (status.st_ino,) if _has_stable_inodes(status.st_dev) else ()
+    return status.st_size, status.st_mtime_ns, *inode
 
 
 @functools.cache
-def _keeps_numbers(device: int) -> bool:
-    """Whether a file keeps its inode's number: those of FUSE may get another after a while."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+def _has_stable_inodes(device: int) -> bool:
+    """Whether files keep the number of their inode, which FUSE may change after a while."""
+    number = f"{os.major(device)}:{os.minor(device)}"
     try:
         mounts = _MOUNTS.read_text("utf-8", "replace").splitlines()
     except OSError:
         return True
-    kinds = [line.partition(" - ")[2] for line in mounts if line.split(" ", 3)[2] == wanted]
+    kinds = [line.partition(" - ")[2] for line in mounts if line.split(" ", 3)[2] == number]
     return not any(kind.startswith("fuse") for kind in kinds)

@@ -1,4 +1,4 @@
-"""The mesh that layers are spread over, and what sweep.json says about the machine."""
+"""Mesh that layers are sharded over, and descriptions of devices and versions for sweep.json."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from svdjax.errors import InputError, printable
 
 
 def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
-    """Returns a mesh with the one axis ``layers`` over `count` devices of this process.
+    """Mesh with the one axis ``layers`` over devices of this process.
 
     Args:
-      count: how many; 0 for all, but of CPU devices, which share the machine's memory, only as
-        many as work in half of it.
-      working_bytes: what the largest matrix takes on a device while it is worked on.
+        count: Number of devices; 0 for all, but of CPU devices, which share the machine's memory,
+            only as many as half of it has room for.
+        working_bytes: Bytes that a device needs while it works on the largest matrix.
 
     Raises:
-      InputError: there are fewer devices than that.
+        InputError: There are fewer devices than `count`.
     """
     devices = local_devices()
     if count > len(devices):
@@ -34,42 +34,38 @@ def layer_mesh(count: int = 0, working_bytes: int = 0) -> jax.sharding.Mesh:
     if not count:
         count = len(devices)
         if devices[0].platform == "cpu" and working_bytes:
-            count = max(1, min(count, _memory() // 2 // working_bytes))
-    used = devices[:count]
-    return jax.make_mesh((len(used),), ("layers",), devices=used)
+            # The machine's whole memory, not what is free now: a resumed sweep has the same mesh.
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            count = max(1, min(count, memory // 2 // working_bytes))
+    return jax.make_mesh((count,), ("layers",), devices=devices[:count])
 
 
 def local_devices() -> list[Any]:
-    """The devices of this process.
+    """Devices of this process.
 
     Raises:
-      InputError: jax finds none of the kind that the environment asks for.
+        InputError: jax finds none of the kind that the environment asks for.
     """
     try:
         return jax.local_devices()
-    # Kinds of devices that are not there fail in their own ways, some with nothing to say.
+    # Absent kinds of devices fail in their own ways, some without a message.
     except Exception as error:
-        said = printable(" ".join(str(error).split()), 300) or type(error).__name__
+        reason = printable(" ".join(str(error).split()), 300) or type(error).__name__
         kinds = os.environ.get("JAX_PLATFORMS")
         raise InputError(
-            f"JAX_PLATFORMS={kinds}: jax finds no such device here ({said}); unset it, or set cpu"
+            f"JAX_PLATFORMS={kinds}: jax finds no such device here ({reason}); unset it, or set cpu"
             if kinds
-            else f"jax finds no device to compute on ({said})"
+            else f"jax finds no device to compute on ({reason})"
         ) from error
 
 
 def describe(mesh: jax.sharding.Mesh) -> list[str]:
-    """The devices of a mesh in words."""
+    """Platform, number and kind of each device of a mesh."""
     return [f"{device.platform}:{device.id} {device.device_kind}" for device in mesh.devices.flat]
 
 
-def _memory() -> int:
-    # The machine's whole memory, not what is free now: a sweep goes on with the same mesh.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def versions() -> dict[str, Any]:
-    """Versions of everything that has a hand in the numbers."""
+    """Versions of all software that determines the numbers."""
     return {
         "svdjax": svdjax.__version__,
         "jax": jax.__version__,

@@ -1,4 +1,4 @@
-"""Opens and validates every pair before anything is computed, and reports all faults at once."""
+"""Opening and validation of every pair before anything is computed; all faults at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from svdjax.checkpoint import (
     open_checkpoint,
     plan_pair,
 )
-from svdjax.checkpoint.digest import hash_file
+from svdjax.checkpoint.digest import file_digest
+from svdjax.checkpoint.watched import WatchedFile
 from svdjax.engine.groups import Group
 from svdjax.engine.pairs import PairSpec
 from svdjax.errors import InputError
@@ -24,12 +25,12 @@ from svdjax.errors import InputError
 
 @dataclass(frozen=True)
 class PairJob:
-    """A pair that is fit to be computed.
+    """Pair that is valid and planned.
 
     Attributes:
-      spec: what the config said.
-      plan: what is compared.
-      other: the plan of the other post model as base, where the config names one.
+        spec: Pair as the config names it.
+        plan: Plan of base and post.
+        other: Plan of the other post model as base and post, where the config names one.
     """
 
     spec: PairSpec
@@ -38,9 +39,9 @@ class PairJob:
 
     @property
     def sources(self) -> dict[str, Checkpoint]:
-        """Its checkpoints, by source as the config wrote it."""
-        found = {self.spec.base: self.plan.base, self.spec.post: self.plan.post}
-        return found | ({self.spec.other: self.other.base} if self.other else {})
+        """Checkpoints of the pair, by source as the config wrote it."""
+        sources = {self.spec.base: self.plan.base, self.spec.post: self.plan.post}
+        return sources | ({self.spec.other: self.other.base} if self.other else {})
 
 
 def open_pairs(
@@ -53,17 +54,17 @@ def open_pairs(
     """Opens all checkpoints (headers only) and plans all pairs.
 
     A LoRA adapter as `post` or `other` is merged into the base of its pair. Where that base is an
-    adapter too (a step of the same training) the two share the model below: the base that another
-    pair gives one of them, else what the adapter itself names.
+    adapter too (a step of the same training) both are merged into one model: the base that another
+    pair gives one of them, else the one that the adapter itself names.
 
     Args:
-      specs: the pairs.
-      split_fused: analyse the parts of fused projections.
-      merge_base: what adapters are merged into, where it is not the base of their pair.
-      check: called between checkpoints; may raise to stop.
+        specs: Pairs as the config names them.
+        split_fused: Whether the parts of fused projections are analysed.
+        merge_base: Model that adapters are merged into, where it is not the base of their pair.
+        check: Called between checkpoints; may raise to stop.
 
     Raises:
-      InputError: with every fault of every pair, in one line.
+        InputError: A pair has a fault; the message has all faults of all pairs, in one line.
     """
     specs = tuple(specs)
     opened: dict[str, Checkpoint | None] = {}
@@ -76,32 +77,30 @@ def open_pairs(
             check()
             opening.add(source)
             try:
-                opened[source] = open_checkpoint(source, lambda: below(source))
+                opened[source] = open_checkpoint(source, lambda: adapter_base(source))
             except InputError as error:
                 faults.append(str(error))
                 opened[source] = None
         return opened[source]
 
-    def below(source: str) -> Checkpoint | None:
-        """What an adapter is merged into; None where no pair says so."""
-        bases = [merge_base] if merge_base else []
-        for spec in () if merge_base else specs:
-            if source in (spec.post, spec.other):
-                bases.append(spec.base)
-        found: dict[str, Checkpoint] = {}
-        for base in dict.fromkeys(bases):
+    def adapter_base(source: str) -> Checkpoint | None:
+        """Model that an adapter is merged into; None where no pair names one."""
+        bases = [spec.base for spec in specs if source in (spec.post, spec.other)]
+        models: dict[str, Checkpoint] = {}
+        for base in [merge_base] if merge_base else dict.fromkeys(bases):
             # Two adapters may be compared both ways round.
-            one = None if base in opening and base not in opened else get(base)
-            if one is not None:
-                found[str(one.base.path if isinstance(one, MergedCheckpoint) else one.path)] = one
+            model = None if base in opening and base not in opened else get(base)
+            if model is not None:
+                whole = model.base if isinstance(model, MergedCheckpoint) else model
+                models[str(whole.path)] = model
             elif base in opened:
                 raise InputError(f"{source}: its base {base} cannot be used")
-        if len(found) > 1:
+        if len(models) > 1:
             raise InputError(
-                f"{source}: a LoRA adapter that pairs give different bases, {' and '.join(found)}; "
-                "expected one in a sweep (make two sweeps, or merge it with PEFT first)"
+                f"{source}: a LoRA adapter that pairs give different bases, {' and '.join(models)};"
+                " expected one in a sweep (make two sweeps, or merge it with PEFT first)"
             )
-        return next(iter(found.values()), None)
+        return next(iter(models.values()), None)
 
     for spec in specs:
         base, post = get(spec.base), get(spec.post)
@@ -110,8 +109,8 @@ def open_pairs(
             continue
         try:
             plan = plan_pair(base, post, split_fused=split_fused)
-            beside = plan_pair(other, post, split_fused=split_fused) if other else None
-            jobs.append(PairJob(spec, plan, beside))
+            other_plan = plan_pair(other, post, split_fused=split_fused) if other else None
+            jobs.append(PairJob(spec, plan, other_plan))
         except InputError as error:
             faults.append(f"{spec.label}: {error}")
     _raise(faults)
@@ -120,27 +119,26 @@ def open_pairs(
 
 def checkpoints(jobs: Sequence[PairJob]) -> dict[str, Checkpoint]:
     """Every checkpoint of the jobs once, by its source as the config wrote it."""
-    return {source: one for job in jobs for source, one in job.sources.items()}
+    return {source: checkpoint for job in jobs for source, checkpoint in job.sources.items()}
 
 
 def digest_inputs(
     jobs: Sequence[PairJob], *, full: bool, check: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Fingerprints of all input files, by source; of held-out texts by path."""
+    """Digests of all input files by source, those of held-out texts by path."""
     digests = {}
     for source, checkpoint in checkpoints(jobs).items():
         check()
         digests[source] = input_digest(checkpoint, full=full)
     for text in dict.fromkeys(job.spec.text for job in jobs if job.spec.text):
-        size, whole = hash_file(pathlib.Path(text).expanduser())
-        digests[text] = {"size": size, "sha256": whole}
+        digests[text] = file_digest(WatchedFile(pathlib.Path(text).expanduser()))
     return digests
 
 
 def check_unchanged(jobs: Sequence[PairJob]) -> None:
     """Raises `InputError` if a file of the checkpoints has changed since it was first read.
 
-    Every reading looks too; this is for the end, before results are called done.
+    Every reading does so too; this is for the end, before results are complete.
     """
     for checkpoint in checkpoints(jobs).values():
         checkpoint.check_unchanged()
@@ -155,42 +153,39 @@ def check_values(
 ) -> None:
     """Reads every analysed tensor once, a layer at a time, and looks for NaN and Inf.
 
-    Reading is quick beside factorising, and it is better to know before the first hour than after
-    the last: a fault found halfway would leave half a result.
+    Reading is quick beside factorising: a fault is better known before the first hour than halfway
+    through, with half a result.
 
     Args:
-      jobs: the pairs; a checkpoint that occurs in several is read once.
-      among: look at the matrices of these groups only; other processes look at the rest.
-      check: called between tensors; may raise to stop.
-      progress: called with the number of layers looked at, and their total.
+        jobs: Pairs; a checkpoint that occurs in several is read once.
+        among: Groups whose matrices are read, where other processes read the rest; None for all.
+        check: Called between tensors; may raise to stop.
+        progress: Called with the number of layers that were read, and their total.
 
     Raises:
-      InputError: naming every file and tensor with such values.
+        InputError: There are such values; the message names every file and tensor with them.
     """
-    mine = None
-    if among is not None:
-        mine = {
-            (group.pair, group.projection.name, layer)
-            for group in among
-            for layer in range(group.start, group.stop)
-        }
-    wanted = {}
-    for job in jobs:
-        for checkpoint in job.sources.values():
-            for projection in job.plan.projections:
-                for layer in range(len(projection.tensors)):
-                    if mine is not None and (job.spec.name, projection.name, layer) not in mine:
-                        continue
-                    key = (str(checkpoint.path), projection.tensors[layer], projection.rows)
-                    wanted[key] = (checkpoint, projection, layer)
+    among_layers = {
+        (group.pair, group.projection.name, layer)
+        for group in among or ()
+        for layer in range(group.start, group.stop)
+    }
+    layers = {
+        (str(checkpoint.path), tensor, projection.rows): (checkpoint, projection, layer)
+        for job in jobs
+        for checkpoint in job.sources.values()
+        for projection in job.plan.projections
+        for layer, tensor in enumerate(projection.tensors)
+        if among is None or (job.spec.name, projection.name, layer) in among_layers
+    }
     faults: list[str] = []
-    for done, (checkpoint, projection, layer) in enumerate(wanted.values(), 1):
+    for done, (checkpoint, projection, layer) in enumerate(layers.values(), 1):
         check()
         try:
             check_layer(checkpoint, projection, layer)
         except InputError as error:
             faults.append(str(error))
-        progress(done, len(wanted))
+        progress(done, len(layers))
     _raise(faults)
 
 

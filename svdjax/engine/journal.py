@@ -1,14 +1,12 @@
-"""One file per finished group, so that a killed sweep loses at most the group in flight.
+"""Journal of a sweep: one file per finished group, so that a kill loses the group in flight alone.
 
-A file's name is the digest of everything that determines its numbers. It is written whole or not
-at all, and still never trusted: checksums, key, fields and shapes are checked on reading, and what
-fails is computed again.
+A file's name is the digest of everything that determines its numbers. Files are written atomically
+and still not trusted: checksums, key, fields and shapes are checked on reading, and a group whose
+file fails is computed again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.atomic import plain, read_npz, remove_leftovers, write_npz
+from svdjax.checkpoint import digest_of
 from svdjax.engine.groups import Group
 from svdjax.spectral import PairMetrics
 
@@ -24,16 +23,16 @@ _KEY = "journal_key"
 
 
 class Journal:
-    """The journal of one pair, a directory of npz files."""
+    """Journal of one pair, a directory of npz files."""
 
     def __init__(self, directory: pathlib.Path, identity: Any, *, clean: bool = True):
-        """Opens (and makes) the journal.
+        """Opens the journal; makes its directory.
 
         Args:
-          directory: where the files lie.
-          identity: JSON-able; input digests, factorisation, corner, versions: whatever, beside
-            the group itself, determines the numbers.
-          clean: remove what killed writers left; not while others may be writing.
+            directory: Directory of the files.
+            identity: JSON-able; all that determines the numbers beside the group itself: input
+                digests, factorisation, corner, versions.
+            clean: Whether temporary files of killed writers are removed; not while others write.
         """
         self.directory = directory
         self.identity = plain(identity)
@@ -44,28 +43,26 @@ class Journal:
     def key(self, group: Group) -> str:
         """Digest of the identity and the group."""
         projection = group.projection
-        text = json.dumps(
+        return digest_of(
             [
                 JOURNAL_VERSION,
                 self.identity,
                 projection.name,
-                plain(projection.shape),
-                plain(projection.tensors[group.start : group.stop]),
+                projection.shape,
+                projection.tensors[group.start : group.stop],
                 projection.transposed,
-                plain(projection.rows),
+                projection.rows,
                 group.length,
-            ],
-            sort_keys=True,
+            ]
         )
-        return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, group: Group, metrics: PairMetrics) -> None:
-        """Keeps the numbers of a group."""
+        """Writes the metrics of a group."""
         key = self.key(group)
         write_npz(self._path(key), {_KEY: np.array(key), **metrics._asdict()})
 
     def read(self, group: Group) -> PairMetrics | None:
-        """Returns the numbers of a group, or None where they are missing or not to be trusted."""
+        """Metrics of a group; None where they are missing or damaged."""
         key = self.key(group)
         path = self._path(key)
         if not path.is_file():
@@ -80,7 +77,7 @@ class Journal:
         return PairMetrics(**arrays)
 
     def remove(self) -> None:
-        """Deletes the journal; its numbers are in the pair's files by now."""
+        """Deletes the journal, once its metrics are in the pair's files."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _path(self, key: str) -> pathlib.Path:

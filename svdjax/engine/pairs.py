@@ -1,4 +1,4 @@
-"""A pair of checkpoints as it was named, and what it is called in an error."""
+"""Pairs of checkpoints as the config names them, and their labels in errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIDES = ("name", "base", "post")
 
 @dataclass(frozen=True)
 class PairSpec:
-    """One pair as the config names it; see `svdjax.options.default_config`."""
+    """Pair as the config names it (`svdjax.options.default_config`)."""
 
     name: str
     base: str
@@ -24,16 +24,16 @@ class PairSpec:
 
     @property
     def label(self) -> str:
-        """The pair in an error: ``pair NAME``, or ``pair`` for one that bears this name."""
+        """Label of the pair in errors, as `pair_label`."""
         return pair_label(self.name)
 
 
 PAIR_LEAVES: Mapping[str, Any] = {
-    each.name: each.default for each in dataclasses.fields(PairSpec) if each.name not in _SIDES
+    field.name: field.default for field in dataclasses.fields(PairSpec) if field.name not in _SIDES
 }
-"""What a pair may have beside name, base and post, and its default."""
+"""Optional leaves of a pair, beside name, base and post, and their defaults."""
 
 
 def pair_label(name: str) -> str:
-    """``pair NAME``; ``pair`` where that is the name itself, as of two directories."""
+    """Label ``pair NAME``; ``pair`` where that is the name itself, as of two directories."""
     return name if name == "pair" else f"pair {name}"

@@ -1,4 +1,4 @@
-"""Reading ahead: the next item is loaded by one thread while the present one is worked on."""
+"""Reading ahead: one thread loads the next item while the present one is worked on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def prefetch(
     load: Callable[[Item], Loaded],
     check: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[Item, Loaded], None, None]:
-    """Yields each item with what `load` makes of it; two of these exist at a time.
+    """Yields each item with its loaded value; two of these exist at a time.
 
     Args:
-      items: in this order.
-      load: called in the reading thread; what it raises is raised here.
-      check: called before each item; may raise to stop.
+        items: Items in the order of loading.
+        load: Loads an item, in the reading thread; its errors are raised here.
+        check: Called before each item; may raise to stop.
     """
     if not items:
         return

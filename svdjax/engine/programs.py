@@ -1,9 +1,9 @@
-"""The folder in which compiled programs are kept between processes, and that it stays usable.
+"""Upkeep of the folder of compiled programs, jax's compilation cache on disk.
 
 jax writes an entry once and never again, and not atomically: one that a kill or a full disk cut off
 would be compiled anew, with a warning, for ever. jax's own bound on the folder writes a second file
-beside each entry, without which it refuses to write any other. So the bound is kept here, and
-entries are looked at, each once, when a command starts.
+beside each entry, without which it refuses to write any other. So the bound is enforced here, and
+each entry is checked once, when a command starts.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def tidy(folder: pathlib.Path, most: int, *, bounded: bool = False) -> None:
     """Removes entries that cannot be read, and the oldest beyond the bound.
 
     Args:
-      folder: of jax's compilation cache.
-      most: bytes of all entries.
-      bounded: whether jax bounds the folder as well, and needs the time beside each entry.
+        folder: Folder of jax's compilation cache.
+        most: Bound on the bytes of all entries.
+        bounded: Whether jax bounds the folder as well, and needs the time beside each entry.
 
     Raises:
-      OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     probe = folder / _PROBE
     try:
@@ -51,17 +51,17 @@ def tidy(folder: pathlib.Path, most: int, *, bounded: bool = False) -> None:
     entries: list[tuple[float, int, pathlib.Path]] = []
     for path in [pathlib.Path(entry.path) for entry in os.scandir(folder)]:
         with contextlib.suppress(FileNotFoundError):  # other processes tidy too
-            if path.name.endswith(_TIME) and not (bounded and _other(path, _ENTRY).exists()):
+            if path.name.endswith(_TIME) and not (bounded and _beside(path, _ENTRY).exists()):
                 path.unlink()
             if not path.name.endswith(_ENTRY):
                 continue
-            about = path.stat()
-            alone = bounded and not _other(path, _TIME).exists()
-            if alone or (about.st_ctime_ns >= checked and not _is_whole(path)):
+            status = path.stat()
+            untimed = bounded and not _beside(path, _TIME).exists()
+            if untimed or (status.st_ctime_ns >= checked and not _is_whole(path)):
                 path.unlink()
             else:
-                last = max(about.st_atime, about.st_mtime)
-                entries.append((last, about.st_size, path))
+                last_use = max(status.st_atime, status.st_mtime)
+                entries.append((last_use, status.st_size, path))
     excess = sum(size for _, size, _ in entries) - most
     for _, size, path in sorted(entries):
         if excess <= 0:
@@ -73,56 +73,57 @@ def tidy(folder: pathlib.Path, most: int, *, bounded: bool = False) -> None:
 
 
 def tell_once(folder: str) -> None:
-    """Has jax's warnings that entries cannot be written or read become one line in all."""
-    usual, told = warnings.showwarning, []
+    """Replaces jax's warnings that entries cannot be written or read by one line in all."""
+    show_others, shown = warnings.showwarning, []
 
-    def show(message: Any, *rest: Any, **named: Any) -> None:
+    def show(message: Any, *args: Any, **kwargs: Any) -> None:
         if not re.match(r"Error (reading|writing) persistent compilation cache", str(message)):
-            usual(message, *rest, **named)
-        elif not told:
-            told.append(message)
-            why = printable(" ".join(str(message).partition(": ")[2].split()), 200)
-            print(unusable(folder, why), file=sys.stderr, flush=True)
+            show_others(message, *args, **kwargs)
+        elif not shown:
+            shown.append(message)
+            reason = printable(" ".join(str(message).partition(": ")[2].split()), 200)
+            print(unusable(folder, reason), file=sys.stderr, flush=True)
 
     warnings.showwarning = show
 
 
-def unusable(folder: str | os.PathLike[str], why: str) -> str:
-    """The line that says so."""
+def unusable(folder: str | os.PathLike[str], reason: str) -> str:
+    """Message on a folder that cannot be used."""
     return (
-        f"{printable(os.fspath(folder))}: compiled programs cannot be kept there ({why}); they are "
-        "compiled again each time"
+        f"{printable(os.fspath(folder))}: compiled programs cannot be kept there ({reason}); they "
+        "are compiled again each time"
     )
 
 
-def _other(path: pathlib.Path, suffix: str) -> pathlib.Path:
-    """The file beside an entry, or the entry beside it."""
+def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
+    """File of that suffix of the same program."""
     stem = path.name.removesuffix(_ENTRY).removesuffix(_TIME)
     return path.with_name(stem + suffix)
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    """Whether an entry can be unpacked, checksum included, as far as that can be told here."""
+    """Whether an entry can be decompressed, checksum included; True where no library can tell."""
     with path.open("rb") as file:
-        start = file.read(len(_ZSTD))
+        magic = file.read(len(_ZSTD))
         file.seek(0)
-        if start == _ZSTD:
-            unpack = _zstd()
-            if unpack is None:
-                return True  # of another environment, which can read it
-        elif start.startswith(_ZLIB):
-            unpack = zlib.decompressobj()
+        if magic == _ZSTD:
+            decompressor = _zstd()
+            if decompressor is None:
+                return True  # written in another environment, which can read it
+        elif magic.startswith(_ZLIB):
+            decompressor = zlib.decompressobj()
         else:
             return False
         try:
-            while not unpack.eof and (chunk := file.read(_CHUNK)):
-                unpack.decompress(chunk)
+            while not decompressor.eof and (chunk := file.read(_CHUNK)):
+                decompressor.decompress(chunk)
         except Exception:  # each library has its own
             return False
-        return unpack.eof
+        return decompressor.eof
 
 
 def _zstd() -> Any:
+    """Decompressor of the library that jax uses; None where there is none."""
     for module in ("compression.zstd", "zstandard"):
         with contextlib.suppress(ImportError, AttributeError):
             library = importlib.import_module(module)

@@ -1,10 +1,10 @@
-"""Stopping on request: the signal is noted, the group in flight is finished, then the work ends."""
+"""Stops on request: a signal is noted, the group in flight is finished, then the work ends."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 from svdjax.errors import Interrupted
 
@@ -12,15 +12,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While entered, notes SIGTERM and SIGINT; `check` raises where it is safe to stop.
+    """Context that notes SIGTERM and SIGINT; `check` raises where it is safe to stop.
 
-    A second signal does not wait: it raises at once. Everything on disk is atomic, so even that
-    loses no more than the group in flight. Imports nothing heavy, so that a door can enter it
-    before jax is loaded. Outside the main thread, where Python takes no signals, it does nothing.
+    A second signal raises at once. Everything on disk is atomic, so even that loses no more than
+    the group in flight. Imports nothing heavy, so that a command can enter it before jax is loaded.
+    Outside the main thread, where Python takes no signals, it does nothing.
     """
 
     def __init__(self, *, resumes: bool = True) -> None:
-        """`resumes`: whether what is stopped goes on where it was, or starts over."""
+        """Prepares the message, which says whether the same command `resumes` or starts over."""
         self._after = "goes on from here" if resumes else "starts over"
         self.signum: int | None = None
         self._previous: dict[int, object] = {}
@@ -32,17 +32,12 @@ class StopRequest:
             self._previous[signum] = signal.signal(signum, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def check(self, done: str = "") -> None:
-        """Raises `Interrupted` if a signal came; `done` says how far the work is."""
+        """Raises `Interrupted` if a signal came; `done` is the progress in its message."""
         if self.signum is not None:
             raise Interrupted(self._message(done), self.signum)
 

@@ -1,4 +1,4 @@
-"""Errors of the disk, told as what they are: nothing wrong with svdjax, and mendable."""
+"""Errors of the disk as messages for users, who can mend them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 from svdjax.errors import InputError
 
-_OURS = (errno.EBADF, errno.EFAULT, errno.EPIPE, errno.ENOTTY, errno.ECHILD, errno.ENOMEM)
-"""What no file system answers to what is asked of it here: faults of a program, or memory."""
+_INTERNAL = (errno.EBADF, errno.EFAULT, errno.EPIPE, errno.ENOTTY, errno.ECHILD, errno.ENOMEM)
+"""Errors that come from the program or its memory, not from a file system."""
 
 
 @contextlib.contextmanager
 def writing_to(path: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong while files in `path` are written into an `InputError`."""
+    """Context in which files in `path` are written: errors of the disk become `InputError`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.errno in _OURS:
+        if error.errno is None or error.errno in _INTERNAL:
             raise
         raise InputError(
             f"{error.filename or path} cannot be written: {error.strerror}; mend that and the same "

@@ -68,7 +68,7 @@ def test_memory_does_not_grow_with_the_steps(models: dict[str, pathlib.Path]) ->
     for step in steps:
         for name in step.names:
             step.read(name)
-        assert len(orbax_step._KEPT) <= orbax_step._MOST_KEPT
+        assert len(orbax_step._CACHE) <= orbax_step._MOST_CACHED
     for step in steps:
         step.close()
 

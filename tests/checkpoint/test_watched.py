@@ -98,7 +98,7 @@ def test_a_file_that_is_gone_or_no_file(tmp_path):
 def test_fuse_may_number_its_files_anew(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_bytes(b"content")
-    monkeypatch.setattr(watched, "_keeps_numbers", lambda device: False)
+    monkeypatch.setattr(watched, "_has_stable_inodes", lambda device: False)
     one = WatchedFile(file)
     other_inode(file)
     one.check()
@@ -108,7 +108,7 @@ def test_fuse_may_number_its_files_anew(tmp_path, monkeypatch):
 
 def test_which_file_systems_keep_their_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(watched, "_MOUNTS", tmp_path / "mounts")
-    kept = watched._keeps_numbers.__wrapped__
+    kept = watched._has_stable_inodes.__wrapped__
     assert kept(os.makedev(0, 41))
     line = "36 35 {} / /mnt rw,noatime master:1 - {} /dev/root rw"
     kinds = {"8:1": "ext4", "0:41": "fuse.sshfs", "0:42": "nfs4", "0:411": "fuseblk"}
