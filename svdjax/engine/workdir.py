@@ -1,4 +1,4 @@
-"""The directory of a run: one lock, one record, and what makes it refuse another run."""
+"""Directory of a run: its lock, its record, and the refusal of a different run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOCK = ".lock"
 
 
 class Workdir:
-    """A run's directory, held by one flock from `lock` until the process ends or `close`.
+    """Directory of a run, held by one flock from `lock` until the process ends or `close`.
 
     The kernel drops the lock with the process, so a killed run never leaves one behind.
     """
@@ -26,7 +26,16 @@ class Workdir:
     def __init__(
         self, path: str | os.PathLike[str], *, flag: str = "--workdir", kind: str = "sweep"
     ):
-        """`flag` named the directory; `<kind>.json` in it is the record of the run."""
+        """Checks the path.
+
+        Args:
+            path: Directory of the run, which may not exist yet.
+            flag: Flag that named the directory, for messages.
+            kind: Kind of the run; `<kind>.json` in the directory is its record.
+
+        Raises:
+            InputError: The path is a file, or cannot be looked up.
+        """
         self._lock: Lock | None = None
         self.flag, self.kind = flag, kind
         try:
@@ -41,14 +50,14 @@ class Workdir:
 
     @property
     def record(self) -> pathlib.Path:
-        """Where the record of the run lies."""
+        """Path of the record of the run."""
         return self.path / f"{self.kind}.json"
 
     def lock(self) -> None:
         """Makes the directory and takes its lock.
 
         Raises:
-          InputError: another run holds it, or it cannot be written.
+            InputError: Another run holds it, or it cannot be written.
         """
         if self._lock is not None:
             return
@@ -76,25 +85,24 @@ class Workdir:
     def check_places(self, pairs: list[str]) -> None:
         """Raises `InputError` if something else lies where results are to be written."""
         folders = [self.path / pair for pair in pairs]
-        files = [self.path / "report.html", *(folder / "report.html" for folder in folders)]
         for path in folders:
             if path.exists() and not path.is_dir():
                 raise InputError(f"{path} is a file: expected a directory for the pair's results")
-        for path in files:
+        for path in [folder / "report.html" for folder in (self.path, *folders)]:
             if path.is_dir():
                 raise InputError(f"{path} is a directory: expected nothing there, or a report")
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def state(self) -> dict[str, Any]:
-        """Returns the record of the run, empty if there is none yet.
+        """Record of the run, empty if there is none yet.
 
         Raises:
-          InputError: it is not readable or of another format version.
+            InputError: It is not readable or of another format version.
         """
         path = self.record
         try:
@@ -117,10 +125,10 @@ class Workdir:
         return state
 
     def check_there(self, files: Iterable[pathlib.Path] = ()) -> None:
-        """Makes sure that the directory is the one that was locked, and that `files` are there.
+        """Checks that the directory is the one that was locked, and that `files` exist.
 
         Raises:
-          InputError: it, or one of them, was deleted or replaced meanwhile.
+            InputError: The directory or one of the files was deleted or replaced meanwhile.
         """
         same = self._lock is None or self._lock.in_place()
         gone = [path for path in files if not path.is_file()] if same else [self.path]
@@ -131,26 +139,26 @@ class Workdir:
             )
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Replaces the record of the run; raises as `check_there` does."""
+        """Replaces the record of the run; raises `InputError` as `check_there`."""
         self.check_there()
         write_json(self.record, {"format_version": FORMAT_VERSION, **state})
 
     def clean(self, pairs: list[str]) -> None:
-        """Removes the temporary files a killed sweep left, ours only."""
-        homes = [self.path, *(self.path / pair for pair in pairs)]
-        remove_leftovers(home / part for home in homes for part in ("", "tables", "figures"))
+        """Removes temporary files of killed sweeps."""
+        folders = [self.path, *(self.path / pair for pair in pairs)]
+        remove_leftovers(folder / part for folder in folders for part in ("", "tables", "figures"))
 
-    def refuse_other(self, state: dict[str, Any], key: str, mine: Any, what: str) -> None:
-        """Raises `InputError` naming the difference if `state[key]` is not `mine`."""
+    def refuse_other(self, state: dict[str, Any], key: str, expected: Any, what: str) -> None:
+        """Raises `InputError` naming the differences if `state[key]` is not as expected."""
         if key not in state:
             return
-        differences = list(differ(state[key], plain(mine)))
-        # Pairs are made of other leaves: what those say already is not said again.
-        said = {_change(text) for text in differences if not text.startswith("pairs.")}
+        differences = list(differ(state[key], plain(expected)))
+        # Pairs follow from other leaves, whose differences are not repeated.
+        changes = {_change(text) for text in differences if not text.startswith("pairs.")}
         differences = [
             text
             for text in differences
-            if not text.startswith("pairs.") or _change(text) not in said
+            if not text.startswith("pairs.") or _change(text) not in changes
         ]
         if differences:
             shown = "; ".join(differences[:6])
@@ -161,18 +169,18 @@ class Workdir:
             )
 
 
-def differ(there: Any, here: Any, path: str = "") -> Iterator[str]:
+def differ(recorded: Any, expected: Any, path: str = "") -> Iterator[str]:
     """Yields ``leaf: A there, B here`` for every leaf in which two JSON values differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(set(there) | set(here)):
+    if isinstance(recorded, dict) and isinstance(expected, dict):
+        for key in sorted(set(recorded) | set(expected)):
             name = f"{path}.{key}" if path else key
-            yield from differ(there.get(key, _MISSING), here.get(key, _MISSING), name)
-    elif there != here:
-        yield f"{path}: {_short(there)} there, {_short(here)} here"
+            yield from differ(recorded.get(key, _MISSING), expected.get(key, _MISSING), name)
+    elif recorded != expected:
+        yield f"{path}: {_short(recorded)} there, {_short(expected)} here"
 
 
 def _change(difference: str) -> str:
-    """What `differ` says of a leaf, without its name."""
+    """Text of `differ` without the name of the leaf."""
     return difference.partition(": ")[2]
 
 
