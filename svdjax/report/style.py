@@ -103,6 +103,11 @@ def grid(
     return figure, axes
 
 
+def reference_line(axes: Axes, value: float, **line: Any) -> None:
+    """Draws a dashed horizontal line, such as the level of unrelated matrices."""
+    axes.axhline(value, **{"color": "#111827", "linestyle": (0, (4, 3)), "linewidth": 1, **line})
+
+
 def layer_axis(axes: Axes, layers: Sequence[str], *, room: int = 28) -> None:
     """Labels the x axis with layers, thinned so that they never touch.
 

@@ -31,7 +31,7 @@ def fits(panels: Sequence[Panel]) -> Figure:
 
 
 def residuals(panels: Sequence[Panel]) -> Figure:
-    """How far the rotations of the two sides are from a common one, per layer (eq. 13).
+    """Distance of the rotations of the two sides from a common one, per layer (eq. 13).
 
     Layers without a common rotation that is unique have no residuals, and are not drawn.
     """
@@ -46,15 +46,14 @@ def has_residuals(panels: Sequence[Panel]) -> bool:
 def _per_layer(panels: Sequence[Panel], lines: dict[str, str], title: str) -> Figure:
     figure, axes = style.grid(len(panels))
     stacks = [{field: panel.stack(field) for field in lines} for panel in panels]
-    # A legend names only what was computed.
-    known = {name for values in stacks for name, y in values.items() if np.isfinite(y).any()}
+    # The legend names only what was computed.
+    computed = {name for values in stacks for name, y in values.items() if np.isfinite(y).any()}
     for ax, panel, values in zip(axes, panels, stacks, strict=True):
+        size = 3.2 if len(panel.layers) > 1 else 6
         for i, (field, text) in enumerate(lines.items()):
-            if field not in known:
-                continue
-            marker, colour = style.MARKERS[i], style.COLOURS[i]
-            size = 3.2 if len(panel.layers) > 1 else 6
-            ax.plot(values[field], color=colour, marker=marker, markersize=size, label=text)
+            if field in computed:
+                marker, colour = style.MARKERS[i], style.COLOURS[i]
+                ax.plot(values[field], color=colour, marker=marker, markersize=size, label=text)
         stacked = np.concatenate(list(values.values()))
         if not np.isfinite(stacked).any():
             style.note(ax, "undefined in every layer")

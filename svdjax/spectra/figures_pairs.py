@@ -21,63 +21,52 @@ Pairs = Mapping[str, Sequence[Panel]]
 
 
 def shared_names(pairs: Pairs) -> tuple[str, ...]:
-    """Names of the panels, in the order in which pairs bring them, at most `MOST_PANELS`."""
+    """Names of all panels, in the order in which pairs bring them, at most `MOST_PANELS`."""
     names = dict.fromkeys(panel.name for panels in pairs.values() for panel in panels)
     return tuple(names)[:MOST_PANELS]
 
 
 def bands(pairs: Pairs) -> Figure:
     """Fig. 8 with every pair of the sweep."""
-    names = shared_names(pairs)
-    figure, axes = style.grid(len(names), sharey=True)
-    for ax, name in zip(axes, names, strict=True):
-        for colour, (pair, panel) in _in_colour(pairs, name):
+    figure, grid = _grid(pairs, sharey=True)
+    for ax, members in grid:
+        for pair, panel, colour in members:
             draw_band(ax, panel, colour, style.label(pair))
-        _finish(ax, pairs, name)
         finish_bands(ax)
-    figure.supylabel("σ post / σ base, top 90 %", fontsize=8.5)
-    _legend(figure, pairs)
+    _label(figure, pairs, "σ post / σ base, top 90 %")
     return figure
 
 
 def nf(pairs: Pairs) -> Figure:
     """Fig. 9 by projection: NF per layer of every pair, with the level of unrelated matrices."""
-    names = shared_names(pairs)
-    figure, axes = style.grid(len(names))
-    for ax, name in zip(axes, names, strict=True):
-        levels = set()
-        for colour, (_, panel) in _in_colour(pairs, name):
+    figure, grid = _grid(pairs)
+    for ax, members in grid:
+        for _, panel, colour in members:
             values = panel.stack("nf")
             if np.isfinite(values).any():
                 ax.plot(values, color=colour, marker="o", markersize=3.4)
-            levels.add(panel.nf_unrelated)
         if not ax.lines:
             style.note(ax, "rank-deficient in every layer")
-        for level in levels:
-            ax.axhline(level, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
-        _finish(ax, pairs, name)
+        for level in {panel.nf_unrelated for _, panel, _ in members}:
+            style.reference_line(ax, level)
         ax.set_ylim(bottom=0)
         ax.grid(axis="y")
-    figure.supylabel("NF (dashed: unrelated)", fontsize=8.5)
-    _legend(figure, pairs)
+    _label(figure, pairs, "NF (dashed: unrelated)")
     return figure
 
 
 def share(pairs: Pairs) -> Figure:
     """NF as a share of the unrelated level, per layer of every pair; comparable across shapes."""
-    names = shared_names(pairs)
-    figure, axes = style.grid(len(names), sharey=True)
-    every = [np.ones(1)]
-    for ax, name in zip(axes, names, strict=True):
-        for colour, (_, panel) in _in_colour(pairs, name):
-            every.append(panel.stack("nf") / panel.nf_unrelated)
-            ax.plot(every[-1], color=colour, marker="o", markersize=3.4)
-        ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
-        _finish(ax, pairs, name)
+    figure, grid = _grid(pairs, sharey=True)
+    shares = [np.ones(1)]
+    for ax, members in grid:
+        for _, panel, colour in members:
+            shares.append(panel.stack("nf") / panel.nf_unrelated)
+            ax.plot(shares[-1], color=colour, marker="o", markersize=3.4)
+        style.reference_line(ax, 1.0)
         ax.grid(axis="y")
-    style.error_scale(axes[0], np.concatenate(every), percent=True)
-    figure.supylabel("NF / NF unrelated", fontsize=8.5)
-    _legend(figure, pairs)
+    style.error_scale(figure.axes[0], np.concatenate(shares), percent=True)
+    _label(figure, pairs, "NF / NF unrelated")
     return figure
 
 
@@ -90,12 +79,12 @@ def svsm(pairs: Pairs) -> Figure:
     norm, extend = colour_scale([panel for _, panels in rows for panel in panels])
     axes, image = [], None
     for i, (pair, panels) in enumerate(rows):
-        known = {panel.name: panel for panel in panels}
+        by_name = {panel.name: panel for panel in panels}
         for j, name in enumerate(names):
-            if name not in known:
+            if name not in by_name:
                 continue
             ax = figure.add_subplot(len(rows), len(names), i * len(names) + j + 1)
-            image = draw_svsm(ax, known[name], norm, room=12)
+            image = draw_svsm(ax, by_name[name], norm, room=12)
             ax.set_xlabel("layer" if i == len(rows) - 1 else "")
             if i == 0:
                 ax.set_title(style.label(name, 22))
@@ -107,21 +96,29 @@ def svsm(pairs: Pairs) -> Figure:
     return figure
 
 
-def _in_colour(pairs: Pairs, name: str):
-    """(colour, (pair, panel)) for the pairs that have the panel."""
-    for i, (pair, panels) in enumerate(pairs.items()):
-        for panel in panels:
-            if panel.name == name:
-                yield style.COLOURS[i % len(style.COLOURS)], (pair, panel)
+def _grid(
+    pairs: Pairs, *, sharey: bool = False
+) -> tuple[Figure, list[tuple[Axes, list[tuple[str, Panel, str]]]]]:
+    """A figure with axes for each projection; beside each axes (pair, panel, colour) to draw."""
+    names = shared_names(pairs)
+    figure, axes = style.grid(len(names), sharey=sharey)
+    grid = []
+    for ax, name in zip(axes, names, strict=True):
+        members = [
+            (pair, panel, style.COLOURS[i % len(style.COLOURS)])
+            for i, (pair, panels) in enumerate(pairs.items())
+            for panel in panels
+            if panel.name == name
+        ]
+        style.layer_axis(ax, max((panel.layers for _, panel, _ in members), key=len))
+        ax.set_title(style.label(name))
+        grid.append((ax, members))
+    return figure, grid
 
 
-def _finish(ax: Axes, pairs: Pairs, name: str) -> None:
-    layers = [p.layers for panels in pairs.values() for p in panels if p.name == name]
-    style.layer_axis(ax, max(layers, key=len))
-    ax.set_title(style.label(name))
-
-
-def _legend(figure: Figure, pairs: Pairs) -> None:
+def _label(figure: Figure, pairs: Pairs, title: str) -> None:
+    """Adds the title of the y axes and the legend of the pairs."""
+    figure.supylabel(title, fontsize=8.5)
     handles = [
         figure.axes[0].plot([], [], color=style.COLOURS[i % 12], marker="o", ms=3.4)[0]
         for i in range(len(pairs))

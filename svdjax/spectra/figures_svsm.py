@@ -6,6 +6,7 @@ Axis legend: `L` layers, `R` rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -43,26 +44,26 @@ def heatmaps(panels: Sequence[Panel]) -> Figure:
 
 
 def colour_scale(panels: Sequence[Panel]) -> tuple[TwoSlopeNorm, str]:
-    """White at 1, wide enough for 99 % of the top 90 % of all ratios, the same for all panels."""
-    top, every = [], []
-    for panel in panels:
-        ratios = panel.stack("svsm")
-        count = max(1, statistics.top_count(ratios.shape[-1]))
-        top.append(ratios[:, :count].ravel())
-        every.append(ratios.ravel())
-    values, everything = (_finite(np.concatenate(part)) for part in (top, every))
-    if not values.size:
+    """Colours of ratios, the same for all panels, and the ends at which the colour bar is open.
+
+    White at 1, wide enough for 99 % of the top 90 % of all ratios.
+    """
+    stacks = [panel.stack("svsm") for panel in panels]
+    counts = [max(1, statistics.top_count(stack.shape[-1])) for stack in stacks]
+    ratios = _finite(stacks)
+    top = _finite([stack[:, :count] for stack, count in zip(stacks, counts)])
+    if not top.size:
         return TwoSlopeNorm(1.0, 0.9, 1.1), "neither"
-    low, high = np.quantile(values, (0.005, 0.995))
+    low, high = np.quantile(top, (0.005, 0.995))
     half = max(abs(1 - low), abs(high - 1), 0.02) * 1.4
     vmin, vmax = max(0.0, 1 - half), 1 + half
-    below, above = everything.min() < vmin, everything.max() > vmax
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
-    return TwoSlopeNorm(1.0, vmin, vmax), extend[(int(below), int(above))]
+    below, above = bool(ratios.min() < vmin), bool(ratios.max() > vmax)
+    extend = {(False, True): "max", (True, False): "min", (True, True): "both"}
+    return TwoSlopeNorm(1.0, vmin, vmax), extend.get((below, above), "neither")
 
 
 def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm, *, room: int = 28) -> AxesImage:
-    """Draws one heatmap with its 90 % line; returns the image."""
+    """Draws a heatmap with its 90 % line; returns the image."""
     ratios = panel.stack("svsm")
     rank = ratios.shape[-1]
     cmap = style.colour_map("RdBu_r", bad=_UNDEFINED)
@@ -75,8 +76,7 @@ def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm, *, room: int = 28) -> 
         extent=(-0.5, len(panel.layers) - 0.5, rank - 0.5, -0.5),
     )
     if rank > 1:
-        top = statistics.top_count(rank) - 0.5
-        ax.axhline(top, color="#111827", linewidth=0.7, linestyle=(0, (4, 3)))
+        style.reference_line(ax, statistics.top_count(rank) - 0.5, linewidth=0.7)
     style.layer_axis(ax, panel.layers, room=room)
     ax.set_yticks(sorted({0, rank // 2, rank - 1}))
     return image
@@ -87,8 +87,8 @@ def bands(panels: Sequence[Panel]) -> Figure:
     figure, axes = style.grid(len(panels), sharey=True)
     for ax, panel in zip(axes, panels, strict=True):
         draw_band(ax, panel, style.BASE)
-        s = panel.svsm
-        ax.set_title(f"{style.label(panel.name)}\n{s.alpha_mean:.4f} ± {s.alpha_std:.4f}")
+        mean, std = panel.svsm.alpha_mean, panel.svsm.alpha_std
+        ax.set_title(f"{style.label(panel.name)}\n{mean:.4f} ± {std:.4f}")
         style.layer_axis(ax, panel.layers)
         finish_bands(ax)
     figure.supylabel("σ post / σ base, top 90 %", fontsize=8.5)
@@ -96,7 +96,7 @@ def bands(panels: Sequence[Panel]) -> Figure:
 
 
 def draw_band(ax: Axes, panel: Panel, colour: str, text: str | None = None) -> None:
-    """One pair's band in one panel."""
+    """Draws the band of one pair in a panel."""
     mean, std = np.asarray(panel.svsm.layer_mean), np.asarray(panel.svsm.layer_std)
     x = np.arange(len(mean))
     if not np.isfinite(mean).any():
@@ -110,8 +110,8 @@ def draw_band(ax: Axes, panel: Panel, colour: str, text: str | None = None) -> N
 
 
 def finish_bands(ax: Axes) -> None:
-    """The line of no scaling, and a light grid."""
-    ax.axhline(1.0, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    """Draws the line of no scaling, and a light grid."""
+    style.reference_line(ax, 1.0, color=style.MUTED, linewidth=0.8, zorder=0)
     ax.grid(axis="y")
     ax.set_axisbelow(True)
 
@@ -122,13 +122,13 @@ def spectra(panels: Sequence[Panel]) -> Figure:
     shades = ("#1f5a92", "#2f8f5b", "#c4511b")
     for ax, panel in zip(axes, panels, strict=True):
         base, post = panel.stack("sigma_base"), panel.stack("sigma_post")
-        chosen = sorted({0, (len(base) - 1) // 2, len(base) - 1})
+        layers = sorted({0, (len(base) - 1) // 2, len(base) - 1})
         marker = "o" if base.shape[-1] == 1 else ""
-        for colour, layer in zip(shades, chosen, strict=False):
+        for colour, layer in zip(shades, layers, strict=False):
             for sigma, dashes in ((base, "-"), (post, (0, (3, 2)))):
                 y = np.where(sigma[layer] > 0, sigma[layer], np.nan)
                 ax.plot(y, color=colour, linestyle=dashes, linewidth=1.2, marker=marker)
-        values = np.concatenate([base[chosen], post[chosen]])
+        values = np.concatenate([base[layers], post[layers]])
         if (values > 0).any():
             style.log_axis(ax, values[values > 0])
         else:
@@ -136,18 +136,18 @@ def spectra(panels: Sequence[Panel]) -> Figure:
         ax.set_title(style.label(panel.name))
         ax.set_xlabel("index j")
         ax.set_xmargin(0.02)
-    parts = ("first layer", "middle layer", "last layer")
-    deepest = max(len(panel.layers) for panel in panels)
-    keys = [*zip(shades, ["-"] * 3, parts)][: min(deepest, 3)] if deepest > 1 else []
-    if deepest == 2:
-        keys = [(shades[0], "-", parts[0]), (shades[1], "-", parts[2])]
+    names = {1: (), 2: ("first layer", "last layer")}.get(
+        max(len(panel.layers) for panel in panels), ("first layer", "middle layer", "last layer")
+    )
+    keys: list[tuple[str, Any, str]] = [(shade, "-", name) for shade, name in zip(shades, names)]
     keys += [("#374151", "-", "σ base"), ("#374151", (0, (3, 2)), "σ post")]
     handles = [Line2D([], [], color=colour, ls=ls, label=text) for colour, ls, text in keys]
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
+def _finite(stacks: Sequence[np.ndarray]) -> np.ndarray:
+    values = np.concatenate([stack.ravel() for stack in stacks])
     return values[np.isfinite(values)]
 
 

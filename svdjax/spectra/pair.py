@@ -1,4 +1,4 @@
-"""One pair, in memory: the sweep's own path without its files."""
+"""Analysis of one pair in memory: the sweep's own path without its files."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def compare(
     group_bytes: int = Settings.group_bytes,
     progress: bool = False,
 ) -> Comparison:
-    """Analyses how the linear layers of `post` differ from those of `base`.
+    """Analysis of a pair: how the linear layers of `post` differ from those of `base`.
 
     Example:
-      >>> import svdjax
-      >>> result = svdjax.compare("Qwen/Qwen2.5-Math-1.5B", "Qwen/Qwen2.5-Math-1.5B-Instruct")
-      >>> result["q_proj"].alpha_mean, result["q_proj"].nf
+        >>> import svdjax
+        >>> result = svdjax.compare("Qwen/Qwen2.5-Math-1.5B", "Qwen/Qwen2.5-Math-1.5B-Instruct")
+        >>> result["q_proj"].alpha_mean, result["q_proj"].nf
 
     Args:
-      base: directory of a Hugging Face checkpoint, or hub id (``org/name[@revision]``).
-      post: directory or hub id of the post-trained one.
-      factorisation: ``auto``, ``svd_f64`` or ``svd_f32``; `svdjax.options.OPTIONS` explains them.
-      measure: ``vectors``, ``fits`` or ``all``, explained there too.
-      corner: leading singular directions whose similarity matrices are kept.
-      split_fused: split fused projections (phi3) into their parts.
-      devices: devices to spread the layers over, 0 for all.
-      group_bytes: host bytes of one group of layers, both matrices as stored.
-      progress: log lines and a bar on stderr.
+        base: Directory of a Hugging Face checkpoint, or hub id (``org/name[@revision]``).
+        post: Directory or hub id of the post-trained checkpoint.
+        factorisation: ``auto``, ``svd_f64`` or ``svd_f32``; `svdjax.options.OPTIONS` explains them.
+        measure: ``vectors``, ``fits`` or ``all``; explained there too.
+        corner: Number of leading singular directions whose similarity matrices are kept.
+        split_fused: Whether to split fused projections (phi3) into their parts.
+        devices: Number of devices to spread the layers over, 0 for all.
+        group_bytes: Host bytes of one group of layers, both matrices as stored.
+        progress: Whether to log lines and a bar on stderr.
 
     Returns:
-      The results as numpy arrays in small dataclasses; nothing is written.
+        The results as numpy arrays in small dataclasses; nothing is written.
 
     Raises:
-      InputError: the two cannot be compared; the message says everything that is wrong.
+        InputError: The two cannot be compared; the message says everything that is wrong.
     """
     settings = Settings(
         factorisation=factorisation,
@@ -64,8 +64,8 @@ def compare(
         devices=devices,
         group_bytes=group_bytes,
     )
-    if problems := settings.problems():
-        raise InputError(" | ".join(problems))
+    if faults := settings.faults():
+        raise InputError(" | ".join(faults))
     get_factorisation(factorisation)
     spec = PairSpec("pair", os.fspath(base), os.fspath(post))
     (job,) = inputs.open_pairs([spec], split_fused=split_fused)

@@ -1,19 +1,19 @@
-"""Whether singular values were scaled by a factor: the condition of every sentence that says so.
+"""Sentences on the scaling of the singular values, and the conditions under which they are said.
 
 The mean of sigma_post / sigma_base drifts upwards under any change that has nothing to do with W,
-while alpha of least squares does not (docs/mathematics.md, 6). A factor is only said to be one
-where it exceeds that drift, and the differences among the singular values.
+while alpha of least squares does not (docs/mathematics.md, 6). Singular values are only said to be
+scaled by a factor where it exceeds that drift, and the differences among the singular values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svdjax.report.numbers import decimal, ends, listed, percent, span
+from svdjax.report.numbers import decimal, ends, listed, percent
 from svdjax.spectra.tables import over
 
 if TYPE_CHECKING:
@@ -26,24 +26,28 @@ UNIFORM = 0.05
 
 
 def scaling_judgements(nulls: NullResults | None) -> Mapping[str, Judgement]:
-    """What the nulls stage says of the factors of each projection, where it says anything."""
+    """Judgements of the nulls stage on the factors, by projection, where it has a verdict."""
     if nulls is None:
         return {}
-    every = {name: judged["scaling"] for name, judged in nulls.judgements.items()}
-    return {name: one for name, one in every.items() if one.verdict in ("below", "within", "above")}
+    judgements = {name: each["scaling"] for name, each in nulls.judgements.items()}
+    return {
+        name: judgement
+        for name, judgement in judgements.items()
+        if judgement.verdict in ("below", "within", "above")
+    }
 
 
-def least_squares(one: ProjectionResult) -> float:
+def least_squares(projection: ProjectionResult) -> float:
     """Mean over the layers of alpha by least squares."""
-    return over(np.mean, one.metrics.alpha_ls)
+    return over(np.mean, projection.metrics.alpha_ls)
 
 
-def is_even(one: ProjectionResult) -> bool:
+def is_even(projection: ProjectionResult) -> bool:
     """Whether the spread of the factors is within `UNIFORM` of their mean."""
-    return one.alpha_std <= UNIFORM * one.alpha_mean
+    return projection.alpha_std <= UNIFORM * projection.alpha_mean
 
 
-def exceeds_drift(one: ProjectionResult, judgement: Judgement | None) -> bool:
+def exceeds_drift(projection: ProjectionResult, judgement: Judgement | None) -> bool:
     """Whether the mean factor is more than what a change without any scaling makes of it.
 
     It has to lie farther from 1 than that, on the same side, and by more than the standard
@@ -52,71 +56,65 @@ def exceeds_drift(one: ProjectionResult, judgement: Judgement | None) -> bool:
     to be nearer to the mean factor than half way to 1, and farther from 1 than that deviation.
 
     Args:
-      one: the projection.
-      judgement: of its ``scaling`` in the nulls stage, if that was asked for.
+        projection: The projection.
+        judgement: Judgement of the nulls stage on its ``scaling``; None without that stage.
     """
-    side = math.copysign(1, one.alpha_mean - 1)
+    side = math.copysign(1, projection.alpha_mean - 1)
     if judgement is None:
-        fitted = least_squares(one)
-        drift = abs(one.alpha_mean - fitted)
-        return 2 * drift < abs(one.alpha_mean - 1) and side * (fitted - 1) > one.alpha_std
-    place = judgement.test
+        fitted = least_squares(projection)
+        drift = abs(projection.alpha_mean - fitted)
+        return (
+            2 * drift < abs(projection.alpha_mean - 1)
+            and side * (fitted - 1) > projection.alpha_std
+        )
     if judgement.verdict != ("above" if side > 0 else "below"):
         return False
-    return side * (place.observed - place.mean) > one.alpha_std
+    test = judgement.test
+    return side * (test.observed - test.mean) > projection.alpha_std
 
 
 def scaling_lead(
-    results: Sequence[ProjectionResult],
+    projections: Sequence[ProjectionResult],
     judgements: Mapping[str, Judgement],
     odd: Sequence[str] = (),
-) -> list[str]:
-    """The sentence on scaling at the top of a page; none where no factor is defined.
+) -> str:
+    """Sentence on scaling at the top of a page; empty where no factor is defined.
 
     Args:
-      results: the projections.
-      judgements: as `scaling_judgements` returned them.
-      odd: names of matrices whose scaling factor stands out from their neighbours'.
+        projections: The projections.
+        judgements: Judgements as `scaling_judgements` returned them.
+        odd: Names of matrices whose scaling factor stands out from their neighbours'.
     """
-    known = [one for one in results if math.isfinite(one.alpha_mean) and one.alpha_mean > 0]
-    if not known:
-        return []
-    even = [one for one in known if is_even(one)]
-    scaled = [one.name for one in even if exceeds_drift(one, judgements.get(one.name))]
-    means = ends([one.alpha_mean for one in known], lambda value: decimal(value, 3))
-    fitted = ends([least_squares(one) for one in known], lambda value: decimal(value, 3))
-    spread = ends([one.alpha_std / one.alpha_mean for one in known], percent)
+    defined = [p for p in projections if math.isfinite(p.alpha_mean) and p.alpha_mean > 0]
+    if not defined:
+        return ""
+    even = [p for p in defined if is_even(p)]
+    scaled = [p.name for p in even if exceeds_drift(p, judgements.get(p.name))]
+    means = _ends(p.alpha_mean for p in defined)
+    fitted = _ends(least_squares(p) for p in defined)
+    spread = ends([p.alpha_std / p.alpha_mean for p in defined], percent)
     numbers = f"means {means}, by least squares {fitted}; spread {spread} of the mean"
-    alone = _alone([one for one in known if one.name in judgements], judgements)
-    if alone:
-        numbers += f"; a change of that size without any scaling gives {alone}"
+    unscaled = [judgements[p.name].test.mean for p in defined if p.name in judgements]
+    if unscaled:
+        numbers += f"; a change of that size without any scaling gives {_ends(unscaled)}"
     apart = f" apart from {listed(list(odd))}" if odd else ""
-    count = f"{len(known)} {'projection' if len(known) == 1 else 'projections'}"
-    if len(scaled) == len(known):
-        return [
+    if len(scaled) == len(defined):
+        return (
             f"Each projection's singular values were scaled by a nearly uniform factor{apart} "
             f"({numbers})."
-        ]
+        )
     if scaled:
-        return [
+        return (
             f"The singular values were scaled by a nearly uniform factor in {len(scaled)} of "
-            f"{count}, {listed(scaled)}{apart and ','}{apart} ({numbers})."
-        ]
+            f"{len(defined)} projections, {listed(scaled)}{apart and ','}{apart} ({numbers})."
+        )
     if not even:
-        return [f"No projection's singular values were scaled by one factor ({numbers})."]
-    return [
+        return f"No projection's singular values were scaled by one factor ({numbers})."
+    return (
         "No projection's singular values were scaled by a factor beyond what a change without any "
         f"scaling makes of them and their own spread ({numbers})."
-    ]
+    )
 
 
-def _alone(known: Sequence[ProjectionResult], judgements: Mapping[str, Judgement]) -> str:
-    if not known:
-        return ""
-    return ends([judgements[one.name].test.mean for one in known], lambda x: decimal(x, 3))
-
-
-def scaling_span(known: Sequence[ProjectionResult]) -> str:
-    """Ends of alpha by least squares, as the list of findings has them."""
-    fitted = [least_squares(one) for one in known]
-    return span(decimal(over(np.min, fitted)), decimal(over(np.max, fitted)))
+def _ends(factors: Iterable[float]) -> str:
+    return ends(factors, lambda factor: decimal(factor, 3))

@@ -1,4 +1,4 @@
-"""What the storage of a pair carries of its projections (docs/mathematics.md, 7), in words too.
+"""Directions of a projection that the storage of its pair carries (docs/mathematics.md, 7).
 
 Axis legend: `L` layers, `R` rank.
 """
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from svdjax.spectra.results import ProjectionResult
 
 
-def limited_layers(one: ProjectionResult) -> np.ndarray:
+def limited_layers(projection: ProjectionResult) -> np.ndarray:
     """Layers with more than stray directions below the rounding of base or post, bool [L]."""
-    m = one.metrics
+    m = projection.metrics
     sides = ((m.rank_base, m.stored_rank_base), (m.rank_post, m.stored_rank_post))
-    base, post = (is_limited(np.asarray(r), np.asarray(k), one.shape) for r, k in sides)
+    base, post = (is_limited(np.asarray(r), np.asarray(k), projection.shape) for r, k in sides)
     return base | post
 
 
-def restricted(one: ProjectionResult) -> ProjectionResult:
-    """The projection on the directions that storage carries; itself where that is all of them.
+def restricted(projection: ProjectionResult) -> ProjectionResult:
+    """The projection on the directions that storage carries; itself where it carries all.
 
     Where a layer is limited by its storage, nf and nf_rank are nf_stored, and the SVSM is NaN
-    beyond the top 90 % of the directions that stand out of the rounding on both sides. The
-    co-rotation share is that on the directions of base which do.
+    beyond the top 90 % of the directions that exceed the rounding on both sides. The co-rotation
+    share is the share on the directions of base that exceed it.
     """
-    limited = limited_layers(one)
+    limited = limited_layers(projection)
     if not limited.any():
-        return one
-    m = one.metrics
-    carried = np.minimum(np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post))
-    top = np.where(carried > 0, [statistics.top_count(int(k)) for k in carried], 0)
+        return projection
+    m = projection.metrics
+    rank = np.minimum(np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post))
+    top = np.where(rank > 0, [statistics.top_count(int(k)) for k in rank], 0)
     beyond = limited[:, None] & (np.arange(np.shape(m.svsm)[1])[None, :] >= top[:, None])
     metrics = m._replace(
         svsm=np.where(beyond, np.nan, m.svsm),
@@ -48,24 +48,26 @@ def restricted(one: ProjectionResult) -> ProjectionResult:
         corotation_std=np.where(limited, m.corotation_stored_std, m.corotation_std),
         norm_offdiag=np.where(limited, m.norm_offdiag_stored, m.norm_offdiag),
     )
-    return dataclasses.replace(one, metrics=metrics)
+    return dataclasses.replace(projection, metrics=metrics)
 
 
-def rank_notes(results: Iterable[ProjectionResult]) -> list[str]:
+def rank_notes(projections: Iterable[ProjectionResult]) -> list[str]:
     """``rank 40 of 64 in what bf16 can carry``, one for each R and format that limit a layer."""
     ranks: dict[tuple[int, str], list[int]] = {}
-    for one in results:
-        m, r = one.metrics, min(one.shape)
+    for projection in projections:
+        m = projection.metrics
         base, post = np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post)
-        for layer in np.flatnonzero(limited_layers(one)):
-            lower = m.storage_eps_base if base[layer] <= post[layer] else m.storage_eps_post
-            name = NAMES.get(float(np.asarray(lower)[layer]), "its format")
-            ranks.setdefault((r, name), []).append(int(min(base[layer], post[layer])))
+        for layer in np.flatnonzero(limited_layers(projection)):
+            eps = m.storage_eps_base if base[layer] <= post[layer] else m.storage_eps_post
+            name = NAMES.get(float(np.asarray(eps)[layer]), "its format")
+            key = min(projection.shape), name
+            ranks.setdefault(key, []).append(int(min(base[layer], post[layer])))
     return [
-        f"rank {_span(found)} of {r} in what {name} can carry" for (r, name), found in ranks.items()
+        f"rank {_range(stored)} of {rank} in what {name} can carry"
+        for (rank, name), stored in ranks.items()
     ]
 
 
-def _span(ranks: list[int]) -> str:
+def _range(ranks: list[int]) -> str:
     low, high = min(ranks), max(ranks)
     return str(low) if low == high else f"{low} to {high}"

@@ -1,8 +1,9 @@
-"""Tables as a page shows them: chosen columns, rounded numbers, a bounded number of rows."""
+"""Views of a comparison's tables: chosen columns, rounded numbers, a bounded number of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 
 from svdjax.report.cells import (
     MOST_COLUMNS,
@@ -22,31 +23,40 @@ from svdjax.report.numbers import MISSING, decimal, significant
 from svdjax.report.table import Table
 from svdjax.spectra.figures_fits import FIT_NAMES
 
+_PAIR = Head("pair", text=True)
+
 
 def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView]:
-    """The tables of a pair's page. `paper` is the matched row of the paper, if any."""
+    """Views of a pair's page; empty ones are left out.
+
+    Args:
+        tables: Tables as `svdjax.spectra.tables.pair_tables` returns them.
+        paper: Name of the matched column of the paper's tables, if any.
+    """
+    table3, table4, nf, layers = (tables[key] for key in ("table3", "table4", "nf", "layers"))
+    limited = any(row["storage_limited_layers"] for row in nf.rows)
     views = [
         view(
-            tables["table3"],
+            table3,
             "Scaling of the singular values (Table 3)",
             "Mean and standard deviation of σ post / σ base over all layers and the top 90 % of "
             "the singular values" + (f", beside the paper's row {paper}." if paper else "."),
-            [*_TABLE3, *(_PAPER3 if paper else ()), *_where_limited(tables["table3"], _STORED3)],
+            [*_TABLE3, *(_PAPER3 if paper else ()), *(_STORED3 if limited else ())],
         ),
         view(
-            tables["table4"],
+            table4,
             "Scaling factors α′ (Table 4)",
             "The mean factor rounded to one decimal, as the constructions use it.",
             [*_TABLE4, *(_PAPER4 if paper else ())],
         ),
         view(
-            tables["nf"],
+            nf,
             "Agreement of the two rotations (NF)",
             "NF over the layers, the level of unrelated matrices of that shape, and their ratio: "
             "0 same, about 1 unrelated. Ranks: layers in which a matrix is rank-deficient, where "
             "NF is not defined and NF on the common rank stands in."
-            + _stored_caption(tables["nf"]),
-            [*_NF, *_where_limited(tables["nf"], _STORED_NF)],
+            + (_STORED_CAPTION if limited else ""),
+            [*_NF, *(_STORED_NF if limited else ())],
         ),
         view(
             tables["corotation"],
@@ -70,13 +80,13 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
             folded=True,
         ),
         view(
-            tables["layers"],
+            layers,
             "Every layer",
             "One row per matrix; the file has more columns. Stands out in: the metrics in which a "
             "matrix differs from the neighbouring layers by more than these do among themselves. "
             "Clustered: how many singular values of base and of post equal another one within "
             "their error, so that their vectors are arbitrary.",
-            [*_LAYERS, *_where_limited(tables["layers"], _STORED_LAYERS, "storage_limited")],
+            [*_LAYERS, *(_STORED_LAYERS if limited else ())],
             folded=True,
             most=None,
         ),
@@ -85,7 +95,7 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
 
 
 def pairs_view(table: Table) -> TableView:
-    """The index's table of pairs."""
+    """View of the index's table of pairs."""
     return view(
         table,
         "All pairs and projections",
@@ -97,7 +107,7 @@ def pairs_view(table: Table) -> TableView:
 
 
 def matrix_views(table: Table) -> list[TableView]:
-    """One row per pair, one column per projection: NF / unrelated, and the scaling factor."""
+    """Views with a row per pair and a column per projection: NF / unrelated, scaling factor."""
     if not fits_matrix(table):
         return []
     return [
@@ -120,57 +130,62 @@ def matrix_views(table: Table) -> list[TableView]:
 
 
 def fits_matrix(table: Table) -> bool:
-    """Whether `pairs_matrix` has anything to show, in a width that can be read."""
+    """Whether the table has projections, and few enough for `pairs_matrix`."""
     return 0 < len({row["projection"] for row in table.rows}) <= MOST_COLUMNS
 
 
-def pairs_matrix(table: Table, title: str, caption: str, show: Callable[[Row], str]) -> TableView:
-    """One row per pair, one column per projection; a dash where a pair lacks the projection.
+def pairs_matrix(
+    table: Table,
+    title: str,
+    caption: str,
+    show: Callable[[Row], str],
+    *,
+    names: Collection[str] = (),
+    head: Head = _PAIR,
+    folded: bool = False,
+    most: int | None = None,
+) -> TableView:
+    """View with a row per pair and a column per projection; a dash where a pair lacks one.
 
     Args:
-      table: with columns ``pair`` and ``projection``.
-      title: of the view.
-      caption: likewise.
-      show: what a cell says of its row.
+        table: Table whose rows have ``pair`` and ``projection``.
+        title: Title above the view.
+        caption: How to read it.
+        show: Format of a cell.
+        names: Projections; by default those of the table.
+        head: Heading of the first column.
+        folded: Whether the view is shown only on request.
+        most: Number of pairs that are shown; None for all.
     """
-    names = list(dict.fromkeys(row["projection"] for row in table.rows))
+    names = names or dict.fromkeys(row["projection"] for row in table.rows)
     cells: dict[str, dict[str, str]] = {}
     for row in table.rows:
         cells.setdefault(row["pair"], {})[row["projection"]] = show(row)
-    heads = (Head("pair", text=True), *(Head(name) for name in names))
-    rows = tuple((pair, *(one.get(name, MISSING) for name in names)) for pair, one in cells.items())
-    return TableView(title, caption, heads, rows, 0, f"tables/{table.name}.csv", False)
+    rows = tuple((pair, *(line.get(p, MISSING) for p in names)) for pair, line in cells.items())
+    return TableView(
+        title=title,
+        caption=caption,
+        heads=(head, *map(Head, names)),
+        rows=rows[:most],
+        hidden=len(rows) - len(rows[:most]),
+        file=f"tables/{table.name}.csv",
+        folded=folded,
+    )
 
 
-def _three(value: float) -> str:
-    return decimal(value, 3)
-
-
-def _chance(row: Row) -> str:
+def _p_value(row: Row) -> str:
     p = row["corotation_p"]
     return "< 1e-300" if p < 1e-300 else significant(p, 2)
-
-
-def _where_limited(
-    table: Table, specs: list[Spec], key: str = "storage_limited_layers"
-) -> list[Spec]:
-    """Columns of what storage carries; none where it carries everything."""
-    return specs if any(row[key] for row in table.rows) else []
-
-
-def _stored_caption(table: Table) -> str:
-    if not _where_limited(table, _STORED_NF):
-        return ""
-    return (
-        " Carried by storage: NF on the directions that stand out of the rounding of the stored "
-        "numbers, what rounding alone makes of it, and the layers where others do not."
-    )
 
 
 def _shape(row: Row) -> str:
     return f"{row['in']} × {row['out']}"
 
 
+_STORED_CAPTION = (
+    " Carried by storage: NF on the directions that stand out of the rounding of the stored "
+    "numbers, what rounding alone makes of it, and the layers where others do not."
+)
 _TABLE3: list[Spec] = [
     ("projection", plain("projection")),
     ("in × out", _shape),
@@ -178,10 +193,7 @@ _TABLE3: list[Spec] = [
     ("scaling factor", pm("alpha_mean", "alpha_std")),
     ("undefined ratios", plain("svsm_nan")),
 ]
-_PAPER3: list[Spec] = [
-    ("paper", pm("paper_mean", "paper_std")),
-    ("difference", dec("difference")),
-]
+_PAPER3: list[Spec] = [("paper", pm("paper_mean", "paper_std")), ("difference", dec("difference"))]
 _TABLE4: list[Spec] = [
     ("projection", plain("projection")),
     ("mean factor", dec("alpha_mean")),
@@ -201,15 +213,16 @@ _NF: list[Spec] = [
 _COROTATION: list[Spec] = [
     ("projection", plain("projection")),
     ("c", dec("corotation_pooled", 3)),
-    ("layers, smallest … largest", between("corotation_min", "corotation_max", _three)),
+    (
+        "layers, smallest … largest",
+        between("corotation_min", "corotation_max", functools.partial(decimal, digits=3)),
+    ),
     ("z", dec("corotation_z", 1)),
-    ("p", _chance),
+    ("p", _p_value),
     ("outside", share("outside_share_mean")),
     ("α by least squares", dec("alpha_ls_mean")),
 ]
-_STORED3: list[Spec] = [
-    ("factor carried by storage", pm("alpha_stored_mean", "alpha_stored_std")),
-]
+_STORED3: list[Spec] = [("factor carried by storage", pm("alpha_stored_mean", "alpha_stored_std"))]
 _STORED_NF: list[Spec] = [
     ("NF carried by storage", sig("nf_stored_mean")),
     ("by rounding", sig("nf_rounding_max", 2)),
@@ -239,7 +252,7 @@ _LAYERS: list[Spec] = [
     ("NF / unrelated", share("nf_over_unrelated")),
     ("NF on common rank", sig("nf_rank")),
     ("co-rotation c", dec("corotation", 3)),
-    ("p of c", _chance),
+    ("p of c", _p_value),
     ("rank base", plain("rank_base")),
     ("rank post", plain("rank_post")),
     ("‖post − α base‖", sig("norm_delta")),
@@ -258,5 +271,5 @@ _PAIRS: list[Spec] = [
     ("unrelated", sig("nf_unrelated")),
     ("NF / unrelated", share("nf_over_unrelated")),
     ("co-rotation c", dec("corotation_pooled", 3)),
-    ("p of c", _chance),
+    ("p of c", _p_value),
 ]

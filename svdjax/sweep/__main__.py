@@ -1,4 +1,4 @@
-"""Compares checkpoints pair by pair: the main job, one command, resumable.
+r"""Compares checkpoints pair by pair: the main job, one command, resumable.
 
 For every pair of a config, every linear layer of the base is compared with the same layer of the
 post-trained model: singular value scaling (SVSM, alpha), similarity of the singular vectors, NF
@@ -28,7 +28,7 @@ fault of svdjax.
     Several processes share the factorisations, with a workdir that all of them see:
       srun python -m svdjax.sweep --config=configs/pair.py:base=DIR,post=DIR --workdir=DIR
     or, without SLURM or Open MPI, the same command for K = 0 and 1, on one machine or two:
-      python -m svdjax.sweep --config=... --workdir=DIR \\
+      python -m svdjax.sweep --config=... --workdir=DIR \
           --hosts_coordinator=HOST:PORT --hosts_count=2 --hosts_index=K
 
 HOST is where process 0 runs, PORT a free one there. When a process dies, all others end with status
@@ -86,8 +86,8 @@ def main() -> str:
     with StopRequest() as stop:
         config = _prepared()
         hosts = requested(_COORDINATOR.value, _COUNT.value, _INDEX.value, _PATIENCE.value)
-        # jax is loaded from here on, after all that flags and config alone can be wrong about;
-        # which devices it may look for is still to be said where several processes share a machine.
+        # jax is loaded from here on, after the faults of flags and config are reported. Where
+        # processes share a machine, each is given its devices later.
         open_jax(devices=hosts is None or not hosts.gpus)
         from svdjax.sweep import pages
         from svdjax.sweep.run import run_sweep
@@ -101,7 +101,7 @@ def main() -> str:
 
 
 def _prepared() -> SweepConfig:
-    """Settles the process and reads the config."""
+    """Configures the process and reads the config."""
     prepare_process()
     from svdjax.sweep.config import read_config
 

@@ -1,12 +1,11 @@
-"""Reads a sweep's config into plain dataclasses and says at once everything that is wrong with it.
+"""Config of a sweep as dataclasses, with every fault of it reported at once.
 
-Imports no jax: whatever can be said without it is said first.
+Imports no jax: faults that need none are reported before it is loaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from svdjax import fields
 from svdjax.construct.options import ConstructionOptions
 from svdjax.construct.recipes import VARIANTS, Variant
 from svdjax.engine.pairs import PAIR_LEAVES, PairSpec, pair_label
-from svdjax.errors import InputError
+from svdjax.errors import InputError, did_you_mean
 from svdjax.evaluate.job import EvaluationOptions
 from svdjax.fields import as_leaf, setting
 from svdjax.nulls.options import NullOptions
@@ -28,13 +27,13 @@ from svdjax.text.options import DecoderOptions
 
 MEASURES = ("vectors", "fits", "all")  # those of svdjax.spectral, which needs jax
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._'+-]*")
-# What a sweep itself keeps beside the pairs' directories.
+# Files and directories that a sweep writes beside those of the pairs.
 _TAKEN = ("report.html", "sweep.json", "tables", "figures")
 
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """Where the data of each benchmark lies, empty of those that are not asked."""
+    """Path of each benchmark's data, empty for those that are not asked."""
 
     gsm8k: str = setting("", "GSM8K for the evaluation stage: its file, folder or hf:org/name.")
     math500: str = setting("", "MATH-500: its file, folder or hf:org/name.")
@@ -45,13 +44,13 @@ class BenchmarkData:
 
     @property
     def given(self) -> dict[str, str]:
-        """Those that are named, by benchmark."""
+        """Paths that are not empty, by benchmark."""
         return {name: path for name, path in dataclasses.asdict(self).items() if path}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to compute: the leaves of a config beside its pairs."""
+    """Leaves of a config beside its name and pairs."""
 
     factorisation: str = setting(
         "auto",
@@ -127,92 +126,90 @@ class Settings:
     temperature: TemperatureOptions = field(default_factory=TemperatureOptions)
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
 
-    def problems(self) -> list[str]:
+    def faults(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
-        found = fields.faults(self, as_leaf())
+        faults = fields.faults(self, as_leaf())
         known = ("spectra", *REGISTRY, "report")
         unknown = [stage for stage in self.stages if stage not in known]
         if unknown or not self.stages:
-            near = difflib.get_close_matches(str(unknown[0]), known, n=1) if unknown else []
-            hint = f"; there is no {unknown[0]!r}, did you mean {near[0]!r}?" if near else ""
-            found.append(
+            hint = did_you_mean(unknown[0], known) if unknown else ""
+            if hint:
+                hint = f"; there is no {unknown[0]!r}, {hint.removeprefix('; ')}"
+            faults.append(
                 f"config.stages={tuple(self.stages)}: expected some of {', '.join(known)}{hint}"
             )
         elif self.stages[0] != "spectra" or self.stages != tuple(
             stage for stage in known if stage in self.stages
         ):
-            found.append(
+            faults.append(
                 f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
                 f"the order {', '.join(known)}"
             )
         if "nulls" in self.stages:
-            found += fields.faults(self.nulls, as_leaf("nulls"))
-        return found + self._construction_problems() + self._behaviour_problems()
+            faults += fields.faults(self.nulls, as_leaf("nulls"))
+        return faults + self._construction_faults() + self._behaviour_faults()
 
-    def _construction_problems(self) -> list[str]:
-        found = []
+    def _construction_faults(self) -> list[str]:
+        faults = []
         for name in self.variants:
             if name not in ("all", *VARIANTS):
-                near = difflib.get_close_matches(str(name), VARIANTS, n=1)
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else f"known: all, {', '.join(VARIANTS)}"
-                )
-                found.append(f"config.variants: there is no variant {name!r}; {hint}")
+                hint = did_you_mean(name, VARIANTS) or f"; known: all, {', '.join(VARIANTS)}"
+                faults.append(f"config.variants: there is no variant {name!r}{hint}")
         if not self.variants:
-            found.append("config.variants is empty: leave the constructions stage out instead")
+            faults.append("config.variants is empty: leave the constructions stage out instead")
         if "constructions" in self.stages:
-            found += self.constructions.faults(as_leaf("constructions"))
-        if self.split_fused and "constructions" in self.stages:
-            found.append(
-                "config.split_fused=True: constructions edit fused projections as a whole, as in "
-                "the paper; leave one of the two out"
-            )
-        return found
+            faults += self.constructions.faults(as_leaf("constructions"))
+            if self.split_fused:
+                faults.append(
+                    "config.split_fused=True: constructions edit fused projections as a whole, as "
+                    "in the paper; leave one of the two out"
+                )
+        return faults
 
-    def _behaviour_problems(self) -> list[str]:
-        found = []
+    def _behaviour_faults(self) -> list[str]:
+        faults = []
         if self.reads_prompts:
-            found += fields.faults(self.probes, as_leaf("probes"))
+            faults += fields.faults(self.probes, as_leaf("probes"))
             if not self.probes.prompts:
-                found.append(
+                faults.append(
                     "config.probes.prompts is not given: name a file of prompts, or leave the "
                     "probes stage out"
                 )
         if self.reads_questions:
-            found += self.evaluation.faults(as_leaf("evaluation"))
+            faults += self.evaluation.faults(as_leaf("evaluation"))
             if not self.benchmarks.given:
-                found.append(
+                faults.append(
                     "config.benchmarks: none is given; name the data of one, such as "
                     "--config.benchmarks.gsm8k=FILE, or leave the evaluation stage out"
                 )
         if self.runs_models or "temperature" in self.stages:
-            found += fields.faults(self.decoder, as_leaf("decoder"))
+            faults += fields.faults(self.decoder, as_leaf("decoder"))
         if "temperature" in self.stages:
-            found += self.temperature.faults(as_leaf("temperature"))
-        return found
+            faults += self.temperature.faults(as_leaf("temperature"))
+        return faults
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether a stage lets models read prompts."""
+        """Whether a stage runs models on prompts."""
         tempered = "temperature" in self.stages and bool(self.probes.prompts)
         return tempered or "probes" in self.stages
 
     @property
     def reads_questions(self) -> bool:
-        """Whether a stage asks models questions."""
+        """Whether a stage asks models the benchmarks' questions."""
         asked = "temperature" in self.stages and self.temperature.questions != 0
         return (asked and bool(self.benchmarks.given)) or "evaluation" in self.stages
 
     @property
     def runs_models(self) -> bool:
-        """Whether models are asked anything, and their prompts are wanted."""
+        """Whether a stage runs models on prompts or questions."""
         return self.reads_prompts or self.reads_questions
 
     @property
     def chosen_variants(self) -> tuple[Variant, ...]:
-        """The variants that `variants` names, in the order of `VARIANTS`."""
-        every = "all" in self.variants
-        return tuple(one for one in VARIANTS.values() if every or one.name in self.variants)
+        """Variants that `variants` names, in the order of `VARIANTS`."""
+        names = VARIANTS if "all" in self.variants else self.variants
+        return tuple(variant for variant in VARIANTS.values() if variant.name in names)
 
 
 @dataclass(frozen=True)
@@ -220,11 +217,11 @@ class SweepConfig:
     """A checked config.
 
     Attributes:
-      name: the config's name.
-      pairs: what to compare, in this order.
-      settings: how.
-      resolved: every leaf, JSON-able, as sweep.json records it.
-      trajectory: labels of its points, where the pairs are those of one.
+        name: Name of the config.
+        pairs: Pairs to compare, in this order.
+        settings: Settings of the computation.
+        resolved: Every leaf, JSON-able, as sweep.json records it.
+        trajectory: Labels of the points, where the pairs are those of a trajectory.
     """
 
     name: str
@@ -235,12 +232,10 @@ class SweepConfig:
 
 
 def read_config(config: Any) -> SweepConfig:
-    """Checks a `ConfigDict` (see `svdjax.options`) and returns it as dataclasses.
-
-    One that has been read already is returned as it is.
+    """Checked dataclasses of a `ConfigDict` (`svdjax.options`); a `SweepConfig` is returned as is.
 
     Raises:
-      InputError: with every problem of the config in one line.
+        InputError: With every fault of the config in one line.
     """
     if isinstance(config, SweepConfig):
         return config
@@ -250,43 +245,43 @@ def read_config(config: Any) -> SweepConfig:
     settings = fields.from_leaves(
         Settings, {name: leaves[name] for name in Settings.__dataclass_fields__ if name in leaves}
     )
-    problems = settings.problems()
+    faults = settings.faults()
     pairs = []
     for name, sides in (leaves.get("pairs") or {}).items():
-        problems += _pair_problems(name, sides)
+        faults += _pair_faults(name, sides)
         given = {key: sides[key] for key in PAIR_LEAVES if sides.get(key) is not None}
-        # What no stage looks at is not opened either.
+        # Inputs that no stage reads are not opened.
         if "constructions" not in settings.stages:
             given |= {"other": "", "constructed": False}
         if "temperature" not in settings.stages and not given.get("constructed", True):
             given["text"] = ""
         pairs.append(PairSpec(name, sides.get("base"), sides.get("post"), **given))
     if not _PAIR_NAME.fullmatch(str(leaves["name"])):
-        problems.append(
+        faults.append(
             f"config.name={leaves['name']!r} cannot name a directory: use letters, digits, - and _"
         )
     if not pairs:
-        problems.append(
+        faults.append(
             "config.pairs is empty: expected at least one pair; configs/trajectory.py makes them "
             "of steps=DIRECTORY after its colon"
         )
-    if problems:
-        raise InputError(" | ".join(problems))
+    if faults:
+        raise InputError(" | ".join(faults))
     trajectory = tuple(leaves.get("trajectory") or ())
     # A ConfigDict sorts its keys as words, 100 before 20.
-    order = {name: place for place, name in enumerate(trajectory_names(trajectory))}
+    order = {name: index for index, name in enumerate(trajectory_names(trajectory))}
     pairs.sort(key=lambda pair: order.get(pair.name, len(order)))
     return SweepConfig(str(leaves["name"]), tuple(pairs), settings, plain(leaves), trajectory)
 
 
-def _pair_problems(name: str, sides: Mapping[str, Any]) -> list[str]:
-    found = []
+def _pair_faults(name: str, sides: Mapping[str, Any]) -> list[str]:
+    faults = []
     if not _PAIR_NAME.fullmatch(name) or name in _TAKEN:
-        found.append(f"pair name {name!r} cannot name a directory: use letters, digits, - and _")
+        faults.append(f"pair name {name!r} cannot name a directory: use letters, digits, - and _")
     for side in ("base", "post"):
         if not sides.get(side):
-            found.append(
+            faults.append(
                 f"{pair_label(name)}: {side} is not given; write {side}=DIRECTORY after the "
                 f"config's colon, or --config.{side}=DIRECTORY"
             )
-    return found
+    return faults

@@ -17,12 +17,12 @@ _ROWS = (("nf", "NF / NF unrelated"), ("change", "change / norm"), ("alpha", "σ
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn.
+    """Values of the curves.
 
     Attributes:
-      steps: of the later point of every pair.
-      kinds: titles of the columns.
-      lines: values by (quantity, kind) and projection, one for each of `steps`.
+        steps: Step of the later point of every pair.
+        kinds: Titles of the columns.
+        lines: Values by (quantity, kind) and projection, one for each of `steps`.
     """
 
     steps: Sequence[int]
@@ -30,44 +30,40 @@ class Curves:
     lines: Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
 
 
-def curves(drawn: Curves) -> Figure:
-    """One row per quantity, one column for each point that steps are compared with."""
+def draw(curves: Curves) -> Figure:
+    """A row of axes per quantity, a column per kind of pair."""
     figure = Figure(figsize=(9.2, 7.4), layout="constrained")
-    axes = figure.subplots(len(_ROWS), len(drawn.kinds), squeeze=False, sharex=True)
-    for row, (key, words) in enumerate(_ROWS):
-        for column, kind in enumerate(drawn.kinds):
+    axes = figure.subplots(len(_ROWS), len(curves.kinds), squeeze=False, sharex=True)
+    for row, (key, label) in enumerate(_ROWS):
+        for column, kind in enumerate(curves.kinds):
             ax = axes[row][column]
-            _draw(ax, drawn.steps, drawn.lines[key, kind])
+            _draw(ax, curves.steps, curves.lines[key, kind])
             if key == "alpha":
-                ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
                 ax.ticklabel_format(axis="y", useOffset=False)
             else:
                 ax.set_ylim(bottom=0)
                 ax.yaxis.set_major_formatter(style.percentages())
-            if key == "nf" and ax.get_ylim()[1] > 0.8:
-                ax.axhline(1.0, color="#111827", linestyle=(0, (4, 3)), linewidth=1)
+            if key == "alpha" or (key == "nf" and ax.get_ylim()[1] > 0.8):
+                style.reference_line(ax, 1.0)
             if row == 0:
                 ax.set_title(kind)
             if column == 0:
-                ax.set_ylabel(words)
-        axes[-1][0].set_xlabel("step")
-    axes[-1][-1].set_xlabel("step")
+                ax.set_ylabel(label)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=style.columns(names))
     return figure
 
 
 def _draw(ax: Axes, steps: Sequence[int], lines: Mapping[str, Sequence[float]]) -> None:
-    for number, (name, values) in enumerate(lines.items()):
-        marker = style.MARKERS[number % len(style.MARKERS)]
-        colour = style.COLOURS[number % len(style.COLOURS)]
-        size = 3.4 if len(steps) <= 40 else 0
+    for i, (name, values) in enumerate(lines.items()):
         ax.plot(
             steps,
             np.asarray(values, np.float64),
-            color=colour,
-            marker=marker,
-            markersize=size,
+            color=style.COLOURS[i % len(style.COLOURS)],
+            marker=style.MARKERS[i % len(style.MARKERS)],
+            markersize=3.4 if len(steps) <= 40 else 0,
             label=style.label(name),
         )
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))

@@ -1,4 +1,4 @@
-"""The index of a sweep: all pairs side by side."""
+"""Index of a sweep: all pairs side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svdjax.report import page, style
-from svdjax.report.numbers import listed, percent, span
+from svdjax.report.numbers import ends, listed, percent
 from svdjax.report.page import Picture
 from svdjax.report.panels import MOST_PANELS, drawn
 from svdjax.report.section import index_sections
@@ -19,7 +19,7 @@ from svdjax.spectra import figures_pairs
 from svdjax.spectra.figures_pairs import MOST_PAIRS, MOST_ROWS, Pairs
 from svdjax.spectra.standout import by_matrix, matrix_name
 from svdjax.spectra.storage import rank_notes
-from svdjax.spectra.tables import over, pairs_table
+from svdjax.spectra.tables import pairs_table
 from svdjax.spectra.views import matrix_views, pairs_view
 from svdjax.sweep.stages import REGISTRY, stages_of
 from svdjax.sweep.trajectory import from_start, pair_name
@@ -40,21 +40,22 @@ def write_index(
     """Writes ``report.html`` of a sweep, with ``tables/*`` and ``figures/pairs_*.png``.
 
     Args:
-      workdir: the sweep's folder; every pair's report lies in ``<workdir>/<pair>/``.
-      comparisons: results by pair name.
-      papers: the column of the paper's tables by pair name, where the models are the paper's.
-      trajectory: its points in order, where the pairs are those of one (`svdjax.sweep.trajectory`).
-      results: of the other stages: by stage, then by pair.
+        workdir: The sweep's directory; every pair's report is in ``<workdir>/<pair>/``.
+        comparisons: Results by pair name.
+        papers: Column of the paper's tables by pair name, where the models are the paper's.
+        trajectory: Labels of the points in order, where the pairs are those of a trajectory
+            (`svdjax.sweep.trajectory`).
+        results: Results of the other stages: by stage, then by pair.
 
     Returns:
-      The path of the page.
+        The path of the page.
     """
     folder = pathlib.Path(workdir)
     table = pairs_table(comparisons)
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     table.write(folder / "tables")
-    chosen = {name: comparisons[name] for name in _shown(comparisons, trajectory)}
-    pairs = {name: drawn(one.projections)[0] for name, one in chosen.items()}
+    pairs = {
+        name: drawn(comparisons[name].projections)[0] for name in _shown(comparisons, trajectory)
+    }
     pairs = {name: panels for name, panels in pairs.items() if panels}
     with style.drawing():
         figures = list(_figures(pairs, folder / "figures")) if pairs else []
@@ -63,7 +64,7 @@ def write_index(
         folder / "report.html",
         "index.html",
         title=f"Sweep {folder.resolve().name}",
-        pairs=[_entry(name, one) for name, one in comparisons.items()],
+        pairs=[_entry(name, comparison) for name, comparison in comparisons.items()],
         tables=[*([] if trajectory else matrix_views(table)), view] if view.rows else [],
         trajectory=trajectory_section(comparisons, trajectory, folder) if trajectory else None,
         notes=_notes(comparisons, pairs),
@@ -73,26 +74,25 @@ def write_index(
     )
 
 
-def _entry(name: str, one: Comparison) -> dict[str, str]:
-    every = [result.carried for result in one.projections.values()]
-    results = [result for result in every if np.isfinite(result.nf_mean)]
-    line = "; ".join([f"{len(every)} projections", *rank_notes(every)])
-    if results:
-        shares = [result.nf_mean / result.nf_unrelated for result in results]
-        ends = span(percent(min(shares)), percent(max(shares)))
-        line += f"; mean NF of the projections {ends} of the unrelated level"
-    factors = [result.alpha_mean for result in every]
-    if np.isfinite(factors).any():
-        low, high = over(np.min, factors), over(np.max, factors)
-        line += f"; mean scaling factors {span(f'{low:.3f}', f'{high:.3f}')}"
-    odd = [matrix_name(one, *key) for key in by_matrix(one.stands_out)]
+def _entry(name: str, comparison: Comparison) -> dict[str, str]:
+    """Entry of a pair in the list at the top."""
+    projections = [projection.carried for projection in comparison.projections.values()]
+    parts = [f"{len(projections)} projections", *rank_notes(projections)]
+    shares = [p.nf_mean / p.nf_unrelated for p in projections if np.isfinite(p.nf_mean)]
+    if shares:
+        parts.append(f"mean NF of the projections {ends(shares, percent)} of the unrelated level")
+    factors = [p.alpha_mean for p in projections if np.isfinite(p.alpha_mean)]
+    if factors:
+        parts.append(f"mean scaling factors {ends(factors, '{:.3f}'.format)}")
+    odd = [matrix_name(comparison, *matrix) for matrix in by_matrix(comparison.stands_out)]
     if odd:
-        line += f"; standing out: {listed(odd, 3)}"
-    return {"name": name, "base": one.base, "post": one.post, "line": line + "."}
+        parts.append(f"standing out: {listed(odd, 3)}")
+    line = f"{'; '.join(parts)}."
+    return {"name": name, "base": comparison.base, "post": comparison.post, "line": line}
 
 
 def _link(name: str) -> str:
-    """The page of a pair, seen from the index."""
+    """Link from the index to the page of a pair."""
     return f"{urllib.parse.quote(name, safe='', errors='surrogatepass')}/report.html"
 
 
@@ -101,11 +101,12 @@ def _shown(comparisons: Mapping[str, Comparison], trajectory: Sequence[str]) -> 
     if not trajectory:
         return list(comparisons)[:MOST_PAIRS]
     names = [pair_name(*pair) for pair in from_start(trajectory)]
-    picked = np.linspace(0, len(names) - 1, min(MOST_PAIRS, len(names))).round().astype(int)
-    return [names[number] for number in picked]
+    indices = np.linspace(0, len(names) - 1, min(MOST_PAIRS, len(names))).round().astype(int)
+    return [names[i] for i in indices]
 
 
 def _notes(comparisons: Mapping[str, Comparison], pairs: Pairs) -> list[str]:
+    """Sentences on what the figures leave out."""
     notes = []
     if len(comparisons) > len(pairs) > 0:
         shown = list(pairs)
@@ -123,18 +124,13 @@ def _notes(comparisons: Mapping[str, Comparison], pairs: Pairs) -> list[str]:
 
 def _figures(pairs: Pairs, folder: pathlib.Path) -> Iterator[Picture]:
     names = ", ".join(pairs)
-    for figure, name, title, caption in (
-        (figures_pairs.nf(pairs), "pairs_nf", "NF per layer, all pairs (fig. 9)", _NF),
-        (figures_pairs.share(pairs), "pairs_share", "NF / unrelated, all pairs", _SHARE),
-        (
-            figures_pairs.bands(pairs),
-            "pairs_bands",
-            "Scaling per layer, all pairs (fig. 8)",
-            _BANDS,
-        ),
-        (figures_pairs.svsm(pairs), "pairs_svsm", "Scaling heatmaps, all pairs (fig. 2)", _SVSM),
+    for draw, name, title, caption in (
+        (figures_pairs.nf, "pairs_nf", "NF per layer, all pairs (fig. 9)", _NF),
+        (figures_pairs.share, "pairs_share", "NF / unrelated, all pairs", _SHARE),
+        (figures_pairs.bands, "pairs_bands", "Scaling per layer, all pairs (fig. 8)", _BANDS),
+        (figures_pairs.svsm, "pairs_svsm", "Scaling heatmaps, all pairs (fig. 2)", _SVSM),
     ):
-        yield page.place(figure, folder, name, title, caption, f"{title}: {names}.")
+        yield page.place(draw(pairs), folder, name, title, caption, f"{title}: {names}.")
 
 
 _NF = (

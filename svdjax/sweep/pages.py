@@ -1,4 +1,4 @@
-"""The pages of a sweep: one for each pair, and their index."""
+"""Pages of a sweep: one for each pair, and their index."""
 
 from svdjax.sweep.index_page import write_index
 from svdjax.sweep.pair_page import write_pair

@@ -1,4 +1,4 @@
-"""The report of one pair: tables, figures and a page."""
+"""Report of one pair: tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -32,35 +32,33 @@ def write_pair(
 ) -> pathlib.Path:
     """Writes ``tables/*.csv|json``, ``figures/*.png`` and ``report.html`` of a pair.
 
-    The page is self-contained: it opens without network and without the folders beside it. Every
-    file is written atomically.
+    The page is self-contained: it opens without network and without the directories beside it.
+    Every file is written atomically.
 
     Args:
-      comparison: results of the pair.
-      directory: the pair's folder in the workdir; made if it does not exist.
-      paper: the column of the paper's tables to print beside the measurement, such as
-        ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. A key that the paper has no row
-        for is said on the page.
-      results: of the other stages by name, each for a section of its own; those of ``nulls`` also
-        judge the verdict at the top.
+        comparison: Results of the pair.
+        directory: The pair's directory in the workdir; made if it does not exist.
+        paper: Column of the paper's tables to print beside the measurement, such as
+            ``Qwen2.5-Math-1.5B/instruct``; empty or None for none. The page notes a key that the
+            paper has no row for.
+        results: Results of the other stages by name, each with a section of its own; those of
+            ``nulls`` also judge the verdict at the top.
 
     Returns:
-      The path of the page.
+        The path of the page.
     """
-    folder = pathlib.Path(directory)
+    folder, results = pathlib.Path(directory), results or {}
     column = paper_column(paper)
     tables = pair_tables(comparison, column)
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     for table in tables.values():
         table.write(folder / "tables")
-    panels, left_undrawn = drawn(comparison.projections)
+    panels, note = drawn(comparison.projections)
     with style.drawing():
         figures = list(pair_figures(panels, folder / "figures")) if panels else []
-    found = results or {}
-    sections = pair_sections(found, stages_of(REGISTRY), folder, PairPage(panels, paper))
+    sections = pair_sections(results, stages_of(REGISTRY), folder, PairPage(panels, paper))
     lines = projection_lines(comparison)
     coverage = comparison.coverage
-    notes = [*coverage.get("notes", ()), *([left_undrawn] if left_undrawn else [])]
+    notes = [*coverage.get("notes", ()), *([note] if note else [])]
     if paper and column is None:
         notes.append(f"The paper's Table 3 has no row {paper!r}; nothing is printed beside.")
     return page.render(
@@ -71,7 +69,7 @@ def write_pair(
         post=comparison.post,
         family=comparison.family,
         options=", ".join(f"{key} = {value}" for key, value in dict(comparison.options).items()),
-        lead=lead(comparison, found.get("nulls")),
+        lead=lead(comparison, results.get("nulls")),
         findings=findings(comparison, column),
         lines=lines[:MOST_LINES],
         more_lines=max(0, len(lines) - MOST_LINES),
@@ -90,7 +88,6 @@ def write_pair(
 def pair_figures(panels: Sequence[Panel], folder: pathlib.Path) -> Iterator[Picture]:
     """Draws, writes and yields the figures of a pair, in reading order."""
     names = ", ".join(panel.name for panel in panels)
-    marked = _CLUSTERS if figures_vectors.has_clusters(panels) else ""
     figures = [
         (figures_svsm.heatmaps(panels), "svsm", "Singular value scaling (figs. 2, 7)", _SVSM),
         (figures_svsm.bands(panels), "bands", "Scaling per layer (fig. 8)", _BANDS),
@@ -99,7 +96,7 @@ def pair_figures(panels: Sequence[Panel], folder: pathlib.Path) -> Iterator[Pict
             figures_vectors.orthogonality(panels),
             "orthogonality",
             "Corners of I_orth (figs. 20c to 25c)",
-            _ORTHOGONALITY + marked,
+            _ORTHOGONALITY + _clusters(panels),
         ),
         (figures_svsm.spectra(panels), "spectra", "Spectra", _SPECTRA),
         (figures_fits.fits(panels), "fits", "Equation 8 as a fit, per layer", _FITS),
@@ -117,15 +114,19 @@ def pair_figures(panels: Sequence[Panel], folder: pathlib.Path) -> Iterator[Pict
         used.add(name)
         title = f"Corners of {panel.name} (as figs. 3a, 10 to 14)"
         alt = f"Similarity matrices and I_orth of the first and last layer of {panel.name}."
-        marked = _CLUSTERS if figures_vectors.has_clusters([panel]) else ""
-        figure = figures_vectors.corners(panel)
-        yield page.place(figure, folder, name, title, _CORNERS + marked, alt)
+        caption = _CORNERS + _clusters([panel])
+        yield page.place(figures_vectors.corners(panel), folder, name, title, caption, alt)
+
+
+def _clusters(panels: Sequence[Panel]) -> str:
+    """Explanation of the marks of clusters, empty if there are none."""
+    return _CLUSTERS if figures_vectors.has_clusters(panels) else ""
 
 
 def _left_out(panels: Sequence[Panel]) -> str:
-    """Says how many matrices have no residuals, empty if all do."""
+    """Sentence on the matrices without residuals, empty if there are none."""
     ambiguous = [member.ambiguous_rotation for panel in panels for member in panel.members]
-    count, total = sum(int(one.sum()) for one in ambiguous), sum(map(len, ambiguous))
+    count, total = sum(int(layers.sum()) for layers in ambiguous), sum(map(len, ambiguous))
     if not count:
         return ""
     return (

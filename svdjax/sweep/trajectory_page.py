@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from svdjax.report import page, style
-from svdjax.report.cells import MOST_COLUMNS, MOST_ROWS, Head, TableView, dec, plain, share, view
-from svdjax.report.numbers import MISSING, percent
+from svdjax.report.cells import (
+    MOST_COLUMNS,
+    MOST_ROWS,
+    Head,
+    Row,
+    TableView,
+    dec,
+    plain,
+    share,
+    view,
+)
+from svdjax.report.numbers import percent
 from svdjax.report.panels import Panel, drawn
 from svdjax.report.section import Section
 from svdjax.report.table import Table
 from svdjax.spectra.tables import over, ratio
+from svdjax.spectra.views import pairs_matrix
 from svdjax.sweep import figures_trajectory
 from svdjax.sweep.figures_trajectory import Curves
 from svdjax.sweep.trajectory import from_start, pair_name, positions, step_to_step
@@ -26,35 +37,33 @@ KINDS: Mapping[str, tuple[str, Callable[[Sequence[str]], list[tuple[str, str]]]]
     "start": ("from the start", from_start),
     "previous": ("step to step", step_to_step),
 }
-"""What a point is compared with: as the table and as a reader calls it, and the pairs."""
+"""Kinds of pairs: name in the table to title and pairs."""
 
 
 def trajectory_section(
     comparisons: Mapping[str, Comparison], labels: Sequence[str], folder: pathlib.Path
 ) -> Section:
-    """Writes ``tables/trajectory.*`` and ``figures/trajectory.png``; returns what the index shows.
+    """Writes ``tables/trajectory.*`` and ``figures/trajectory.png``; returns the index's section.
 
     Args:
-      comparisons: results by pair name.
-      labels: the trajectory's points in order, see `svdjax.sweep.trajectory`.
-      folder: the sweep's.
+        comparisons: Results by pair name.
+        labels: Labels of the trajectory's points in order (`svdjax.sweep.trajectory`).
+        folder: The sweep's directory.
     """
     table = trajectory_table(comparisons, labels)
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     table.write(folder / "tables")
     first = comparisons[pair_name(*from_start(labels)[0])]
-    chosen, note = drawn(first.projections)
-    curves = _curves(comparisons, labels, [panel.name for panel in chosen])
+    panels, note = drawn(first.projections)
+    names = [panel.name for panel in panels]
     figures = []
-    if chosen:
+    if names:
+        alt = f"{_TITLE}: NF, change and scaling of {', '.join(names)}."
         with style.drawing():
-            figure = figures_trajectory.curves(curves)
-            alt = f"{_TITLE}: NF, change and scaling of {', '.join(p.name for p in chosen)}."
+            figure = figures_trajectory.draw(_curves(comparisons, labels, names))
             figures = [page.place(figure, folder / "figures", "trajectory", _TITLE, _CAPTION, alt)]
     return Section(
         lead=_LEAD,
         findings=_findings(table, labels),
-        facts=[],
         notes=[note] if note else [],
         tables=_views(table),
         figures=figures,
@@ -62,27 +71,29 @@ def trajectory_section(
     )
 
 
-def change(one: ProjectionResult | Panel) -> np.ndarray:
+def change(projection: ProjectionResult | Panel) -> np.ndarray:
     """||W_post - W_base||_F / ||W_base||_F of every matrix, [L]; NaN where W_base is 0.
 
-    From what the kernels leave: W_post - alpha W_base is orthogonal to W_base for the alpha of
-    least squares, so the squares of norm_delta and of (alpha - 1) ||W_base|| add up.
+    W_post - alpha W_base is orthogonal to W_base for the alpha of least squares, so the squares of
+    norm_delta and of (alpha - 1) ||W_base|| add up.
     """
-    stack = one.stack if isinstance(one, Panel) else lambda key: getattr(one.metrics, key)
-    delta, alpha, base = (
-        np.asarray(stack(key), np.float64) for key in ("norm_delta", "alpha_ls", "norm_base")
-    )
+    if isinstance(projection, Panel):
+        delta, alpha, base = map(projection.stack, ("norm_delta", "alpha_ls", "norm_base"))
+    else:
+        m = projection.metrics
+        norms = (m.norm_delta, m.alpha_ls, m.norm_base)
+        delta, alpha, base = (np.asarray(value, np.float64) for value in norms)
     return ratio(np.hypot(delta, (alpha - 1) * base), base)
 
 
 def trajectory_table(comparisons: Mapping[str, Comparison], labels: Sequence[str]) -> Table:
-    """One row per pair of points and projection, those from the start first."""
-    at = dict(zip(labels, positions(labels)))
+    """Table with a row per pair of points and projection, pairs from the start first."""
+    steps = dict(zip(labels, positions(labels)))
     rows = [
-        _row(kind, pair, at, one)
+        _row(kind, pair, steps, projection)
         for kind, (_, pairs) in KINDS.items()
         for pair in pairs(labels)
-        for one in comparisons[pair_name(*pair)].projections.values()
+        for projection in comparisons[pair_name(*pair)].projections.values()
     ]
     return Table("trajectory", _COLUMNS, tuple(rows))
 
@@ -95,48 +106,45 @@ _COLUMNS = (
 
 
 def _row(
-    kind: str, pair: tuple[str, str], at: Mapping[str, int], one: ProjectionResult
+    kind: str, pair: tuple[str, str], steps: Mapping[str, int], projection: ProjectionResult
 ) -> dict[str, Any]:
-    moved, one = change(one), one.carried
+    changes, projection = change(projection), projection.carried
     return {
         "against": kind,
         "from": pair[0],
         "to": pair[1],
-        "step_from": at[pair[0]],
-        "step_to": at[pair[1]],
-        "projection": one.name,
-        "layers": one.layers,
-        "alpha_mean": one.alpha_mean,
-        "alpha_std": one.alpha_std,
-        "nf_mean": one.nf_mean,
-        "nf_unrelated": one.nf_unrelated,
-        "nf_over_unrelated": one.nf_mean / one.nf_unrelated,
-        "change_mean": over(np.mean, moved),
-        "change_min": over(np.min, moved),
-        "change_max": over(np.max, moved),
-        "rank_deficient_layers": int(np.sum(one.rank_deficient)),
+        "step_from": steps[pair[0]],
+        "step_to": steps[pair[1]],
+        "projection": projection.name,
+        "layers": projection.layers,
+        "alpha_mean": projection.alpha_mean,
+        "alpha_std": projection.alpha_std,
+        "nf_mean": projection.nf_mean,
+        "nf_unrelated": projection.nf_unrelated,
+        "nf_over_unrelated": projection.nf_mean / projection.nf_unrelated,
+        "change_mean": over(np.mean, changes),
+        "change_min": over(np.min, changes),
+        "change_max": over(np.max, changes),
+        "rank_deficient_layers": int(projection.rank_deficient.sum()),
     }
 
 
 def _curves(
     comparisons: Mapping[str, Comparison], labels: Sequence[str], names: Sequence[str]
 ) -> Curves:
-    """By quantity, kind and panel: the values at the later point of each pair."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    """Values of the panels of these names, at the later point of each pair."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
     for title, pairs in KINDS.values():
+        for key in ("nf", "change", "alpha"):
+            values[key, title] = {name: [] for name in names}
         for pair in pairs(labels):
-            panels, _ = drawn(comparisons[pair_name(*pair)].projections)
-            for panel in panels:
-                nf = over(np.mean, panel.stack("nf")) / panel.nf_unrelated
-                values = {
-                    "nf": nf,
-                    "change": over(np.mean, change(panel)),
-                    "alpha": panel.svsm.alpha_mean,
-                }
-                for key, value in values.items():
-                    found.setdefault((key, title), {}).setdefault(panel.name, []).append(value)
-    lines = {key: {name: each[name] for name in names} for key, each in found.items()}
-    return Curves(tuple(positions(labels)[1:]), tuple(title for title, _ in KINDS.values()), lines)
+            for panel in drawn(comparisons[pair_name(*pair)].projections)[0]:
+                if panel.name in names:
+                    nf = over(np.mean, panel.stack("nf")) / panel.nf_unrelated
+                    values["nf", title][panel.name].append(nf)
+                    values["change", title][panel.name].append(over(np.mean, change(panel)))
+                    values["alpha", title][panel.name].append(panel.svsm.alpha_mean)
+    return Curves(positions(labels)[1:], [title for title, _ in KINDS.values()], values)
 
 
 def _views(table: Table) -> list[TableView]:
@@ -145,87 +153,70 @@ def _views(table: Table) -> list[TableView]:
         return [view(table, _TITLE, _ROWS, _SPECS, folded=True)]
     views = []
     for kind, (title, _) in KINDS.items():
-        rows = [row for row in table.rows if row["against"] == kind]
-        for what, (caption, show) in _SHOWN.items():
-            lines = _lines(rows, names, show)
-            heads = (Head("steps", text=True, whole=True), *(Head(name) for name in names))
-            hidden = max(0, len(lines) - MOST_ROWS)
-            kept = tuple(lines[:MOST_ROWS])
-            folded = kind != "start"
-            file = f"tables/{table.name}.csv"
-            views.append(TableView(f"{what}, {title}", caption, heads, kept, hidden, file, folded))
+        rows = tuple(
+            {**row, "pair": f"{row['from']} → {row['to']}"}
+            for row in table.rows
+            if row["against"] == kind
+        )
+        for quantity, (caption, show) in _QUANTITIES.items():
+            views.append(
+                pairs_matrix(
+                    Table(table.name, table.columns, rows),
+                    f"{quantity}, {title}",
+                    caption,
+                    show,
+                    names=names,
+                    head=Head("steps", text=True, whole=True),
+                    folded=kind != "start",
+                    most=MOST_ROWS,
+                )
+            )
     return views
 
 
-def _lines(
-    rows: Iterable[Mapping[str, Any]],
-    names: Sequence[str],
-    show: Callable[[Mapping[str, Any]], str],
-) -> list[tuple[str, ...]]:
-    """One line per pair, one cell per projection."""
-    lines: dict[str, dict[str, str]] = {}
-    for row in rows:
-        lines.setdefault(f"{row['from']} → {row['to']}", {})[row["projection"]] = show(row)
-    return [(pair, *(one.get(name, MISSING) for name in names)) for pair, one in lines.items()]
-
-
 def _findings(table: Table, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Where it ended, by when half of the way was made, and its largest step."""
+    """The whole way, the first step beyond half of it, and the largest step."""
     start, end = labels[0], labels[-1]
-    whole = {
-        row["projection"]: row
-        for row in table.rows
-        if row["against"] == "start" and row["to"] == end
-    }
-    found = []
-    for key, words in (
+    rows = [row for row in table.rows if row["against"] == "start" and row["to"] == end]
+    clauses = []
+    for key, text in (
         ("nf_over_unrelated", "NF is {} of the unrelated level in {}, {} in {}"),
         ("change_mean", "the weights changed by {} of their norm in {}, {} in {}"),
     ):
-        known = [row for row in whole.values() if np.isfinite(row[key])]
-        if known:
-            low, high = (pick(known, key=lambda row: row[key]) for pick in (min, max))
-            text = words.format(
-                *(percent(high[key]), high["projection"], percent(low[key]), low["projection"])
-            )
-            found.append(text)
-    lines = []
-    if found:
-        lines.append((f"{start} → {end}", f"{found[0][0].upper()}{'; '.join(found)[1:]}."))
-    if len(labels) > 2 and found:
-        moved = _mean_change(table, "start")
-        if moved and (half := moved[end] / 2) > 0:
-            by = next(label for label in labels[1:] if moved[label] >= half)
-            lines.append(
-                (
-                    "half way",
-                    f"Step {by} is the first half as far from {start} as {end} is, {_OVER_ALL}.",
-                )
-            )
-        each = _mean_change(table, "previous")
-        if each:
-            top = max(each, key=lambda label: each[label])
-            before = labels[labels.index(top) - 1]
-            lines.append(
-                (
-                    "largest step",
-                    f"{before} → {top}: a change by {percent(each[top])}, {_OVER_ALL}.",
-                )
-            )
-    return lines
+        defined = {row["projection"]: row[key] for row in rows if np.isfinite(row[key])}
+        if defined:
+            high, low = max(defined, key=defined.__getitem__), min(defined, key=defined.__getitem__)
+            clauses.append(text.format(percent(defined[high]), high, percent(defined[low]), low))
+    if not clauses:
+        return []
+    sentence = "; ".join(clauses)
+    findings = [(f"{start} → {end}", f"{sentence[0].upper()}{sentence[1:]}.")]
+    if len(labels) > 2:
+        changes = _mean_changes(table, "start")
+        if changes and (half := changes[end] / 2) > 0:
+            step = next(label for label in labels[1:] if changes[label] >= half)
+            text = f"Step {step} is the first half as far from {start} as {end} is, {_OVER_ALL}."
+            findings.append(("half way", text))
+        changes = _mean_changes(table, "previous")
+        if changes:
+            step = max(changes, key=changes.__getitem__)
+            previous = labels[labels.index(step) - 1]
+            text = f"{previous} → {step}: a change by {percent(changes[step])}, {_OVER_ALL}."
+            findings.append(("largest step", text))
+    return findings
 
 
-def _mean_change(table: Table, kind: str) -> dict[str, float]:
-    """Mean change over the projections, by the later point; empty where one has none."""
-    sums: dict[str, list[float]] = {}
+def _mean_changes(table: Table, kind: str) -> dict[str, float]:
+    """Mean change over the projections, by the later point; empty where a point has none."""
+    changes: dict[str, list[float]] = {}
     for row in table.rows:
         if row["against"] == kind:
-            sums.setdefault(row["to"], []).append(row["change_mean"])
-    found = {label: over(np.mean, values) for label, values in sums.items()}
-    return found if all(np.isfinite(value) for value in found.values()) else {}
+            changes.setdefault(row["to"], []).append(row["change_mean"])
+    means = {label: over(np.mean, values) for label, values in changes.items()}
+    return means if np.isfinite(list(means.values())).all() else {}
 
 
-_SHOWN: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+_QUANTITIES: Mapping[str, tuple[str, Callable[[Row], str]]] = {
     "NF / unrelated": (
         "Mean NF of the layers as a share of the level of unrelated matrices.",
         share("nf_over_unrelated"),

@@ -87,4 +87,4 @@ def test_flags_carry_their_values_and_tell_who_ignores_them(monkeypatch):
 def test_every_setting_explains_itself():
     for name, (_, text) in fields.leaves(Settings).items():
         assert text.endswith("."), name
-    assert Settings().problems() == []
+    assert Settings().faults() == []

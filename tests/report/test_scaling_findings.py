@@ -64,16 +64,16 @@ def test_by_draws(verdict, mean, alone, std, wanted):
 def test_sentences():
     scaled, uneven = projection(0.9, 0.004, 0.901), projection(0.9, 0.06, 0.9, "k_proj")
     still = projection(1.035, 0.03, 0.994, "v_proj")
-    (text,) = scaling_lead([scaled], {})
+    text = scaling_lead([scaled], {})
     assert text.startswith("Each projection's singular values were scaled by a nearly uniform")
     assert "means 0.900, by least squares 0.901" in text
-    (text,) = scaling_lead([scaled, uneven, still], {})
+    text = scaling_lead([scaled, uneven, still], {})
     assert "by a nearly uniform factor in 1 of 3 projections, q_proj (means" in text
-    (text,) = scaling_lead([uneven], {})
+    text = scaling_lead([uneven], {})
     assert text.startswith("No projection's singular values were scaled by one factor (means")
-    (text,) = scaling_lead([still, uneven], {})
+    text = scaling_lead([still, uneven], {})
     assert "by a factor beyond what a change without any scaling makes" in text
     assert "by least squares between 0.900 and 0.994" in text
-    (text,) = scaling_lead([still], {"v_proj": judgement("below", 1.035, 1.052)})
+    text = scaling_lead([still], {"v_proj": judgement("below", 1.035, 1.052)})
     assert "a change of that size without any scaling gives 1.052" in text
-    assert scaling_lead([projection(np.nan, np.nan, np.nan)], {}) == []
+    assert scaling_lead([projection(np.nan, np.nan, np.nan)], {}) == ""

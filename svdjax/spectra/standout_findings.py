@@ -1,4 +1,4 @@
-"""Sentences on the matrices that stand out from those of the neighbouring layers."""
+"""Sentences about matrices that stand out from those of the neighbouring layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MOST_NAMED, MOST_LISTED = 3, 24
 
-_WORDS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+_METRICS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "alpha": ("scaling factor", lambda value: decimal(value, 3)),
     "nf": ("NF", significant),
     "change": ("change beside the scaling", percent),
@@ -21,36 +21,33 @@ _WORDS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def standout_sentence(comparison: Comparison) -> str:
-    """The first sentence of a page where matrices stand out, else empty."""
+def standout_lead(comparison: Comparison) -> str:
+    """First sentence of a page where matrices stand out, else empty."""
     matrices = by_matrix(comparison.stands_out)
     if not matrices:
         return ""
     if len(matrices) == 1:
-        ((key, entries),) = matrices.items()
-        name = matrix_name(comparison, *key)
+        ((matrix, entries),) = matrices.items()
+        name = matrix_name(comparison, *matrix)
         return f"{name} stands out from the neighbouring layers: {_values(entries)}."
-    named = _named(comparison, MOST_NAMED)
-    more = len(matrices) - len(named)
-    rest = f"; and {more} more" if more else ""
     return (
         f"{len(matrices)} matrices stand out from the neighbouring layers: "
-        f"{'; '.join(named)}{rest}."
+        f"{_listed(comparison, MOST_NAMED)}."
     )
 
 
-def standout_line(comparison: Comparison) -> str:
-    """All matrices that stand out, for the list of findings; empty where there are none."""
-    matrices = by_matrix(comparison.stands_out)
-    if not matrices:
+def standout_finding(comparison: Comparison) -> str:
+    """Sentence with all matrices that stand out, for the list of findings; empty if there are none.
+
+    At most `MOST_LISTED` are named.
+    """
+    if not comparison.stands_out:
         return ""
-    named = _named(comparison, MOST_LISTED)
-    more = len(matrices) - len(named)
-    rest = f"; and {more} more, in summary.json" if more else ""
     return (
         "Standing out: matrices that differ from those of the three layers before and after by "
         "more than these differ among themselves, and by enough to matter "
-        f"(docs/mathematics.md, Layers that stand out): {'; '.join(named)}{rest}."
+        "(docs/mathematics.md, Layers that stand out): "
+        f"{_listed(comparison, MOST_LISTED, ', in summary.json')}."
     )
 
 
@@ -63,15 +60,21 @@ def odd_scaling(comparison: Comparison) -> list[str]:
     ]
 
 
-def _named(comparison: Comparison, most: int) -> list[str]:
-    """``down_proj of layer 41 (scaling factor 1.035 where 0.900 is expected)`` and so on."""
-    matrices = list(by_matrix(comparison.stands_out).items())[:most]
-    return [f"{matrix_name(comparison, *key)} ({_values(entries)})" for key, entries in matrices]
+def _listed(comparison: Comparison, most: int, where: str = "") -> str:
+    """``down_proj of layer 41 (scaling factor 1.035 where 0.900 is expected); and 2 more``."""
+    matrices = list(by_matrix(comparison.stands_out).items())
+    items = [
+        f"{matrix_name(comparison, *matrix)} ({_values(entries)})"
+        for matrix, entries in matrices[:most]
+    ]
+    if len(matrices) > most:
+        items.append(f"and {len(matrices) - most} more{where}")
+    return "; ".join(items)
 
 
 def _values(entries: Sequence[StandOut]) -> str:
     values = []
     for entry in entries:
-        words, show = _WORDS[entry.metric]
-        values.append(f"{words} {show(entry.value)} where {show(entry.expected)} is expected")
+        metric, show = _METRICS[entry.metric]
+        values.append(f"{metric} {show(entry.value)} where {show(entry.expected)} is expected")
     return ", ".join(values)
