@@ -7,7 +7,7 @@ the population's. Axis legend: `L` layers, `R` rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,19 +19,18 @@ from svdjax.spectra.standout import by_matrix
 if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison, ProjectionResult
 
-    Columns = Mapping[str, Callable[[ProjectionResult], Any]]
-
 FITS = ("identity", "q1", "q2", "common", "optimal")
 
 
 def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, Table]:
     """Tables of a pair: table3, table4, nf, corotation, fits, layers, coverage."""
-    projections = tuple(comparison.projections.values())
+    projections = comparison.projections.values()
+    rows = [_row(comparison, projection, paper) for projection in projections]
     tables = (
-        _table("table3", _table3(paper), projections),
-        _table("table4", _table4(paper), projections),
-        _table("nf", _NF, projections),
-        _table("corotation", _corotation(comparison), projections),
+        _table("table3", _TABLE3, rows),
+        _table("table4", _TABLE4, rows),
+        _table("nf", _NF, rows),
+        _table("corotation", _COROTATION, rows),
         Table("fits", _FIT, tuple(row for p in projections for row in _fit_rows(p))),
         Table("layers", _LAYER, tuple(_layer_rows(comparison))),
         Table("coverage", _COVERAGE, tuple(_coverage_rows(comparison.coverage))),
@@ -41,21 +40,33 @@ def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, 
 
 def pairs_table(comparisons: Mapping[str, Comparison]) -> Table:
     """Table of the index: a row per pair and projection, on what storage carries."""
+    sides = ("pair", "base", "post", "family")
+    keys = [key for key in dict.fromkeys(sides + _TABLE4 + _NF + _COROTATION) if key in _PAIRS]
     rows = []
     for pair, comparison in comparisons.items():
-        columns = {**_table4(None), **_NF, **_corotation(comparison)}
-        columns = {key: column for key, column in columns.items() if key in _PAIRS}
-        names = {
-            "pair": pair,
-            "base": comparison.base,
-            "post": comparison.post,
-            "family": comparison.family,
-        }
+        labels = dict(zip(sides, (pair, comparison.base, comparison.post, comparison.family)))
         for projection in comparison.projections.values():
-            rows.append(names | _row(columns, projection.carried))
+            row = labels | _row(comparison, projection.carried, None)
+            rows.append({key: row[key] for key in keys})
     return Table("pairs", _PAIRS, tuple(rows))
 
 
+_TABLE3 = (
+    *("projection", "module", "in", "out", "layers", "alpha_mean", "alpha_std", "svsm_nan"),
+    *("paper_mean", "paper_std", "difference", "alpha_stored_mean", "alpha_stored_std"),
+    "storage_limited_layers",
+)
+_TABLE4 = ("projection", "alpha_mean", "alpha_std", "alpha_prime", "paper_alpha_prime")
+_NF = (
+    *("projection", "layers", "nf_mean", "nf_std", "nf_min", "nf_max", "nf_unrelated"),
+    *("nf_over_unrelated", "nf_rank_mean", "nf_error_max", "rank_deficient_layers"),
+    *("nf_stored_mean", "nf_rounding_max", "storage_limited_layers"),
+)
+_COROTATION = (
+    *("projection", "layers", "corotation_mean", "corotation_min", "corotation_max"),
+    *("corotation_pooled", "corotation_z", "corotation_p_alone", "corotation_p"),
+    *("outside_share_mean", "alpha_ls_mean", "corotation_error_max"),
+)
 _FIT = (
     *("projection", "fit", "alpha_mean", "alpha_std", "error_mean", "error_min", "error_max"),
     *("explained", "small_delta_share"),
@@ -82,72 +93,24 @@ _PAIRS = (
     *("alpha_prime", "nf_mean", "nf_min", "nf_max", "nf_unrelated", "nf_over_unrelated"),
     *("rank_deficient_layers", "corotation_pooled", "corotation_z", "corotation_p"),
 )
-_NF: Columns = {
-    "projection": lambda p: p.name,
-    "layers": lambda p: p.layers,
-    "nf_mean": lambda p: p.nf_mean,
-    "nf_std": lambda p: over(np.std, p.nf),
-    "nf_min": lambda p: p.nf_min,
-    "nf_max": lambda p: p.nf_max,
-    "nf_unrelated": lambda p: p.nf_unrelated,
-    "nf_over_unrelated": lambda p: p.nf_mean / p.nf_unrelated,
-    "nf_rank_mean": lambda p: over(np.mean, p.metrics.nf_rank),
-    "nf_error_max": lambda p: over(np.max, p.metrics.nf_error),
-    "rank_deficient_layers": lambda p: int(p.rank_deficient.sum()),
-    "nf_stored_mean": lambda p: over(np.mean, p.metrics.nf_stored),
-    "nf_rounding_max": lambda p: over(np.max, p.metrics.nf_rounding),
-    "storage_limited_layers": lambda p: int(p.storage_limited.sum()),
-}
 
 
-def _table3(paper: PaperColumn | None) -> Columns:
-    def published(projection: ProjectionResult) -> tuple[float, float]:
-        unknown = (math.nan, math.nan)
-        return paper.alpha.get(projection.name, unknown) if paper else unknown
-
+def _row(
+    comparison: Comparison, projection: ProjectionResult, paper: PaperColumn | None
+) -> dict[str, Any]:
+    """The summary of a projection beside the paper's values, NaN where it has none."""
+    name = projection.name
+    mean, std = paper.alpha.get(name, (math.nan,) * 2) if paper else (math.nan,) * 2
     return {
-        "projection": lambda p: p.name,
-        "module": lambda p: p.module,
-        "in": lambda p: p.shape[0],
-        "out": lambda p: p.shape[1],
-        "layers": lambda p: p.layers,
-        "alpha_mean": lambda p: p.alpha_mean,
-        "alpha_std": lambda p: p.alpha_std,
-        "svsm_nan": lambda p: int(np.isnan(p.svsm).sum()),
-        "paper_mean": lambda p: published(p)[0],
-        "paper_std": lambda p: published(p)[1],
-        "difference": lambda p: p.alpha_mean - published(p)[0],
-        "alpha_stored_mean": lambda p: p.carried.alpha_mean,
-        "alpha_stored_std": lambda p: p.carried.alpha_std,
-        "storage_limited_layers": lambda p: int(p.storage_limited.sum()),
-    }
-
-
-def _table4(paper: PaperColumn | None) -> Columns:
-    published = paper.alpha_prime if paper else {}
-    return {
-        "projection": lambda p: p.name,
-        "alpha_mean": lambda p: p.alpha_mean,
-        "alpha_std": lambda p: p.alpha_std,
-        "alpha_prime": lambda p: p.alpha_prime,
-        "paper_alpha_prime": lambda p: published.get(p.name, math.nan),
-    }
-
-
-def _corotation(comparison: Comparison) -> Columns:
-    return {
-        "projection": lambda p: p.name,
-        "layers": lambda p: p.layers,
-        "corotation_mean": lambda p: p.corotation_mean,
-        "corotation_min": lambda p: over(np.min, p.corotation),
-        "corotation_max": lambda p: over(np.max, p.corotation),
-        "corotation_pooled": lambda p: p.corotation_pooled.share,
-        "corotation_z": lambda p: p.corotation_pooled.z,
-        "corotation_p_alone": lambda p: p.corotation_pooled.p,
-        "corotation_p": lambda p: comparison.corotation_p[p.name],
-        "outside_share_mean": lambda p: over(np.mean, p.outside_share),
-        "alpha_ls_mean": lambda p: over(np.mean, p.alpha_ls),
-        "corotation_error_max": lambda p: over(np.max, p.metrics.corotation_error),
+        "projection": name,
+        "in": projection.shape[0],
+        "out": projection.shape[1],
+        **projection.summary(),
+        "corotation_p": comparison.corotation_p[name],
+        "paper_mean": mean,
+        "paper_std": std,
+        "difference": projection.alpha_mean - mean,
+        "paper_alpha_prime": paper.alpha_prime.get(name, math.nan) if paper else math.nan,
     }
 
 
@@ -239,9 +202,5 @@ def ratio(value: Any, by: Any) -> np.ndarray:
     return np.divide(value, by, out=np.full(by.shape, np.nan), where=by != 0)
 
 
-def _table(name: str, columns: Columns, projections: Iterable[ProjectionResult]) -> Table:
-    return Table(name, tuple(columns), tuple(_row(columns, p) for p in projections))
-
-
-def _row(columns: Columns, projection: ProjectionResult) -> dict[str, Any]:
-    return {key: column(projection) for key, column in columns.items()}
+def _table(name: str, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
+    return Table(name, columns, tuple({key: row[key] for key in columns} for row in rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -89,12 +89,24 @@ def change(projection: ProjectionResult | Panel) -> np.ndarray:
 def trajectory_table(comparisons: Mapping[str, Comparison], labels: Sequence[str]) -> Table:
     """Table with a row per pair of points and projection, pairs from the start first."""
     steps = dict(zip(labels, positions(labels)))
-    rows = [
-        _row(kind, pair, steps, projection)
-        for kind, (_, pairs) in KINDS.items()
-        for pair in pairs(labels)
-        for projection in comparisons[pair_name(*pair)].projections.values()
-    ]
+    rows = []
+    for kind, (_, pairs) in KINDS.items():
+        for first, second in pairs(labels):
+            for projection in comparisons[pair_name(first, second)].projections.values():
+                changes = change(projection)
+                row = {
+                    "against": kind,
+                    "from": first,
+                    "to": second,
+                    "step_from": steps[first],
+                    "step_to": steps[second],
+                    "projection": projection.name,
+                    "change_mean": over(np.mean, changes),
+                    "change_min": over(np.min, changes),
+                    "change_max": over(np.max, changes),
+                    **projection.carried.summary(),
+                }
+                rows.append({key: row[key] for key in _COLUMNS})
     return Table("trajectory", _COLUMNS, tuple(rows))
 
 
@@ -103,30 +115,6 @@ _COLUMNS = (
     *("alpha_mean", "alpha_std", "nf_mean", "nf_unrelated", "nf_over_unrelated"),
     *("change_mean", "change_min", "change_max", "rank_deficient_layers"),
 )
-
-
-def _row(
-    kind: str, pair: tuple[str, str], steps: Mapping[str, int], projection: ProjectionResult
-) -> dict[str, Any]:
-    changes, projection = change(projection), projection.carried
-    return {
-        "against": kind,
-        "from": pair[0],
-        "to": pair[1],
-        "step_from": steps[pair[0]],
-        "step_to": steps[pair[1]],
-        "projection": projection.name,
-        "layers": projection.layers,
-        "alpha_mean": projection.alpha_mean,
-        "alpha_std": projection.alpha_std,
-        "nf_mean": projection.nf_mean,
-        "nf_unrelated": projection.nf_unrelated,
-        "nf_over_unrelated": projection.nf_mean / projection.nf_unrelated,
-        "change_mean": over(np.mean, changes),
-        "change_min": over(np.min, changes),
-        "change_max": over(np.max, changes),
-        "rank_deficient_layers": int(projection.rank_deficient.sum()),
-    }
 
 
 def _curves(
