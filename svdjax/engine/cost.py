@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from svdjax.checkpoint import ModelConfig
 from svdjax.spectral.matmul import eigh, matmul, slice_length
 
 # Seconds where `Rates.host` is 1.
@@ -50,6 +51,9 @@ _DECODER = 2.0
 
 _STEP = 3e-4
 """Seconds of a layer in a step of decoding, however small it is."""
+
+_CACHE_BYTES = 8e9
+"""Bytes a second of a decoder's cache in float32, which each step reads and writes."""
 
 _HOST_TURNS = 20
 _EIGEN_SIZES = (256, 512, 1024, 2048)
@@ -181,19 +185,21 @@ class Rates:
         return _DECODER * 2.0 * parameters * tokens / (2 * self.products)
 
     def answer_seconds(
-        self, parameters: float, layers: int, *, answers: int, tokens: float, batch: int
+        self, parameters: float, config: ModelConfig, *, answers: int, tokens: float, batch: int
     ) -> float:
-        """Seconds of a decoder that answers, a step for each token of a batch.
+        """Seconds of a decoder that answers: steps for each token of a batch, over the cache.
 
         Args:
           parameters: of the model.
-          layers: its depth.
+          config: of its decoder.
           answers: how many.
           tokens: of an answer.
           batch: answers that are decoded together.
         """
-        steps = max(tokens, answers * tokens / batch)
-        return steps * (_STEP * self.host * layers + self.read_seconds(parameters, batch))
+        layers, steps = config.num_layers, max(tokens, answers * tokens / batch)
+        cache = 8.0 * layers * config.num_kv_heads * config.head_dim * batch * tokens
+        step = _STEP * self.host * layers + cache / _CACHE_BYTES
+        return steps * (step + self.read_seconds(parameters, batch))
 
     def eigen_seconds(self, n: int) -> float:
         """Seconds of one eigenproblem: by a power law between the measured sizes, by n^3 beyond."""

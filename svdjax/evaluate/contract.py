@@ -72,7 +72,7 @@ class EvaluationStage(Stage):
             for model in models:
                 seconds += answers * _GRADE_SECONDS * rates.host + rates.answer_seconds(
                     parameters,
-                    reader.config.num_layers,
+                    reader.config,
                     answers=answers,
                     tokens=most if _rambles(model) else usual,
                     batch=settings.evaluation.batch_size,

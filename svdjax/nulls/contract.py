@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from svdjax.engine.cost import Rates
     from svdjax.report.section import Section
 
+_QR = 1.5  # times as long as its products alone a draw takes, for its QRs
+
 
 class NullsStage(Stage):
     """NF and scaling beside changes with random signs and in random directions."""
@@ -41,7 +43,7 @@ class NullsStage(Stage):
         ]
         matrices = sum(count for _, count in shapes) if options.draws else 0
         work = sum(count * null_work(shape, options.draws) for shape, count in shapes)
-        seconds = work / rates.products if options.draws else 0.0
+        seconds = _QR * work / rates.products if options.draws else 0.0
         draws = len(KINDS) * options.draws * matrices
         line = (
             f"nulls: at most {draws} draws for {matrices} matrices, predicted time "

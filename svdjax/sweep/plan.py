@@ -18,6 +18,7 @@ from svdjax.spectra.plan import SpectraPlan, plan_spectra
 from svdjax.sweep.config import SweepConfig
 from svdjax.sweep.stages import stages_of
 
+_REPORT = 1.2  # tables and pages beside the figures
 _PAIR_FIGURES, _INDEX_FIGURES = 6, 4  # and one for each projection
 
 
@@ -72,7 +73,7 @@ class SweepPlan:
             **stages,
         }
         if "report" in self.sweep.settings.stages:
-            found["report"] = Forecast([], self._figures() * figure_seconds)
+            found["report"] = Forecast([], _REPORT * self._figures() * figure_seconds)
         return found
 
     def _bytes(self) -> int:

@@ -77,12 +77,12 @@ class TemperatureStage(Stage):
                 reader = prepared.inputs.readers[pair]["post"]
                 tokens += sum(map(len, reader.prompts[: plan.prompts]))
                 if questions:
-                    _, most = answer_tokens(reader, heldout.get(pair), inputs.settings)
+                    lengths = answer_tokens(reader, heldout.get(pair), inputs.settings)
                     seconds = asked * rates.answer_seconds(
                         parameters,
-                        reader.config.num_layers,
+                        reader.config,
                         answers=questions,
-                        tokens=most,
+                        tokens=sum(lengths) / 2,  # some points are hardly another model
                         batch=inputs.settings.evaluation.batch_size,
                     )
             point = _POINT_SECONDS * rates.host + rates.read_seconds(parameters, tokens)
