@@ -67,8 +67,8 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads every array of an npz, checksums included.
 
     Raises:
-      ValueError: the file is not a whole npz.
-      OSError: it cannot be read.
+        ValueError: The file is not a whole npz.
+        OSError: It cannot be read.
     """
     content = io.BytesIO(path.read_bytes())
     try:
@@ -119,11 +119,11 @@ def sync(descriptor: int, where: pathlib.Path) -> None:
     """Makes sure that a file is on disk; that a file system cannot do so is told once.
 
     Args:
-      descriptor: of the file.
-      where: the directory that is named then.
+        descriptor: Of the file.
+        where: The directory that is named then.
 
     Raises:
-      OSError: the disk is full, broken or away.
+        OSError: The disk is full, broken or away.
     """
     with _telling(where, _NO_SYNC):
         os.fsync(descriptor)

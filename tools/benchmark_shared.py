@@ -46,10 +46,10 @@ def generate(
     1 % of Gaussian noise away.
 
     Args:
-      folder: where they are kept.
-      layers: their depth.
-      posts: how many.
-      vocabulary: rows of the embeddings, which are not analysed.
+        folder: Where they are kept.
+        layers: Their depth.
+        posts: How many.
+        vocabulary: Rows of the embeddings, which are not analysed.
     """
     raw = QWEN2_5_1_5B | {"num_hidden_layers": layers, "vocab_size": vocabulary}
     config = model_config(raw)
@@ -109,11 +109,11 @@ def measure(command: list[str], limit: int = 0) -> dict[str, Any]:
     """Runs a command; seconds, peak RssAnon in bytes, and what it printed.
 
     Args:
-      command: what to run.
-      limit: most private memory it may hold, in bytes (RLIMIT_DATA); 0 for any.
+        command: What to run.
+        limit: Most private memory it may hold, in bytes (RLIMIT_DATA); 0 for any.
 
     Raises:
-      InputError: it failed.
+        InputError: It failed.
     """
 
     def bound() -> None:

@@ -47,10 +47,10 @@ def row(s: np.ndarray, size: float, draws: int, rng: np.random.Generator) -> dic
     """One size: shares of planted rotations, and random signs judged by an SVD of each draw.
 
     Args:
-      s: singular values of base [r].
-      size: of the change.
-      draws: how many draws of signs go through an SVD.
-      rng: for magnitudes, signs and rotations.
+        s: Singular values of base [r].
+        size: Of the change.
+        draws: How many draws of signs go through an SVD.
+        rng: For magnitudes, signs and rotations.
     """
     r = len(s)
     skew = rng.standard_normal((r, r))

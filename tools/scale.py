@@ -41,9 +41,9 @@ class Model:
     """The linear layers of a model: shapes (I, O) and how many of each a layer has.
 
     Attributes:
-      name: as it is known.
-      layers: its depth.
-      matrices: count by shape.
+        name: As it is known.
+        layers: Its depth.
+        matrices: Count by shape.
     """
 
     name: str
@@ -80,11 +80,11 @@ class Prediction:
     """Time, operations and memory of a sweep.
 
     Attributes:
-      seconds: of the whole command, without compiling.
-      operations: floating point operations in all.
-      read: bytes read.
-      device: bytes on each device.
-      host: bytes of stacks on the host of one process.
+        seconds: Of the whole command, without compiling.
+        operations: Floating point operations in all.
+        read: Bytes read.
+        device: Bytes on each device.
+        host: Bytes of stacks on the host of one process.
     """
 
     seconds: float

@@ -152,8 +152,11 @@ class CheckpointRewrite:
                 self._unmake()
 
     def copy(self) -> Iterator[str]:
-        """Copies everything that is not replaced, file by file; yields the files' names as they are
-        done. Bit for bit where the dtype stays."""
+        """Copies everything that is not replaced, bit for bit where the dtype stays.
+
+        Yields:
+            The files' names as they are done.
+        """
         for file in () if self.finished else self.source.files:
             if file in self._state["copied"]:
                 continue

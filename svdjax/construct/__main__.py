@@ -1,4 +1,4 @@
-"""Edits the singular structure of a post-trained checkpoint and writes the result.
+r"""Edits the singular structure of a post-trained checkpoint and writes the result.
 
 Every chosen linear layer of the post model is rebuilt from its own singular values and vectors
 and those of the base model, by one of the constructions of the paper (arXiv 2509.17866):
@@ -26,13 +26,13 @@ transformers and vLLM load: all other tensors bit for bit, tokenizer and licence
 card that says what was done, how much changed, and how much of post-training's change is left.
 
     python -m svdjax.construct --base=DIR --post=DIR --construction=eq9 --out=DIR
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \\
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \
         --modules=self_attn --out=DIR
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \\
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \
         --modules=mlp --signs=aligned --layers=0-3 --dtype=float32 --out=DIR
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \\
+    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \
         --modules=self_attn --control=noise --seed=1 --out=DIR
-    python -m svdjax.construct --base=DIR --construction=lora \\
+    python -m svdjax.construct --base=DIR --construction=lora \
         --rank=16 --components=middle --out=DIR
 
 Memory is bounded by --group_bytes, not by the model. A command that was interrupted goes on when

@@ -29,15 +29,15 @@ class Context:
     """Everything the sweep hands to a stage.
 
     Attributes:
-      workdir: locked, clean.
-      settings: how to compute.
-      identity: digests of the inputs by source, and versions; they key the journal.
-      mesh: the devices.
-      entry: this stage's entry in sweep.json, kept up to date.
-      save: writes sweep.json.
-      check: raises if a stop was requested, here or at another process.
-      hosts: the processes of the sweep.
-      compile_queue: compiles what will be needed.
+        workdir: Locked, clean.
+        settings: How to compute.
+        identity: Digests of the inputs by source, and versions; they key the journal.
+        mesh: The devices.
+        entry: This stage's entry in sweep.json, kept up to date.
+        save: Writes sweep.json.
+        check: Raises if a stop was requested, here or at another process.
+        hosts: The processes of the sweep.
+        compile_queue: Compiles what will be needed.
     """
 
     workdir: pathlib.Path
@@ -72,13 +72,13 @@ class Context:
         """Does what the stage does to every pair; what an earlier run finished is only read.
 
         Args:
-          jobs: the pairs.
-          load: reads the results from a pair's directory; raises `InputError` where they are
-            missing or damaged, and they are made again.
-          make: makes them, and leaves them in that directory.
+            jobs: The pairs.
+            load: Reads the results from a pair's directory; raises `InputError` where they are
+                missing or damaged, and they are made again.
+            make: Makes them, and leaves them in that directory.
 
         Returns:
-          Results by pair, in the order of `jobs`.
+            Results by pair, in the order of `jobs`.
         """
         before, start = self.entry.get("seconds", 0.0), time.perf_counter()
         self.entry["status"] = "running"

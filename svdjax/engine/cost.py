@@ -64,10 +64,10 @@ class Cost:
     """Operations and bytes of a comparison.
 
     Attributes:
-      products: floating point operations in matrix products.
-      eigen: how many symmetric eigenproblems, by size.
-      stored: bytes of the matrices as stored.
-      working: bytes on a device while it is worked on.
+        products: Floating point operations in matrix products.
+        eigen: How many symmetric eigenproblems, by size.
+        stored: Bytes of the matrices as stored.
+        working: Bytes on a device while it is worked on.
     """
 
     products: float
@@ -96,14 +96,14 @@ def pair_cost(
     with their smaller singular values worked out a second time.
 
     Args:
-      shape: (I, O).
-      posts: comparisons.
-      sides: matrices that are read and factorised for them; a base and its posts by default, fewer
-        where an earlier comparison has left some.
-      itemsize: bytes of an entry as stored.
-      measure: what is asked for; ``fits`` takes both rotations and the values of one eigenproblem,
-        ``all`` also polar factors, two where the matrix is not square.
-      gram: whether Gram matrices are tried; else an SVD of every matrix.
+        shape: (I, O).
+        posts: Comparisons.
+        sides: Matrices that are read and factorised for them; a base and its posts by default,
+            fewer where an earlier comparison has left some.
+        itemsize: Bytes of an entry as stored.
+        measure: What is asked for; ``fits`` takes both rotations and the values of one
+            eigenproblem, ``all`` also polar factors, two where the matrix is not square.
+        gram: Whether Gram matrices are tried; else an SVD of every matrix.
     """
     sides = posts + 1 if sides is None else sides
     r, long = min(shape), max(shape)
@@ -154,12 +154,12 @@ class Rates:
     """Rates of a device, all devices of the machine at work.
 
     Attributes:
-      device: its name.
-      products: float64 operations a second in matrix products.
-      eigen: seconds of a symmetric float64 eigenproblem with vectors, by size.
-      host: how many times as long Python takes as on the machine of this file's constants.
-      read: bytes a second from the file system into a process.
-      transfer: bytes a second from the host to the device.
+        device: Its name.
+        products: Float64 operations a second in matrix products.
+        eigen: Seconds of a symmetric float64 eigenproblem with vectors, by size.
+        host: How many times as long Python takes as on the machine of this file's constants.
+        read: Bytes a second from the file system into a process.
+        transfer: Bytes a second from the host to the device.
     """
 
     device: str
@@ -190,11 +190,11 @@ class Rates:
         """Seconds of a decoder that answers: steps for each token of a batch, over the cache.
 
         Args:
-          parameters: of the model.
-          config: of its decoder.
-          answers: how many.
-          tokens: of an answer.
-          batch: answers that are decoded together.
+            parameters: Of the model.
+            config: Of its decoder.
+            answers: How many.
+            tokens: Of an answer.
+            batch: Answers that are decoded together.
         """
         layers, steps = config.num_layers, max(tokens, answers * tokens / batch)
         cache = 8.0 * layers * config.num_kv_heads * config.head_dim * batch * tokens
@@ -218,9 +218,9 @@ def measure_rates(
     """Measures this machine's devices, all of them at once; takes some seconds.
 
     Args:
-      sizes: of the eigenproblems.
-      product: size of the product.
-      turns: how often each is measured; the best counts.
+        sizes: Of the eigenproblems.
+        product: Size of the product.
+        turns: How often each is measured; the best counts.
     """
     with jax.enable_x64(True):
         devices = jax.devices()

@@ -20,14 +20,15 @@ class Group:
     """Layers ``[start, stop)`` of one projection of one pair.
 
     Attributes:
-      pair: the pair's name.
-      projection: which tensors.
-      start: first layer.
-      stop: one past the last layer.
-      length: layers of the stack on the devices, at least ``stop - start``.
-      bytes: host bytes of both stacks as stored.
-      read: bytes read for it; less than `bytes` where a group before leaves a side on the devices.
-      cost: of one of its matrices; less where a group before leaves a side on the devices.
+        pair: The pair's name.
+        projection: Which tensors.
+        start: First layer.
+        stop: One past the last layer.
+        length: Layers of the stack on the devices, at least ``stop - start``.
+        bytes: Host bytes of both stacks as stored.
+        read: Bytes read for it; less than `bytes` where a group before leaves a side on the
+            devices.
+        cost: Of one of its matrices; less where a group before leaves a side on the devices.
     """
 
     pair: str

@@ -15,10 +15,10 @@ def shares(groups: Sequence[Group], count: int, *, together: bool = False) -> li
     (Graham, Bounds on Multiprocessing Timing Anomalies, 1969).
 
     Args:
-      groups: what is to be done.
-      count: of processes; each comes to the same division by itself.
-      together: the same layers of all pairs go to one process, which then factorises a base that
-        they share only once.
+        groups: What is to be done.
+        count: Of processes; each comes to the same division by itself.
+        together: The same layers of all pairs go to one process, which then factorises a base that
+            they share only once.
     """
     keys: list[Hashable] = [
         group.place if together else position for position, group in enumerate(groups)

@@ -27,8 +27,8 @@ class SharedInputs:
     """Inputs that several stages read of the same pairs, read once.
 
     Attributes:
-      jobs: the validated pairs.
-      settings: of the sweep.
+        jobs: The validated pairs.
+        settings: Of the sweep.
     """
 
     def __init__(self, jobs: Sequence[PairJob], settings: Settings):
@@ -46,9 +46,9 @@ class Forecast(NamedTuple):
     """Predicted time of a stage.
 
     Attributes:
-      lines: for the end of a dry run.
-      seconds: of its work, programs aside.
-      programs: roughly how many it has to load, or to compile the first time.
+        lines: For the end of a dry run.
+        seconds: Of its work, programs aside.
+        programs: Roughly how many it has to load, or to compile the first time.
     """
 
     lines: list[str]
@@ -60,8 +60,8 @@ class PairPage(NamedTuple):
     """Contents of a page that its sections may need.
 
     Attributes:
-      panels: what is drawn of the pair (`svdjax.report.panels`).
-      paper: the column of the paper's tables, None for none.
+        panels: What is drawn of the pair (`svdjax.report.panels`).
+        paper: The column of the paper's tables, None for none.
     """
 
     panels: Sequence[Panel]
@@ -72,16 +72,16 @@ class Stage:
     """A stage of a sweep; a subclass says what it has, and loads what is heavy when it is asked.
 
     Attributes:
-      name: in ``config.stages`` and sweep.json.
-      file: of a pair's results, which the closing line names.
-      place: where its section stands on a page, ascending.
-      anchor: of its section; sections of one anchor become one.
-      title: heading of that section.
-      label: the same in the page's list of sections, where that is to be shorter.
-      explanation: template beside the page's that explains it, empty for none.
-      figures: how many its section has, roughly; drawing them takes most of the report's time.
-      index_anchor: of its section on the index, where that is another.
-      index_title: heading of that.
+        name: In ``config.stages`` and sweep.json.
+        file: Of a pair's results, which the closing line names.
+        place: Where its section stands on a page, ascending.
+        anchor: Of its section; sections of one anchor become one.
+        title: Heading of that section.
+        label: The same in the page's list of sections, where that is to be shorter.
+        explanation: Template beside the page's that explains it, empty for none.
+        figures: How many its section has, roughly; drawing them takes most of the report's time.
+        index_anchor: Of its section on the index, where that is another.
+        index_title: Heading of that.
     """
 
     name = ""
@@ -99,7 +99,7 @@ class Stage:
         """Reads and checks its inputs, before anything is computed.
 
         Raises:
-          InputError: with every fault of every pair.
+            InputError: With every fault of every pair.
         """
         del inputs
 
@@ -122,7 +122,7 @@ class Stage:
         """Reads the results of a pair from its directory.
 
         Raises:
-          InputError: they are missing, damaged or of another version.
+            InputError: They are missing, damaged or of another version.
         """
         raise NotImplementedError
 
@@ -135,9 +135,9 @@ class Stage:
         """Predicts its time.
 
         Args:
-          inputs: pairs and settings.
-          prepared: as `prepare` returned it.
-          rates: of all devices together.
+            inputs: Pairs and settings.
+            prepared: As `prepare` returned it.
+            rates: Of all devices together.
         """
         del inputs, prepared, rates
         return Forecast([])
@@ -150,9 +150,9 @@ class Stage:
         """Writes its tables and figures of a pair; returns what the pair's page shows.
 
         Args:
-          results: of the pair.
-          folder: the pair's.
-          page: what else is on it.
+            results: Of the pair.
+            folder: The pair's.
+            page: What else is on it.
         """
         raise NotImplementedError
 
@@ -162,9 +162,9 @@ class Stage:
         """Writes its part of a sweep's index, where it has anything to say.
 
         Args:
-          results: by pair.
-          folder: the sweep's.
-          papers: the paper's models by pair, where they are the paper's.
+            results: By pair.
+            folder: The sweep's.
+            papers: The paper's models by pair, where they are the paper's.
         """
         del results, folder, papers
         return None

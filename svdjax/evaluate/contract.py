@@ -106,8 +106,8 @@ def models_of(
     """Yields every pair with its models that a stage runs; None stands for a checkpoint's own.
 
     Args:
-      inputs: pairs and settings.
-      controls: whether the controls that ``config.constructions.asked`` names are among them.
+        inputs: Pairs and settings.
+        controls: Whether the controls that ``config.constructions.asked`` names are among them.
     """
     sources: set[str] = set()
     for job in inputs.jobs:

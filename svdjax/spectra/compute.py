@@ -48,16 +48,16 @@ def compute_groups(
     """Yields the groups in order, computed.
 
     Args:
-      plan: of which the groups are some.
-      groups: what to compute.
-      mesh: the devices, axis ``layers``.
-      compile_queue: compiles the programs of later groups while earlier ones compute.
-      cache: states of matrices that occur in several pairs.
-      check: called between groups; may raise to stop.
+        plan: Of which the groups are some.
+        groups: What to compute.
+        mesh: The devices, axis ``layers``.
+        compile_queue: Compiles the programs of later groups while earlier ones compute.
+        cache: States of matrices that occur in several pairs.
+        check: Called between groups; may raise to stop.
 
     Raises:
-      InputError: a tensor holds NaN or Inf, its file has become unreadable, or one matrix for
-        each device is more than a device's memory.
+        InputError: A tensor holds NaN or Inf, its file has become unreadable, or one matrix for
+            each device is more than a device's memory.
     """
     analysis = _Analysis(plan, mesh, cache, compile_queue)
     cache.expect(groups, plan.pairs)
@@ -151,13 +151,13 @@ def in_parts(run: Callable[[Any], Any], stacks: Any, least: int, what: str) -> A
     """Calls `run`; what the devices have no room for is halved along its layers and tried again.
 
     Args:
-      run: takes a pytree of stacks, returns one of numpy arrays with the same leading axis.
-      stacks: what to call it with.
-      least: layers that are not divided any more, one for each device.
-      what: for the error.
+        run: Takes a pytree of stacks, returns one of numpy arrays with the same leading axis.
+        stacks: What to call it with.
+        least: Layers that are not divided any more, one for each device.
+        what: For the error.
 
     Raises:
-      InputError: there is no room for `least` layers.
+        InputError: There is no room for `least` layers.
     """
     try:
         return run(stacks)

@@ -50,9 +50,9 @@ class Side:
     """One side of a group on the devices: its stack as stored, [L, R, M].
 
     Attributes:
-      stack: the matrices.
-      state: what a comparison needs of them, once that was computed or found.
-      key: names them on disk; None where they are not kept there.
+        stack: The matrices.
+        state: What a comparison needs of them, once that was computed or found.
+        key: Names them on disk; None where they are not kept there.
     """
 
     stack: Stored
@@ -64,7 +64,7 @@ class FactorCache:
     """States of a sweep's matrices; see `svdjax.spectral.compare.State`.
 
     Attributes:
-      sources: paths of the checkpoints that are worth keeping them of.
+        sources: Paths of the checkpoints that are worth keeping them of.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class FactorCache:
         """One side of a group; to be called by one thread, in the order of the groups.
 
         Args:
-          checkpoint: the side.
-          group: what of it.
-          read: makes its stack [L, R, M], as stored.
-          ship: puts a pytree of stacks on the devices.
+            checkpoint: The side.
+            group: What of it.
+            read: Makes its stack [L, R, M], as stored.
+            ship: Puts a pytree of stacks on the devices.
         """
         if str(checkpoint.path) not in self.sources:
             return Side(ship(to_raw(read())))

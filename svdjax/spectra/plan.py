@@ -42,9 +42,9 @@ class Program(NamedTuple):
     """A program to be compiled: what prepares a stack, or what compares two.
 
     Attributes:
-      shape: of the stacks [L, R, M].
-      dtypes: as stored, of the one stack or of base and post.
-      given: whether the states of base and of post are handed in; empty for what prepares one.
+        shape: Of the stacks [L, R, M].
+        dtypes: As stored, of the one stack or of base and post.
+        given: Whether the states of base and of post are handed in; empty for what prepares one.
     """
 
     shape: tuple[int, ...]
@@ -81,10 +81,10 @@ class SpectraPlan:
     """The spectra of all pairs, whichever of them are finished already.
 
     Attributes:
-      jobs: the validated pairs.
-      settings: how to compute.
-      shared: paths of the checkpoints of whose matrices something is kept between groups.
-      groups: of all pairs, in the order in which they are computed.
+        jobs: The validated pairs.
+        settings: How to compute.
+        shared: Paths of the checkpoints of whose matrices something is kept between groups.
+        groups: Of all pairs, in the order in which they are computed.
     """
 
     jobs: tuple[PairJob, ...]
@@ -157,9 +157,9 @@ def plan_spectra(jobs: Sequence[PairJob], settings: Settings, devices: int) -> S
     to 8 times bf16 ones.
 
     Args:
-      jobs: the validated pairs.
-      settings: how to compute.
-      devices: over which the layers of a group are spread.
+        jobs: The validated pairs.
+        settings: How to compute.
+        devices: Over which the layers of a group are spread.
     """
     sides = [str(side.path) for job in jobs for side in (job.plan.base, job.plan.post)]
     counts = collections.Counter(sides)

@@ -44,8 +44,8 @@ def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
     computes its share, and takes that of the others (`run_share`) from the journal.
 
     Args:
-      plan: of all pairs; the groups of those that are finished are left out.
-      context: of the stage.
+        plan: Of all pairs; the groups of those that are finished are left out.
+        context: Of the stage.
     """
     outcome = SpectraOutcome()
     workdir, settings, entry = context.workdir, context.settings, context.entry
@@ -118,11 +118,11 @@ def run_share(plan: SpectraPlan, context: Context) -> int:
     """Computes another process's share of what process 0 misses, into the journal.
 
     Args:
-      plan: of all pairs.
-      context: of the stage.
+        plan: Of all pairs.
+        context: Of the stage.
 
     Returns:
-      How many groups that were.
+        How many groups that were.
     """
     numbers = context.hosts.exchange("spectra")[0]
     first, *rest = plan.divided([plan.groups[number] for number in numbers], context.hosts.count)
@@ -203,8 +203,8 @@ class _Work:
         """Yields the jobs as they become complete, and the seconds that went into each.
 
         Args:
-          groups: what the stream will give; jobs that need none of them come first.
-          stream: pieces as `compute` yields them.
+            groups: What the stream will give; jobs that need none of them come first.
+            stream: Pieces as `compute` yields them.
         """
         left = collections.Counter(group.pair for group in groups)
         seconds = dict.fromkeys(self.journals, 0.0)
@@ -223,7 +223,7 @@ class _Work:
         """Takes a group from the journal that another process has computed.
 
         Raises:
-          InputError: it does not appear there.
+            InputError: It does not appear there.
         """
         deadline = time.monotonic() + _PATIENCE
         while not self._read(group):

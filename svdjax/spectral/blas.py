@@ -62,11 +62,11 @@ def product(name: str, by_xla: Callable[..., jax.Array], *matrices: jax.Array) -
     """A product of one or two matrices of one dtype.
 
     Args:
-      name: ``ab``, ``atb``, ``abt``, ``aat`` or ``ata``, t for the transpose of what it follows; or
-        ``add_abt``, the same added to another matrix, in place where that is possible, and
-        ``add_aat``, of which only the upper triangle counts.
-      by_xla: the same product of the same matrices, by XLA.
-      matrices: a, or a and b; before them what is to be added to.
+        name: ``ab``, ``atb``, ``abt``, ``aat`` or ``ata``, t for the transpose of what it follows;
+            or ``add_abt``, the same added to another matrix, in place where that is possible, and
+            ``add_aat``, of which only the upper triangle counts.
+        by_xla: The same product of the same matrices, by XLA.
+        matrices: A, or a and b; before them what is to be added to.
     """
     adds, operation = name.startswith("add_"), name.removeprefix("add_")
     a, *others = matrices[adds:]
@@ -128,7 +128,7 @@ def _products() -> dict[str, Callable[..., None]]:
     BLAS's arrays are column-major, ours are row-major: it sees their transposes.
 
     Raises:
-      Exception: scipy offers BLAS in another form than the one expected.
+        Exception: Scipy offers BLAS in another form than the one expected.
     """
     gemms = {
         kind: _routine(f"{kind}gemm", f"cciii{kind}{kind}i{kind}i{kind}{kind}i") for kind in "sd"
@@ -192,11 +192,11 @@ def _routine(name: str, kinds: str) -> Callable[..., None]:
     """A routine of the BLAS that scipy offers to Cython, every argument of it an address.
 
     Args:
-      name: of the routine.
-      kinds: of its arguments: c character, i 32-bit integer, s float, d double.
+        name: Of the routine.
+        kinds: Of its arguments: c character, i 32-bit integer, s float, d double.
 
     Raises:
-      RuntimeError: it has other arguments here, such as 64-bit integers.
+        RuntimeError: It has other arguments here, such as 64-bit integers.
     """
     from scipy.linalg import cython_blas  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -317,7 +317,7 @@ def _register(name: str) -> None:
     Whatever it raises fails the program that called it, a `MemoryError` as RESOURCE_EXHAUSTED.
 
     Raises:
-      Exception: XLA's interface is not compatible, or not there.
+        Exception: XLA's interface is not compatible, or not there.
     """
 
     def entry(pointer: Any) -> int | None:

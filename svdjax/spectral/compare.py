@@ -45,23 +45,24 @@ class MatrixComparison(NamedTuple):
     """Two matrices as their comparison sees them.
 
     Attributes:
-      s_base: singular values of W_base, descending, [R].
-      s_post: those of W_post.
-      rank_base: numerical rank of W_base, int32.
-      rank_post: that of W_post.
-      stored_ranks: how many directions of base and post stand out of the rounding of their storage,
-        int32 each.
-      roundings: root mean square of the rounding errors of base and post.
-      cosine: <W_base, W_post> / (||W_base|| ||W_post||), 0 where either is zero.
-      vectors: what is measured of their singular vectors.
-      q: Q1 and Q2 of the two, [R, R] each; None where they were not asked for.
-      inside: U_base^T W_post V_base / ||W_post||_F, [R, R]; zeros for a zero matrix.
-      outside: share of ||W_post||_F that lies outside the subspaces of base, 0 if square; NaN where
-        no long factor was formed and only ||W_post - alpha W_base|| can tell, or q is None.
-      sigma_error: estimate of the absolute error of any singular value.
-      polar_error: of the polar factors of both within their subspaces, Frobenius.
-      subspace_error: how far their subspaces lean towards any one direction outside.
-      route: `GRAM` where the Gram matrices were good enough, else `FACTORS`, int32.
+        s_base: Singular values of W_base, descending, [R].
+        s_post: Those of W_post.
+        rank_base: Numerical rank of W_base, int32.
+        rank_post: That of W_post.
+        stored_ranks: How many directions of base and post stand out of the rounding of their
+            storage, int32 each.
+        roundings: Root mean square of the rounding errors of base and post.
+        cosine: <W_base, W_post> / (||W_base|| ||W_post||), 0 where either is zero.
+        vectors: What is measured of their singular vectors.
+        q: Q1 and Q2 of the two, [R, R] each; None where they were not asked for.
+        inside: U_base^T W_post V_base / ||W_post||_F, [R, R]; zeros for a zero matrix.
+        outside: Share of ||W_post||_F that lies outside the subspaces of base, 0 if square; NaN
+            where no long factor was formed and only ||W_post - alpha W_base|| can tell, or q is
+            None.
+        sigma_error: Estimate of the absolute error of any singular value.
+        polar_error: Of the polar factors of both within their subspaces, Frobenius.
+        subspace_error: How far their subspaces lean towards any one direction outside.
+        route: `GRAM` where the Gram matrices were good enough, else `FACTORS`, int32.
     """
 
     s_base: jax.Array
@@ -82,18 +83,17 @@ class MatrixComparison(NamedTuple):
 
 
 class Method(Protocol):
-    """A method of comparison; hashable, a static argument of the programs.
-
-    Attributes:
-      factorisation: how factors are come by, and the working dtype.
-      full_rotations: whether Q1 and Q2 are wanted, not just what `Vectors` show of them.
-    """
+    """A method of comparison; hashable, a static argument of the programs."""
 
     @property
-    def factorisation(self) -> Factorisation: ...
+    def factorisation(self) -> Factorisation:
+        """Source of factors, and the working dtype."""
+        ...
 
     @property
-    def full_rotations(self) -> bool: ...
+    def full_rotations(self) -> bool:
+        """Whether Q1 and Q2 are wanted, not just what `Vectors` show of them."""
+        ...
 
     @property
     def batches(self) -> bool:
@@ -104,8 +104,8 @@ class Method(Protocol):
         """What the method needs of W [I, O] alone, as stored.
 
         Args:
-          w: the matrix.
-          known: a state of it, by this method or another, if there is one.
+            w: The matrix.
+            known: A state of it, by this method or another, if there is one.
         """
         ...
 
@@ -115,10 +115,10 @@ class Method(Protocol):
         """The comparison of W_base and W_post [I, O].
 
         Args:
-          base: W_base, as stored.
-          post: W_post, as stored.
-          states: what `prepare` gave of either.
-          corner: size of what `Vectors` show of [R, R] matrices.
+            base: W_base, as stored.
+            post: W_post, as stored.
+            states: What `prepare` gave of either.
+            corner: Size of what `Vectors` show of [R, R] matrices.
         """
         ...
 

@@ -26,9 +26,9 @@ class Split(NamedTuple):
     """A matrix in two parts, float32; stacked, every field has a leading `L`.
 
     Attributes:
-      residual: W - A B, formed with the rounded A and B, [I, O].
-      a: [I, K].
-      b: [K, O].
+        residual: W - A B, formed with the rounded A and B, [I, O].
+        a: [I, K].
+        b: [K, O].
     """
 
     residual: jax.Array
@@ -40,14 +40,14 @@ def start_of(where: str | int, rank: int, r: int, what: str = "the matrix") -> i
     """Index of the first component that is taken out.
 
     Args:
-      where: ``top``, ``middle`` (as many before as after, or one fewer), ``bottom``, or the index
-        itself, as a number or its digits.
-      rank: how many are taken.
-      r: how many there are.
-      what: the matrix's name, for errors.
+        where: ``top``, ``middle`` (as many before as after, or one fewer), ``bottom``, or the index
+            itself, as a number or its digits.
+        rank: How many are taken.
+        r: How many there are.
+        what: The matrix's name, for errors.
 
     Raises:
-      InputError: they are not there.
+        InputError: They are not there.
     """
     if not 1 <= _whole(rank, "rank {!r}: expected a whole number") <= r:
         raise InputError(f"rank {rank}: {what} has {r} singular components, expected 1 to {r}")
@@ -80,9 +80,9 @@ def split_matrix(
     but for the rounding of the residual, however small that is beside A B.
 
     Raises:
-      InputError: there are no such components, or no such factorisation.
-      RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
-        `working_precision` first.
+        InputError: There are no such components, or no such factorisation.
+        RuntimeError: The factorisation works in float64 and 64-bit types are off; enter
+            `working_precision` first.
     """
     start = start_of(start, rank, min(w.shape))
     factor = get_factorisation(factorisation)
@@ -109,19 +109,19 @@ def split_stack(
     One matrix at a time on each device; traced once per shape, dtype, start and rank.
 
     Args:
-      w: the stack, any floating dtype.
-      start: the first component, see `start_of`.
-      rank: how many.
-      factorisation: name in `FACTORISATIONS`, or one of one's own.
-      mesh: has an axis ``layers`` over which `L` is divided, padded where it does not divide; None
-        for one device.
+        w: The stack, any floating dtype.
+        start: The first component, see `start_of`.
+        rank: How many.
+        factorisation: Name in `FACTORISATIONS`, or one of one's own.
+        mesh: Has an axis ``layers`` over which `L` is divided, padded where it does not divide;
+            None for one device.
 
     Returns:
-      `Split`, every field with a leading `L`.
+        `Split`, every field with a leading `L`.
 
     Raises:
-      InputError: as `split_matrix`, or this is no stack of matrices.
-      RuntimeError: as `split_matrix`.
+        InputError: As `split_matrix`, or this is no stack of matrices.
+        RuntimeError: As `split_matrix`.
     """
     factorisation = get_factorisation(factorisation)
     if len(w.shape) != 3 or 0 in w.shape:

@@ -33,17 +33,17 @@ class Built(NamedTuple):
     """A constructed matrix and what can be said of it; stacked, every field has a leading `L`.
 
     Attributes:
-      w: the new W_post [I, O], in the storage dtype asked for.
-      sigma: its singular values before rounding, [R], descending.
-      sigma_post: those of W_post, [R].
-      change: ||new - W_post||_F, of the rounded matrix.
-      norm_post: ||W_post||_F.
-      norm: ||new||_F, of the rounded matrix.
-      arbitrary: share of pairs whose aligned sign is arbitrary; NaN unless signs were aligned.
-      deficient: whether W_post or its partner is numerically rank-deficient, bool: the vectors of
-        null spaces are arbitrary, and so is what a rotation makes of them.
-      surviving: share of the change of post-training that is left, see `surviving_share`; of the
-        rounded matrix. NaN where W_base is not known.
+        w: The new W_post [I, O], in the storage dtype asked for.
+        sigma: Its singular values before rounding, [R], descending.
+        sigma_post: Those of W_post, [R].
+        change: ||new - W_post||_F, of the rounded matrix.
+        norm_post: ||W_post||_F.
+        norm: ||new||_F, of the rounded matrix.
+        arbitrary: Share of pairs whose aligned sign is arbitrary; NaN unless signs were aligned.
+        deficient: Whether W_post or its partner is numerically rank-deficient, bool: the vectors of
+            null spaces are arbitrary, and so is what a rotation makes of them.
+        surviving: Share of the change of post-training that is left, see `surviving_share`; of the
+            rounded matrix. NaN where W_base is not known.
     """
 
     w: jax.Array
@@ -76,7 +76,7 @@ def restoration_v(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     """U_post diag(s_post) (V_base U_base^T U_post)^T = W_post P_post^T P_base (eqs. 11 and 12).
 
     Returns:
-      The matrix [I, O], and R x R one that has its singular values.
+        The matrix [I, O], and R x R one that has its singular values.
     """
     q1 = inner(partner.u, post.u)
     turned = matmul(partner.v, q1)
@@ -87,7 +87,7 @@ def restoration_u(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     """(U_base V_base^T V_post) diag(s_post) V_post^T = P_base P_post^T W_post (eq. 16).
 
     Returns:
-      The matrix [I, O], and R x R one that has its singular values.
+        The matrix [I, O], and R x R one that has its singular values.
     """
     q2 = inner(partner.v, post.v)
     turned = matmul(partner.u, q2)
@@ -100,8 +100,8 @@ def aligned_signs(partner: Factors, post: Factors) -> tuple[jax.Array, jax.Array
     With D = diag(signs) it minimises ||U_post D - U_base||^2 + ||V_post D - V_base||^2 (*derived*).
 
     Returns:
-      signs [R], 1 or -1, so that sign_j (Q1[j, j] + Q2[j, j]) >= 0; and the share of pairs in
-      which that sum is below `ARBITRARY`.
+        signs [R], 1 or -1, so that sign_j (Q1[j, j] + Q2[j, j]) >= 0; and the share of pairs in
+        which that sum is below `ARBITRARY`.
     """
     both = jnp.sum(partner.u * post.u, axis=0) + jnp.sum(partner.v * post.v, axis=0)
     one = jnp.ones((), both.dtype)
@@ -116,12 +116,12 @@ def surviving_share(new: jax.Array, post: jax.Array, base: jax.Array) -> jax.Arr
     leave `predicted_surviving` (docs/mathematics.md, 5).
 
     Args:
-      new: W' [I, O], in the working dtype.
-      post: W_post [I, O].
-      base: W_base [I, O].
+        new: W' [I, O], in the working dtype.
+        post: W_post [I, O].
+        base: W_base [I, O].
 
     Returns:
-      The share; NaN where Delta is 0 to the precision of the dtype.
+        The share; NaN where Delta is 0 to the precision of the dtype.
     """
     square = jnp.sum(base * base)
     alpha = jnp.sum(post * base) / jnp.where(square > 0, square, 1)
@@ -141,11 +141,11 @@ def predicted_surviving(name: str, shape: tuple[int, int]) -> float:
     one), r / 2R where it is the other, to first order in Delta and up to 1 / 2R.
 
     Args:
-      name: of the construction.
-      shape: (in, out).
+        name: Of the construction.
+        shape: (in, out).
 
     Returns:
-      The share, 1/2 for square matrices; NaN for what is no restoration.
+        The share, 1/2 for square matrices; NaN for what is no restoration.
     """
     if name not in ("eq11", "eq12", "eq16"):
         return float("nan")
@@ -168,15 +168,15 @@ def build(
     """One construction of one matrix whose factors are known.
 
     Args:
-      w_post: W_post [I, O] as stored; the change is measured against it.
-      post: its factors.
-      partner: factors of base, or of the other post model for eq. 12. Eqs. 9 and 14 look at its
-        singular values only; the vectors may be None.
-      w_base: W_base [I, O] as stored, for the surviving share; None leaves it NaN.
-      name: ``eq9``, ``eq10``, ``eq11``, ``eq12``, ``eq14``, ``eq15`` or ``eq16``.
-      alpha: alpha' of eq. 9, scalar.
-      signs: ``raw``, as the factorisation returned them, or ``aligned``; eqs. 10 and 15.
-      dtype: storage dtype of the new matrix.
+        w_post: W_post [I, O] as stored; the change is measured against it.
+        post: Its factors.
+        partner: Factors of base, or of the other post model for eq. 12. Eqs. 9 and 14 look at its
+            singular values only; the vectors may be None.
+        w_base: W_base [I, O] as stored, for the surviving share; None leaves it NaN.
+        name: ``eq9``, ``eq10``, ``eq11``, ``eq12``, ``eq14``, ``eq15`` or ``eq16``.
+        alpha: Alpha' of eq. 9, scalar.
+        signs: ``raw``, as the factorisation returned them, or ``aligned``; eqs. 10 and 15.
+        dtype: Storage dtype of the new matrix.
     """
     work = post.s.dtype
     shape = (w_post.shape[0], w_post.shape[1])
@@ -237,19 +237,19 @@ def construct_matrix(
     """One construction of two matrices [I, O], which are factorised; see `build`.
 
     Args:
-      w_post: W_post [I, O].
-      w_partner: the partner's matrix; not looked at, and may be None, where `sigma` is given.
-      w_base: W_base [I, O], for the surviving share; None where it is `w_partner`, or not known.
-      name: see `build`.
-      sigma: the partner's singular values [R], for eqs. 9 and 14, if they are known.
-      alpha: see `build`.
-      signs: see `build`.
-      dtype: see `build`.
-      factorisation: name in `FACTORISATIONS`, or one of one's own.
+        w_post: W_post [I, O].
+        w_partner: The partner's matrix; not looked at, and may be None, where `sigma` is given.
+        w_base: W_base [I, O], for the surviving share; None where it is `w_partner`, or not known.
+        name: See `build`.
+        sigma: The partner's singular values [R], for eqs. 9 and 14, if they are known.
+        alpha: See `build`.
+        signs: See `build`.
+        dtype: See `build`.
+        factorisation: Name in `FACTORISATIONS`, or one of one's own.
 
     Raises:
-      RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
-        `working_precision` first.
+        RuntimeError: The factorisation works in float64 and 64-bit types are off; enter
+            `working_precision` first.
     """
     factor = get_factorisation(factorisation)
     post = factor(w_post).factors

@@ -38,24 +38,24 @@ def control_stack(
     """Moves matrices as far as a construction did, without being one.
 
     Args:
-      w_post: W_post [L, I, O] as stored.
-      w_base: W_base [L, I, O].
-      distance: ||W' - W_post||_F of each layer's construction, [L]; not looked at, and may be None,
-        for ``reverted``.
-      seeds: of each layer, unsigned 32-bit integers, [L, any]. The direction of ``noise`` depends
-        on them and on the shape of the matrix alone.
-      name: ``noise``, ``interpolated`` or ``reverted``.
-      dtype: storage dtype of the new matrices.
-      mesh: as in `svdjax.spectral.analyse_stack`.
+        w_post: W_post [L, I, O] as stored.
+        w_base: W_base [L, I, O].
+        distance: ||W' - W_post||_F of each layer's construction, [L]; not looked at, and may be
+            None, for ``reverted``.
+        seeds: Of each layer, unsigned 32-bit integers, [L, any]. The direction of ``noise`` depends
+            on them and on the shape of the matrix alone.
+        name: ``noise``, ``interpolated`` or ``reverted``.
+        dtype: Storage dtype of the new matrices.
+        mesh: As in `svdjax.spectral.analyse_stack`.
 
     Returns:
-      `Built`, every field with a leading `L`; nothing is factorised, so the singular values are
-      NaN. `change` is `distance`, up to what the storage dtype can carry, and less for
-      ``interpolated`` where W_base is nearer.
+        `Built`, every field with a leading `L`; nothing is factorised, so the singular values are
+        NaN. `change` is `distance`, up to what the storage dtype can carry, and less for
+        ``interpolated`` where W_base is nearer.
 
     Raises:
-      RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
-      ValueError: no control of that name.
+        RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
+        ValueError: No control of that name.
     """
     if name not in ("noise", "interpolated", "reverted"):
         raise ValueError(f"no control {name!r}")

@@ -36,16 +36,16 @@ class Corotation(NamedTuple):
     rounding of the computation, or scales singular values without turning any vector.
 
     Attributes:
-      share: ``c = 1/2 + sum K_ij K_ji / sum (K_ij^2 + K_ji^2)``; 1 where K is symmetric, 0 where
-        it is skew, 1/2 in the mean of the null.
-      error: bound to first order of the absolute error of `share`, from the estimated error of K.
-      std: standard deviation of `share` under the null,
-        ``sqrt(sum (K_ij K_ji)^2) / sum (K_ij^2 + K_ji^2)``.
-      z: ``(share - 1/2) / std``; 0 where no pair has both of its entries.
-      p: two-sided p-value of z from the normal distribution.
-      norm: Frobenius norm of K off the diagonal, relative to ||W_post||_F.
-      outside: share of ||W_post - alpha W_base||_F^2 outside base's singular subspaces: 0 for a
-        square base of full rank; NaN where the change is zero or rounding of the computation.
+        share: ``c = 1/2 + sum K_ij K_ji / sum (K_ij^2 + K_ji^2)``; 1 where K is symmetric, 0 where
+            it is skew, 1/2 in the mean of the null.
+        error: Bound to first order of the absolute error of `share`, from the estimated error of K.
+        std: Standard deviation of `share` under the null, ``sqrt(sum (K_ij K_ji)^2) / sum (K_ij^2 +
+            K_ji^2)``.
+        z: ``(share - 1/2) / std``; 0 where no pair has both of its entries.
+        p: Two-sided p-value of z from the normal distribution.
+        norm: Frobenius norm of K off the diagonal, relative to ||W_post||_F.
+        outside: Share of ||W_post - alpha W_base||_F^2 outside base's singular subspaces: 0 for a
+            square base of full rank; NaN where the change is zero or rounding of the computation.
     """
 
     share: jax.Array
@@ -69,15 +69,15 @@ def corotation(
     """Computes the share from W_post in base's singular frame (*derived*).
 
     Args:
-      inside: U_base^T W_post V_base / ||W_post||_F [R, R].
-      scaled: alpha s_base / ||W_post||_F, alpha by least squares, [R].
-      delta: ||W_post - alpha W_base||_F / ||W_post||_F, scalar.
-      rank: how many directions of base are looked at, the first ones, int32 scalar.
-      noise: estimate of the Frobenius error of `inside`, scalar.
-      square: whether W_base is square.
+        inside: U_base^T W_post V_base / ||W_post||_F [R, R].
+        scaled: Alpha s_base / ||W_post||_F, alpha by least squares, [R].
+        delta: ||W_post - alpha W_base||_F / ||W_post||_F, scalar.
+        rank: How many directions of base are looked at, the first ones, int32 scalar.
+        noise: Estimate of the Frobenius error of `inside`, scalar.
+        square: Whether W_base is square.
 
     Returns:
-      `Corotation` of scalars in the dtype of `inside`.
+        `Corotation` of scalars in the dtype of `inside`.
     """
     r = len(inside)
     within = jnp.arange(r, dtype=jnp.int32) < rank
@@ -122,11 +122,11 @@ def corotation_of(
     """Computes the share of a compared pair of matrices.
 
     Args:
-      pair: the two matrices.
-      rank: how many directions of base are looked at, the first ones, int32 scalar.
-      shape: (I, O).
-      delta: as in `corotation`.
-      by_gram: whether the factorisation starts from a Gram matrix.
+        pair: The two matrices.
+        rank: How many directions of base are looked at, the first ones, int32 scalar.
+        shape: (I, O).
+        delta: As in `corotation`.
+        by_gram: Whether the factorisation starts from a Gram matrix.
     """
     unit = unit_norm(pair.s_base)[0]
     return corotation(

@@ -25,12 +25,12 @@ class Factorisation:
     """A function from a matrix to its factors, with the dtype that it works in.
 
     Attributes:
-      name: what configs call it.
-      dtype: name of the working dtype, ``float32`` or ``float64``.
-      factor: function of one tall matrix [I, O], I >= O, in the working dtype.
-      supports_gram: whether long matrices may be compared by their Gram matrices where that is
-        exact enough (`svdjax.spectral.compare.GramMethod`); `factor` then takes, as second
-        argument, the singular vectors of the short side as rows, V^T, if they are known.
+        name: What configs call it.
+        dtype: Name of the working dtype, ``float32`` or ``float64``.
+        factor: Function of one tall matrix [I, O], I >= O, in the working dtype.
+        supports_gram: Whether long matrices may be compared by their Gram matrices where that is
+            exact enough (`svdjax.spectral.compare.GramMethod`); `factor` then takes, as second
+            argument, the singular vectors of the short side as rows, V^T, if they are known.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Factorisation:
         """Makes sure that the working dtype is there.
 
         Raises:
-          RuntimeError: it is float64 and 64-bit types are off, where jax would silently compute in
-            float32. Enter `working_precision` first.
+            RuntimeError: It is float64 and 64-bit types are off, where jax would silently compute
+                in float32. Enter `working_precision` first.
         """
         if self.dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
             raise RuntimeError(
@@ -73,9 +73,9 @@ class Factorisation:
         and V swapped back.
 
         Args:
-          w: the matrix.
-          vt: singular vectors of its short side as rows [R, R], where they are known and the
-            factorisation `supports_gram`.
+            w: The matrix.
+            vt: Singular vectors of its short side as rows [R, R], where they are known and the
+                factorisation `supports_gram`.
         """
         w = self.upcast(w)
         known = () if vt is None else (vt,)
@@ -104,7 +104,7 @@ def get_factorisation(name: str | Factorisation) -> Factorisation:
     """The factorisation of a name, or of ``auto``; one that is given as such is returned.
 
     Raises:
-      InputError: there is none of that name.
+        InputError: There is none of that name.
     """
     if isinstance(name, Factorisation):
         return name

@@ -16,9 +16,9 @@ class Factors(NamedTuple):
     """A reduced singular value decomposition, s descending.
 
     Attributes:
-      u: [I, R], orthonormal columns, spanning the input subspace.
-      s: [R], not negative.
-      v: [O, R], orthonormal columns, spanning the output subspace.
+        u: [I, R], orthonormal columns, spanning the input subspace.
+        s: [R], not negative.
+        v: [O, R], orthonormal columns, spanning the output subspace.
     """
 
     u: jax.Array
@@ -30,10 +30,10 @@ class SVDState(NamedTuple):
     """Factors and how far they may be from the exact ones of the same matrix.
 
     Attributes:
-      factors: the factors.
-      sigma_error: absolute error of any singular value, scalar.
-      polar_error: Frobenius error of the polar factor U V^T within its subspaces, scalar.
-      subspace_error: how far the subspaces lean towards any one direction outside, scalar.
+        factors: The factors.
+        sigma_error: Absolute error of any singular value, scalar.
+        polar_error: Frobenius error of the polar factor U V^T within its subspaces, scalar.
+        subspace_error: How far the subspaces lean towards any one direction outside, scalar.
     """
 
     factors: Factors
@@ -64,14 +64,14 @@ def polar_errors(
     direction outside the subspaces. Only the numerical rank k is looked at.
 
     Args:
-      s: singular values [R], descending.
-      shape: (I, O).
-      backward: backward error of the factorisation, ||E||_F / ||W||_F.
+        s: Singular values [R], descending.
+        shape: (I, O).
+        backward: Backward error of the factorisation, ||E||_F / ||W||_F.
 
     Returns:
-      `SVDState.polar_error`, ``e sqrt(sum_{i != j} 2/(s_i + s_j)^2)`` and the loss of
-      orthogonality, ``backward`` for each of the k pairs; and `SVDState.subspace_error`,
-      ``e sqrt(sum_j 1/s_j^2)``.
+        `SVDState.polar_error`, ``e sqrt(sum_{i != j} 2/(s_i + s_j)^2)`` and the loss of
+        orthogonality, ``backward`` for each of the k pairs; and `SVDState.subspace_error`, ``e
+        sqrt(sum_j 1/s_j^2)``.
     """
     live = jnp.arange(s.shape[0], dtype=jnp.int32) < numerical_rank(s, shape)
     unit = jnp.where(live, s / jnp.where(s[0] > 0, s[0], 1), 1)

@@ -31,8 +31,8 @@ class Fit(NamedTuple):
     """One fit of eq. 8.
 
     Attributes:
-      alpha: the scale, by least squares.
-      error: ||W_post - fit||_F / ||W_post||_F.
+        alpha: The scale, by least squares.
+        error: ||W_post - fit||_F / ||W_post||_F.
     """
 
     alpha: jax.Array
@@ -51,17 +51,17 @@ class Fits(NamedTuple):
     residuals of eq. 13 are NaN.
 
     Attributes:
-      identity: Q = I, scaling alone.
-      q1: Q = Q1, for tall matrices its polar factor.
-      q2: Q = Q2, for wide matrices its polar factor.
-      common: Q = polar(Q1 + Q2), the nearest to both.
-      optimal: the best orthogonal Q and alpha >= 0.
-      common_sigma_min: smallest singular value of Q1 + Q2 (at most 2); at 0 the common rotation is
-        not unique.
-      residual_q1: ||Q^T Q1 - I||_F / R with the common Q; NaN where that is not unique.
-      residual_q2: ||Q^T Q2 - I||_F / R, NaN there too.
-      residual_asymmetry: ||Q^T Q1 - Q^T Q2||_F / R, for any orthogonal Q the same; where the common
-        Q was asked for (`every`), NaN where that is not unique.
+        identity: Q = I, scaling alone.
+        q1: Q = Q1, for tall matrices its polar factor.
+        q2: Q = Q2, for wide matrices its polar factor.
+        common: Q = polar(Q1 + Q2), the nearest to both.
+        optimal: The best orthogonal Q and alpha >= 0.
+        common_sigma_min: Smallest singular value of Q1 + Q2 (at most 2); at 0 the common rotation
+            is not unique.
+        residual_q1: ||Q^T Q1 - I||_F / R with the common Q; NaN where that is not unique.
+        residual_q2: ||Q^T Q2 - I||_F / R, NaN there too.
+        residual_asymmetry: ||Q^T Q1 - Q^T Q2||_F / R, for any orthogonal Q the same; where the
+            common Q was asked for (`every`), NaN where that is not unique.
     """
 
     identity: Fit
@@ -94,8 +94,8 @@ def scaling_alone(alpha: jax.Array, delta: jax.Array) -> Fits:
     """The fit with Q = I, which takes no vectors; no others were asked for, they are NaN.
 
     Args:
-      alpha: of least squares.
-      delta: ||W_post - alpha W_base|| / ||W_post||.
+        alpha: Of least squares.
+        delta: ||W_post - alpha W_base|| / ||W_post||.
     """
     nan = jnp.full((), jnp.nan, alpha.dtype)
     none = Fit(nan, nan)
@@ -113,12 +113,12 @@ def rotation_fits(
     """Fits of eq. 8.
 
     Args:
-      pair: the two matrices.
-      shape: (I, O).
-      delta: ||W_post - alpha W_base|| / ||W_post||, alpha by least squares.
-      deficient: whether either is numerically rank-deficient, bool scalar.
-      every: also the fits that take a polar factor of their own, which is as dear as an SVD: the
-        common one with its residuals, and that of the side which is not square; else NaN.
+        pair: The two matrices.
+        shape: (I, O).
+        delta: ||W_post - alpha W_base|| / ||W_post||, alpha by least squares.
+        deficient: Whether either is numerically rank-deficient, bool scalar.
+        every: Also the fits that take a polar factor of their own, which is as dear as an SVD: the
+            common one with its residuals, and that of the side which is not square; else NaN.
     """
     r = min(shape)
     q = pair.q

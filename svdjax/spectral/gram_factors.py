@@ -24,9 +24,9 @@ class _Projected(NamedTuple):
     Columns lie as rows here: on CPU they are picked and divided at a fraction of the cost.
 
     Attributes:
-      wv: (W V)^T [R, I].
-      vt: V^T [R, R].
-      s: lengths of the columns [R], descending.
+        wv: (W V)^T [R, I].
+        vt: V^T [R, R].
+        s: Lengths of the columns [R], descending.
     """
 
     wv: jax.Array
@@ -38,9 +38,9 @@ class _WithOrthogonality(NamedTuple):
     """Projected columns, and how far from orthogonal they are.
 
     Attributes:
-      projected: the columns.
-      e: (W V / s)^T (W V / s) - I [R, R].
-      loss: ||e||_F.
+        projected: The columns.
+        e: (W V / s)^T (W V / s) - I [R, R].
+        loss: ||e||_F.
     """
 
     projected: _Projected
@@ -62,8 +62,8 @@ def gram_factors(w: jax.Array, vt: jax.Array | None = None) -> SVDState:
     factorised by `lapack_factors` instead.
 
     Args:
-      w: the matrix, in the working dtype.
-      vt: V^T [O, O], where it is known.
+        w: The matrix, in the working dtype.
+        vt: V^T [O, O], where it is known.
     """
     # A power of two, so that nothing is rounded.
     top = jnp.ldexp(jnp.ones((), w.dtype), jnp.frexp(jnp.max(jnp.abs(w)))[1] - 1)

@@ -33,10 +33,10 @@ class GramState(NamedTuple):
     """Spectrum of the Gram matrix of one matrix W, seen with its short side as rows.
 
     Attributes:
-      s: singular values of W, descending, [R].
-      vt: singular vectors of the short side, as rows, V^T [R, R].
-      inv_sqrt: (W W^T)^(-1/2) = V S^-1 V^T of W as scaled [R, R]; nothing in particular of a
-        matrix that is not of full rank. None where it was not asked for.
+        s: Singular values of W, descending, [R].
+        vt: Singular vectors of the short side, as rows, V^T [R, R].
+        inv_sqrt: (W W^T)^(-1/2) = V S^-1 V^T of W as scaled [R, R]; nothing in particular of a
+            matrix that is not of full rank. None where it was not asked for.
     """
 
     s: jax.Array
@@ -48,9 +48,9 @@ def gram_state(w: Stored, dtype: str, *, inv_sqrt: bool) -> GramState:
     """`GramState` of W [I, O] as stored, worked out in `dtype`.
 
     Args:
-      w: the matrix.
-      dtype: name of the working dtype.
-      inv_sqrt: whether (W W^T)^(-1/2) is wanted.
+        w: The matrix.
+        dtype: Name of the working dtype.
+        inv_sqrt: Whether (W W^T)^(-1/2) is wanted.
     """
     values, vectors = eigh(gram_of(w, dtype))
     s, vt = jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors.T[::-1]
@@ -62,9 +62,9 @@ class GramErrors(NamedTuple):
     """Errors of what a Gram matrix tells.
 
     Attributes:
-      sigma: absolute error of any singular value.
-      polar: Frobenius error of the polar factor.
-      good: whether both are within `TOLERANCE`; a zero matrix loses nothing.
+        sigma: Absolute error of any singular value.
+        polar: Frobenius error of the polar factor.
+        good: Whether both are within `TOLERANCE`; a zero matrix loses nothing.
     """
 
     sigma: jax.Array
@@ -81,8 +81,8 @@ def gram_errors(s: jax.Array, shape: tuple[int, int]) -> GramErrors:
     over R x R; measured, the estimate is at or above the true error.
 
     Args:
-      s: the singular values.
-      shape: (I, O).
+        s: The singular values.
+        shape: (I, O).
     """
     r, eps = s.shape[0], float(jnp.finfo(s.dtype).eps)
     zero = s[0] == 0
@@ -109,12 +109,12 @@ def measure_vectors(
     not all.
 
     Args:
-      base: of W_base, of full rank, with ``inv_sqrt``.
-      post: of W_post, of full rank.
-      cross: C.
-      stored: how many directions storage carries; see `svdjax.spectral.storage`.
-      tall: whether the short side is the output side.
-      corner: C, if R is no less.
+        base: Of W_base, of full rank, with ``inv_sqrt``.
+        post: Of W_post, of full rank.
+        cross: C.
+        stored: How many directions storage carries; see `svdjax.spectral.storage`.
+        tall: Whether the short side is the output side.
+        corner: C, if R is no less.
     """
     if base.inv_sqrt is None:
         raise ValueError("the inverse square root of base's Gram matrix was not asked for")

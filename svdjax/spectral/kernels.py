@@ -54,23 +54,23 @@ def analyse_stack(
     was good enough, matrix by matrix. Those where it was not are then factorised.
 
     Args:
-      base: W_base [L, I, O] as stored, any floating dtype; converted on the device.
-      post: W_post [L, I, O].
-      factorisation: name in `FACTORISATIONS`, or one of one's own.
-      corner: size of the corners of sim_u, sim_v, i_orth.
-      measure: one of `svdjax.spectral.pair.MEASURES`.
-      known: of base and of post as `prepare_stack` returned it; None where it is to be worked
-        out.
-      mesh: has an axis ``layers`` over which `L` is divided, padded where it does
-        not divide; None for one device.
+        base: W_base [L, I, O] as stored, any floating dtype; converted on the device.
+        post: W_post [L, I, O].
+        factorisation: Name in `FACTORISATIONS`, or one of one's own.
+        corner: Size of the corners of sim_u, sim_v, i_orth.
+        measure: One of `svdjax.spectral.pair.MEASURES`.
+        known: Of base and of post as `prepare_stack` returned it; None where it is to be worked
+            out.
+        mesh: Has an axis ``layers`` over which `L` is divided, padded where it does not divide;
+            None for one device.
 
     Returns:
-      `PairMetrics`, every field with a leading `L`.
+        `PairMetrics`, every field with a leading `L`.
 
     Raises:
-      InputError: shapes that differ or are not [L, I, O], or an unknown factorisation.
-      RuntimeError: the factorisation works in float64 and 64-bit types are off; enter
-        `working_precision` first.
+        InputError: Shapes that differ or are not [L, I, O], or an unknown factorisation.
+        RuntimeError: The factorisation works in float64 and 64-bit types are off; enter
+            `working_precision` first.
     """
     method = _method(factorisation, base.shape[1:], measure)
     layers = _check(base, post)
@@ -166,11 +166,11 @@ def compile_prepare(
     jax keeps the program. To be called from any thread, within `working_precision`.
 
     Args:
-      shape: [L, I, O], L a multiple of the mesh's size.
-      dtype: as stored.
-      factorisation: as in `prepare_stack`.
-      measure: as in `prepare_stack`.
-      mesh: as in `prepare_stack`.
+        shape: [L, I, O], L a multiple of the mesh's size.
+        dtype: As stored.
+        factorisation: As in `prepare_stack`.
+        measure: As in `prepare_stack`.
+        mesh: As in `prepare_stack`.
     """
     method = _method(factorisation, shape[1:], measure)
     _prepare.lower(stack_shape(shape, dtype, mesh), method=method, mesh=mesh).compile()
@@ -189,13 +189,13 @@ def compile_analysis(
     """Compiles what `analyse_stack` will call, as `compile_prepare` does.
 
     Args:
-      shape: of both stacks.
-      dtypes: of base and post as stored.
-      factorisation: as in `analyse_stack`.
-      corner: as in `analyse_stack`.
-      measure: as in `analyse_stack`.
-      known: whether the state of base, and of post, will be given.
-      mesh: as in `analyse_stack`.
+        shape: Of both stacks.
+        dtypes: Of base and post as stored.
+        factorisation: As in `analyse_stack`.
+        corner: As in `analyse_stack`.
+        measure: As in `analyse_stack`.
+        known: Whether the state of base, and of post, will be given.
+        mesh: As in `analyse_stack`.
     """
     state = None
     if any(known):
@@ -270,22 +270,22 @@ def build_stack(
     """One construction of a stack whose factors are known.
 
     Args:
-      w_post: W_post [L, I, O] as stored.
-      post: its factors, with a leading `L`.
-      partner: those of base, or of the other post model for eq. 12; for eqs. 9 and 14 the vectors
-        may be None.
-      w_base: W_base [L, I, O] as stored, for the surviving share; None leaves it NaN.
-      name: the construction, ``eq9`` to ``eq16``.
-      alpha: alpha' of eq. 9 for each layer, [L]; None is 1.
-      signs: ``raw`` or ``aligned``; eqs. 10 and 15.
-      dtype: storage dtype of the new matrices.
-      mesh: as in `analyse_stack`.
+        w_post: W_post [L, I, O] as stored.
+        post: Its factors, with a leading `L`.
+        partner: Those of base, or of the other post model for eq. 12; for eqs. 9 and 14 the vectors
+            may be None.
+        w_base: W_base [L, I, O] as stored, for the surviving share; None leaves it NaN.
+        name: The construction, ``eq9`` to ``eq16``.
+        alpha: Alpha' of eq. 9 for each layer, [L]; None is 1.
+        signs: ``raw`` or ``aligned``; eqs. 10 and 15.
+        dtype: Storage dtype of the new matrices.
+        mesh: As in `analyse_stack`.
 
     Returns:
-      `Built`, every field with a leading `L`.
+        `Built`, every field with a leading `L`.
 
     Raises:
-      InputError: as `analyse_stack`.
+        InputError: As `analyse_stack`.
     """
     layers = _check(*(w for w in (w_post, w_base) if w is not None))
     factors = np.ones(layers) if alpha is None else np.asarray(alpha)

@@ -33,11 +33,11 @@ def lift(fn: Callable[..., Any], *, batches: Callable[..., bool] = lambda **_: F
     """Turns a function of one layer's pytree of arrays into one of stacks [L, ...].
 
     Args:
-      fn: takes one pytree without the leading axis, and keyword-only options, which are static;
-        returns a pytree of arrays.
-      batches: whether, with these options, an accelerator is to work on several layers at once:
-        small matrices one by one leave it idle. Not where `fn` has a costly branch that is seldom
-        taken: in a batch every layer takes both sides.
+        fn: Takes one pytree without the leading axis, and keyword-only options, which are static;
+            returns a pytree of arrays.
+        batches: Whether, with these options, an accelerator is to work on several layers at once:
+            small matrices one by one leave it idle. Not where `fn` has a costly branch that is
+            seldom taken: in a batch every layer takes both sides.
     """
     return Lifted(fn, batches)
 
@@ -49,7 +49,7 @@ class Lifted:
     function is said to be fit for them: of its intermediate arrays none outlives them.
 
     Attributes:
-      program: the jitted function of stacks that are on their devices.
+        program: The jitted function of stacks that are on their devices.
     """
 
     def __init__(self, fn: Callable[..., Any], batches: Callable[..., bool]):
@@ -73,17 +73,17 @@ class Lifted:
         """Maps the function over the layers.
 
         Args:
-          stacks: pytree of arrays with one leading axis `L`.
-          mesh: has an axis ``layers`` over which `L` is divided, padded with copies of the last
-            layer where it does not divide; None for one device.
-          padded: whether the results of the padding stay.
-          **options: of the function; static.
+            stacks: Pytree of arrays with one leading axis `L`.
+            mesh: Has an axis ``layers`` over which `L` is divided, padded with copies of the last
+                layer where it does not divide; None for one device.
+            padded: Whether the results of the padding stay.
+            **options: Of the function; static.
 
         Returns:
-          Its results with a leading `L`, not waited for.
+            Its results with a leading `L`, not waited for.
 
         Raises:
-          InputError: the mesh has no axis ``layers``.
+            InputError: The mesh has no axis ``layers``.
         """
         layers = jax.tree.leaves(stacks)[0].shape[0]
         stacks, mesh = shard_stack(stacks, mesh)
@@ -112,10 +112,10 @@ def map_layers(
     """Maps a function of one layer over pytrees of stacks; to be called inside jit.
 
     Args:
-      fn: takes and returns pytrees without the leading axis.
-      stacks: pytree of arrays with a leading axis, a multiple of the mesh's size.
-      mesh: as `shard_stack` returned it.
-      batches: whether an accelerator works on several layers at once.
+        fn: Takes and returns pytrees without the leading axis.
+        stacks: Pytree of arrays with a leading axis, a multiple of the mesh's size.
+        mesh: As `shard_stack` returned it.
+        batches: Whether an accelerator works on several layers at once.
     """
 
     def many(stacks: Any) -> Any:
@@ -157,10 +157,10 @@ def shard_stack(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, Any]:
     Padded with copies of the last layer where they do not divide; zero matrices may take longer.
 
     Returns:
-      The stacks, and the mesh as `plain_mesh` has it.
+        The stacks, and the mesh as `plain_mesh` has it.
 
     Raises:
-      InputError: the mesh has no axis ``layers``.
+        InputError: The mesh has no axis ``layers``.
     """
     if mesh is None:
         return stacks, None

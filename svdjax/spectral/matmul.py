@@ -157,9 +157,9 @@ def slice_length(rows: int, length: int, itemsize: int) -> int:
     """How much of a long side `gram_of` and `cross_of` bring to the working dtype at once.
 
     Args:
-      rows: the short side.
-      length: the long side.
-      itemsize: of the working dtype, in bytes.
+        rows: The short side.
+        length: The long side.
+        itemsize: Of the working dtype, in bytes.
     """
     most = max(_SLICE, _SLICE_BYTES // (rows * itemsize))
     return math.ceil(length / math.ceil(length / most))

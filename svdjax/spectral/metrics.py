@@ -36,11 +36,11 @@ class Frobenius(NamedTuple):
     """NF in both forms, with its error.
 
     Attributes:
-      nf: ||I_orth - I||_F / R; NaN where either matrix is rank-deficient.
-      nf_rank: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post), NF where both have full
-        rank; NaN where either is zero.
-      error: estimate of the absolute error of nf, or of nf_rank where nf is NaN; never above what
-        the farthest factors differ by.
+        nf: ||I_orth - I||_F / R; NaN where either matrix is rank-deficient.
+        nf_rank: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post), NF where both have full
+            rank; NaN where either is zero.
+        error: Estimate of the absolute error of nf, or of nf_rank where nf is NaN; never above what
+            the farthest factors differ by.
     """
 
     nf: jax.Array
@@ -52,8 +52,8 @@ def normalised_frobenius(pair: MatrixComparison, shape: tuple[int, int]) -> Frob
     """Distance of I_orth = Q1^T Q2 from the identity.
 
     Args:
-      pair: the two matrices.
-      shape: (I, O).
+        pair: The two matrices.
+        shape: (I, O).
     """
     ranks = tuple(rank.astype(pair.s_base.dtype) for rank in (pair.rank_base, pair.rank_post))
     size = jnp.sqrt(ranks[0] * ranks[1])
@@ -78,10 +78,10 @@ class Carried(NamedTuple):
     """What is left of a pair where storage rounds, and what its rounding makes.
 
     Attributes:
-      nf: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post) on the directions k that stand
-        out of the rounding; NaN where either matrix has none.
-      nf_rounding: first-order estimate of the NF there that rounding alone makes.
-      sigma_rounding: the most by which rounding moves any singular value of either matrix.
+        nf: ||(Q1 - Q2)[:k_base, :k_post]||_F / sqrt(k_base k_post) on the directions k that stand
+            out of the rounding; NaN where either matrix has none.
+        nf_rounding: First-order estimate of the NF there that rounding alone makes.
+        sigma_rounding: The most by which rounding moves any singular value of either matrix.
     """
 
     nf: jax.Array
@@ -93,9 +93,9 @@ def carried(pair: MatrixComparison, alpha: jax.Array, shape: tuple[int, int]) ->
     """What storage carries of a pair; see `svdjax.spectral.storage`.
 
     Args:
-      pair: the two matrices.
-      alpha: scale of base that fits post best.
-      shape: (I, O).
+        pair: The two matrices.
+        alpha: Scale of base that fits post best.
+        shape: (I, O).
     """
     base, post = (rank.astype(pair.s_base.dtype) for rank in pair.stored_ranks)
     size = jnp.sqrt(base * post)

@@ -38,11 +38,11 @@ class NullDraws(NamedTuple):
     """What one kind of null gave; with a leading `L` after mapping.
 
     Attributes:
-      nf: NF of every draw, [D].
-      alpha: mean scaling of its top 90 % of singular values (eq. 4), [D].
-      spread: population standard deviation of the same, [D].
-      svsm_mean: mean over the draws of the scaling of each singular value, [R].
-      svsm_std: standard deviation over the draws, [R].
+        nf: NF of every draw, [D].
+        alpha: Mean scaling of its top 90 % of singular values (eq. 4), [D].
+        spread: Population standard deviation of the same, [D].
+        svsm_mean: Mean over the draws of the scaling of each singular value, [R].
+        svsm_std: Standard deviation over the draws, [R].
     """
 
     nf: jax.Array | np.ndarray
@@ -71,20 +71,20 @@ def draw_nulls(
     is drawn depends on a layer's seeds and the number of the draw, on nothing else.
 
     Args:
-      sigma_base: singular values of W_base, descending, [L, R].
-      alpha: scale of each layer, [L], of either sign.
-      change: the real Delta, as `svdjax.spectral.null_signs.framed_change` returned it, a leading
-        `L` in every field.
-      seeds: of each layer, unsigned 32-bit integers, [L, any].
-      shape: (in, out).
-      draws: how many of each kind, `D`.
-      mesh: as in `svdjax.spectral.analyse_stack`.
+        sigma_base: Singular values of W_base, descending, [L, R].
+        alpha: Scale of each layer, [L], of either sign.
+        change: The real Delta, as `svdjax.spectral.null_signs.framed_change` returned it, a leading
+            `L` in every field.
+        seeds: Of each layer, unsigned 32-bit integers, [L, any].
+        shape: (in, out).
+        draws: How many of each kind, `D`.
+        mesh: As in `svdjax.spectral.analyse_stack`.
 
     Returns:
-      `NullDraws` by kind.
+        `NullDraws` by kind.
 
     Raises:
-      RuntimeError: 64-bit types are off.
+        RuntimeError: 64-bit types are off.
     """
     stacks = tuple(np.asarray(x, np.float64) for x in (sigma_base, alpha))
     stacks = (*stacks, change, np.asarray(seeds, np.uint32))
@@ -139,7 +139,7 @@ def folded(normal: jax.Array) -> jax.Array:
     of the entries on and below the diagonal.
 
     Returns:
-      [min(long, 2 short), short]; where the rest has no more than `short` rows it stays as it is.
+        [min(long, 2 short), short]; where the rest has no more than `short` rows it stays as it is.
     """
     short = normal.shape[1]
     rest = normal[short:]

@@ -26,13 +26,13 @@ class FramedChange(NamedTuple):
     Of a wide matrix everything is that of its transpose. With a leading `L` after mapping.
 
     Attributes:
-      values: singular values of Delta, descending, [R].
-      inside: K = U_base^T Delta V_base, [R, R].
-      outside: a matrix with the Gram matrix of the part of Delta V_base that is orthogonal to
-        U_base, [E, R]; without rows for square matrices. ``[inside; outside]`` has the singular
-        values of Delta.
-      top_half: ||K[:h, :h]||_F^2 / ||Delta||_F^2 with h = R // 2, scalar: the part of the change
-        between the leading halves of both sides' singular vectors; NaN without a change.
+        values: Singular values of Delta, descending, [R].
+        inside: K = U_base^T Delta V_base, [R, R].
+        outside: A matrix with the Gram matrix of the part of Delta V_base that is orthogonal to
+            U_base, [E, R]; without rows for square matrices. ``[inside; outside]`` has the singular
+            values of Delta.
+        top_half: ||K[:h, :h]||_F^2 / ||Delta||_F^2 with h = R // 2, scalar: the part of the change
+            between the leading halves of both sides' singular vectors; NaN without a change.
     """
 
     values: Array
@@ -47,16 +47,16 @@ def framed_change(
     """Brings the change of every layer into base's singular frame.
 
     Args:
-      base: W_base [L, I, O] as stored, any floating dtype.
-      post: W_post [L, I, O].
-      alpha: scale of each layer, [L].
-      mesh: as in `svdjax.spectral.analyse_stack`.
+        base: W_base [L, I, O] as stored, any floating dtype.
+        post: W_post [L, I, O].
+        alpha: Scale of each layer, [L].
+        mesh: As in `svdjax.spectral.analyse_stack`.
 
     Returns:
-      `FramedChange`, every field with a leading `L`.
+        `FramedChange`, every field with a leading `L`.
 
     Raises:
-      RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
+        RuntimeError: 64-bit types are off; enter `svdjax.spectral.working_precision` first.
     """
     return _frame((base, post, np.asarray(alpha, np.float64)), mesh=mesh)
 
@@ -98,12 +98,12 @@ def with_random_signs(key: jax.Array, change: FramedChange, sigma: jax.Array) ->
     to W_base, what the new one has along it is taken off its diagonal.
 
     Args:
-      key: of this draw.
-      change: of one layer, without a leading axis.
-      sigma: singular values of W_base, [R].
+        key: Of this draw.
+        change: Of one layer, without a leading axis.
+        sigma: Singular values of W_base, [R].
 
     Returns:
-      The new change in base's frame, [R + E, R].
+        The new change in base's frame, [R + E, R].
     """
     rows, columns = jax.random.rademacher(key, (2, sigma.shape[0]), sigma.dtype)
     inside = rows[:, None] * change.inside * columns[None, :]

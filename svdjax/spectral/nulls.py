@@ -30,9 +30,9 @@ def scaled_base(sigma_base: np.ndarray, alpha: np.ndarray, shape: tuple[int, int
     """Singular values of alpha W_base, those below its numerical rank exactly 0, [L, R].
 
     Args:
-      sigma_base: singular values of W_base, descending, [L, R].
-      alpha: the scale of each layer, [L]; its sign does not enter.
-      shape: (in, out).
+        sigma_base: Singular values of W_base, descending, [L, R].
+        alpha: The scale of each layer, [L]; its sign does not enter.
+        shape: (in, out).
     """
     sigma = np.asarray(sigma_base, np.float64)
     live = sigma > max(shape) * _EPS * sigma[:, :1]
@@ -50,11 +50,11 @@ def first_order(sigma: np.ndarray, s: float) -> float:
     It holds for any Delta of that norm whose singular vectors are random, whatever its spectrum.
 
     Args:
-      sigma: singular values of alpha W_base, [R].
-      s: root mean square entry of Delta.
+        sigma: Singular values of alpha W_base, [R].
+        s: Root mean square entry of Delta.
 
     Returns:
-      NF; NaN where two of the sigma are 0.
+        NF; NaN where two of the sigma are 0.
     """
     sums = sigma[:, None] + sigma[None, :]
     np.fill_diagonal(sums, np.inf)
@@ -89,13 +89,13 @@ def all_orders(
     square orthogonal. It runs from `first_order` for small s to the level of unrelated matrices.
 
     Args:
-      sigma: singular values of |alpha| W_base, descending, [R]; zeros are allowed.
-      s: root mean square entry of Delta.
-      shape: (in, out).
-      negative: alpha is below 0, which turns the sign of the trace.
+        sigma: Singular values of |alpha| W_base, descending, [R]; zeros are allowed.
+        s: Root mean square entry of Delta.
+        shape: (in, out).
+        negative: Alpha is below 0, which turns the sign of the trace.
 
     Returns:
-      NF, the square root of the mean square.
+        NF, the square root of the mean square.
     """
     r, R = min(shape), max(shape)
     if not s > 0:

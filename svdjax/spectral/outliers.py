@@ -39,9 +39,10 @@ class Scale:
     """How values of a metric are compared.
 
     Attributes:
-      effect: least deviation that is worth a name: a ratio minus 1 if `ratios`, else a difference.
-      ratios: whether values are compared by their ratio (logarithms), else by their difference.
-      least: values below it count as this much, since below it there is rounding.
+        effect: Least deviation that is worth a name: a ratio minus 1 if `ratios`, else a
+            difference.
+        ratios: Whether values are compared by their ratio (logarithms), else by their difference.
+        least: Values below it count as this much, since below it there is rounding.
     """
 
     effect: float
@@ -80,10 +81,10 @@ class Outlier(NamedTuple):
     """A layer that stands out in one metric.
 
     Attributes:
-      layer: its number, from 0.
-      metric: key of `SCALES`.
-      value: what was measured.
-      expected: the nearest value that its neighbours would have let pass.
+        layer: Its number, from 0.
+        metric: Key of `SCALES`.
+        value: What was measured.
+        expected: The nearest value that its neighbours would have let pass.
     """
 
     layer: int
@@ -96,10 +97,10 @@ def outliers(metrics: Mapping[str, np.ndarray]) -> list[Outlier]:
     """Finds the layers of one projection that stand out.
 
     Args:
-      metrics: some of `SCALES` to their values by layer, [L]; NaN where there is none.
+        metrics: Some of `SCALES` to their values by layer, [L]; NaN where there is none.
 
     Returns:
-      Them by layer, then in the order of `metrics`.
+        Them by layer, then in the order of `metrics`.
     """
     named = [
         Outlier(layer, name, float(metrics[name][layer]), expected)
@@ -113,7 +114,7 @@ def robust_z(count: int) -> float:
     """How many robust standard deviations from its neighbours a layer has to be.
 
     Args:
-      count: of layers that have a value. The fewer, the less is their spread known.
+        count: Of layers that have a value. The fewer, the less is their spread known.
     """
     return 8.0 + 100.0 / count
 
@@ -127,13 +128,13 @@ def deviations(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     which may become steeper as it has before, up to `GROWTH` times.
 
     Args:
-      values: along the layers, [..., L], finite, L >= `LEAST_LAYERS`.
+        values: Along the layers, [..., L], finite, L >= `LEAST_LAYERS`.
 
     Returns:
-      deviation: distance from the interval with its sign, 0 inside, [..., L].
-      expected: the nearest point of the interval, [..., L].
-      spread: robust standard deviation about the median of the neighbours on both sides, the
-        larger one of all inner layers and of those within `LOCAL`, itself left out, [..., L].
+        deviation: distance from the interval with its sign, 0 inside, [..., L].
+        expected: the nearest point of the interval, [..., L].
+        spread: robust standard deviation about the median of the neighbours on both sides, the
+            larger one of all inner layers and of those within `LOCAL`, itself left out, [..., L].
     """
     count = values.shape[-1]
     low, high, away, spread = (np.empty_like(values) for _ in range(4))
@@ -160,7 +161,7 @@ def _carried_on(side: np.ndarray) -> np.ndarray:
     """The value before the first of three: the last step again, as much larger as it has grown.
 
     Args:
-      side: neighbours of an end, nearest first, [..., 3].
+        side: Neighbours of an end, nearest first, [..., 3].
     """
     step, earlier = side[..., 0] - side[..., 1], side[..., 1] - side[..., 2]
     with np.errstate(over="ignore"):

@@ -35,63 +35,63 @@ class PairMetrics(NamedTuple):
     all but the trace also depend on mixing inside clusters of singular values, see the gaps.
 
     Attributes:
-      sigma_base: singular values of W_base, descending, [R].
-      sigma_post: those of W_post, [R].
-      svsm: sigma_post / sigma_base (eq. 4), NaN from the numerical rank of base on, [R].
-      nf: ||I_orth - I||_F / R, NaN where either matrix is rank-deficient.
-      nf_rank: the same on the common rank; equal to nf where both have full rank.
-      nf_error: estimate of the absolute error of nf (of nf_rank where nf is NaN).
-      sigma_error: estimate of the absolute error of any singular value of either matrix.
-      route: 1 where no long factors were formed, 0 where they were (`svdjax.spectral.compare`).
-      rank_base: numerical rank, sigma > max(I, O) eps sigma_1.
-      rank_post: the same of W_post.
-      stored_rank_base: directions of W_base that stand out of the rounding of its storage dtype, at
-        most rank_base (`svdjax.spectral.storage`).
-      stored_rank_post: the same of W_post.
-      nf_stored: NF on those directions of both, as nf_rank is on the common rank.
-      nf_rounding: first-order estimate of what rounding alone would make of nf_stored.
-      sigma_rounding: the most by which rounding moves a singular value of either matrix.
-      storage_eps_base: distance from 1 to the next number of the storage dtype of W_base.
-      storage_eps_post: the same of W_post.
-      trace: trace of I_orth = Q1^T Q2 (eq. 7).
-      diag: its diagonal, [R].
-      sim_u: leading corner of |U_base^T U_post| (eq. 5), [C, C].
-      sim_v: leading corner of |V_base^T V_post|, [C, C].
-      i_orth: leading corner of I_orth, [C, C].
-      gap_base: distance of each sigma_base to the nearest other one, relative to itself, [R].
-      gap_post: the same of W_post.
-      norm_base: ||W_base||_F.
-      norm_post: ||W_post||_F.
-      norm_delta: ||W_post - alpha_ls W_base||_F.
-      alpha_ls: the alpha that makes it smallest, <W_base, W_post> / ||W_base||^2; NaN for zero.
-      corotation: co-rotation share c of the change, 1 where both sides turn alike, 0 where they
-        turn apart, 1/2 without a relation; see `svdjax.spectral.corotation.Corotation`, also for
-        where it and the next five are NaN.
-      corotation_error: bound of its absolute error.
-      corotation_std: its standard deviation under random signs.
-      corotation_z: (corotation - 1/2) / corotation_std.
-      corotation_stored: corotation on the directions that stand out of the rounding of base.
-      corotation_stored_std: its standard deviation under random signs.
-      norm_offdiag_stored: norm_offdiag on those directions.
-      corotation_p: two-sided p-value of that, from the normal distribution.
-      norm_offdiag: ||U_base^T W_post V_base||_F without the diagonal, within the rank of base.
-      outside_share: share of norm_delta^2 outside the singular subspaces of base.
-      fit_identity_alpha: scale of the fit of eq. 8 with Q = I; see `svdjax.spectral.fits.Fits`.
-      fit_identity_error: its relative error.
-      fit_q1_alpha: with Q = Q1 (its polar factor if tall).
-      fit_q1_error: its relative error.
-      fit_q2_alpha: with Q = Q2 (its polar factor if wide).
-      fit_q2_error: its relative error.
-      fit_common_alpha: with Q = polar(Q1 + Q2); NaN where that is not unique.
-      fit_common_error: its relative error.
-      fit_optimal_alpha: with the best orthogonal Q.
-      fit_optimal_error: its relative error.
-      common_sigma_min: smallest singular value of Q1 + Q2; at 0 the common Q is not unique.
-      small_delta_share: share of any small random change that eq. 8 explains.
-      residual_q1: ||dQ1 - I||_F / R (eq. 13) with the common Q; all three NaN where that is not
-        unique.
-      residual_q2: ||dQ2 - I||_F / R.
-      residual_asymmetry: ||dQ1 - dQ2||_F / R.
+        sigma_base: Singular values of W_base, descending, [R].
+        sigma_post: Those of W_post, [R].
+        svsm: Sigma_post / sigma_base (eq. 4), NaN from the numerical rank of base on, [R].
+        nf: ||I_orth - I||_F / R, NaN where either matrix is rank-deficient.
+        nf_rank: The same on the common rank; equal to nf where both have full rank.
+        nf_error: Estimate of the absolute error of nf (of nf_rank where nf is NaN).
+        sigma_error: Estimate of the absolute error of any singular value of either matrix.
+        route: 1 where no long factors were formed, 0 where they were (`svdjax.spectral.compare`).
+        rank_base: Numerical rank, sigma > max(I, O) eps sigma_1.
+        rank_post: The same of W_post.
+        stored_rank_base: Directions of W_base that stand out of the rounding of its storage dtype,
+            at most rank_base (`svdjax.spectral.storage`).
+        stored_rank_post: The same of W_post.
+        nf_stored: NF on those directions of both, as nf_rank is on the common rank.
+        nf_rounding: First-order estimate of what rounding alone would make of nf_stored.
+        sigma_rounding: The most by which rounding moves a singular value of either matrix.
+        storage_eps_base: Distance from 1 to the next number of the storage dtype of W_base.
+        storage_eps_post: The same of W_post.
+        trace: Trace of I_orth = Q1^T Q2 (eq. 7).
+        diag: Its diagonal, [R].
+        sim_u: Leading corner of |U_base^T U_post| (eq. 5), [C, C].
+        sim_v: Leading corner of |V_base^T V_post|, [C, C].
+        i_orth: Leading corner of I_orth, [C, C].
+        gap_base: Distance of each sigma_base to the nearest other one, relative to itself, [R].
+        gap_post: The same of W_post.
+        norm_base: ||W_base||_F.
+        norm_post: ||W_post||_F.
+        norm_delta: ||W_post - alpha_ls W_base||_F.
+        alpha_ls: The alpha that makes it smallest, <W_base, W_post> / ||W_base||^2; NaN for zero.
+        corotation: Co-rotation share c of the change, 1 where both sides turn alike, 0 where they
+            turn apart, 1/2 without a relation; see `svdjax.spectral.corotation.Corotation`, also
+            for where it and the next five are NaN.
+        corotation_error: Bound of its absolute error.
+        corotation_std: Its standard deviation under random signs.
+        corotation_z: (corotation - 1/2) / corotation_std.
+        corotation_stored: Corotation on the directions that stand out of the rounding of base.
+        corotation_stored_std: Its standard deviation under random signs.
+        norm_offdiag_stored: Norm_offdiag on those directions.
+        corotation_p: Two-sided p-value of that, from the normal distribution.
+        norm_offdiag: ||U_base^T W_post V_base||_F without the diagonal, within the rank of base.
+        outside_share: Share of norm_delta^2 outside the singular subspaces of base.
+        fit_identity_alpha: Scale of the fit of eq. 8 with Q = I; see `svdjax.spectral.fits.Fits`.
+        fit_identity_error: Its relative error.
+        fit_q1_alpha: With Q = Q1 (its polar factor if tall).
+        fit_q1_error: Its relative error.
+        fit_q2_alpha: With Q = Q2 (its polar factor if wide).
+        fit_q2_error: Its relative error.
+        fit_common_alpha: With Q = polar(Q1 + Q2); NaN where that is not unique.
+        fit_common_error: Its relative error.
+        fit_optimal_alpha: With the best orthogonal Q.
+        fit_optimal_error: Its relative error.
+        common_sigma_min: Smallest singular value of Q1 + Q2; at 0 the common Q is not unique.
+        small_delta_share: Share of any small random change that eq. 8 explains.
+        residual_q1: ||dQ1 - I||_F / R (eq. 13) with the common Q; all three NaN where that is not
+            unique.
+        residual_q2: ||dQ2 - I||_F / R.
+        residual_asymmetry: ||dQ1 - dQ2||_F / R.
     """
 
     sigma_base: jax.Array | np.ndarray
@@ -171,11 +171,11 @@ def unscaled_rest(
     Of the difference, entry by entry, not the difference of squares: a perfect fit reads 1e-15.
 
     Args:
-      base: W_base [I, O], as stored.
-      post: W_post.
-      pair: the two matrices; its cosine is what is taken of it.
-      norms: ||W_base||_F and ||W_post||_F.
-      dtype: to work in.
+        base: W_base [I, O], as stored.
+        post: W_post.
+        pair: The two matrices; its cosine is what is taken of it.
+        norms: ||W_base||_F and ||W_post||_F.
+        dtype: To work in.
     """
     inverse_base, inverse_post = (jnp.where(norm > 0, 1 / norm, 0) for norm in norms)
     if all(matmul.products_fit(w.dtype, dtype) for w in (base, post)):
@@ -199,15 +199,15 @@ def pair_metrics(
     """`PairMetrics` of one pair of matrices, without the leading axis.
 
     Args:
-      base: W_base [I, O], any floating dtype.
-      post: W_post [I, O].
-      method: of comparison; its ``full_rotations`` are those of the measure.
-      corner: size of the corners of sim_u, sim_v, i_orth.
-      measure: one of `MEASURES`.
-      known: what `Method.prepare` gave of base and of post, None where it is to be worked out.
+        base: W_base [I, O], any floating dtype.
+        post: W_post [I, O].
+        method: Of comparison; its ``full_rotations`` are those of the measure.
+        corner: Size of the corners of sim_u, sim_v, i_orth.
+        measure: One of `MEASURES`.
+        known: What `Method.prepare` gave of base and of post, None where it is to be worked out.
 
     Raises:
-      RuntimeError: the method works in float64 and 64-bit types are off.
+        RuntimeError: The method works in float64 and 64-bit types are off.
     """
     method.factorisation.check()
     base, post = jax.tree.map(jnp.asarray, (base, post))

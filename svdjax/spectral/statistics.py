@@ -21,14 +21,14 @@ class SvsmStatistics:
     """Statistics of the singular value scaling of one projection type.
 
     Attributes:
-      alpha_mean: mean over all layers of the top 90 % (Table 3).
-      alpha_std: population standard deviation of the same entries.
-      alpha_prime: alpha_mean rounded to one decimal (Table 4).
-      layer_mean: mean per layer (figure 8), [L].
-      layer_std: population standard deviation per layer, [L].
-      top: how many entries of each layer are looked at.
-      nan_top: NaN among them, left out of the statistics.
-      nan_all: NaN among all entries.
+        alpha_mean: Mean over all layers of the top 90 % (Table 3).
+        alpha_std: Population standard deviation of the same entries.
+        alpha_prime: Alpha_mean rounded to one decimal (Table 4).
+        layer_mean: Mean per layer (figure 8), [L].
+        layer_std: Population standard deviation per layer, [L].
+        top: How many entries of each layer are looked at.
+        nan_top: NaN among them, left out of the statistics.
+        nan_all: NaN among all entries.
     """
 
     alpha_mean: float
@@ -52,10 +52,10 @@ def svsm(
     """Scaling sigma_post / sigma_base (eq. 4), NaN from the numerical rank of base on, [L, R].
 
     Args:
-      sigma_base: singular values of base, [L, R].
-      sigma_post: those of post, [L, R].
-      shape: (in, out) of the matrices.
-      eps: of the dtype they were computed in.
+        sigma_base: Singular values of base, [L, R].
+        sigma_post: Those of post, [L, R].
+        shape: (in, out) of the matrices.
+        eps: Of the dtype they were computed in.
     """
     live = sigma_base > max(shape) * eps * sigma_base[:, :1]
     return np.divide(sigma_post, sigma_base, out=np.full(live.shape, np.nan), where=live)
@@ -69,9 +69,9 @@ def clustered(gaps: ArrayLike, sigma: ArrayLike, error: ArrayLike) -> np.ndarray
     I_orth, and its diagonal, that belong to them mean nothing alone.
 
     Args:
-      gaps: distance of each singular value to the nearest other one, relative to itself, [L, R].
-      sigma: the singular values, [L, R].
-      error: estimate of the absolute error of any of them, [L].
+        gaps: Distance of each singular value to the nearest other one, relative to itself, [L, R].
+        sigma: The singular values, [L, R].
+        error: Estimate of the absolute error of any of them, [L].
     """
     distance = np.asarray(gaps, np.float64) * np.asarray(sigma, np.float64)
     return distance * ANGLE <= np.asarray(error, np.float64)[:, None]
@@ -81,10 +81,10 @@ def svsm_statistics(svsm: np.ndarray) -> SvsmStatistics:
     """Mean and spread of the scaling over the top 90 % of the singular values.
 
     Args:
-      svsm: s_post / s_base, [L, R], NaN where s_base is 0.
+        svsm: S_post / s_base, [L, R], NaN where s_base is 0.
 
     Returns:
-      `SvsmStatistics`; NaN where a layer, or all of them, has no entry that is a number.
+        `SvsmStatistics`; NaN where a layer, or all of them, has no entry that is a number.
     """
     svsm = np.asarray(svsm, np.float64)
     top = svsm[:, : top_count(svsm.shape[1])]
@@ -115,9 +115,9 @@ class PooledCorotation:
     """Co-rotation share of several matrices, all their pairs of directions together.
 
     Attributes:
-      share: ``1/2 + sum K_ij K_ji / sum (K_ij^2 + K_ji^2)`` over the pairs of all matrices.
-      z: ``(share - 1/2)`` in standard deviations under random signs.
-      p: two-sided p-value of z from the normal distribution, of this test alone.
+        share: ``1/2 + sum K_ij K_ji / sum (K_ij^2 + K_ji^2)`` over the pairs of all matrices.
+        z: ``(share - 1/2)`` in standard deviations under random signs.
+        p: Two-sided p-value of z from the normal distribution, of this test alone.
     """
 
     share: float
@@ -132,12 +132,12 @@ def pooled_corotation(share: np.ndarray, std: np.ndarray, norm: np.ndarray) -> P
     its change.
 
     Args:
-      share: co-rotation share of every matrix, NaN where it is not defined, [L].
-      std: its standard deviation under random signs, [L].
-      norm: ||K||_F off the diagonal, [L].
+        share: Co-rotation share of every matrix, NaN where it is not defined, [L].
+        std: Its standard deviation under random signs, [L].
+        norm: ||K||_F off the diagonal, [L].
 
     Returns:
-      `PooledCorotation`; NaN where no matrix has a share.
+        `PooledCorotation`; NaN where no matrix has a share.
     """
     share, std, norm = (np.asarray(values, np.float64) for values in (share, std, norm))
     known = np.isfinite(share)
@@ -159,10 +159,10 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     within that level, whatever the dependence (Holm, Scand. J. Statist. 6, 1979).
 
     Args:
-      p_values: p-values of the tests; NaN for a test that was not made, which does not count.
+        p_values: P-values of the tests; NaN for a test that was not made, which does not count.
 
     Returns:
-      The corrected p-values in the same order, NaN where they were.
+        The corrected p-values in the same order, NaN where they were.
     """
     p = np.asarray(p_values, np.float64)
     corrected = np.full(p.shape, np.nan)

@@ -57,9 +57,9 @@ def rounding_rms(norm: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Arr
     numbers too small for their full precision.
 
     Args:
-      norm: ||W||_F.
-      shape: (I, O).
-      dtype: storage dtype of W.
+        norm: ||W||_F.
+        shape: (I, O).
+        dtype: Storage dtype of W.
     """
     info = jnp.finfo(dtype)
     # Subnormal numbers of float16 are evenly spaced. All others are flushed to zero: errors up to
@@ -80,8 +80,8 @@ def rounding_norm(rms: jax.Array, shape: tuple[int, int]) -> jax.Array:
     No singular value is further off (Weyl).
 
     Args:
-      rms: as `rounding_rms` returned it.
-      shape: (I, O).
+        rms: As `rounding_rms` returned it.
+        shape: (I, O).
     """
     return rms * (math.sqrt(shape[0]) + math.sqrt(shape[1]))
 
@@ -99,10 +99,10 @@ def stored_rank(
     first condition, but grow too quickly for the second. No more than the numerical rank.
 
     Args:
-      s: singular values, descending, [R].
-      rms: of the rounding errors; see `rounding_rms`.
-      shape: (I, O).
-      eps: distance from 1 to the next number of the storage dtype.
+        s: Singular values, descending, [R].
+        rms: Of the rounding errors; see `rounding_rms`.
+        shape: (I, O).
+        eps: Distance from 1 to the next number of the storage dtype.
     """
     top = jnp.where(s[0] > 0, s[0], 1)
     unit, noise = s / top, rms / top
@@ -120,9 +120,9 @@ def carried_rank(s: jax.Array, eps: jax.Array, shape: tuple[int, int]) -> jax.Ar
     """`stored_rank` where more than stray directions are below it, else the numerical rank, int32.
 
     Args:
-      s: singular values, descending, [R].
-      eps: distance from 1 to the next number of the storage dtype; 0 for exact matrices.
-      shape: (I, O).
+        s: Singular values, descending, [R].
+        eps: Distance from 1 to the next number of the storage dtype; 0 for exact matrices.
+        shape: (I, O).
     """
     rms = _relative_rms(jnp.linalg.norm(s), shape, eps)
     rank, stored = numerical_rank(s, shape), stored_rank(s, rms, shape, eps)
@@ -144,11 +144,11 @@ def rounding_nf(
     0.
 
     Args:
-      s: singular values of base and post, [R] each.
-      rms: of their rounding errors; see `rounding_rms`.
-      ranks: how many directions count, int32 scalars.
-      alpha: scale of base that fits post best.
-      shape: (I, O).
+        s: Singular values of base and post, [R] each.
+        rms: Of their rounding errors; see `rounding_rms`.
+        ranks: How many directions count, int32 scalars.
+        alpha: Scale of base that fits post best.
+        shape: (I, O).
     """
     alpha = jnp.abs(alpha)
     noise = jnp.hypot(alpha * rms[0], rms[1])
@@ -169,8 +169,8 @@ def is_limited(rank: Any, stored: Any, shape: Sequence[int]) -> Any:
     More than one, and more than 1 % of R.
 
     Args:
-      rank: numerical ranks, an array of any shape.
-      stored: `stored_rank` of the same matrices.
-      shape: (I, O).
+        rank: Numerical ranks, an array of any shape.
+        stored: `stored_rank` of the same matrices.
+        shape: (I, O).
     """
     return rank - stored > max(1, math.floor(STRAY * min(shape)))

@@ -22,8 +22,8 @@ class RawFloats:
     """Floats of 16 bits as the bits that they are stored as.
 
     Attributes:
-      bits: uint16.
-      dtype: of the floats.
+        bits: Uint16.
+        dtype: Of the floats.
     """
 
     bits: Any

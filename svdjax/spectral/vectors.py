@@ -17,8 +17,8 @@ class Rotations(NamedTuple):
     """Rotations of base's singular vectors into those of post, columns belonging to post.
 
     Attributes:
-      q1: U_base^T U_post [R, R].
-      q2: V_base^T V_post [R, R].
+        q1: U_base^T U_post [R, R].
+        q2: V_base^T V_post [R, R].
     """
 
     q1: jax.Array
@@ -29,14 +29,14 @@ class Vectors(NamedTuple):
     """What is measured of Q1, Q2 and I_orth = Q1^T Q2.
 
     Attributes:
-      distance: ||Q1 - Q2||_F on the common rank, that is ||I_orth - I||_F where both have full
-        rank, as one of Q1, Q2 is orthogonal; scalar.
-      stored_distance: the same on the directions that storage carries; scalar.
-      overlap: ||Q1||_F^2 + ||Q2||_F^2 on the common rank.
-      sim_u: |Q1| (eq. 5), leading [C, C].
-      sim_v: |Q2|, leading [C, C].
-      i_orth: I_orth (eq. 7), leading [C, C].
-      diag: diagonal of the whole of it, [R].
+        distance: ||Q1 - Q2||_F on the common rank, that is ||I_orth - I||_F where both have full
+            rank, as one of Q1, Q2 is orthogonal; scalar.
+        stored_distance: The same on the directions that storage carries; scalar.
+        overlap: ||Q1||_F^2 + ||Q2||_F^2 on the common rank.
+        sim_u: |Q1| (eq. 5), leading [C, C].
+        sim_v: |Q2|, leading [C, C].
+        i_orth: I_orth (eq. 7), leading [C, C].
+        diag: Diagonal of the whole of it, [R].
     """
 
     distance: jax.Array
@@ -58,10 +58,10 @@ def measure_rotations(q: Rotations, ranks: Ranks, stored: Ranks, corner: int) ->
     The distance takes no third product, and nothing is cancelled where post is close to base.
 
     Args:
-      q: Q1 and Q2.
-      ranks: numerical ranks.
-      stored: how many directions storage carries; see `svdjax.spectral.storage`.
-      corner: C, if R is no less.
+        q: Q1 and Q2.
+        ranks: Numerical ranks.
+        stored: How many directions storage carries; see `svdjax.spectral.storage`.
+        corner: C, if R is no less.
     """
     live = leading(len(q.q1), ranks)
     left, right = q.q1[:, :corner], q.q2[:, :corner]

@@ -37,7 +37,7 @@ def dry_run(config: Any) -> str:
     eigenproblems, of drawing a figure (docs/scale.md).
 
     Raises:
-      InputError: what the sweep itself would refuse before computing.
+        InputError: What the sweep itself would refuse before computing.
     """
     sweep = read_config(config)
     get_factorisation(sweep.settings.factorisation)

@@ -19,14 +19,14 @@ class SweepOutcome:
     """Results of a sweep, and how they came about.
 
     Attributes:
-      workdir: where everything lies.
-      comparisons: results by pair name.
-      report: the index page, None without a report stage.
-      computed: groups computed by this run.
-      reused: groups taken from the journal of an earlier run.
-      was_finished: there was nothing to do.
-      results: what the other stages found: by stage, then by pair.
-      process: which of several processes says this; only process 0 has the results.
+        workdir: Where everything lies.
+        comparisons: Results by pair name.
+        report: The index page, None without a report stage.
+        computed: Groups computed by this run.
+        reused: Groups taken from the journal of an earlier run.
+        was_finished: There was nothing to do.
+        results: What the other stages found: by stage, then by pair.
+        process: Which of several processes says this; only process 0 has the results.
     """
 
     workdir: pathlib.Path

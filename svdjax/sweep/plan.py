@@ -27,12 +27,12 @@ class SweepPlan:
     """Everything a sweep does, in order.
 
     Attributes:
-      sweep: the config.
-      mesh: the devices.
-      spectra: pairs, their groups in order, what they share.
-      stages: that come after the spectra.
-      inputs: pairs and settings, and what several stages read.
-      prepared: what each stage read and checked, by name.
+        sweep: The config.
+        mesh: The devices.
+        spectra: Pairs, their groups in order, what they share.
+        stages: That come after the spectra.
+        inputs: Pairs and settings, and what several stages read.
+        prepared: What each stage read and checked, by name.
     """
 
     sweep: SweepConfig
@@ -58,8 +58,8 @@ class SweepPlan:
         """Forecasts by stage, in order, of start and validation too.
 
         Args:
-          rates: of one device, all of them at work.
-          figure_seconds: of drawing a figure.
+            rates: Of one device, all of them at work.
+            figure_seconds: Of drawing a figure.
         """
         rates = rates.together(self.mesh.size)
         stages = {
@@ -102,13 +102,13 @@ def plan_sweep(
     """Opens and checks all that a sweep reads, headers only, and plans it.
 
     Args:
-      sweep: the config.
-      stages: whether those after the spectra are prepared; processes that only share the spectra
-        do without.
-      check: called between checkpoints; may raise to stop.
+        sweep: The config.
+        stages: Whether those after the spectra are prepared; processes that only share the spectra
+            do without.
+        check: Called between checkpoints; may raise to stop.
 
     Raises:
-      InputError: with every fault of every pair, or there are fewer devices than asked for.
+        InputError: With every fault of every pair, or there are fewer devices than asked for.
     """
     settings = sweep.settings
     jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused, check=check)

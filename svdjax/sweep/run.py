@@ -49,7 +49,9 @@ class Report(Protocol):
         *,
         paper: Any = None,
         results: Any = None,
-    ) -> pathlib.Path: ...
+    ) -> pathlib.Path:
+        """Writes the page of a pair; returns its path."""
+        ...
 
     def write_index(
         self,
@@ -59,7 +61,9 @@ class Report(Protocol):
         papers: Any = None,
         trajectory: Any = (),
         results: Any = None,
-    ) -> pathlib.Path: ...
+    ) -> pathlib.Path:
+        """Writes the page of all pairs; returns its path."""
+        ...
 
 
 def run_sweep(
@@ -76,18 +80,18 @@ def run_sweep(
     finish; a sweep that was killed goes on from the journal and ends with the same numbers.
 
     Args:
-      config: a `ConfigDict`, see `svdjax.options`, or the `SweepConfig` read from one.
-      workdir: made if it does not exist.
-      report: module with `write_pair` and `write_index`; None leaves that stage out.
-      stop: the caller's entered `StopRequest`; without one, a sweep enters its own.
-      hosts: the other processes of this sweep, all called with the same config and a workdir
-        that they share; to be called before jax has looked for its devices. When one of them
-        dies and the group in flight takes long, this process is ended with status 3.
+        config: A `ConfigDict`, see `svdjax.options`, or the `SweepConfig` read from one.
+        workdir: Made if it does not exist.
+        report: Module with `write_pair` and `write_index`; None leaves that stage out.
+        stop: The caller's entered `StopRequest`; without one, a sweep enters its own.
+        hosts: The other processes of this sweep, all called with the same config and a workdir that
+            they share; to be called before jax has looked for its devices. When one of them dies
+            and the group in flight takes long, this process is ended with status 3.
 
     Raises:
-      InputError: config, checkpoints or workdir cannot be used.
-      Interrupted: SIGTERM or SIGINT; the group in flight was finished and journaled.
-      HostLost: another process of the sweep has died.
+        InputError: Config, checkpoints or workdir cannot be used.
+        Interrupted: SIGTERM or SIGINT; the group in flight was finished and journaled.
+        HostLost: Another process of the sweep has died.
     """
     if stop is None:
         with StopRequest() as own:

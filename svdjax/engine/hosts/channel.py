@@ -40,9 +40,9 @@ class Link:
         """Returns the next message, or None where the other side has closed.
 
         Raises:
-          TimeoutError: there was none for so long.
-          OSError: the connection is broken.
-          ValueError: what came is no message.
+            TimeoutError: There was none for so long.
+            OSError: The connection is broken.
+            ValueError: What came is no message.
         """
         deadline = time.monotonic() + seconds
         searched = 0

@@ -30,8 +30,8 @@ class Hosts:
     the others, so that whoever finds the workdir unlocked has it alone.
 
     Attributes:
-      index: which process this is.
-      count: how many there are.
+        index: Which process this is.
+        count: How many there are.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class Hosts:
         """Raises if this process is to stop; `done` says how far the work is.
 
         Raises:
-          Interrupted: this process or another was asked to stop.
-          InputError: another cannot use what it was given.
-          HostLost: another has died.
+            Interrupted: This process or another was asked to stop.
+            InputError: Another cannot use what it was given.
+            HostLost: Another has died.
         """
         self._stop.check(done)
         if self._signal is not None:
@@ -115,11 +115,11 @@ class Hosts:
         """Waits until all processes have come to `name`; returns their values by process.
 
         Args:
-          name: of the point, once in a sweep.
-          value: JSON-able.
+            name: Of the point, once in a sweep.
+            value: JSON-able.
 
         Raises:
-          as `check`.
+            as `check`.
         """
         if not self._links:
             return [value]

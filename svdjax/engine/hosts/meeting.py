@@ -24,15 +24,15 @@ def meet(request: HostsRequest | None, about: Mapping[str, Any], stop: StopReque
     """Brings the processes together; returns once all of them are there.
 
     Args:
-      request: what this process knows of the others; None where there are none.
-      about: JSON-able, what has to be the same for all: config, workdir, versions.
-      stop: of this process.
+        request: What this process knows of the others; None where there are none.
+        about: JSON-able, what has to be the same for all: config, workdir, versions.
+        stop: Of this process.
 
     Raises:
-      InputError: one does not come, means another sweep, or has the place of another; process 0
-        cannot listen at its address.
-      Interrupted: this process or another was asked to stop meanwhile.
-      HostLost: process 0 died meanwhile.
+        InputError: One does not come, means another sweep, or has the place of another; process 0
+            cannot listen at its address.
+        Interrupted: This process or another was asked to stop meanwhile.
+        HostLost: Process 0 died meanwhile.
     """
     if request is None or request.count == 1:
         return Hosts(stop)

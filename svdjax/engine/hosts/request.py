@@ -18,13 +18,13 @@ class HostsRequest:
     """What one process knows about all of them.
 
     Attributes:
-      host: of process 0, as the others reach it.
-      port: on which process 0 listens.
-      count: how many processes there are, at least 2.
-      index: which of them this one is.
-      patience: seconds to wait for the others.
-      gpus: which of its machine's GPUs this process takes, as CUDA counts those it may see; empty
-        for all of them.
+        host: Of process 0, as the others reach it.
+        port: On which process 0 listens.
+        count: How many processes there are, at least 2.
+        index: Which of them this one is.
+        patience: Seconds to wait for the others.
+        gpus: Which of its machine's GPUs this process takes, as CUDA counts those it may see; empty
+            for all of them.
     """
 
     host: str
@@ -52,13 +52,13 @@ def requested(
     makes a process alone wherever it was started.
 
     Args:
-      coordinator: ``HOST:PORT`` of process 0.
-      count: number of processes.
-      index: of this process.
-      patience: see `HostsRequest`.
+        coordinator: ``HOST:PORT`` of process 0.
+        count: Number of processes.
+        index: Of this process.
+        patience: See `HostsRequest`.
 
     Raises:
-      InputError: what is given does not fit together, or is not enough.
+        InputError: What is given does not fit together, or is not enough.
     """
     if patience <= 0:
         raise InputError(f"--hosts_patience={patience:g}: expected more than 0 seconds")
