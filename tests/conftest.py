@@ -35,7 +35,7 @@ import jax
 import jax.monitoring
 import pytest
 
-from tests.engine import harness
+from tests.sweep import harness
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -18,8 +18,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from tests.engine import harness
 from tests.support.kills import COMMANDS, Tally, Victim, cannot_trace
+from tests.sweep import harness
 
 
 def main() -> int:

@@ -16,9 +16,9 @@ import pytest
 from svdjax.checkpoint.config import Rope, model_config
 from svdjax.errors import InputError
 from svdjax.model.rope import inverse_frequencies
-from tests.engine.harness import environment
 from tests.model.variants import VARIANTS
 from tests.support import tiny
+from tests.sweep.harness import environment
 
 
 @pytest.mark.parametrize("name", VARIANTS)

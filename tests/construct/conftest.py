@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.harness import SQUARE, square_pair
 from tests.support import tiny
+from tests.sweep.harness import SQUARE, square_pair
 
 # Base and post are stored differently, so that no step can take one for the other.
 POST: dict[str, dict[str, Any]] = {

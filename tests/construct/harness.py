@@ -20,11 +20,11 @@ from svdjax.construct.edit import ConstructOutcome
 from svdjax.construct.job import ConstructJob
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError, Interrupted
-from tests.engine import harness
-from tests.engine.harness import Done
 from tests.spectral import reference
 from tests.support import tiny
 from tests.support.commands import call
+from tests.sweep import harness
+from tests.sweep.harness import Done
 
 TENSOR = "model.layers.{}.{}.{}.weight"
 INDEX = "model.safetensors.index.json"

@@ -13,8 +13,8 @@ from svdjax.construct.checkpoint import run_construct
 from svdjax.construct.job import InitialiseJob
 from svdjax.errors import InputError
 from tests.construct import harness
-from tests.engine.test_refusals import refused
 from tests.support import tiny
+from tests.sweep.test_refusals import refused
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from svdjax.checkpoint import open_checkpoint
 from svdjax.checkpoint import rewrite as module
 from svdjax.checkpoint.rewrite import CheckpointRewrite
 from tests.construct import harness
-from tests.engine.test_refusals import refused
 from tests.support.kills import cannot_trace
+from tests.sweep.test_refusals import refused
 
 KILLS = 6
 

@@ -17,9 +17,9 @@ from svdjax.construct.checkpoint import run_construct
 from svdjax.construct.job import ConstructJob
 from svdjax.errors import InputError
 from tests.construct import harness
-from tests.engine.test_refusals import refused
 from tests.support import tiny
 from tests.support.commands import call
+from tests.sweep.test_refusals import refused
 
 EQ11 = ("--construction=eq11", "--modules=mlp")
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.engine.harness import environment
+from tests.sweep.harness import environment
 
 LARGE_BLOCK = """
 from svdjax.engine.process import prepare_process

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from svdjax.engine import programs
-from tests.engine.harness import ROOT, environment
+from tests.sweep.harness import ROOT, environment
 
 GOOD = zlib.compress(bytes(range(256)) * 100)
 MOST = 10**6

@@ -21,10 +21,10 @@ from svdjax.evaluate import evaluator
 from svdjax.evaluate.benchmarks import in_repeat, read_benchmark
 from svdjax.evaluate.job import EvaluateJob
 from svdjax.evaluate.run import EvaluateOutcome, run_evaluate
-from tests.behaviour.benchmarks.writing import GPQA_HEADER, gpqa_records, write_csv
-from tests.engine import harness
+from tests.evaluate.benchmarks.writing import GPQA_HEADER, gpqa_records, write_csv
 from tests.support import tiny
 from tests.support.commands import call
+from tests.sweep import harness
 
 INSTRUCT = str(reference.path("instruct"))
 QUESTIONS = str(reference.heldout_path())

@@ -21,8 +21,8 @@ from svdjax.probe.cka import cka_from_grams, grams
 from svdjax.probe.job import ProbeJob, model_names
 from svdjax.probe.run import ProbeOutcome, run_probe
 from svdjax.text.prompts import read_prompts
-from tests.engine import harness
 from tests.support.commands import call
+from tests.sweep import harness
 
 MODELS = tuple(str(reference.path(name)) for name in ("instruct", "base", "instruct"))
 

@@ -15,8 +15,8 @@ import pytest
 
 from svdjax.spectral import analyse_stack, blas, factor_stack, matmul, working_precision
 from svdjax.spectral.lift import lift
-from tests.engine.harness import environment
 from tests.spectral import matrices
+from tests.sweep.harness import environment
 
 OPERATIONS = {
     "matmul": (matmul.matmul, lambda a, b: a @ b),

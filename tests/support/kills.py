@@ -20,8 +20,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.engine.harness import square_pair
 from tests.support.commands import ROOT
+from tests.sweep.harness import square_pair
 
 INSTRUCT = ROOT / "svdjax" / "reference" / "instruct"
 QUESTIONS = ROOT / "svdjax" / "reference" / "heldout.jsonl"

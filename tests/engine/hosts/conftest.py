@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine import harness
 from tests.engine.hosts.models import family
+from tests.sweep import harness
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from tests.engine import harness
+from tests.sweep import harness
 
 
 def journaled(workdir: pathlib.Path) -> set[pathlib.Path]:

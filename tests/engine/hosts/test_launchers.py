@@ -11,8 +11,8 @@ import subprocess
 
 import pytest
 
-from tests.engine import harness
 from tests.engine.hosts.outcome import same, when_computing
+from tests.sweep import harness
 
 LAUNCHERS = {
     "OMPI_COMM_WORLD_RANK": (

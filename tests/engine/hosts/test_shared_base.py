@@ -11,9 +11,9 @@ from svdjax.engine.hosts.request import HostsRequest
 from svdjax.errors import InputError
 from svdjax.options import default_config
 from svdjax.sweep.run import run_sweep
-from tests.engine import harness
 from tests.engine.hosts.models import family, save, tensors
 from tests.engine.hosts.threads import side_by_side
+from tests.sweep import harness
 
 PAIRS = ("one", "two")
 

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from tests.engine import harness
 from tests.engine.hosts.outcome import journaled, one_line, same, when_computing
+from tests.sweep import harness
 
 COUNT = 2
 

@@ -1,0 +1,246 @@
+"""What a sweep refuses, through the command: one line, status 2, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tests.sweep import harness
+
+
+def refused(done: harness.Done, *words: str) -> None:
+    """One line on stderr that has `words`, status 2."""
+    assert done.status == 2, done.err
+    lines = [line for line in done.err.splitlines() if line.strip()]
+    assert len(lines) == 1, done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+# What tests/sweep/test_resume.py compiles too.
+SMALL = ("--config.group_bytes=1", "--config.measure=vectors")
+
+
+@pytest.fixture
+def copies(square, tmp_path):
+    """Two checkpoints of one's own to damage."""
+    base, post = square
+    shutil.copytree(base, tmp_path / "base")
+    shutil.copytree(post, tmp_path / "post")
+    return tmp_path / "base", tmp_path / "post"
+
+
+def edit(directory, change) -> None:
+    """Rewrites the weights of a checkpoint as `change(tensors)` leaves them."""
+    (file,) = directory.glob("*.safetensors")
+    with safe_open(file, framework="numpy") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def config_edit(directory, **values) -> None:
+    """Changes leaves of config.json."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def _poison(value):
+    def change(tensors):
+        tensors[Q] = tensors[Q].copy()
+        tensors[Q].flat[7] = value
+
+    return lambda directory: edit(directory, change)
+
+
+def _drop(directory):
+    edit(directory, lambda tensors: tensors.pop(Q))
+
+
+def _reshape(directory):
+    edit(directory, lambda tensors: tensors.update({Q: np.ascontiguousarray(tensors[Q][:-1])}))
+
+
+def _truncate(directory):
+    (file,) = directory.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-64])
+
+
+def _garble(directory):
+    (file,) = directory.glob("*.safetensors")
+    file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
+
+
+def _pickle(directory):
+    (file,) = directory.glob("*.safetensors")
+    file.rename(directory / "pytorch_model.bin")
+
+
+def _escape(directory):
+    (file,) = directory.glob("*.safetensors")
+    with safe_open(file, framework="numpy") as handle:
+        names = list(handle.keys())
+    file.rename(directory.parent / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _quantised(method):
+    return lambda directory: config_edit(directory, quantization_config={"quant_method": method})
+
+
+BAD = {
+    "nan": (_poison(np.nan), (Q, "NaN")),
+    "inf": (_poison(np.inf), (Q, "Inf")),
+    "missing tensor": (_drop, (Q,)),
+    "wrong shape": (_reshape, (Q,)),
+    "truncated": (_truncate, (".safetensors",)),
+    "corrupt": (_garble, (".safetensors",)),
+    "pickle": (_pickle, (".bin",)),
+    "index outside": (_escape, ("outside",)),
+    "gptq": (_quantised("gptq"), ("gptq",)),
+    "fp8": (_quantised("fp8"), ("fp8",)),
+    "bitsandbytes": (_quantised("bitsandbytes"), ("bitsandbytes",)),
+    "no directory": (shutil.rmtree, ("post",)),
+    "no config": (lambda directory: (directory / "config.json").unlink(), ("config.json",)),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, copies, tmp_path):
+    base, post = copies
+    damage, words = BAD[case]
+    damage(post)
+    before = sorted(tmp_path.rglob("*"))
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W", *SMALL
+    )
+    refused(done, *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_process_ends_like_that_too(copies, env, tmp_path):
+    base, post = copies
+    damage, words = BAD["wrong shape"]
+    damage(post)
+    before = sorted(tmp_path.rglob("*"))
+    done = harness.sweep(
+        env, f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+    )
+    refused(done, *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_faults_of_all_pairs_at_once(copies, tmp_path):
+    base, post = copies
+    _reshape(post)
+    config = tmp_path / "many.py"
+    config.write_text(
+        "from svdjax.options import default_config\n"
+        "def get_config(argument=None):\n"
+        "    return default_config('many', {\n"
+        f"        'one': {{'base': {str(base)!r}, 'post': {str(post)!r}}},\n"
+        f"        'two': {{'base': {str(base)!r}, 'post': {str(tmp_path / 'gone')!r}}},\n"
+        "    })\n"
+    )
+    done = harness.sweep_here(f"--config={config}", f"--workdir={tmp_path}/W")
+    refused(done, Q, "gone")
+    assert not (tmp_path / "W").exists()
+
+
+def test_other_family_and_other_depth(pair_of, copies, tmp_path):
+    base, post = copies
+    other, _ = pair_of("phi3")
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={other}", f"--workdir={tmp_path}/W"
+    )
+    refused(done, "phi3", "llama")
+    deeper = json.loads((post / "config.json").read_text())["num_hidden_layers"]
+
+    def cut(tensors):
+        for name in [name for name in tensors if f"layers.{deeper - 1}." in name]:
+            del tensors[name]
+
+    edit(post, cut)
+    config_edit(post, num_hidden_layers=deeper - 1)
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+    )
+    refused(done, str(deeper), str(deeper - 1))
+
+
+def test_another_config_or_other_bytes_in_a_workdir(copies, tmp_path):
+    base, post = copies
+    arguments = [
+        f"--config=configs/pair.py:base={base},post={post}",
+        f"--workdir={tmp_path}/W",
+        "--config.stages=('spectra',)",
+        *SMALL,
+    ]
+    assert harness.sweep_here(*arguments).status == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "W").rglob("*") if path.is_file()}
+    refused(harness.sweep_here(*arguments, "--config.corner=10"), "corner", "25", "10")
+
+    def nudge(tensors):
+        tensors[Q] = tensors[Q].copy()
+        tensors[Q].flat[0] += 1
+
+    edit(post, nudge)
+    refused(harness.sweep_here(*arguments), "other input files", str(post))
+    after = {path: path.read_bytes() for path in (tmp_path / "W").rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.factorisation=svd_f16", ("svd_f16", "svd_f64")),
+        ("--config.devices=99", ("99",)),
+        ("--config.stages=('report',)", ("stages",)),
+        ("--config.corner=0", ("corner",)),
+        ("--config.nonsense=1", ("nonsense",)),
+    ],
+)
+def test_bad_leaves(flag, words, pair_of, tmp_path):
+    base, post = pair_of("llama")
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W", flag
+    )
+    refused(done, *words)
+    assert not (tmp_path / "W").exists()
+
+
+def test_a_workdir_that_is_a_file(pair_of, tmp_path):
+    base, post = pair_of("llama")
+    (tmp_path / "W").write_text("mine")
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+    )
+    refused(done, "is a file")
+
+
+def test_unknown_architecture_is_analysed_with_a_note(copies, tmp_path):
+    for directory in copies:
+        config_edit(directory, model_type="martian", architectures=["MartianForCausalLM"])
+    base, post = copies
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={base},post={post}",
+        f"--workdir={tmp_path}/W",
+        "--config.stages=('spectra',)",
+        *SMALL,
+    )
+    assert done.status == 0, done.err
+    summary = json.loads((tmp_path / "W" / "pair" / "summary.json").read_text())
+    assert summary["family"] == "unknown"
+    assert Q in summary["projections"] or Q.removesuffix(".weight") in summary["projections"]
+    assert harness.spectra(tmp_path / "W")
