@@ -37,3 +37,28 @@ def test_imports_and_paths_are_there(path):
         assert (ROOT / file).exists(), file
     for command in re.findall(r"python -m (svdjax[\w.]*)", text):
         assert importlib.util.find_spec(command) is not None, command
+
+
+def test_the_map_is_the_tree():
+    """Every package and module of svdjax stands in README's map, and nothing else."""
+    block = re.search(
+        r"## The house\n+```\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
+    )
+    assert block is not None
+    folders: list[str] = []
+    listed = set()
+    for line in block[1].splitlines():
+        entry = re.match(r"((?:  )*)(\S+)", line)
+        if entry is None or len(entry[1]) > 4:
+            continue  # the rest of a text
+        depth = len(entry[1]) // 2
+        folders[depth:] = [entry[2]]
+        listed.add("".join(folders))
+    assert all((ROOT / path).exists() for path in listed)
+    package = ROOT / "svdjax"
+    modules = {
+        f"svdjax/{path.name}{'/' if path.is_dir() else ''}"
+        for path in package.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    } - {"svdjax/__init__.py"}
+    assert {path for path in listed if re.fullmatch(r"svdjax/[\w.]+/?", path)} == modules
