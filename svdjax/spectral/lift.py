@@ -80,7 +80,8 @@ class Lifted:
             **options: Of the function; static.
 
         Returns:
-            Its results with a leading `L`, not waited for.
+            Its results with a leading `L`: sharded, not waited for; on the host where padding was
+            cut off.
 
         Raises:
             InputError: The mesh has no axis ``layers``.
@@ -145,10 +146,13 @@ def _batch_size(stacks: Any, mesh: jax.sharding.Mesh | None) -> int | None:
 
 
 def trimmed(results: Any, layers: int) -> Any:
-    """The first `layers` of every array of a pytree; the same arrays where there are no more."""
+    """The first `layers` of every array of a pytree; the same arrays where there are no more.
+
+    On the host: cut on the devices, an axis that does not divide would be gathered whole on each.
+    """
     if jax.tree.leaves(results)[0].shape[0] == layers:
         return results
-    return jax.tree.map(lambda field: field[:layers], results)
+    return jax.tree.map(lambda field: field[:layers], jax.device_get(results))
 
 
 def shard_stack(stacks: Any, mesh: jax.sharding.Mesh | None) -> tuple[Any, Any]:
