@@ -20,7 +20,7 @@ def test_every_line_it_shows_is_there() -> None:
         line.strip() for file in SHOWN for line in (ROOT / file).read_text("utf-8").splitlines()
     }
     blocks = re.findall(r"```python\n(.*?)```", PAGE.split("## Multimodal")[0], re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         assert not [line for line in block.splitlines() if line.strip() not in lines]
 
