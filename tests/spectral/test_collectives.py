@@ -14,7 +14,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, numpy as np
 from svdjax.spectral import (
     analyse_stack, build_stack, components, construct_stack, control_stack, factor_stack, lift,
-    null_draws, null_signs, prepare_stack, values_stack, working_precision,
+    null_signs, prepare_stack, values_stack, working_precision,
 )
 mesh = jax.make_mesh((8,), ("layers",))
 compiled = {}
@@ -48,7 +48,7 @@ with working_precision("svd_f64"):
     components.split_stack(base, start=1, rank=2, mesh=mesh)
     seeds = np.zeros((LAYERS, 2), np.uint32)
     control_stack(post, base, np.ones(LAYERS), seeds, name="noise", dtype="float32", mesh=mesh)
-    change = null_signs.framed_change(base, post, np.ones(LAYERS), mesh=mesh)
+    null_signs.framed_change(*long, np.ones(LAYERS), mesh=mesh)
 for name, texts in compiled.items():
     for text in texts:
         found = re.findall(r"all-gather|all-reduce|collective-permute|all-to-all", text)
