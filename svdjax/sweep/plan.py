@@ -13,7 +13,6 @@ from svdjax.engine.cost import START_SECONDS, Rates
 from svdjax.engine.groups import side_bytes, working_bytes
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.stages import Forecast, SharedInputs, Stage
-from svdjax.report.panels import MOST_PANELS
 from svdjax.spectra.plan import SpectraPlan, plan_spectra
 from svdjax.sweep.config import SweepConfig
 from svdjax.sweep.stages import stages_of
@@ -88,6 +87,8 @@ class SweepPlan:
 
     def _figures(self) -> int:
         """Number of figures on the pages of the pairs and of the sweep."""
+        from svdjax.report.panels import MOST_PANELS  # loads matplotlib
+
         count = _INDEX_FIGURES
         for job in self.jobs:
             count += _PAIR_FIGURES + min(len(job.plan.projections), MOST_PANELS)
