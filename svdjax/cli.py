@@ -21,7 +21,7 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
@@ -99,7 +99,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # absl's other help flags end with status 1 after doing what was asked.
         raise SystemExit(0 if stop.code in (0, 1) else stop.code) from None
     except Exception as error:
-        raise InputError(_explain(error, config)) from error
+        raise InputError(_explain(error, config, argv)) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: everything is given by --flag=value")
     return rest
@@ -132,7 +132,7 @@ def _config_file(argv: Sequence[str]) -> str:
     return ""
 
 
-def _explain(error: BaseException, config: str) -> str:
+def _explain(error: BaseException, config: str, argv: Sequence[str]) -> str:
     """One sentence for an error of parsing the flags or reading the config file."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -153,13 +153,28 @@ def _explain(error: BaseException, config: str) -> str:
     if leaf:
         from svdjax.options import OPTIONS
 
-        # ml_collections names the last part of a leaf in a section.
-        leaves = {name.rpartition(".")[2]: name for name in OPTIONS}
-        leaves |= {name: name for name in OPTIONS}
-        near = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1)]
+        # ml_collections names the part of a leaf that it does not find.
+        given = (re.match(r"--?config\.([\w.]+)", arg) for arg in argv)
+        paths = [match[1] for match in given if match]
+        leaf = next((path for path in paths if leaf in path.split(".")), leaf)
+        near = _near_leaves(leaf, OPTIONS)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
         return f"config {config} has no leaf {leaf!r}; {hint}"
     return f"config {config}: {type(root).__name__}: {root}"
+
+
+def _near_leaves(leaf: str, known: Iterable[str]) -> list[str]:
+    """Known leaves that are nearest to one: in its section, else by name in any."""
+    known = list(known)
+    section, _, name = leaf.rpartition(".")
+    inside = {each.rpartition(".")[2]: each for each in known if each.rpartition(".")[0] == section}
+    anywhere = {each.rpartition(".")[2]: each for each in known}
+    # In a section that is known the name counts, not the section's letters.
+    first = (inside, name) if inside else ({each: each for each in known}, leaf)
+    for leaves, word in (first, (anywhere, name)):
+        if near := difflib.get_close_matches(word, leaves, n=1):
+            return [leaves[near[0]]]
+    return []
 
 
 def _missing_leaf(error: BaseException) -> str:

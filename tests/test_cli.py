@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from svdjax import cli
+from svdjax.options import OPTIONS
 from tests.test_options import CONFIGS
 
 COMMAND = "python -m svdjax.sweep: "
@@ -104,3 +106,24 @@ def test_an_internal_fault_is_a_traceback_and_status_1(tmp_path):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "inner" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("leaf", "near"),
+    [
+        ("probes.promts", "probes.prompts"),
+        ("evaluation.lmit", "evaluation.limit"),
+        ("evaluation.dtype", "decoder.dtype"),
+        ("nuls.draws", "nulls.draws"),
+        ("draws", "nulls.draws"),
+        ("measur", "measure"),
+    ],
+)
+def test_a_misspelt_leaf_is_sought_in_its_section_first(leaf, near):
+    assert cli._near_leaves(leaf, OPTIONS) == [near]
+
+
+def test_a_leaf_in_a_section_is_named_as_it_was_typed():
+    done = sweep(f"{PAIR}:base=a,post=b", "--config.probes.limt=3")
+    assert done.returncode == 2
+    assert "has no leaf 'probes.limt'; did you mean 'probes.limit'?" in done.stderr

@@ -1,4 +1,4 @@
-"""Runs lm-evaluation-harness with svdjax's decoder as one of its models, "svdjax".
+r"""Runs lm-evaluation-harness with svdjax's decoder as one of its models, "svdjax".
 
     pip install 'svdjax[harness]'
     python -m svdjax.harness --model svdjax --model_args pretrained=DIR --tasks NAME \

@@ -31,7 +31,6 @@ class NullsStage(Stage):
         return NullResults.load(folder)
 
     def forecast(self, inputs: SharedInputs, prepared: Any, rates: Rates) -> Forecast:
-        from svdjax.engine.progress import duration
         from svdjax.nulls.stage import null_work
         from svdjax.spectral.null_draws import KINDS
 
@@ -45,10 +44,7 @@ class NullsStage(Stage):
         work = sum(count * null_work(shape, options.draws) for shape, count in shapes)
         seconds = _QR * work / rates.products if options.draws else 0.0
         draws = len(KINDS) * options.draws * matrices
-        line = (
-            f"nulls: at most {draws} draws for {matrices} matrices, predicted time "
-            f"{duration(seconds)}"
-        )
+        line = f"nulls: at most {draws} draws for {matrices} matrices"
         return Forecast([line], seconds, 2 * len({shape for shape, _ in shapes}))
 
     def summary(self, results: Any) -> str:

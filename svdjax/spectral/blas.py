@@ -4,8 +4,8 @@ Two cores of an Intel Xeon, two layers of Qwen2.5-1.5B's shapes: a sweep took 17
 
 On other devices, for small matrices, where most cores would have nothing to do (XLA spreads one
 product over all of them), where XLA has another interface than the one expected, and with
-``SVDJAX_BLAS=0`` in the environment, products are left to XLA: the same numbers but for rounding.
-They cannot be differentiated here.
+``SVDJAX_BLAS=0`` (or ``false``) in the environment, products are left to XLA: the same numbers but
+for rounding. They cannot be differentiated here.
 
 XLA calls functions of ours by its foreign function interface, which promises to stay compatible: a
 handler says for which version it was made, and one that is too old, or too new, is refused when it
@@ -110,7 +110,7 @@ def available() -> bool:
 
 @functools.cache
 def _register_all() -> bool:
-    if os.environ.get("SVDJAX_BLAS") == "0":
+    if os.environ.get("SVDJAX_BLAS", "").lower() in ("0", "false", "no", "off"):
         return False
     try:
         registered.update(_products())

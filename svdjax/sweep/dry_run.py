@@ -95,7 +95,7 @@ def _table(plan: SweepPlan, planning: float) -> str:
         f"groups) and {size(max(_device_bytes(group, count) for group in spectra.groups))} on each "
         "device",
         f"predicted time: {duration(sum(times.values()))} at {rates.products / 1e9:.1f} Gflop/s "
-        f"per device ({sweep.settings.factorisation}), and up to {duration(compiling)} more to "
+        f"per device ({sweep.settings.factorisation}), and about {duration(compiling)} more to "
         f"compile {programs} programs the first time",
         "of that " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items()),
     ]

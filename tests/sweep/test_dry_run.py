@@ -69,7 +69,7 @@ def test_times_of_the_stages_add_up_to_the_whole(config):
         plan.spectra.seconds(plan.spectra.groups, Rates("imagined", 2e9, {16: 0.0005}))
     )
     text = dry_run(config)
-    assert re.search(r"and up to \d+ s more to compile 4 programs the first time", text)
+    assert re.search(r"and about \d+ s more to compile 4 programs the first time", text)
     assert re.search(r"^of that start \d+ s, validate .*, spectra ", text, re.MULTILINE)
 
 
