@@ -60,7 +60,7 @@ PAIR = f"--config={CONFIGS / 'pair.py'}"
         ([PAIR, "stray"], ["'stray'"]),
         ([f"{PAIR}:bose=x"], ["'bose'", "did you mean 'base'"]),
         ([PAIR, "--config.corners=3"], ["pair.py", "'corners'", "did you mean 'corner'"]),
-        ([PAIR, "--config.nulls.drows=3"], ["'drows'", "did you mean 'nulls.draws'"]),
+        ([PAIR, "--config.nulls.drows=3"], ["'nulls.drows'", "did you mean 'nulls.draws'"]),
         ([PAIR, "--config.stages=('spectra','nuls')"], ["'nuls'", "did you mean 'nulls'"]),
         ([f"{PAIR}:base=a,post=b", "--config.name=../../esc"], ["config.name='../../esc'"]),
         ([PAIR, "--config.corner=many"], ["config.corner", "many"]),

@@ -371,7 +371,9 @@ class CheckpointRewrite:
 
     def _is_whole(self, name: str, entry: Any) -> bool:
         """Whether a tensor of the journal is in its file as it was written."""
-        if name not in self._replaced or not isinstance(entry, dict) or "info" not in entry:
+        if name not in self._replaced or not isinstance(entry, dict):
+            return False
+        if not isinstance(entry.get("info"), dict):
             return False
         slot = self._slots[name]
         stream = self._streams[slot.file]

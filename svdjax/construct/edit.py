@@ -33,8 +33,8 @@ from svdjax.engine.store import from_json
 
 Arrays = dict[str, np.ndarray]
 Check = Callable[[], None]
-Edited = Iterator[tuple[Group, np.ndarray, Sequence[Any], float]]
-"""Groups with their new matrices [L, I, O], what is told of each matrix (JSON-able), seconds."""
+Edited = Iterator[tuple[Group, np.ndarray, Sequence[dict[str, Any]], float]]
+"""Groups with their new matrices [L, I, O], records of the matrices (JSON-able), seconds."""
 
 
 @dataclass(frozen=True)
@@ -210,5 +210,7 @@ def _read_changes(about: Any) -> dict[str, Change]:
     changes = {}
     for name, entry in about.items() if isinstance(about, dict) else ():
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            changes[name] = from_json(Change, entry)
+            change = from_json(Change, entry)
+            if all(isinstance(number, int | float) for number in asdict(change).values()):
+                changes[name] = change
     return changes

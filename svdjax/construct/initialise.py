@@ -86,7 +86,7 @@ class Initialisation(Edit):
         for group, w in prefetch(groups, lambda group: padded_stack(self.plan.post, group), check):
             began = time.perf_counter()
             new = self._split(rewrite, group, w) if self.job.lora else self._scaled(group, w)
-            yield group, new, [True] * len(group.tensors), time.perf_counter() - began
+            yield group, new, [{}] * len(group.tensors), time.perf_counter() - began
 
     def complete(self, rewrite: CheckpointRewrite) -> dict[str, Change]:
         """Joins LoRA's factors into a PEFT adapter inside the result."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -176,6 +177,18 @@ def test_a_torn_journal_is_started_over(content, halfway, tmp_path):
     same(tmp_path / "out", wanted)
 
 
+def test_entries_that_are_no_records_are_built_again(halfway, tmp_path):
+    flags, folder, wanted, left = halfway
+    journal = json.loads((folder / "journal.json").read_text())
+    first = sorted(journal["written"])[0]
+    journal["written"][first]["info"] = [None]
+    (folder / "journal.json").write_text(json.dumps(journal))
+    again = harness.construct(*flags)
+    assert again.status == 0, again.err
+    assert again.computed == left + 1
+    same(tmp_path / "out", wanted)
+
+
 def test_another_construction_starts_over(halfway, tmp_path):
     flags, _, wanted, _ = halfway
     other = [flag for flag in flags if "eq9" not in flag]
@@ -281,6 +294,12 @@ def test_given_again_when_finished_there_is_nothing_to_do(job, tmp_path):
     # What it did is told once more.
     assert again.out.splitlines()[1:] == done.out.splitlines()[1:]
     same(out, wanted)
+    card = (out / "README.md").read_text("utf-8")
+    (out / "README.md").write_text(re.sub(r'"layers": \d+', '"layers": "x"', card), "utf-8")
+    altered = harness.construct(*flags, f"--out={out}")
+    assert altered.status == 0, altered.err
+    assert altered.out.startswith("nothing to do: already finished")
+    (out / "README.md").write_text(card, "utf-8")
     over = harness.construct(*flags, f"--out={out}", "--overwrite")
     assert over.status == 0, over.err
     assert over.computed == done.computed
