@@ -6,7 +6,7 @@ status     meaning
 0          done; also for ``--help``
 1          a fault of svdjax: a traceback follows
 2          the input or the environment cannot be used: one line on stderr says why
-3          another process of the same run died; the same command goes on
+3          workers were lost, or some units with them; the same command goes on
 130, 143   stopped on request (SIGINT, SIGTERM); the same command goes on
 =========  ==============================================================
 """
@@ -28,7 +28,7 @@ from absl import app, flags
 
 from svdjax import streams
 from svdjax.engine.memory import check_memory, is_memory_fault
-from svdjax.errors import HostLost, InputError, Interrupted, printable
+from svdjax.errors import InputError, Interrupted, WorkersLost, printable
 
 
 def run(main: Callable[[], str | None]) -> NoReturn:
@@ -43,7 +43,7 @@ def run(main: Callable[[], str | None]) -> NoReturn:
         app.run(lambda _: _call(main), flags_parser=_parse)
     except InputError as error:
         _leave(f"{command}: {error}", 2)
-    except (Interrupted, HostLost) as stop:
+    except (Interrupted, WorkersLost) as stop:
         _leave(f"{command}: {stop}", stop.status)
     except KeyboardInterrupt:
         _leave(f"{command}: interrupted; the same command goes on from here", 128 + signal.SIGINT)

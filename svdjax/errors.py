@@ -36,8 +36,8 @@ class Interrupted(BaseException):
         self.status = 128 + signum
 
 
-class HostLost(BaseException):
-    """Another process of the same run died, so that this one cannot finish it; a restart can.
+class WorkersLost(BaseException):
+    """Other processes that compute for this one are lost, or some of what they were to do is.
 
     It is no `Exception`, for the same reason as `Interrupted`.
 

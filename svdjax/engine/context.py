@@ -6,22 +6,39 @@ import contextlib
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import jax
 
 from svdjax.atomic import remove_leftovers
 from svdjax.engine.compile_queue import CompileQueue
-from svdjax.engine.hosts.hosts import Hosts
 from svdjax.engine.inputs import PairJob
+from svdjax.engine.work.unit import Piece, Unit, Work, Workers
 from svdjax.errors import InputError
 
 if TYPE_CHECKING:
     from svdjax.sweep.config import Settings
 
 Result = TypeVar("Result")
+Made = TypeVar("Made", covariant=True)
+
+
+class StageWork(Work, Protocol[Made]):
+    """The units of a stage that goes from pair to pair, and what is made of their results."""
+
+    def units(self, job: PairJob) -> Sequence[Unit]:
+        """The units of a pair whose results the journal lacks."""
+        ...
+
+    def keep(self, piece: Piece) -> None:
+        """Puts a piece into the journal."""
+        ...
+
+    def results(self, job: PairJob) -> Made:
+        """The results of a pair, out of the journal; leaves them in the pair's directory."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,8 @@ class Context:
         mesh: The devices.
         entry: This stage's entry in sweep.json, kept up to date.
         save: Writes sweep.json.
-        check: Raises if a stop was requested, here or at another process.
-        hosts: The processes of the sweep.
+        check: Raises if a stop was requested.
+        workers: Who computes.
         compile_queue: Compiles what will be needed.
     """
 
@@ -47,7 +64,7 @@ class Context:
     entry: dict[str, Any]
     save: Callable[[], None]
     check: Callable[[str], None]
-    hosts: Hosts
+    workers: Workers
     compile_queue: CompileQueue
 
     @contextlib.contextmanager
@@ -61,39 +78,59 @@ class Context:
         directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers([directory])
         yield directory
-        shutil.rmtree(directory, ignore_errors=True)
+        if not self.workers.failed:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def pair_by_pair(
         self,
-        jobs: Iterable[PairJob],
+        jobs: Sequence[PairJob],
         load: Callable[[pathlib.Path], Result],
-        make: Callable[[PairJob], Result],
+        work: StageWork[Result],
+        shared: Any = None,
     ) -> dict[str, Result]:
         """Does what the stage does to every pair; what an earlier run finished is only read.
+
+        This process does pair after pair. Other workers are given the units of all pairs at once.
 
         Args:
             jobs: The pairs.
             load: Reads the results from a pair's directory; raises `InputError` where they are
                 missing or damaged, and they are made again.
-            make: Makes them, and leaves them in that directory.
+            work: Makes them.
+            shared: What workers need beside their units.
 
         Returns:
-            Results by pair, in the order of `jobs`.
+            Results by pair, in the order of `jobs`, but for pairs that workers could not complete.
         """
         before, start = self.entry.get("seconds", 0.0), time.perf_counter()
         self.entry["status"] = "running"
         entries = self.entry.setdefault("pairs", {})
         results: dict[str, Result] = {}
+        left: list[PairJob] = []
         for job in jobs:
-            name = job.spec.name
-            if entries.get(name, {}).get("status") == "done":
+            if entries.get(job.spec.name, {}).get("status") == "done":
                 with contextlib.suppress(InputError):
-                    results[name] = load(self.workdir / name)
+                    results[job.spec.name] = load(self.workdir / job.spec.name)
                     continue
-            began = time.perf_counter()
-            results[name] = make(job)
-            entries[name] = {"status": "done", "seconds": time.perf_counter() - began}
+            left.append(job)
+        if self.workers.remote:
+            self._fill(work, [unit for job in left for unit in work.units(job)], shared)
+        for job in left:
+            began, units = time.perf_counter(), work.units(job)
+            if self.workers.remote and units:
+                continue
+            self._fill(work, units, shared)
+            results[job.spec.name] = work.results(job)
+            seconds = time.perf_counter() - began
+            entries[job.spec.name] = {"status": "done", "seconds": seconds}
             self.entry["seconds"] = before + time.perf_counter() - start
             self.save()
-        self.entry.update(status="done", seconds=before + time.perf_counter() - start)
-        return results
+        done = all(job.spec.name in results for job in left)
+        self.entry["status"] = "done" if done else "stopped"
+        self.entry["seconds"] = before + time.perf_counter() - start
+        return {job.spec.name: results[job.spec.name] for job in jobs if job.spec.name in results}
+
+    def _fill(self, work: StageWork[Any], units: Sequence[Unit], shared: Any) -> None:
+        once = {unit.key: unit for unit in units}
+        for piece in self.workers.do(work, list(once.values()), self.check, shared):
+            work.keep(piece)

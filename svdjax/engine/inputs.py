@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,12 @@ from svdjax.checkpoint import (
 )
 from svdjax.checkpoint.digest import file_digest
 from svdjax.checkpoint.watched import WatchedFile
-from svdjax.engine.groups import Group
 from svdjax.engine.pairs import PairSpec
-from svdjax.errors import InputError
+from svdjax.engine.work.unit import Check, Here, Piece, Unit, Workers, failures
+from svdjax.errors import InputError, WorkersLost
+
+_READINGS = 256
+"""Units of reading all matrices, where they are spread over workers."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,50 @@ def check_unchanged(jobs: Sequence[PairJob]) -> None:
         checkpoint.check_unchanged()
 
 
+class ValuesWork:
+    """What looks for NaN and Inf; see `svdjax.engine.work.unit.Work`. Faults are its results."""
+
+    name, reads_ahead = "validate", True
+
+    def __init__(self, jobs: Sequence[PairJob]):
+        """Every layer of the pairs' checkpoints once, also of those that occur in several."""
+        layers = {
+            (str(checkpoint.path), tensor, projection.rows): (checkpoint, projection, layer)
+            for job in jobs
+            for checkpoint in job.sources.values()
+            for projection in job.plan.projections
+            for layer, tensor in enumerate(projection.tensors)
+        }
+        self._layers = list(layers.values())
+
+    def units(self, most: int) -> list[Unit]:
+        """At most so many units, each a run of layers."""
+        count = len(self._layers)
+        cuts = [count * number // most for number in range(most + 1)]
+        return [
+            Unit(f"{start}:{stop}", f"values {start} to {stop} of {count}", range(start, stop))
+            for start, stop in itertools.pairwise(cuts)
+            if start < stop
+        ]
+
+    def compute(self, units: Iterable[Unit], check: Check) -> Iterator[Piece]:
+        """Yields the faults of each unit."""
+        for unit in units:
+            faults = []
+            for number in unit.task:
+                check("")
+                try:
+                    check_layer(*self._layers[number])
+                except InputError as error:
+                    faults.append(str(error))
+            yield Piece(unit, faults)
+
+
 def check_values(
     jobs: Sequence[PairJob],
     *,
-    among: Sequence[Group] | None = None,
+    workers: Workers | None = None,
     check: Callable[[], None] = lambda: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Reads every analysed tensor once, a layer at a time, and looks for NaN and Inf.
 
@@ -158,35 +200,20 @@ def check_values(
 
     Args:
         jobs: Pairs; a checkpoint that occurs in several is read once.
-        among: Groups whose matrices are read, where other processes read the rest; None for all.
+        workers: Who reads; None for this process.
         check: Called between tensors; may raise to stop.
-        progress: Called with the number of layers that were read, and their total.
 
     Raises:
         InputError: There are such values; the message names every file and tensor with them.
+        WorkersLost: Some could not be read, as workers died of it.
     """
-    among_layers = {
-        (group.pair, group.projection.name, layer)
-        for group in among or ()
-        for layer in range(group.start, group.stop)
-    }
-    layers = {
-        (str(checkpoint.path), tensor, projection.rows): (checkpoint, projection, layer)
-        for job in jobs
-        for checkpoint in job.sources.values()
-        for projection in job.plan.projections
-        for layer, tensor in enumerate(projection.tensors)
-        if among is None or (job.spec.name, projection.name, layer) in among_layers
-    }
-    faults: list[str] = []
-    for done, (checkpoint, projection, layer) in enumerate(layers.values(), 1):
-        check()
-        try:
-            check_layer(checkpoint, projection, layer)
-        except InputError as error:
-            faults.append(str(error))
-        progress(done, len(layers))
-    _raise(faults)
+    workers = workers or Here()
+    work = ValuesWork(jobs)
+    pieces = workers.do(work, work.units(_READINGS if workers.remote else 1), lambda _: check())
+    in_order = sorted(pieces, key=lambda piece: piece.unit.task.start)
+    _raise([fault for piece in in_order for fault in piece.value])
+    if workers.failed:
+        raise WorkersLost(f"{failures(workers.failed)}; nothing was computed")
 
 
 def _raise(faults: list[str]) -> None:

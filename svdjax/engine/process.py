@@ -12,6 +12,7 @@ import ctypes
 import logging
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -58,6 +59,13 @@ def prepare_process() -> None:
     logging.getLogger("jax").setLevel(logging.WARNING)
     # A first start builds a list of fonts and says so.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def set_cpu_devices(count: int) -> None:
+    """Makes jax see so many CPU devices in this process; call before `prepare_process`."""
+    forced = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = re.sub(r"--xla_force_host_platform_device_count=\S*", "", forced)
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(count)
 
 
 def _give_back_large_blocks() -> None:

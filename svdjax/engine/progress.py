@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import tqdm
 
-from svdjax.engine.groups import Group
 from svdjax.errors import as_line
+
+if TYPE_CHECKING:
+    from svdjax.engine.groups import Group
 
 
 class Progress:
-    """Counts groups of a stage; quiet if asked to be. `process` says whose they are."""
+    """Counts groups of a stage; quiet if asked to be."""
 
     def __init__(
         self,
@@ -25,10 +29,8 @@ class Progress:
         *,
         stage: str = "spectra",
         quiet: bool = False,
-        process: int | None = None,
     ):
         self.groups, self.work, self.quiet = groups, max(work, 1.0), quiet
-        self._whose = "" if process is None else f"process {process}: "
         self.count, self._done, self._computed = 0, 0.0, 0.0
         self._start = time.perf_counter()
         self._bar = tqdm.tqdm(
@@ -52,7 +54,7 @@ class Progress:
         self._move(group)
         self.log(
             f"computed {self.count}/{self.groups} {group.pair} {group.label} "
-            f"({self._whose}{seconds:.2f} s; {100 * self._done / self.work:.0f}% done, "
+            f"({seconds:.2f} s; {100 * self._done / self.work:.0f}% done, "
             f"{self.left()} left)"
         )
 
@@ -80,9 +82,21 @@ class Progress:
         self._bar.update(min(100 * self._done / self.work, 100.0) - self._bar.n)
 
 
+_listener: Callable[[str], object] | None = None
+
+
 def note(text: str) -> None:
-    """One line on stderr where there is no bar."""
-    print(as_line(text), file=sys.stderr, flush=True)
+    """One line on stderr where there is no bar; on a worker, a line for whoever has called it."""
+    if _listener is None:
+        print(as_line(text), file=sys.stderr, flush=True)
+    else:
+        _listener(text)
+
+
+def note_to(listener: Callable[[str], object]) -> None:
+    """Makes `note` call `listener` from now on."""
+    global _listener
+    _listener = listener
 
 
 def duration(seconds: float) -> str:

@@ -28,9 +28,13 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is not threading.main_thread():
             return self
-        for signum in _SIGNALS:
-            self._previous[signum] = signal.signal(signum, self._note)
+        self._previous = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
         return self
+
+    def take_signals(self) -> None:
+        """Takes the signals again, after a library has taken them for itself."""
+        for signum in self._previous:
+            signal.signal(signum, self._note)
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from svdjax.engine.cost import Rates
     from svdjax.engine.inputs import PairJob
     from svdjax.engine.pairs import PairSpec
+    from svdjax.engine.work.unit import Work
     from svdjax.report.panels import Panel
     from svdjax.report.section import Section
     from svdjax.spectra.results import Comparison
@@ -116,6 +117,19 @@ class Stage:
         context: Context,
     ) -> dict[str, Any]:
         """Does its work, and leaves the results of each pair in its directory; returns them."""
+        raise NotImplementedError
+
+    def work(
+        self,
+        jobs: Sequence[PairJob],
+        comparisons: Mapping[str, Comparison],
+        prepared: Any,
+        context: Context,
+    ) -> Work:
+        """What computes its units, on a worker too; the arguments are those of `run`.
+
+        `run` hands the analyses to the workers (`svdjax.engine.context.Context.pair_by_pair`).
+        """
         raise NotImplementedError
 
     def load(self, folder: pathlib.Path) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Computed:
 
 def compute_groups(
     plan: SpectraPlan,
-    groups: Sequence[Group],
+    batches: Iterable[Sequence[Group]],
     mesh: jax.sharding.Mesh,
     *,
     compile_queue: CompileQueue,
@@ -49,9 +49,10 @@ def compute_groups(
 
     Args:
         plan: Of which the groups are some.
-        groups: What to compute.
+        batches: What to compute; taken by the reading thread, one group ahead. Groups that need
+            the same matrices are in one batch.
         mesh: The devices, axis ``layers``.
-        compile_queue: Compiles the programs of later groups while earlier ones compute.
+        compile_queue: Compiles the programs of a batch while those before it are computed.
         cache: States of matrices that occur in several pairs.
         check: Called between groups; may raise to stop.
 
@@ -60,9 +61,14 @@ def compute_groups(
             each device is more than a device's memory.
     """
     analysis = _Analysis(plan, mesh, cache, compile_queue)
-    cache.expect(groups, plan.pairs)
-    compile_groups(plan, groups, mesh, compile_queue)
-    stream = prefetch(groups, analysis.ship, check)
+
+    def groups() -> Iterator[Group]:
+        for batch in batches:
+            cache.expect(batch, plan.pairs)
+            compile_groups(plan, batch, mesh, compile_queue)
+            yield from batch
+
+    stream = prefetch(groups(), analysis.ship, check)
     try:
         for group, sides in stream:
             start = time.perf_counter()

@@ -78,7 +78,7 @@ def compare(
         with CompileQueue() as compile_queue:
             stream = compute_groups(
                 plan,
-                plan.groups,
+                [plan.groups],
                 mesh,
                 compile_queue=compile_queue,
                 cache=FactorCache(settings, sources=plan.shared),

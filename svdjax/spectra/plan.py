@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ import numpy as np
 
 from svdjax.checkpoint import PairPlan, stack_dtype
 from svdjax.engine.cost import Rates, pair_cost
-from svdjax.engine.groups import Group, plan_groups, side_by_side, side_bytes
+from svdjax.engine.groups import Group, plan_groups, side_by_side, side_bytes, total_work
 from svdjax.engine.inputs import PairJob
-from svdjax.engine.shares import shares
 from svdjax.engine.stages import Forecast
+from svdjax.engine.work.unit import Unit
 from svdjax.spectra.factor_cache import FOLDER, FactorCache, group_key
 from svdjax.spectral import (
     compile_analysis,
@@ -101,9 +102,26 @@ class SpectraPlan:
         """The groups of a pair."""
         return [group for group in self.groups if group.pair == name]
 
-    def divided(self, groups: Sequence[Group], count: int) -> list[list[Group]]:
-        """The groups of each of `count` processes; every process comes to the same division."""
-        return shares(groups, count, together=bool(self.shared))
+    def units(self, groups: Iterable[Group]) -> list[Unit]:
+        """Units of some groups, in their order.
+
+        Those of one place go together where pairs share a checkpoint: who computes them prepares
+        what they share once.
+        """
+        numbered = enumerate(groups)
+        by_place = itertools.groupby(
+            numbered, lambda each: each[1].place if self.shared else each[0]
+        )
+        tasks = [tuple(group for _, group in each) for _, each in by_place]
+        return [
+            Unit(
+                key=" ".join(f"{group.pair} {group.label}" for group in task),
+                label=f"{', '.join(group.pair for group in task)} {task[0].label}",
+                task=task,
+                cost=total_work(task),
+            )
+            for task in tasks
+        ]
 
     def factor_cache(self, workdir: pathlib.Path) -> FactorCache:
         """Cache of states of matrices, in the directory that the config names or in the workdir."""

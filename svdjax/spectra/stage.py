@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import pathlib
 import shutil
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,9 @@ from svdjax.engine.groups import Group, total_work
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
 from svdjax.engine.progress import Progress
+from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.errors import InputError
-from svdjax.spectra.compute import Computed, collect, compute_groups
+from svdjax.spectra.compute import Computed, collect, compile_groups, compute_groups
 from svdjax.spectra.factor_cache import FOLDER as STATES
 from svdjax.spectra.plan import SpectraPlan
 from svdjax.spectra.results import Comparison
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from svdjax.sweep.config import Settings
 
 _JOURNAL = ".journal"
-_PATIENCE = 60.0  # seconds in which files of other machines have to appear (NFS keeps listings)
 
 
 @dataclass
@@ -40,12 +42,12 @@ class SpectraOutcome:
 def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
     """Computes what is missing and writes the files of every pair.
 
-    Where there are several processes, this is what process 0 does: it says what is missing,
-    computes its share, and takes that of the others (`run_share`) from the journal.
-
     Args:
         plan: Of all pairs; the groups of those that are finished are left out.
         context: Of the stage.
+
+    Returns:
+        Results of all pairs, but for those that workers could not complete.
     """
     outcome = SpectraOutcome()
     workdir, settings, entry = context.workdir, context.settings, context.entry
@@ -57,13 +59,9 @@ def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
         if comparison is not None:
             finished[job.spec.name] = comparison
     entry["status"] = "running"
-    work = _Work(plan, context, [job for job in plan.jobs if job.spec.name not in finished])
-    reused, missing = work.journaled()
-    numbers = {group: number for number, group in enumerate(plan.groups)}
-    context.hosts.exchange("spectra", [numbers[group] for group in missing])
-    own, *rest = plan.divided(missing, context.hosts.count)
-    others = [group for share in rest for group in share]
-    progress = work.progress(reused + own)
+    run = _Run(plan, context, [job for job in plan.jobs if job.spec.name not in finished])
+    reused, missing = run.journaled()
+    progress = Progress(len(reused) + len(missing), total_work(reused + missing))
     try:
         parts = []
         if finished:
@@ -76,21 +74,12 @@ def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
         for group in reused:
             progress.reused(group)
         outcome.reused, outcome.computed = len(reused), len(missing)
-        stream = work.compute(own, progress)
-        if others:
-            # A pair needs groups of every process.
-            for _ in stream:
-                pass
-            progress.log("waiting for the groups of the other processes")
-            context.hosts.exchange("computed")
-            for group in others:
-                work.fetch(group)
-        ready = work.complete((), ()) if others else work.complete(own, stream)
-        for job, seconds in ready:
+        stream = run.compute(missing, progress)
+        for job, seconds in run.complete(missing, stream):
             name, began = job.spec.name, time.perf_counter()
             groups = plan.of_pair(name)
             computed = sum(group.pair == name for group in missing)
-            comparison = make_comparison(job, settings, work.pieces(groups))
+            comparison = make_comparison(job, settings, run.pieces(groups))
             comparison.save(workdir / name)
             finished[name] = comparison
             entries[name] = {
@@ -102,52 +91,63 @@ def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
             }
             entry["seconds"] = before + time.perf_counter() - start
             context.save()
-            work.journals[name].remove()
+            run.journals[name].remove()
         stream.close()
     finally:
         progress.close()
-    # Also what a sweep killed between a pair's last files and their journal's end left.
-    for folder in (_JOURNAL, STATES):
-        shutil.rmtree(workdir / folder, ignore_errors=True)
-    entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
-    outcome.comparisons = {job.spec.name: finished[job.spec.name] for job in plan.jobs}
+    done = len(finished) == len(plan.jobs)
+    if done:
+        # Also what a sweep killed between a pair's last files and their journal's end left.
+        for folder in (_JOURNAL, STATES):
+            shutil.rmtree(workdir / folder, ignore_errors=True)
+    entry["status"] = "done" if done else "stopped"
+    entry["seconds"] = before + time.perf_counter() - start
+    outcome.comparisons = {
+        job.spec.name: finished[job.spec.name] for job in plan.jobs if job.spec.name in finished
+    }
     return outcome
 
 
-def run_share(plan: SpectraPlan, context: Context) -> int:
-    """Computes another process's share of what process 0 misses, into the journal.
+class SpectraWork:
+    """What computes units of groups (`SpectraPlan.units`); see `svdjax.engine.work.unit.Work`."""
 
-    Args:
-        plan: Of all pairs.
-        context: Of the stage.
+    name, reads_ahead = "spectra", True
 
-    Returns:
-        How many groups that were.
-    """
-    numbers = context.hosts.exchange("spectra")[0]
-    first, *rest = plan.divided([plan.groups[number] for number in numbers], context.hosts.count)
-    own = rest[context.hosts.index - 1]
-    pairs = {group.pair for group in own}
-    work = _Work(plan, context, [job for job in plan.jobs if job.spec.name in pairs])
-    progress = work.progress(own)
-    try:
-        for _ in work.compute(own, progress):
-            pass
-    finally:
-        progress.close()
-    if len(first) < len(numbers):
-        context.hosts.exchange("computed")
-    return len(own)
+    def __init__(self, plan: SpectraPlan, context: Context):
+        """Keeps the states of shared matrices, in the context's directory where that is needed."""
+        self._plan, self._context = plan, context
+        self._cache = plan.factor_cache(context.workdir)
+
+    def compute(self, units: Iterable[Unit], check: Check) -> Generator[Piece, None, None]:
+        """Yields the groups in order, computed."""
+        taken = deque[Unit]()
+
+        def batches() -> Iterator[Sequence[Group]]:
+            for unit in units:
+                taken.append(unit)
+                yield unit.task
+
+        stream = compute_groups(
+            self._plan,
+            batches(),
+            self._context.mesh,
+            compile_queue=self._context.compile_queue,
+            cache=self._cache,
+            check=lambda: check(""),
+        )
+        with contextlib.closing(stream):
+            for computed in stream:
+                last = computed.group == taken[0].task[-1]
+                yield Piece(taken.popleft() if last else taken[0], computed, last)
 
 
-class _Work:
+class _Run:
     """The groups of the open pairs: journals, and what was read from or computed into them."""
 
     def __init__(self, plan: SpectraPlan, context: Context, jobs: Sequence[PairJob]):
         """`jobs`: the open pairs."""
         settings, identity = context.settings, context.identity
         self.plan, self.context, self.jobs = plan, context, jobs
-        self.cache = plan.factor_cache(context.workdir)
         self._pieces: dict[Group, Computed] = {}
         self.journals = {
             job.spec.name: Journal(
@@ -160,7 +160,6 @@ class _Work:
                     "corner": settings.corner,
                     "measure": settings.measure,
                 },
-                clean=context.hosts.first,
             )
             for job in jobs
         }
@@ -171,31 +170,24 @@ class _Work:
         missing = [group for group in groups if not self._read(group)]
         return [group for group in groups if group in self._pieces], missing
 
-    def progress(self, groups: Sequence[Group]) -> Progress:
-        """Progress of this process over the groups that it is to have."""
-        hosts = self.context.hosts
-        process = hosts.index if hosts.count > 1 else None
-        return Progress(len(groups), total_work(groups), process=process)
-
     def compute(
         self, groups: Sequence[Group], progress: Progress
     ) -> Generator[Computed, None, None]:
-        """Yields the groups in order, computed, journaled and told."""
-        context = self.context
-        stream = compute_groups(
-            self.plan,
-            groups,
-            context.mesh,
-            compile_queue=context.compile_queue,
-            cache=self.cache,
-            check=lambda: context.check(f"{progress.count} of {progress.groups} groups done"),
-        )
-        for piece in stream:
-            self.journals[piece.group.pair].write(piece.group, piece.metrics)
-            if context.hosts.first:
-                self._pieces[piece.group] = piece
-            progress.computed(piece.group, piece.seconds)
-            yield piece
+        """Yields the groups as they come, computed, journaled and told."""
+        plan, context = self.plan, self.context
+        units = plan.units(groups)
+        if not context.workers.remote:
+            compile_groups(plan, groups, context.mesh, context.compile_queue)
+
+        def check(_: str) -> None:
+            context.check(f"{progress.count} of {progress.groups} groups done")
+
+        for piece in context.workers.do(SpectraWork(plan, context), units, check):
+            computed = piece.value
+            self.journals[computed.group.pair].write(computed.group, computed.metrics)
+            self._pieces[computed.group] = computed
+            progress.computed(computed.group, computed.seconds)
+            yield computed
 
     def complete(
         self, groups: Sequence[Group], stream: Iterable[Computed]
@@ -218,23 +210,6 @@ class _Work:
             if not left[name]:
                 yield jobs[name], seconds[name]
             began = time.perf_counter()
-
-    def fetch(self, group: Group) -> None:
-        """Takes a group from the journal that another process has computed.
-
-        Raises:
-            InputError: It does not appear there.
-        """
-        deadline = time.monotonic() + _PATIENCE
-        while not self._read(group):
-            self.context.check("while waiting for files of other processes")
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"{group.pair} {group.label}: another process has computed it, and it is not "
-                    f"in {self.journals[group.pair].directory}: give a workdir on a file system "
-                    "that all machines share"
-                )
-            time.sleep(0.2)
 
     def _read(self, group: Group) -> bool:
         metrics = self.journals[group.pair].read(group)

@@ -22,17 +22,15 @@ stages make the paper's constructed models, look inside every model, and put ben
 A sweep that was killed goes on when the same command is given again, and a finished one does
 nothing. SIGTERM and Ctrl-C end it after the group of layers in flight. A workdir that another
 config or other input files made is refused. Exit status: 0 done, 2 the input cannot be used (one
-line on stderr says why), 3 another process of the sweep died, 130 or 143 stopped on request, 1 a
-fault of svdjax.
+line on stderr says why), 3 workers are lost, or some of what they were to do is, 130 or 143 stopped
+on request, 1 a fault of svdjax.
 
-    Several processes share the factorisations, with a workdir that all of them see:
-      srun python -m svdjax.sweep --config=configs/pair.py:base=DIR,post=DIR --workdir=DIR
-    or, without SLURM or Open MPI, the same command for K = 0 and 1, on one machine or two:
-      python -m svdjax.sweep --config=... --workdir=DIR \
-          --hosts_coordinator=HOST:PORT --hosts_count=2 --hosts_index=K
-
-HOST is where process 0 runs, PORT a free one there. When a process dies, all others end with status
-3 within half a minute; the same commands, of fewer or more processes too, go on from there.
+One process uses all GPUs of its machine. More machines are workers of a Ray cluster: docs/cluster.md
+has SLURM, Kubernetes and clouds.
+      pip install "svdjax[ray]"
+      RAY_ADDRESS=HOST:PORT python -m svdjax.sweep --config=... --workers=ray
+Without RAY_ADDRESS a cluster of this machine alone is started. Workers read the checkpoints
+themselves, under the same paths or hub ids; this process alone writes to the workdir.
 """
 
 from __future__ import annotations
@@ -44,10 +42,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from svdjax import cli
-from svdjax.engine.hosts.request import PATIENCE, requested
-from svdjax.engine.process import open_jax, prepare_process
+from svdjax.engine.process import open_jax, prepare_process, set_cpu_devices
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError
+from svdjax.sweep.session import for_workers
 
 if TYPE_CHECKING:
     from svdjax.sweep.config import SweepConfig
@@ -61,17 +59,12 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print shapes, memory and predicted time, write nothing."
 )
-_COORDINATOR = flags.DEFINE_string(
-    "hosts_coordinator",
-    None,
-    "HOST:PORT where process 0 of several is reached; SLURM and Open MPI before 5 tell it.",
-)
-_COUNT = flags.DEFINE_integer(
-    "hosts_count", None, "How many processes there are; 1: alone, whatever the launcher says."
-)
-_INDEX = flags.DEFINE_integer("hosts_index", None, "Which of them this one is, from 0.")
-_PATIENCE = flags.DEFINE_float(
-    "hosts_patience", PATIENCE, "Seconds that processes wait for each other at the start."
+_WORKERS = flags.DEFINE_enum(
+    "workers",
+    "here",
+    ["here", "ray"],
+    "Who computes: this process over all its devices, or workers of a Ray cluster, with "
+    "config.devices devices each, 1 where it is 0.",
 )
 
 
@@ -85,10 +78,12 @@ def main() -> str:
         return dry_run(config)
     with StopRequest() as stop:
         config = _prepared()
-        hosts = requested(_COORDINATOR.value, _COUNT.value, _INDEX.value, _PATIENCE.value)
-        # jax is loaded from here on, after the faults of flags and config are reported. Where
-        # processes share a machine, each is given its devices later.
-        open_jax(devices=hosts is None or not hosts.gpus)
+        remote = _WORKERS.value == "ray"
+        if remote:
+            # It plans for a worker's devices, and computes on none.
+            set_cpu_devices(for_workers(config).settings.devices)
+        # jax is loaded from here on, after the faults of flags and config are reported.
+        open_jax(devices=not remote)
         from svdjax.sweep import pages
         from svdjax.sweep.run import run_sweep
 
@@ -97,7 +92,7 @@ def main() -> str:
             workdir = pathlib.Path("runs") / config.name
         elif not workdir:
             raise InputError("--workdir is empty: name a directory, or leave it out")
-        return run_sweep(config, workdir, pages, stop=stop, hosts=hosts).summary()
+        return run_sweep(config, workdir, pages, stop=stop, workers=_WORKERS.value).summary()
 
 
 def _prepared() -> SweepConfig:

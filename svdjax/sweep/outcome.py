@@ -26,7 +26,6 @@ class SweepOutcome:
         reused: Groups taken from the journal of an earlier run.
         was_finished: There was nothing to do.
         results: What the other stages found: by stage, then by pair.
-        process: Which of several processes says this; only process 0 has the results.
     """
 
     workdir: pathlib.Path
@@ -36,12 +35,9 @@ class SweepOutcome:
     reused: int = 0
     was_finished: bool = False
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    process: int = 0
 
     def summary(self) -> str:
-        """Lines for stdout, with the paths; none of a process that is not the first."""
-        if self.process:
-            return ""
+        """Lines for stdout, with the paths."""
         head = "nothing to do: already finished" if self.was_finished else "done"
         lines = [f"{head}: {len(self.comparisons)} pair(s) in {self.workdir}"]
         for name, comparison in self.comparisons.items():

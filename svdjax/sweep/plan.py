@@ -46,9 +46,17 @@ class SweepPlan:
         """The validated pairs."""
         return self.spectra.jobs
 
-    def digests(self, check: Callable[[], None]) -> dict[str, Any]:
-        """Fingerprints of all that is read, by source or leaf of the config."""
-        digests = inputs.digest_inputs(self.jobs, full=self.sweep.settings.full_hash, check=check)
+    def digests(
+        self, check: Callable[[], None] = lambda: None, *, full: bool | None = None
+    ) -> dict[str, Any]:
+        """Fingerprints of all that is read, by source or leaf of the config.
+
+        Args:
+            check: Called between checkpoints; may raise to stop.
+            full: Whether every byte counts; None for what the config says.
+        """
+        full = self.sweep.settings.full_hash if full is None else full
+        digests = inputs.digest_inputs(self.jobs, full=full, check=check)
         for stage in self.stages:
             digests |= stage.digests(self.prepared[stage.name])
         return digests
@@ -97,15 +105,11 @@ class SweepPlan:
         return count + sum(stage.figures * len(stage.pairs(specs)) for stage in self.stages)
 
 
-def plan_sweep(
-    sweep: SweepConfig, *, stages: bool = True, check: Callable[[], None] = lambda: None
-) -> SweepPlan:
+def plan_sweep(sweep: SweepConfig, *, check: Callable[[], None] = lambda: None) -> SweepPlan:
     """Opens and checks all that a sweep reads, headers only, and plans it.
 
     Args:
         sweep: The config.
-        stages: Whether those after the spectra are prepared; processes that only share the spectra
-            do without.
         check: Called between checkpoints; may raise to stop.
 
     Raises:
@@ -114,7 +118,7 @@ def plan_sweep(
     settings = sweep.settings
     jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused, check=check)
     shared = SharedInputs(jobs, settings)
-    after = tuple(stages_of(settings.stages)) if stages else ()
+    after = tuple(stages_of(settings.stages))
     prepared = {stage.name: stage.prepare(shared) for stage in after}
     mesh = devices.layer_mesh(settings.devices, working_bytes(job.plan for job in jobs))
     spectra = plan_spectra(jobs, settings, mesh.size)

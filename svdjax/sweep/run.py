@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import os
 import pathlib
 import shutil
@@ -19,23 +18,21 @@ from svdjax.construct.variant_builder import FACTORS
 from svdjax.engine import devices, inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
-from svdjax.engine.hosts.hosts import Hosts
-from svdjax.engine.hosts.meeting import meet
-from svdjax.engine.hosts.request import HostsRequest
 from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
+from svdjax.engine.work.unit import Here, Workers, failures
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.errors import HostLost, InputError, Interrupted
+from svdjax.errors import InputError, Interrupted, WorkersLost
 from svdjax.spectra.compute import compile_groups
 from svdjax.spectra.results import Comparison
-from svdjax.spectra.stage import run_share, run_spectra
+from svdjax.spectra.stage import run_spectra
 from svdjax.spectral import get_factorisation
 from svdjax.sweep.config import SweepConfig, read_config
 from svdjax.sweep.outcome import SweepOutcome
 from svdjax.sweep.plan import SweepPlan, plan_sweep
+from svdjax.sweep.session import for_workers, open_session
 
-_PATIENCE = 60.0  # seconds in which process 0's record has to appear (NFS keeps listings)
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
@@ -72,7 +69,7 @@ def run_sweep(
     report: Report | None = None,
     *,
     stop: StopRequest | None = None,
-    hosts: HostsRequest | None = None,
+    workers: str = "here",
 ) -> SweepOutcome:
     """Runs (or continues, or recognises as finished) the sweep of `config` in `workdir`.
 
@@ -84,37 +81,28 @@ def run_sweep(
         workdir: Made if it does not exist.
         report: Module with `write_pair` and `write_index`; None leaves that stage out.
         stop: The caller's entered `StopRequest`; without one, a sweep enters its own.
-        hosts: The other processes of this sweep, all called with the same config and a workdir that
-            they share; to be called before jax has looked for its devices. When one of them dies
-            and the group in flight takes long, this process is ended with status 3.
+        workers: Who computes: ``here``, this process over all its devices, or ``ray``, workers of a
+            Ray cluster with ``config.devices`` each (one by default); to be called before jax has
+            looked for its devices then.
 
     Raises:
         InputError: Config, checkpoints or workdir cannot be used.
         Interrupted: SIGTERM or SIGINT; the group in flight was finished and journaled.
-        HostLost: Another process of the sweep has died.
+        WorkersLost: Workers died of units that are missing now, or there are none.
     """
     if stop is None:
         with StopRequest() as own:
-            return run_sweep(config, workdir, report, stop=own, hosts=hosts)
+            return run_sweep(config, workdir, report, stop=own, workers=workers)
     sweep = read_config(config)
     get_factorisation(sweep.settings.factorisation)
     place = Workdir(workdir)
-    about = {
-        "config": sweep.resolved,
-        "workdir": str(place.path.absolute()),
-        "versions": devices.versions(),
-    }
-    if hosts is not None and hosts.gpus:
-        jax.config.update("jax_cuda_visible_devices", hosts.gpus)
-        jax.config.update("jax_rocm_visible_devices", hosts.gpus)
+    if workers == "ray":
+        sweep = for_workers(sweep)
+        # The devices are the workers'.
+        jax.config.update("jax_platforms", "cpu")
     try:
-        with (
-            meet(hosts, plain(about), stop) as party,
-            writing_to(place.path),
-            CompileQueue() as compile_queue,
-        ):
-            process = _Sweep(sweep, place, report, party, compile_queue)
-            return process.run() if party.first else process.follow()
+        with writing_to(place.path), contextlib.ExitStack() as stack:
+            return _Sweep(sweep, place, report, stop, stack, remote=workers == "ray").run()
     finally:
         place.close()
 
@@ -127,111 +115,66 @@ class _Sweep:
         sweep: SweepConfig,
         place: Workdir,
         report: Report | None,
-        hosts: Hosts,
-        compile_queue: CompileQueue,
+        stop: StopRequest,
+        stack: contextlib.ExitStack,
+        *,
+        remote: bool,
     ):
-        self.sweep, self.place, self.report, self.hosts = sweep, place, report, hosts
-        self.compile_queue = compile_queue
+        """`stack` closes what is opened on the way; `remote`: others compute."""
+        self.sweep, self.place, self.report, self.stop = sweep, place, report, stop
+        self.stack, self.remote = stack, remote
+        self.compile_queue = stack.enter_context(CompileQueue())
+        self.workers: Workers = Here()
         self.state: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
         if self.place.existed:
             self._take()
-        plan = plan_sweep(self.sweep, check=self.hosts.check)
-        digests = plan.digests(self.hosts.check)
+        plan = plan_sweep(self.sweep, check=self.stop.check)
+        digests = plan.digests(self.stop.check)
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
             finished = self._finished(plan)
             if finished is not None:
-                self.hosts.exchange("start", {"devices": [], "finished": True})
-                self.hosts.end()
                 return finished
         start = time.perf_counter()
-        validated = self._stage("validate").get("status") == "done"
-        machines = self.hosts.exchange(
-            "start",
-            {
-                "devices": devices.describe(plan.mesh),
-                "finished": False,
-                "validated": validated,
-                "inputs": plain(digests),
-            },
-        )
-        self._refuse_uneven([machine["devices"] for machine in machines])
-        self.devices = _all_devices([machine["devices"] for machine in machines])
-        if not validated:
+        self.devices = self._open_workers(plan, digests)
+        if self._stage("validate").get("status") != "done":
             self._look(plan)
-        self.hosts.exchange("validated")
         if not self.place.existed:
             self._take()
             self._refuse_inputs(digests)
         self._begin(digests, time.perf_counter() - start)
-        self.hosts.exchange("begun", self._stamp())
         try:
-            outcome = self._stages(plan)
-        except (Interrupted, HostLost):
+            return self._stages(plan)
+        except (Interrupted, WorkersLost):
             self._save(status="stopped")
             raise
-        self.hosts.end()
-        return outcome
 
-    def follow(self) -> SweepOutcome:
-        """Computes the share of the spectra of a process that is not the first."""
-        plan = plan_sweep(self.sweep, stages=False, check=self.hosts.check)
-        first = self.hosts.exchange("start", {"devices": devices.describe(plan.mesh)})[0]
-        computed = 0
-        if not first["finished"]:
-            if not first["validated"]:
-                self._look(plan)
-            self.hosts.exchange("validated")
-            self._find_workdir(self.hosts.exchange("begun")[0])
-            self.state = {"inputs": first["inputs"], "versions": devices.versions()}
-            computed = run_share(plan.spectra, self._context(plan, "spectra"))
-            inputs.check_unchanged(plan.jobs)
-        self.hosts.end()
-        return SweepOutcome(
-            workdir=self.place.path,
-            comparisons={},
-            report=None,
-            computed=computed,
-            was_finished=first["finished"],
-            process=self.hosts.index,
+    def _open_workers(self, plan: SweepPlan, digests: dict[str, Any]) -> list[str]:
+        """Readies who computes; returns the devices in words."""
+        if not self.remote:
+            return devices.describe(plan.mesh)
+        from svdjax.engine.work.ray import RayWorkers
+
+        workers = RayWorkers(
+            open_session,
+            (self.sweep, plain(digests)),
+            {
+                "versions": devices.versions(),
+                "inputs": plain(plan.digests(self.stop.check, full=False)),
+            },
+            devices=self.sweep.settings.devices,
+            stop=self.stop,
         )
+        self.workers = self.stack.enter_context(workers)
+        return workers.open(self.stop.check)
 
     def _look(self, plan: SweepPlan) -> None:
-        """Looks at the matrices that this process will compute, while its programs are compiled."""
-        groups = plan.spectra.divided(plan.spectra.groups, self.hosts.count)[self.hosts.index]
-        compile_groups(plan.spectra, groups, plan.mesh, self.compile_queue)
-        among = groups if self.hosts.count > 1 else None
-        inputs.check_values(plan.jobs, among=among, check=self.hosts.check)
-
-    def _refuse_uneven(self, machines: list[list[str]]) -> None:
-        """Groups are cut for a number of devices, and all processes have to cut alike."""
-        for process, machine in enumerate(machines):
-            if len(machine) != len(machines[0]):
-                raise InputError(
-                    f"process {process} has {len(machine)} device(s), process 0 has "
-                    f"{len(machines[0])}: expected as many for each; give --config.devices="
-                    f"{min(map(len, machines))}"
-                )
-
-    def _stamp(self) -> str:
-        return hashlib.sha256(self.place.record.read_bytes()).hexdigest()
-
-    def _find_workdir(self, stamp: str) -> None:
-        """Makes sure that the workdir here is the one that process 0 has."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            with contextlib.suppress(OSError):
-                if self._stamp() == stamp:
-                    return
-            self.hosts.check("while looking for the workdir of process 0")
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"{self.place.path} is not the directory that process 0 writes to: give a "
-                    "--workdir on a file system that all machines share"
-                )
-            time.sleep(0.2)
+        """Looks at all matrices, while the programs are compiled."""
+        if not self.remote:
+            compile_groups(plan.spectra, plan.spectra.groups, plan.mesh, self.compile_queue)
+        inputs.check_values(plan.jobs, workers=self.workers, check=self.stop.check)
 
     def _take(self) -> None:
         """Locks the workdir and refuses one that another config made."""
@@ -264,17 +207,23 @@ class _Sweep:
 
     def _stages(self, plan: SweepPlan) -> SweepOutcome:
         spectra = run_spectra(plan.spectra, self._context(plan, "spectra"))
+        jobs = [job for job in plan.jobs if job.spec.name in spectra.comparisons]
         results = {
             stage.name: stage.run(
-                plan.jobs,
+                jobs,
                 spectra.comparisons,
                 plan.prepared[stage.name],
                 self._context(plan, stage.name),
             )
             for stage in plan.stages
         }
-        shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
         inputs.check_unchanged(plan.jobs)
+        if self.workers.failed:
+            raise WorkersLost(
+                f"{failures(self.workers.failed)}; all else is done but the report, and the same "
+                "command tries these again"
+            )
+        shutil.rmtree(self.place.path / FACTORS, ignore_errors=True)
         index = None
         if "report" in self.sweep.settings.stages and self.report is not None:
             index = self._write_report(self.report, spectra.comparisons, results)
@@ -297,9 +246,9 @@ class _Sweep:
             identity={"inputs": self.state["inputs"], "versions": self.state["versions"]},
             mesh=plan.mesh,
             entry=self._stage(name),
-            save=self._save if self.hosts.first else lambda: None,
-            check=self.hosts.check,
-            hosts=self.hosts,
+            save=self._save,
+            check=self.stop.check,
+            workers=self.workers,
             compile_queue=self.compile_queue,
         )
 
@@ -313,7 +262,7 @@ class _Sweep:
         before, start = entry.get("seconds", 0.0), time.perf_counter()
         entries = entry.setdefault("pairs", {})
         for number, spec in enumerate(self.sweep.pairs, 1):
-            self.hosts.check("while writing the report")
+            self.stop.check("while writing the report")
             page = self.place.path / spec.name / "report.html"
             if entries.get(spec.name, {}).get("status") == "done" and page.is_file():
                 continue
@@ -330,7 +279,7 @@ class _Sweep:
             entries[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             entry["seconds"] = before + time.perf_counter() - start
             self._save()
-        self.hosts.check("before the index of the report")
+        self.stop.check("before the index of the report")
         note("drawing the index")
         index = report.write_index(
             self.place.path,
@@ -386,10 +335,3 @@ class _Sweep:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _all_devices(machines: list[list[str]]) -> list[str]:
-    """The devices in words, and whose they are where there are several processes."""
-    if len(machines) == 1:
-        return machines[0]
-    return [f"process {k}: {device}" for k, machine in enumerate(machines) for device in machine]
