@@ -25,8 +25,7 @@ config or other input files made is refused. Exit status: 0 done, 2 the input ca
 line on stderr says why), 3 workers are lost, or some of what they were to do is, 130 or 143 stopped
 on request, 1 a fault of svdjax.
 
-One process uses all GPUs of its machine. More machines are workers of a Ray cluster: docs/cluster.md
-has SLURM, Kubernetes and clouds.
+One process uses all GPUs of its machine. More machines are workers of a Ray cluster:
       pip install "svdjax[ray]"
       RAY_ADDRESS=HOST:PORT python -m svdjax.sweep --config=... --workers=ray
 Without RAY_ADDRESS a cluster of this machine alone is started. Workers read the checkpoints

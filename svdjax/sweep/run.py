@@ -157,13 +157,11 @@ class _Sweep:
             return devices.describe(plan.mesh)
         from svdjax.engine.work.ray import RayWorkers
 
+        sampled = plan.digests(self.stop.check, full=False)
         workers = RayWorkers(
             open_session,
             (self.sweep, plain(digests)),
-            {
-                "versions": devices.versions(),
-                "inputs": plain(plan.digests(self.stop.check, full=False)),
-            },
+            {"versions": devices.versions(), "inputs": plain(sampled)},
             devices=self.sweep.settings.devices,
             stop=self.stop,
         )
