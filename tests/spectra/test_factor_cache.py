@@ -18,7 +18,7 @@ from svdjax.spectra import factor_cache as module
 from svdjax.spectra.factor_cache import MOST, FactorCache
 from svdjax.sweep.config import Settings
 from svdjax.sweep.run import run_sweep
-from tests.engine.hosts.models import family
+from tests.support.novel import family
 from tests.sweep import harness
 
 POSTS = ("one", "two", "three", "four")

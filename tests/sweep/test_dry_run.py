@@ -18,7 +18,7 @@ from svdjax.sweep.config import read_config
 from svdjax.sweep.dry_run import dry_run
 from svdjax.sweep.plan import plan_sweep
 from svdjax.sweep.run import run_sweep
-from tests.engine.hosts.models import family
+from tests.support.novel import family
 from tests.sweep import harness
 
 POSTS = ("one", "two", "three")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import svdjax
-from tests.engine.hosts import models
+from tests.support import novel as models
 from tests.support import tiny
 from tests.sweep import harness
 

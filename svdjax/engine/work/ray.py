@@ -11,15 +11,18 @@ are made where there is room, so that machines may come and go.
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import os
 import pathlib
 import secrets
 import shutil
+import socket
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +46,9 @@ _OTHERS_SECONDS = 20.0
 
 _CLOSE_SECONDS = 3.0
 """In which workers have to be done with removing their files."""
+
+_ANSWER_SECONDS = 10.0
+"""In which the head of a cluster has to answer."""
 
 _LOOK_SECONDS = 2.0
 """Between two looks at what the cluster has."""
@@ -195,6 +201,8 @@ class RayWorkers:
             self._grow()
             for member in self._members:
                 while (unit := self._next(member, waiting, open_units, given, work)) is not None:
+                    if unit in waiting:
+                        waiting.remove(unit)
                     call = member.actor.do.remote(work.name, unit, reference)
                     member.calls[call], member.affinity = unit, unit.affinity
                     given.setdefault(unit.key, time.monotonic())
@@ -221,22 +229,25 @@ class RayWorkers:
     def _next(
         self,
         member: _Member,
-        waiting: collections.deque[Unit],
+        waiting: Collection[Unit],
         open_units: Mapping[str, Unit],
         given: Mapping[str, float],
         work: Work,
     ) -> Unit | None:
-        """The unit that a worker is to have now, taken from those that wait."""
+        """The unit that a worker is to have now: of those that wait, or else a copy."""
+        deaths = self._deaths
         if member.state != "ready" or len(member.units) > work.reads_ahead:
             return None
+        if any(deaths[unit.key] for unit in member.units):
+            return None
+        if member.units:
+            waiting = [unit for unit in waiting if not deaths[unit.key]]
         if waiting:
             taken = {other.affinity for other in self._members if other is not member}
-            unit = next(
+            return next(
                 (unit for unit in waiting if unit.affinity == member.affinity),
-                next((unit for unit in waiting if unit.affinity not in taken), waiting[0]),
+                next((unit for unit in waiting if unit.affinity not in taken), next(iter(waiting))),
             )
-            waiting.remove(unit)
-            return unit
         if member.units:
             return None
         now = time.monotonic()
@@ -311,7 +322,7 @@ class RayWorkers:
     def _lost(
         self, member: _Member, reason: str
     ) -> Iterator[tuple[_Member, Unit | None, Answer | None]]:
-        """A worker has died; so yields its units without answers, the one it was at first."""
+        """A worker has died; so yields its units without answers."""
         self._members.remove(member)
         units = member.units
         if member.state == "asked":
@@ -320,12 +331,13 @@ class RayWorkers:
             self._look_at = time.monotonic() + _LOOK_SECONDS * 2 ** min(self._stillborn, 5)
             if self._stillborn >= _DEATHS and not self._began:
                 raise WorkersLost(f"workers die as they start ({printable(reason, 500)})")
-        what = f"; {units[0].label} is done by another" if units else ""
+        labels = " and ".join(unit.label for unit in units)
+        what = f"; others do {labels}" if units else ""
         note(f"{member.where} is lost ({printable(reason, 300)}){what}")
         member.calls.clear()
         member.where = reason
-        if units:
-            self._deaths[units[0].key] += 1
+        # Any of them may be to blame: from now on each is done alone (`_next`).
+        self._deaths.update(unit.key for unit in units)
         for unit in units:
             yield member, unit, None
 
@@ -374,9 +386,14 @@ def _connect(stop: StopRequest) -> tuple[Any, str | None]:
     address, folder = os.environ.get("RAY_ADDRESS"), None
     chosen: dict[str, str] = {"RAY_USAGE_STATS_ENABLED": "0"}
     if not address:
+        if "ray" in sys.modules:
+            raise InputError(
+                "RAY_ADDRESS is not set, and Ray was imported before it could be told of a token: "
+                "start a cluster and set it, or leave importing Ray to svdjax"
+            )
         chosen |= {
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_TOKEN": _token(),
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
     before = {name: os.environ.get(name) for name in chosen}
@@ -392,6 +409,7 @@ def _connect(stop: StopRequest) -> tuple[Any, str | None]:
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     try:
         if address:
+            _check_answers(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             folder = tempfile.mkdtemp(prefix="svdjax-ray-", dir="/tmp")
@@ -415,6 +433,23 @@ def _connect(stop: StopRequest) -> tuple[Any, str | None]:
             else:
                 os.environ[name] = value
     return ray, folder
+
+
+def _check_answers(address: str) -> None:
+    """Checks that somebody listens at a ``host:port``; Ray would wait for minutes.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+
+
+@functools.cache
+def _token() -> str:
+    """The token of clusters that this process starts; Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _reason(error: Exception) -> str:
