@@ -1,12 +1,12 @@
-"""Measures scipy's BLAS, as our programs call it on CPU, against XLA's own products.
+"""Measures scipy's BLAS and LAPACK, as our programs call them on CPU, against XLA's own routines.
 
     python tools/benchmark_blas.py
     python tools/benchmark_blas.py --order=3584 --length=18944
 
 Every device (a core each, by default) does the same at the same time, in float64, both ways in
 turns. Prints one JSON object: median seconds of each way and their ratio, for what a comparison
-consists of: both Gram matrices and the cross product of two long matrices, and a product of square
-matrices.
+consists of: both Gram matrices and the cross product of two long matrices, a product of square
+matrices, and the eigenvalues of a symmetric one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> str:
         "gram": (lambda a: matmul.gram_of(a, "float64"), (rows,)),
         "cross": (lambda a, b: matmul.cross_of(a, b, "float64"), (rows, rows[:, ::-1])),
         "square_product": (matmul.matmul, (square, square)),
+        "eigenvalues": (matmul.eigvalsh, (square + square.swapaxes(1, 2),)),
     }
     result: dict[str, Any] = {"order": order, "length": _LENGTH.value, "blas": blas.available()}
     for name, (function, stacks) in work.items():

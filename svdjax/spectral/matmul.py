@@ -96,15 +96,16 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def eigvalsh(matrix: jax.Array) -> jax.Array:
-    """Eigenvalues [R] alone, as `eigh`: on CPU from the tridiagonal form, in 0.6 of the time."""
-    return jax.lax.platform_dependent(
-        matrix, cpu=_tridiagonal_eigvalsh, default=lambda matrix: eigh(matrix)[0]
-    )
+    """Eigenvalues [R] alone, as `eigh`: on CPU from the tridiagonal form, in half of the time."""
 
+    def on_cpu(matrix: jax.Array) -> jax.Array:
+        _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(matrix, lower=False)
+        by_xla = functools.partial(jax.scipy.linalg.eigh_tridiagonal, eigvals_only=True)
+        values = blas.tridiagonal_eigenvalues(by_xla, diagonal, off_diagonal)
+        finite = jnp.all(jnp.isfinite(diagonal)) & jnp.all(jnp.isfinite(off_diagonal))
+        return jnp.where(finite, values, jnp.nan)
 
-def _tridiagonal_eigvalsh(matrix: jax.Array) -> jax.Array:
-    _, diagonal, off_diagonal, _ = jax.lax.linalg.tridiagonal(matrix, lower=False)
-    return jax.scipy.linalg.eigh_tridiagonal(diagonal, off_diagonal, eigvals_only=True)
+    return jax.lax.platform_dependent(matrix, cpu=on_cpu, default=lambda matrix: eigh(matrix)[0])
 
 
 def transposed(a: jax.Array) -> jax.Array:

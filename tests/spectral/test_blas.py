@@ -31,7 +31,7 @@ OPERATIONS = {
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The products that BLAS was called for."""
+    """The routines that were called."""
     calls = []
 
     def counting(name, function, *arrays, **out):
@@ -76,7 +76,7 @@ def test_the_same_numbers_small_or_large(name, order, dtype, calls):
     # Sums of `order` products of some size, or eigenvalues of a matrix of that norm.
     bound = 50 * order * np.finfo(dtype).eps
     np.testing.assert_allclose(jax.jit(ours)(a, b), expected(a, b), rtol=0, atol=bound)
-    assert bool(calls) == (order == 150 and not name.startswith("eig"))
+    assert bool(calls) == (order == 150 and name != "eigh")
 
 
 @pytest.mark.parametrize("name", ["matmul", "inner", "outer", "gram", "inner_gram"])
@@ -152,6 +152,51 @@ def test_nan_in_nan_out(operation):
     assert all(np.all(np.isnan(result)) for result in jax.tree.leaves(results))
 
 
+@pytest.fixture(params=["lapack", "xla"])
+def way(request, calls, monkeypatch):
+    """Who solves tridiagonal matrices: LAPACK, or XLA where it would; traced anew for each."""
+    if request.param == "xla":
+        monkeypatch.setattr(blas, "available", lambda: False)
+    with jax.default_matmul_precision("highest" if request.param == "xla" else "high"):
+        yield request.param
+
+
+@pytest.mark.parametrize("order", [1, 2, 20, 150])
+@pytest.mark.parametrize("spectrum", ["random", "graded", "clustered", "zero"])
+def test_eigenvalues_alone(spectrum, order, way, calls):
+    rng = np.random.default_rng(9)
+    values = {
+        "random": rng.standard_normal(order),
+        "graded": np.geomspace(1e-12, 1, order),
+        "clustered": np.resize([1.0, 2.0], order),
+        "zero": np.zeros(order),
+    }[spectrum]
+    basis = np.linalg.qr(rng.standard_normal((order, order)))[0]
+    matrix = (basis * values) @ basis.T
+    matrix = (matrix + matrix.T) / 2
+    found = jax.jit(matmul.eigvalsh)(matrix)
+    np.testing.assert_allclose(found, np.sort(values), rtol=0, atol=1e-13 * order)
+    np.testing.assert_allclose(found, np.linalg.eigvalsh(matrix), rtol=0, atol=1e-14 * order)
+    assert calls == ["sterf"] * (order == 150 and way == "lapack")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 1), (0, -1), (70, 90), (-2, -1), (-1, -1)])
+@pytest.mark.parametrize("rest", ["random", "zero"])
+def test_no_eigenvalues_where_an_entry_is_not_finite(rest, row, column, value, way):
+    a = np.random.default_rng(10).standard_normal((150, 150)) * (rest == "random")
+    matrix = a + a.T
+    matrix[row, column] = matrix[column, row] = value
+    assert np.all(np.isnan(jax.jit(matmul.eigvalsh)(matrix)))
+
+
+def test_no_eigenvalues_where_lapack_gives_up():
+    assert blas.available()
+    out = np.full(150, np.nan)
+    blas.registered["sterf"](out, np.ones(149), out=out)
+    assert np.all(np.isnan(out))
+
+
 def test_devices_by_themselves(calls):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("layers",))
     stack = np.random.default_rng(2).standard_normal((5, 140, 150))
@@ -159,7 +204,7 @@ def test_devices_by_themselves(calls):
     np.testing.assert_allclose(squares, stack @ stack.swapaxes(1, 2), rtol=0, atol=1e-11)
     values = lift(matmul.eigvalsh)(squares, mesh=mesh)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(squares), rtol=0, atol=1e-10)
-    assert calls == ["aat"] * 6  # one of padding
+    assert calls == ["aat"] * 6 + ["sterf"] * 6  # one of padding
 
 
 def test_mapped():
