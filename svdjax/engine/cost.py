@@ -40,7 +40,7 @@ _HOST_SECONDS = 0.0145
 _SYMMETRIC = 0.6
 """Share of a product's operations, where its blocks above the diagonal are computed once."""
 
-_VALUES = 0.6
+_VALUES = 0.5
 """Share of an eigenproblem's seconds, where its values alone are wanted."""
 
 _SVD = 3
