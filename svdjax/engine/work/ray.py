@@ -11,6 +11,7 @@ are made where there is room, so that machines may come and go.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import os
@@ -127,7 +128,15 @@ class RayWorkers:
         """
         self.failed: dict[str, str] = {}
         self._expected, self._patience, self._devices = dict(expected), patience, devices
-        self._ray, self._folder = _connect(stop)
+        self._stack = contextlib.ExitStack()
+        # Ray prints there what it has to say of machines; stdout is for the run's summary.
+        nowhere = self._stack.enter_context(pathlib.Path(os.devnull).open("w"))
+        self._stack.enter_context(contextlib.redirect_stdout(nowhere))
+        try:
+            self._ray, self._folder = _connect(stop)
+        except BaseException:
+            self._stack.close()
+            raise
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -157,6 +166,7 @@ class RayWorkers:
         for member in self._members:
             self._ray.kill(member.actor)
         self._ray.shutdown()
+        self._stack.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,0 +1,88 @@
+"""A cluster of several machines: one is killed, one cut off for a while, one joins late."""
+
+from __future__ import annotations
+
+import pathlib
+import secrets
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.engine.work.machines import machines, wait_for
+from tests.sweep import harness
+
+pytest.importorskip("ray")
+
+STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature")
+_TIMES = ("seconds",)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_sweep_outlives_its_machines(env, tmp_path):
+    """All stages of the reference family: as in one process, to the last bit."""
+    arguments = [
+        "--config=configs/reference.py:quick",
+        f"--config.stages={STAGES!r}",
+        "--config.devices=1",
+    ]
+    here = harness.start(env, *arguments, f"--workdir={tmp_path / 'here'}")
+    done = harness.Done(*_finish(here))
+    assert done.status == 0, done.err
+    env = env | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    with machines(4, env, tmp_path) as cluster:
+        for number in (1, 2, 3):
+            cluster.start(number)
+            wait_for(tmp_path / f"machine{number}.log", "Ray runtime started", 120)
+        sweep = cluster.sweep(1, *arguments, f"--workdir={tmp_path / 'W'}")
+
+        def trouble() -> None:
+            _when(tmp_path / "W" / ".journal")
+            cluster.kill(2)
+            _when(tmp_path / "W" / ".constructions")
+            cluster.cable(3, "down")
+            time.sleep(20)
+            cluster.cable(3, "up")
+            _when(tmp_path / "W" / ".evaluation")
+            cluster.start(4)
+
+        thread = threading.Thread(target=trouble, daemon=True)
+        thread.start()
+        done = harness.Done(*_finish(sweep))
+        thread.join(60)
+    assert done.status == 0, done.err
+    assert done.out.startswith("done: ")
+    assert "on machine2 is lost" in done.err
+    same(tmp_path / "W", tmp_path / "here")
+
+
+def _finish(process) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=1500)
+    return process.returncode, out, err
+
+
+def _when(folder: pathlib.Path) -> None:
+    """Waits until something is in a journal."""
+    deadline = time.monotonic() + 900
+    while not any(folder.rglob("*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def same(found: pathlib.Path, wanted: pathlib.Path) -> None:
+    """The same files with the same content, but for times and devices."""
+    files = {path.relative_to(wanted) for path in wanted.rglob("*") if path.is_file()}
+    assert {path.relative_to(found) for path in found.rglob("*") if path.is_file()} == files
+    for file in sorted(files):
+        if file.suffix == ".npz":
+            one, other = (np.load(folder / file) for folder in (found, wanted))
+            assert set(one) == set(other), file
+            for key in one:
+                np.testing.assert_array_equal(one[key], other[key], err_msg=f"{file} {key}")
+        elif file.suffix == ".jsonl":
+            assert (found / file).read_bytes() == (wanted / file).read_bytes(), file
