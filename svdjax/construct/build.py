@@ -136,6 +136,12 @@ class StackBuilder:
             partner = Factors(None, sigma, None)  # type: ignore[arg-type]
         return build_stack(w_post, post, partner, w_base, **options)
 
+    def cache_factors(self, stack: np.ndarray) -> None:
+        """Puts the factors of matrices [L, I, O] as stored into the cache, unless it has them."""
+        if self.cache is not None:
+            with working_precision(self.factorisation):
+                self._factors(self.cache, stack)
+
     def _factors(self, cache: ArrayCache, stack: np.ndarray) -> Factors:
         """Factors of matrices [L, I, O] as stored; to be called within `working_precision`."""
         layers, rows, columns = stack.shape

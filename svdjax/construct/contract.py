@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from svdjax.engine.cost import Rates
     from svdjax.engine.inputs import PairJob
     from svdjax.engine.pairs import PairSpec
+    from svdjax.engine.work.unit import Work
     from svdjax.report.section import Section
     from svdjax.sweep.config import Settings
 
@@ -40,6 +41,11 @@ class ConstructionsStage(Stage):
         from svdjax.construct.stage import run_variants
 
         return run_variants(jobs, comparisons, prepared, context)
+
+    def work(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> Work:
+        from svdjax.construct.stage import VariantsWork
+
+        return VariantsWork(jobs, comparisons, prepared, context)
 
     def load(self, folder: Any) -> Any:
         from svdjax.construct.results import ConstructionResults

@@ -75,7 +75,7 @@ class VariantBuilder:
 
     def projections(self, model: Model) -> tuple[Projection, ...]:
         """What a variant or control edits."""
-        plan = self._plan(_variant_of(model))
+        plan = self._plan(variant_of(model))
         return tuple(each for each in plan.projections if model.modules in ("all", each.module))
 
     def alphas(self, variant: Variant) -> dict[str, float]:
@@ -93,8 +93,7 @@ class VariantBuilder:
         How far a variant moved its matrices is remembered for its controls; a control whose variant
         was not made before carries it out again.
         """
-        variant, settings = _variant_of(model), self._context.settings
-        plan = replace(self._plan(variant), projections=self.projections(model))
+        variant, (plan, groups) = variant_of(model), self._cut(model)
         sigma = {}
         if variant.recipe.values_only:
             for each in plan.projections:
@@ -103,14 +102,8 @@ class VariantBuilder:
         control = None
         if isinstance(model, Control):
             distances = self._distances.get(variant.name, {}) if model.variant else {}
-            control = ControlSpec(model.kind, settings.constructions.seed, distances)
-        groups = plan_groups(
-            self.job.spec.name,
-            plan,
-            # Factors in float64 take eight times the bytes of the matrices in bf16.
-            group_bytes=max(1, settings.group_bytes // 8),
-            devices=self._context.mesh.size,
-        )
+            seed = self._context.settings.constructions.seed
+            control = ControlSpec(model.kind, seed, distances)
         stream = build_groups(
             groups,
             plan,
@@ -130,6 +123,13 @@ class VariantBuilder:
             yield group, built, seconds
         if isinstance(model, Variant):
             self._distances[model.name] = {k: np.concatenate(v) for k, v in moved.items()}
+
+    def factored(self, variant: Variant) -> list[tuple[str, Group]]:
+        """The stacks whose factors a variant is built of: where they are read from, and layers."""
+        spec, (_, groups) = self.job.spec, self._cut(variant)
+        partner = spec.other if variant.recipe.partner == "other" else spec.base
+        sources = [spec.post] if variant.recipe.values_only else [spec.post, partner]
+        return [(source, group) for group in groups for source in sources]
 
     def original(self) -> dict[str, Any]:
         """The parameters of post in their storage dtype, read when they are first needed."""
@@ -161,13 +161,25 @@ class VariantBuilder:
             about.append(settings.constructions.seed)
         return digest_of(about)
 
+    def _cut(self, model: Model) -> tuple[PairPlan, list[Group]]:
+        """The partner and post with the projections that a model edits, and their groups."""
+        plan = replace(self._plan(variant_of(model)), projections=self.projections(model))
+        groups = plan_groups(
+            self.job.spec.name,
+            plan,
+            # Factors in float64 take eight times the bytes of the matrices in bf16.
+            group_bytes=max(1, self._context.settings.group_bytes // 8),
+            devices=self._context.mesh.size,
+        )
+        return plan, groups
+
     def _plan(self, variant: Variant) -> PairPlan:
         plan = self.job.other if variant.recipe.partner == "other" else self.job.plan
         assert plan is not None
         return plan
 
 
-def _variant_of(model: Model) -> Variant:
+def variant_of(model: Model) -> Variant:
     """The variant that is carried out for a model: itself, or that of a control."""
     if isinstance(model, Variant):
         return model

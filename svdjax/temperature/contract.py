@@ -10,6 +10,7 @@ from svdjax.evaluate.contract import answer_tokens
 
 if TYPE_CHECKING:
     from svdjax.engine.cost import Rates
+    from svdjax.engine.work.unit import Work
     from svdjax.evaluate.inputs import EvalInputs
     from svdjax.report.section import Section
     from svdjax.temperature.plan import Plan
@@ -47,6 +48,11 @@ class TemperatureStage(Stage):
         from svdjax.temperature.stage import run_temperature
 
         return run_temperature(jobs, prepared.plans, prepared.inputs, context)
+
+    def work(self, jobs: Any, comparisons: Any, prepared: Prepared, context: Any) -> Work:
+        from svdjax.temperature.stage import TemperatureWork
+
+        return TemperatureWork(jobs, prepared.plans, prepared.inputs, context)
 
     def load(self, folder: Any) -> Any:
         from svdjax.temperature.results import TemperatureResults

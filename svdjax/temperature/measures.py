@@ -1,7 +1,7 @@
 """Measures at the points of the grid: loss, attention entropy, answers.
 
-A measure puts the model on the devices when its first number is missing, and frees it with the
-last; programs compiled for the unscaled model serve at every other point.
+A measure puts the model on the devices when it is prepared, and frees it when it is given up;
+programs compiled for the unscaled model serve at every other point.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +72,20 @@ class Target:
         return is_temperature(projection) and self.config.attention_bias and not self.config.qk_norm
 
 
+class Preparation(NamedTuple):
+    """What a measure of a model takes.
+
+    Attributes:
+        key: Digest of all inputs but the point.
+        prepare: Puts the model on the devices; what it returns measures at any point.
+        tokens: How many the model reads and writes at a point, at most.
+    """
+
+    key: str
+    prepare: Callable[[], Measure]
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Measures:
     """Measures of a pair's points.
@@ -88,22 +102,21 @@ class Measures:
     journal: pathlib.Path
     grader: Callable[[], Grader]
 
-    def of(self, target: Target) -> dict[str, tuple[str, Callable[[], Measure]]]:
-        """Measures of a model by name: digest of all inputs but the point, and their preparation.
-
-        A model that lacks the inputs of a measure does not have it.
-        """
-        measures: dict[str, tuple[str, Callable[[], Measure]]] = {}
+    def of(self, target: Target) -> dict[str, Preparation]:
+        """Measures of a model by name; one that lacks the inputs of a measure does not have it."""
+        measures: dict[str, Preparation] = {}
         model = [target.weights, asdict(self.context.settings.decoder)]
         rows, reader = self.plan.rows, target.reader
         if rows is not None and not self.why_no_loss(target):
             text = [[row.tolist() for row in arrays] for arrays in (rows.tokens, rows.weights)]
             key = digest_of(["loss", target.weights, text])
-            measures["loss"] = key, lambda: self._loss(target, rows)
+            tokens = sum(map(len, rows.tokens))
+            measures["loss"] = Preparation(key, lambda: self._loss(target, rows), tokens)
         if self.plan.prompts and reader is not None:
             prompts = reader.prompts[: self.plan.prompts]
             key = digest_of(["entropy", model, prompts])
-            measures["entropy"] = key, lambda: self._entropy(target, prompts)
+            tokens = sum(map(len, prompts))
+            measures["entropy"] = Preparation(key, lambda: self._entropy(target, prompts), tokens)
         if self.plan.questions and reader is not None:
             benchmarks = {
                 name: [
@@ -115,7 +128,14 @@ class Measures:
             options = {k: v for k, v in asdict(self._options).items() if k != "batch_size"}
             stops = sorted(reader.chat.stop_tokens)
             key = digest_of(["answers", model, benchmarks, options, stops])
-            measures["answers"] = key, lambda: self._answers(target, reader, key)
+            tokens = sum(
+                len(prompt) + self._options.max_new_tokens
+                for _, prompts in benchmarks.values()
+                for prompt in prompts
+            )
+            measures["answers"] = Preparation(
+                key, lambda: self._answers(target, reader, key), tokens
+            )
         return measures
 
     def why_no_loss(self, target: Target) -> str:
