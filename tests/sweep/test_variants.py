@@ -7,20 +7,24 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
+from svdjax.construct import build
 from svdjax.construct.recipes import VARIANTS
 from svdjax.construct.results import ConstructionResults
 from svdjax.errors import InputError
 from svdjax.options import default_config
+from svdjax.spectral import factor_stack
 from svdjax.sweep.config import read_config
 from svdjax.sweep.run import run_sweep
 from svdjax.text.divergence import Divergences
 from svdjax.text.texts import read_texts, tokenise
 from tests.spectral import reference as equations
+from tests.support.workers import ThreadWorkers
 from tests.sweep import harness
 from tests.sweep.test_refusals import SMALL, refused
 
@@ -192,6 +196,50 @@ def test_a_killed_stage_goes_on_with_the_same_numbers(made):
     assert (killed / ".constructions" / "pair" / f"{CHOSEN[0]}.json").is_file()
     again = harness.sweep_here(*arguments(save=True), f"--workdir={killed}")
     assert_went_on(again, killed, wanted)
+
+
+def test_workers_make_the_same_out_of_factors_that_they_compute_once(
+    made, tmp_path, monkeypatch, capsys
+):
+    factored = []
+
+    def counted(stack, **options):
+        factored.append(stack.shape)
+        return factor_stack(stack, **options)
+
+    monkeypatch.setattr("svdjax.engine.work.ray.RayWorkers", ThreadWorkers)
+    monkeypatch.setattr(build, "factor_stack", counted)
+    run_sweep(with_factors_in(tmp_path / "cache"), tmp_path / "W", workers="ray")
+    assert results_but_times(tmp_path / "W") == results_but_times(made[0])
+    # Seven projections of base and of post.
+    assert len(factored) == 14
+    assert "constructed 12/12 pair" in capsys.readouterr().err
+    # What is to be saved is made by the process that has the workdir, out of the same factors.
+    saving = with_factors_in(tmp_path / "cache", save_variants=True)
+    run_sweep(saving, tmp_path / "saved", workers="ray")
+    assert "made by this process" in capsys.readouterr().err
+    assert len(factored) == 14
+    for name in CHOSEN:
+        models = [each / "pair" / "models" / name for each in (tmp_path / "saved", made[0])]
+        new, wanted = (load_params(open_checkpoint(each), model_config(each)) for each in models)
+        jax.tree.map(np.testing.assert_array_equal, new, wanted)
+
+
+def with_factors_in(cache, **leaves):
+    """The sweep of `made` once more, which keeps factors in a directory."""
+    pair = {"base": reference.path("base"), "post": reference.path("instruct")}
+    pair["text"] = reference.text_path("instruct")
+    return default_config(
+        "x",
+        {"pair": {side: str(path) for side, path in pair.items()}},
+        stages=("spectra", "constructions"),
+        variants=CHOSEN,
+        measure="vectors",
+        text_limit=3,
+        devices=1,
+        factor_cache=str(cache),
+        **leaves,
+    )
 
 
 @pytest.mark.slow

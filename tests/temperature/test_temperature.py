@@ -26,6 +26,7 @@ from svdjax.text.texts import read_texts, tokenise
 from tests.report import synthetic
 from tests.report.pages import assert_self_contained
 from tests.support.adapters import make_adapter
+from tests.support.workers import ThreadWorkers
 from tests.text.expected import expected
 
 FACTORS = (0.7, 1.4)
@@ -160,6 +161,21 @@ def test_a_killed_sweep_redoes_only_what_is_missing(made, tmp_path, monkeypatch)
         assert mine.keys() == theirs.keys()
         for key in mine:
             np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+
+
+def test_workers_measure_the_same(made, tmp_path, monkeypatch, capsys):
+    """Two pairs of the same model, whose points are measured once."""
+    monkeypatch.setattr("svdjax.engine.work.ray.RayWorkers", ThreadWorkers)
+    both: Any = config()
+    with both.unlocked():
+        both.pairs.again = both.pairs.pair.copy_and_resolve_references()
+    run_sweep(both, tmp_path / "W", workers="ray")
+    for pair in ("pair", "again"):
+        arrays = tmp_path / "W" / pair / "temperature.npz"
+        assert arrays.read_bytes() == (made / "pair" / "temperature.npz").read_bytes()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "tempered" in line]
+    assert sum(line.endswith("already") for line in lines) == 3
+    assert len(lines) == 6
 
 
 def test_page_and_table(made, tmp_path):
