@@ -30,6 +30,20 @@ from svdjax import streams
 from svdjax.engine.memory import check_memory, is_memory_fault
 from svdjax.errors import InputError, Interrupted, WorkersLost, printable
 
+# A flag that is defined here for a command is one of the command's.
+flags.disclaim_key_flags()
+
+
+def define_workers(devices: str) -> flags.FlagHolder[str]:
+    """Defines ``--workers`` of a command that can spread its work; `devices` is its other name."""
+    return flags.DEFINE_enum(
+        "workers",
+        "here",
+        ["here", "ray"],
+        "Who computes: this process over all its devices, or workers of a Ray cluster, with "
+        f"{devices} devices each, 1 where it is 0.",
+    )
+
 
 def run(main: Callable[[], str | None]) -> NoReturn:
     """Parses the flags, calls `main` and ends the process with the status above.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from svdjax.construct.recipes import Variant
     from svdjax.engine.cost import Rates
     from svdjax.engine.inputs import PairJob
+    from svdjax.engine.work.unit import Work
     from svdjax.evaluate.inputs import PromptedModel
     from svdjax.report.section import Section
     from svdjax.sweep.config import Settings
@@ -39,6 +40,11 @@ class EvaluationStage(Stage):
         from svdjax.evaluate.stage import run_evaluation
 
         return run_evaluation(jobs, comparisons, prepared, context)
+
+    def work(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> Work:
+        from svdjax.evaluate.stage import EvaluationWork
+
+        return EvaluationWork(jobs, comparisons, prepared, context)
 
     def load(self, folder: Any) -> Any:
         from svdjax.evaluate.results import EvaluationResults

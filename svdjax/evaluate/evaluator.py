@@ -19,8 +19,10 @@ from svdjax.evaluate.responses import Key, Response, ResponseJournal, stream
 from svdjax.model import Completion, Generator, Request, Sampling
 from svdjax.text.chat import ChatModel, Prompt
 
-# Seconds between two lines of progress where there is no bar, and between two writes.
-_LOG_SECONDS, _WRITE_SECONDS = 10.0, 1.0
+LOG_SECONDS = 10.0
+"""Between two lines of progress where there is no bar."""
+
+_WRITE_SECONDS = 1.0  # between two writes
 
 
 def make_generator(
@@ -88,19 +90,28 @@ class Evaluator:
         keys = list(self.questions)
         missing = [key for key in keys if key not in responses]
         if missing:
-            for graded in self._generate(generator(), missing, len(keys), check):
+            for graded in self.generate(generator(), missing, check):
                 journal.append(graded)
                 responses |= {response.key: response for response in graded}
         return [responses[key] for key in keys], len(missing)
 
-    def _generate(
+    def generate(
         self,
         generator: Generator,
         keys: Sequence[Key],
-        total: int,
         check: Callable[[str], None],
+        *,
+        quiet: bool = False,
     ) -> Iterator[list[Response]]:
-        """Yields graded responses, a few at a time, until all of `keys` have one."""
+        """Yields graded responses, a few at a time, until all of `keys` have one.
+
+        Args:
+            generator: The model's.
+            keys: Some of the questions and repeats. A response depends on its own alone.
+            check: As in `responses`; what was graded is yielded before it raises.
+            quiet: Whether progress is told by the caller.
+        """
+        total = len(self.questions)
         finished, graded, correct = total - len(keys), [], 0
         start = logged = written = time.perf_counter()
         bar = tqdm.tqdm(
@@ -109,7 +120,7 @@ class Evaluator:
             desc=self.label,
             file=sys.stderr,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
         with bar:
             completions = generator.run([self._request(key) for key in keys])
@@ -130,7 +141,7 @@ class Evaluator:
                 except Interrupted:
                     yield graded
                     raise
-                if bar.disable and now - logged > _LOG_SECONDS:
+                if bar.disable and not quiet and now - logged > LOG_SECONDS:
                     logged = now
                     left = duration((now - start) / (count - 1) * (len(keys) - count))
                     note(

@@ -62,6 +62,12 @@ def stream(key: Key) -> int:
     return zlib.crc32(f"{key[1]} {key[0]}".encode("utf-8", "surrogatepass"))
 
 
+def response_keys(questions: Sequence[Question], repeats: int) -> list[Key]:
+    """Every question and repeat, repeat by repeat."""
+    keys = ((question.id, repeat) for repeat in range(repeats) for question in questions)
+    return list(dict.fromkeys(keys))
+
+
 def questions_digest(questions: Sequence[Question]) -> str:
     """Digest of questions with their answers."""
     # Fields of drawn options are left out of questions that have none.

@@ -4,6 +4,11 @@
     python -m svdjax.fingerprint --reference=DIR,DIR,DIR --suspect=DIR --out=verdict.json
     python -m svdjax.fingerprint --reference=DIR --ancestor=DIR --suspect=DIR --out=verdict.json
 
+Several pairs can be compared at once, by workers of a Ray cluster (RAY_ADDRESS, else one of this
+machine alone is started), which read the checkpoints under the same paths or hub ids:
+
+    python -m svdjax.fingerprint --reference=DIR,DIR --suspect=DIR --out=verdict.json --workers=ray
+
 The suspect may be disguised: neurons, heads, groups of heads and layers in another order, scales
 moved between v and o, up and down, q and k, a norm and what follows it, another basis of the
 residual stream, rounding and noise. What can be undone without changing the function is undone
@@ -27,7 +32,7 @@ FILE is JSON: "verdict", "direction" ("unknown"), "distance" (0 same, about 1 un
 weights), "assumption" (what the p-value presumes); with more than two checkpoints "references",
 "nearest" and "ancestor". A page with the same lies beside it, FILE's name with .html. A FILE that
 is there is replaced. Exit status: 0 whatever the verdict, 2 two cannot be compared (one line on
-stderr says why), 130 or 143 stopped on request, 1 a fault of svdjax.
+stderr says why), 3 workers are lost, 130 or 143 stopped on request, 1 a fault of svdjax.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ from svdjax.fields import Flags
 from svdjax.fingerprint.job import FingerprintJob
 
 _FLAGS = Flags(FingerprintJob)
+_WORKERS = cli.define_workers("--devices")
 
 
 def main() -> str:
@@ -49,10 +55,11 @@ def main() -> str:
         job = FingerprintJob(**_FLAGS.values(FingerprintJob))
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
-        open_jax()
+        # Where others compute, this process needs no device.
+        open_jax(devices=_WORKERS.value == "here")
         from svdjax.fingerprint.run import run_fingerprint
 
-        return run_fingerprint(job, page=True, stop=stop).text()
+        return run_fingerprint(job, page=True, stop=stop, workers=_WORKERS.value).text()
 
 
 if __name__ == "__main__":

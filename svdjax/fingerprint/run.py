@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from svdjax.atomic import remove_leftovers, write_json
+from svdjax.engine import devices
+from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
+from svdjax.engine.work.unit import Check, Here, Workers, failures
 from svdjax.engine.writing import writing_to
+from svdjax.errors import WorkersLost
 from svdjax.fingerprint import lineage
-from svdjax.fingerprint.alignment import Check
-from svdjax.fingerprint.compare import compare_pair
 from svdjax.fingerprint.findings import sentences
 from svdjax.fingerprint.job import FingerprintJob
-from svdjax.fingerprint.pair import open_pair
+from svdjax.fingerprint.pair import Pair
+from svdjax.fingerprint.session import open_session
+from svdjax.fingerprint.work import PairsWork, inputs, open_pairs
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,11 @@ class FingerprintOutcome:
 
 
 def run_fingerprint(
-    job: FingerprintJob, *, page: bool = False, stop: StopRequest | None = None
+    job: FingerprintJob,
+    *,
+    page: bool = False,
+    stop: StopRequest | None = None,
+    workers: str = "here",
 ) -> FingerprintOutcome:
     """Gives a verdict on a common origin and writes it to exactly ``job.out``.
 
@@ -47,17 +57,23 @@ def run_fingerprint(
         job: The checkpoints and the file.
         page: Whether the report beside the file is written.
         stop: The caller's entered `StopRequest`; without one, the run enters its own.
+        workers: Who compares: ``here``, this process over all its devices, or ``ray``, workers of a
+            Ray cluster with ``job.devices`` each (one by default), pair by pair.
 
     Raises:
         InputError: A checkpoint cannot be read, two cannot be compared, or the file not written.
         Interrupted: SIGTERM or SIGINT; nothing is written then.
+        WorkersLost: Workers died of a pair, or there are none; nothing is written then.
     """
     if stop is None:
         with StopRequest(resumes=False) as own:
-            return run_fingerprint(job, page=page, stop=own)
+            return run_fingerprint(job, page=page, stop=own, workers=workers)
     file = job.file
     remove_leftovers([file.parent])
-    result = fingerprint(job, check=stop.check)
+    pairs = open_pairs(job)
+    with contextlib.ExitStack() as stack:
+        who = stack.enter_context(_on_ray(job, pairs, stop)) if workers == "ray" else Here()
+        result = _judged(job, pairs, who, stop.check)
     with writing_to(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
@@ -73,23 +89,47 @@ def fingerprint(job: FingerprintJob, *, check: Check = lambda where: None) -> di
 
     All pairs are opened, and refused if they cannot be compared, before any is computed.
     """
-    references = [*job.references, *([job.ancestor] if job.ancestor else [])]
-    pairs = [open_pair(source, job.suspect) for source in references]
-    third = open_pair(job.ancestor, job.references[0]) if job.ancestor else None
-    results = [compare_pair(pair, job.thresholds, job.devices, check) for pair in pairs]
-    if len(results) == 1:
-        return results[0]
+    return _judged(job, open_pairs(job), Here(), check)
+
+
+@contextlib.contextmanager
+def _on_ray(job: FingerprintJob, pairs: Sequence[Pair], stop: StopRequest) -> Iterator[Workers]:
+    """Workers of a Ray cluster that open the same pairs."""
+    from svdjax.engine.work.ray import RayWorkers
+
+    job = dataclasses.replace(job, devices=job.devices or 1)
+    expected = {"versions": devices.versions(), "inputs": inputs(pairs)}
+    with RayWorkers(open_session, (job,), expected, devices=job.devices, stop=stop) as workers:
+        workers.open(stop.check)
+        yield workers
+
+
+def _judged(
+    job: FingerprintJob, pairs: Sequence[Pair], workers: Workers, check: Check
+) -> dict[str, Any]:
+    """The content of the file, of pairs as `open_pairs` returns them."""
+    work = PairsWork(job, pairs)
+    compared: dict[int, dict[str, Any]] = {}
+    for piece in workers.do(work, work.units(), check):
+        compared[piece.unit.task] = piece.value
+        if len(pairs) > 1:
+            note(f"compared {len(compared)}/{len(pairs)} pairs of models: {piece.unit.label}")
+    if workers.failed:
+        raise WorkersLost(f"{failures(workers.failed)}; nothing was written")
+    if len(compared) == 1:
+        return compared[0]
+    results = [compared[number] for number in range(len(pairs))]
+    suspected = results[: len(results) - bool(job.ancestor)]  # not ancestor and reference
     # The verdict at the top is that on the nearest of the references proper.
     count = len(job.references)
     top = min(results[:count], key=lambda result: result["distance"])
     result = dict(top)
     result["references"] = [
         _summary(each, lineage.REFERENCE if number < count else lineage.ANCESTOR)
-        for number, each in enumerate(results)
+        for number, each in enumerate(suspected)
     ]
-    result["nearest"] = lineage.nearest(results)
-    if third is not None:
-        results.append(compare_pair(third, job.thresholds, job.devices, check))
+    result["nearest"] = lineage.nearest(suspected)
+    if job.ancestor:
         result["ancestor"] = {"source": job.ancestor, **lineage.between(*results)}
     return result
 

@@ -58,13 +58,7 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print shapes, memory and predicted time, write nothing."
 )
-_WORKERS = flags.DEFINE_enum(
-    "workers",
-    "here",
-    ["here", "ray"],
-    "Who computes: this process over all its devices, or workers of a Ray cluster, with "
-    "config.devices devices each, 1 where it is 0.",
-)
+_WORKERS = cli.define_workers("config.devices")
 
 
 def main() -> str:
