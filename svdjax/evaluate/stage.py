@@ -121,7 +121,8 @@ class EvaluationWork:
         # How many responses journals lack, models that were told of, responses of this run.
         self._missing: dict[str, int] = {}
         self._told: set[tuple[str, str]] = set()
-        self._kept, self._began, self._logged = 0, time.perf_counter(), 0.0
+        self._kept, self._began = 0, time.perf_counter()
+        self._logged = self._began
 
     def units(self, job: PairJob) -> list[Unit]:
         """Lots of a pair's models; one for a model and benchmark where this process computes."""
