@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
-from svdjax.errors import InputError
+from svdjax.engine.work import ray
+from svdjax.errors import InputError, WorkersLost
 from svdjax.fingerprint.job import FingerprintJob
 from svdjax.fingerprint.run import run_fingerprint
 from svdjax.model import forward
 from tests.fingerprint.harness import disguised, reorder_layers, rewritten, verdict
 from tests.support import tiny
 
-BASE, INSTRUCT, PRIME = (reference.path(name) for name in ("base", "instruct", "base_prime"))
+BASE, INSTRUCT, REASONING, PRIME = map(
+    reference.path, ("base", "instruct", "reasoning", "base_prime")
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +207,60 @@ def test_the_command(tmp_path, env):
     assert "less than one in a trillion" in done.stdout
     assert done.stdout.splitlines()[-2:] == [str(out), str(out.with_suffix(".html"))]
     assert json.loads(out.read_text())["verdict"] == "related"
+
+
+class Fed:
+    """Stands for `RayWorkers`: a session in this process, which is handed the last unit first."""
+
+    remote = True
+
+    def __init__(self, open_session, arguments, expected, *, devices, stop):
+        self.failed: dict[str, str] = {}
+        self._session = open_session(*arguments)
+        about = self._session.about()
+        assert {name: about[name] for name in expected} == expected
+        assert len(about["devices"]) == devices
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._session.close()
+
+    def open(self, check):
+        check("waiting for workers")
+
+    def do(self, work, units, check, shared=None):
+        return self._session.work(work.name, shared).compute(reversed(units), check)
+
+
+def test_workers_give_the_same_verdict(tmp_path):
+    paths = (tmp_path / "here.json", tmp_path / "there.json")
+    here, there = (
+        FingerprintJob(str(INSTRUCT), str(REASONING), str(path), devices=2, ancestor=str(BASE))
+        for path in paths
+    )
+    run_fingerprint(here)
+    with mock.patch.object(ray, "RayWorkers", Fed):
+        run_fingerprint(there, workers="ray")
+    texts = [re.sub(r'"seconds": [\d.]+', "", path.read_text()) for path in paths]
+    assert texts[0] == texts[1]
+    assert json.loads(paths[1].read_text())["ancestor"]["source"] == str(BASE)
+
+
+def test_a_pair_that_workers_died_of_is_told_and_nothing_is_written(tmp_path):
+    class Dead(Fed):
+        def do(self, work, units, check, shared=None):
+            self.failed[units[0].label] = "3 workers died of it"
+            return iter(())
+
+    job = FingerprintJob(str(BASE), str(INSTRUCT), str(tmp_path / "verdict.json"))
+    with (
+        mock.patch.object(ray, "RayWorkers", Dead),
+        pytest.raises(WorkersLost, match=f"{BASE} and {INSTRUCT}: 3 workers died of it"),
+    ):
+        run_fingerprint(job, workers="ray")
+    assert not list(tmp_path.iterdir())
 
 
 def test_refused_checkpoints_leave_nothing(tmp_path):
