@@ -6,16 +6,16 @@ import contextlib
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import jax
 
 from svdjax.atomic import remove_leftovers
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.inputs import PairJob
-from svdjax.engine.work.unit import Piece, Unit, Work, Workers
+from svdjax.engine.work.unit import Check, Piece, Unit, Work, Workers
 from svdjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,29 @@ class StageWork(Work, Protocol[Made]):
     def results(self, job: PairJob) -> Made:
         """The results of a pair, out of the journal; leaves them in the pair's directory."""
         ...
+
+
+class WithoutUnits(Generic[Result]):
+    """The work of a stage that has nothing worth dividing: this process does it; see `StageWork`."""
+
+    name, reads_ahead = "", False
+
+    def __init__(self, make: Callable[[PairJob], Result]):
+        """`make`: makes the results of a pair, and leaves them in its directory."""
+        self.results = make
+
+    def units(self, job: PairJob) -> Sequence[Unit]:
+        """None."""
+        del job
+        return ()
+
+    def compute(self, units: Iterable[Unit], check: Check) -> Iterator[Piece]:
+        """Nothing."""
+        del units, check
+        return iter(())
+
+    def keep(self, piece: Piece) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)

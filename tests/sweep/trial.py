@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from svdjax.atomic import write_json
+from svdjax.engine.context import WithoutUnits
 from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
 from svdjax.report.section import Section
 
@@ -22,7 +23,7 @@ class TrialStage(Stage):
             write_json(context.workdir / job.spec.name / self.file, found)
             return found
 
-        return context.pair_by_pair(jobs, self.load, make)
+        return context.pair_by_pair(jobs, self.load, WithoutUnits(make))
 
     def load(self, folder: Any) -> dict[str, int]:
         return json.loads((folder / self.file).read_text())
