@@ -42,7 +42,7 @@ class StageWork(Work, Protocol[Made]):
 
 
 class WithoutUnits(Generic[Result]):
-    """The work of a stage that has nothing worth dividing: this process does it; see `StageWork`."""
+    """The work of a stage with nothing worth dividing, which this process does; see `StageWork`."""
 
     name, reads_ahead = "", False
 

@@ -130,7 +130,8 @@ class RayWorkers:
         self._expected, self._patience, self._devices = dict(expected), patience, devices
         self._stack = contextlib.ExitStack()
         # Ray prints there what it has to say of machines; stdout is for the run's summary.
-        nowhere = self._stack.enter_context(pathlib.Path(os.devnull).open("w"))
+        nowhere = pathlib.Path(os.devnull).open("w")  # noqa: SIM115  (the stack closes it)
+        self._stack.enter_context(nowhere)
         self._stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
             self._ray, self._folder = _connect(stop)

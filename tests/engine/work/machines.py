@@ -1,4 +1,4 @@
-"""Machines of a cluster as network namespaces of this one: addresses, cables, processes of their own.
+"""Machines of a cluster as network namespaces of this one, with addresses and cables.
 
 They see each other over a bridge and nothing else. Needs root and iproute2.
 """
