@@ -25,6 +25,11 @@ class NullsStage(Stage):
 
         return run_nulls(jobs, comparisons, context)
 
+    def work(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> Any:
+        from svdjax.nulls.stage import NullsWork
+
+        return NullsWork(jobs, comparisons, context)
+
     def load(self, folder: Any) -> Any:
         from svdjax.nulls.results import NullResults
 

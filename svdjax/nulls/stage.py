@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import pathlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from svdjax.atomic import read_npz, write_npz
-from svdjax.checkpoint import digest_of
+from svdjax.checkpoint import PairPlan, digest_of
 from svdjax.engine.context import Context
 from svdjax.engine.groups import Group, plan_groups
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.prefetch import prefetch
 from svdjax.engine.progress import note
+from svdjax.engine.work.journal import UnitJournal
+from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.nulls.analytic import Analytic, analytic_nulls, chosen_layers
 from svdjax.nulls.results import NullArrays, NullResults, ProjectionNulls
 from svdjax.spectra.compute import ship_group
@@ -40,6 +41,18 @@ Draws = Mapping[str, np.ndarray]
 """Arrays of the sampled layers of a group, with the names of `NullArrays`."""
 
 
+class Sample(NamedTuple):
+    """What is drawn at once: a unit's task.
+
+    Attributes:
+        group: Layers of one projection, counted among those that are sampled.
+        layers: The same, counted in the model.
+    """
+
+    group: Group
+    layers: tuple[int, ...]
+
+
 def run_nulls(
     jobs: Sequence[PairJob], comparisons: Mapping[str, Comparison], context: Context
 ) -> dict[str, NullResults]:
@@ -53,14 +66,9 @@ def run_nulls(
     Returns:
         The results by pair, in the order of `jobs`.
     """
-    with context.journal(_JOURNAL) as journal:
-
-        def make(job: PairJob) -> NullResults:
-            results = _Pair(job, comparisons[job.spec.name], context, journal).results()
-            results.save(context.workdir / job.spec.name)
-            return results
-
-        return context.pair_by_pair(jobs, NullResults.load, make)
+    work = NullsWork(jobs, comparisons, context)
+    with context.journal(_JOURNAL):
+        return context.pair_by_pair(jobs, NullResults.load, work, shared=comparisons)
 
 
 def null_work(shape: tuple[int, int], draws: int) -> float:
@@ -73,27 +81,80 @@ def null_work(shape: tuple[int, int], draws: int) -> float:
     return 10 * R * r**2 + 30 * r**3 + draws * 95.0 * r**3
 
 
-@dataclass
-class _Pair:
-    """The work on one pair."""
+class _Planned(NamedTuple):
+    """What is to be drawn for a pair.
 
-    job: PairJob
-    comparison: Comparison
-    context: Context
-    journal: pathlib.Path
+    Attributes:
+        analytic: Nulls by formula, by projection.
+        chosen: The layers that are sampled, by projection.
+        units: Groups of them, whether drawn or not.
+    """
 
-    def results(self) -> NullResults:
-        options, start = self.context.settings.nulls, time.perf_counter()
-        projections = self.comparison.projections
-        analytic = {name: analytic_nulls(each) for name, each in projections.items()}
-        chosen = {
-            name: chosen_layers(each, options.layers) if options.draws else np.zeros(0, int)
-            for name, each in analytic.items()
-        }
-        draws = self._all_draws(chosen)
+    analytic: Mapping[str, Analytic]
+    chosen: Mapping[str, np.ndarray]
+    units: Sequence[Unit]
+
+
+class NullsWork:
+    """Draws for groups of sampled layers; see `svdjax.engine.context.StageWork`."""
+
+    name, reads_ahead = "nulls", True
+
+    def __init__(
+        self, jobs: Sequence[PairJob], comparisons: Mapping[str, Comparison], context: Context
+    ):
+        """Plans nothing yet; the arguments are those of `run_nulls`."""
+        self._jobs = {job.spec.name: job for job in jobs}
+        self._comparisons, self._context = comparisons, context
+        self._journal = UnitJournal(context.workdir / _JOURNAL, _drawn)
+        self._planned: dict[str, _Planned] = {}
+        self._seconds: dict[str, float] = {}
+
+    def units(self, job: PairJob) -> list[Unit]:
+        """The groups of a pair that the journal lacks."""
+        pair = job.spec.name
+        known = pair in self._planned
+        if not known:
+            self._planned[pair], self._seconds[pair] = self._plan(job), 0.0
+        units = self._planned[pair].units
+        missing = [unit for unit in units if unit.key not in self._journal]
+        if not known and len(missing) < len(units):
+            note(f"nulls of {pair}: reused {len(units) - len(missing)}/{len(units)} groups")
+        return missing
+
+    def compute(self, units: Iterable[Unit], check: Check) -> Generator[Piece, None, None]:
+        """Yields the draws of each group, and the seconds they took."""
+        stream = prefetch(units, self._ship)
+        with contextlib.closing(stream):
+            for unit, (base, post) in stream:
+                pair = unit.task.group.pair
+                done, count = self._count(pair)
+                check(f"nulls of {pair}: {done} of {count} groups drawn")
+                start = time.perf_counter()
+                draws = self._draw(unit.task, base, post)
+                del base, post
+                yield Piece(unit, (draws, time.perf_counter() - start))
+
+    def keep(self, piece: Piece) -> None:
+        """Puts the draws of a group into the journal."""
+        draws, seconds = piece.value
+        self._journal.write(piece.unit.key, draws)
+        pair = piece.unit.task.group.pair
+        self._seconds[pair] += seconds
+        done, count = self._count(pair)
+        note(f"drew {done}/{count} {_words(piece.unit.task)} ({seconds:.2f} s)")
+
+    def results(self, job: PairJob) -> NullResults:
+        """The null models of a pair, judged and saved."""
+        pair, options = job.spec.name, self._context.settings.nulls
+        analytic, chosen, units = self._planned[pair]
+        projections = self._comparisons[pair].projections
+        draws: dict[str, list[Draws]] = {name: [] for name in projections}
+        for unit in units:
+            draws[unit.task.group.projection.name].append(self._journal.read(unit.key))
         rounding = {
-            each.name: np.array([self._rounding(tensor) for tensor in each.tensors])
-            for each in self.job.plan.projections
+            each.name: np.array([_rounding(job.plan, tensor) for tensor in each.tensors])
+            for each in job.plan.projections
         }
         arrays = {
             name: _null_arrays(
@@ -102,7 +163,7 @@ class _Pair:
             for name, each in projections.items()
         }
         results = NullResults(
-            pair=self.job.spec.name,
+            pair=pair,
             settings=asdict(options),
             projections={
                 name: ProjectionNulls(name, each.shape, arrays[name])
@@ -111,65 +172,65 @@ class _Pair:
         )
         cost = results.cost
         note(
-            f"nulls of {results.pair}: {cost['draws']} draws for {cost['matrices']} matrices "
-            f"({time.perf_counter() - start:.2f} s)"
+            f"nulls of {pair}: {cost['draws']} draws for {cost['matrices']} matrices "
+            f"({self._seconds[pair]:.2f} s)"
         )
+        results.save(self._context.workdir / pair)
         return results
 
-    def _all_draws(self, chosen: Mapping[str, np.ndarray]) -> dict[str, list[Draws]]:
-        """Draws of the chosen layers of every projection, group by group."""
-        plan, pair = self.job.plan, self.job.spec.name
+    def _count(self, pair: str) -> tuple[int, int]:
+        """How many groups of a pair are drawn, and how many there are; a worker knows neither."""
+        units = self._planned[pair].units if pair in self._planned else ()
+        return self._journal.count(unit.key for unit in units), len(units)
+
+    def _plan(self, job: PairJob) -> _Planned:
+        settings, pair = self._context.settings, job.spec.name
+        options = settings.nulls
+        projections = self._comparisons[pair].projections
+        analytic = {name: analytic_nulls(each) for name, each in projections.items()}
+        chosen = {
+            name: chosen_layers(each, options.layers) if options.draws else np.zeros(0, int)
+            for name, each in analytic.items()
+        }
         sampled = tuple(
             dataclasses.replace(each, tensors=tuple(each.tensors[i] for i in chosen[each.name]))
-            for each in plan.projections
+            for each in job.plan.projections
             if len(chosen[each.name])
         )
         groups = plan_groups(
             pair,
-            dataclasses.replace(plan, projections=sampled),
-            group_bytes=self.context.settings.group_bytes,
-            devices=self.context.mesh.size,
+            dataclasses.replace(job.plan, projections=sampled),
+            group_bytes=settings.group_bytes,
+            devices=self._context.mesh.size,
         )
-        draws: dict[Group, Draws] = {}
-        for group in groups:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                arrays = read_npz(self._path(group, chosen))
-                draws[group] = {key: arrays[key] for key in ("sigma_delta", "top_half", *_DRAWN)}
-        if draws:
-            note(f"nulls of {pair}: reused {len(draws)}/{len(groups)} groups")
-        stream = prefetch(
-            [group for group in groups if group not in draws],
-            lambda group: ship_group(group, plan, FACTORISATION, self.context.mesh),
-            lambda: self.context.check(
-                f"nulls of {pair}: {len(draws)} of {len(groups)} groups drawn"
-            ),
-        )
-        for group, (base, post) in stream:
-            start = time.perf_counter()
-            draws[group] = self._draw(group, base, post, chosen)
-            del base, post
-            write_npz(self._path(group, chosen), draws[group])
-            layers = ", ".join(map(str, chosen[group.projection.name][group.start : group.stop]))
-            note(
-                f"drew {len(draws)}/{len(groups)} {group.pair} {group.projection.name} of layers "
-                f"{layers} ({time.perf_counter() - start:.2f} s)"
+        samples = [
+            Sample(group, tuple(chosen[group.projection.name][group.start : group.stop].tolist()))
+            for group in groups
+        ]
+        units = [
+            Unit(
+                key=self._key(job, sample),
+                label=f"nulls of {_words(sample)}",
+                task=sample,
+                cost=group.length * null_work(group.projection.shape, options.draws),
             )
-        by_projection: dict[str, list[Draws]] = {name: [] for name in chosen}
-        for group in groups:
-            by_projection[group.projection.name].append(draws[group])
-        return by_projection
+            for group, sample in zip(groups, samples)
+        ]
+        return _Planned(analytic, chosen, units)
 
-    def _draw(
-        self, group: Group, base: jax.Array, post: jax.Array, chosen: Mapping[str, np.ndarray]
-    ) -> Draws:
-        options, name = self.context.settings.nulls, group.projection.name
-        layers = chosen[name][group.start : group.stop]
+    def _ship(self, unit: Unit) -> tuple[jax.Array, jax.Array]:
+        group = unit.task.group
+        return ship_group(group, self._jobs[group.pair].plan, FACTORISATION, self._context.mesh)
+
+    def _draw(self, sample: Sample, base: jax.Array, post: jax.Array) -> Draws:
+        group, layers = sample.group, np.array(sample.layers)
+        options, name = self._context.settings.nulls, group.projection.name
         filled = np.concatenate([layers, np.repeat(layers[-1:], group.length - len(layers))])
-        metrics = self.comparison[name].metrics
+        metrics = self._comparisons[group.pair][name].metrics
         alpha = np.asarray(metrics.alpha_ls, np.float64)[filled]
         tag = int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:4], "big")
         seeds = [(options.seed, tag, layer) for layer in filled]
-        mesh = self.context.mesh
+        mesh = self._context.mesh
         with working_precision(FACTORISATION):
             change = framed_change(base, post, alpha, mesh=mesh)
             by_kind = draw_nulls(
@@ -188,27 +249,39 @@ class _Pair:
             arrays[drawn] = getattr(by_kind[kind], key)
         return {key: np.asarray(array)[: len(layers)] for key, array in arrays.items()}
 
-    def _path(self, group: Group, chosen: Mapping[str, np.ndarray]) -> pathlib.Path:
-        """The journal's file of a group; its name is the digest of what determines the draws."""
-        spec, settings, identity = self.job.spec, self.context.settings, self.context.identity
+    def _key(self, job: PairJob, sample: Sample) -> str:
+        """The digest of what determines the draws of a group."""
+        spec, settings, identity = job.spec, self._context.settings, self._context.identity
+        group = sample.group
         projection = group.projection
-        key = [
-            [identity["inputs"][source] for source in (spec.base, spec.post)],
-            identity["versions"],
-            settings.factorisation,
-            [settings.nulls.draws, settings.nulls.seed],
-            [projection.name, projection.shape, projection.transposed, projection.rows],
-            projection.tensors[group.start : group.stop],
-            chosen[projection.name][group.start : group.stop],
-            group.length,
-        ]
-        return self.journal / f"{digest_of(key)}.npz"
+        return digest_of(
+            [
+                [identity["inputs"][source] for source in (spec.base, spec.post)],
+                identity["versions"],
+                settings.factorisation,
+                [settings.nulls.draws, settings.nulls.seed],
+                [projection.name, projection.shape, projection.transposed, projection.rows],
+                group.tensors,
+                sample.layers,
+                group.length,
+            ]
+        )
 
-    def _rounding(self, tensor: str) -> float:
-        """Relative size of the change that storing a tensor makes, in either checkpoint."""
-        plan = self.job.plan
-        names = (side.spec(tensor).dtype.name for side in (plan.base, plan.post))
-        return max(nulls.ROUNDING.get(name, 0.0) for name in names)
+
+def _drawn(arrays: Mapping[str, np.ndarray]) -> Draws:
+    return {key: arrays[key] for key in ("sigma_delta", "top_half", *_DRAWN)}
+
+
+def _words(sample: Sample) -> str:
+    """Pair, projection and layers of a group."""
+    layers = ", ".join(map(str, sample.layers))
+    return f"{sample.group.pair} {sample.group.projection.name} of layers {layers}"
+
+
+def _rounding(plan: PairPlan, tensor: str) -> float:
+    """Relative size of the change that storing a tensor makes, in either checkpoint."""
+    names = (side.spec(tensor).dtype.name for side in (plan.base, plan.post))
+    return max(nulls.ROUNDING.get(name, 0.0) for name in names)
 
 
 def _null_arrays(
