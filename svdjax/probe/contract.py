@@ -32,6 +32,11 @@ class ProbesStage(Stage):
 
         return run_probes(jobs, comparisons, prepared, context)
 
+    def work(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> Any:
+        from svdjax.probe.stage import ProbesWork
+
+        return ProbesWork(jobs, comparisons, prepared, context)
+
     def load(self, folder: Any) -> Any:
         from svdjax.probe.results import ProbeResults
 

@@ -111,7 +111,6 @@ def probe_model(
             dtype=jnp.dtype(dtype),
             done=done,
         )
-    note(f"probed {label}: {len(prompts)} prompt(s)")
     hidden = {"prompt": activations.tokens, "position": activations.positions}
     return ModelProbe(
         activations.entropy_last,

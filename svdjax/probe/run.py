@@ -124,6 +124,7 @@ def run_probe(
                     check=stop.check,
                 ),
             )
+            note(f"probed {model.name}: {len(model.prompts)} prompt(s)")
         (workdir.path / "figures").mkdir(exist_ok=True)
         probes.write(workdir.path)
         if draw:

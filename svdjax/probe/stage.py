@@ -6,16 +6,22 @@ checkpoint which several pairs share reads once, and a killed sweep redoes the m
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
-from svdjax.atomic import read_npz, write_npz
+import jax
+
 from svdjax.checkpoint import digest_of
+from svdjax.construct.build import StackBuilder
+from svdjax.construct.contract import parameter_count
 from svdjax.construct.variant_builder import VariantBuilder, cached_builder
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.progress import note
+from svdjax.engine.work.journal import UnitJournal
+from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.evaluate.inputs import EvalInputs
 from svdjax.evaluate.targets import TargetModel, target_models
 from svdjax.model import decoder_mesh
@@ -26,6 +32,13 @@ from svdjax.spectra.results import Comparison
 _JOURNAL = ".probes"
 # Fig. 4a shows post and replaced; maps of every variant would fill the disk.
 _MAPPED = ("post", "base", "replaced", "restoration_V_SA", "ablation_V_SA")
+
+
+class PairModel(NamedTuple):
+    """The model that reads: a unit's task."""
+
+    pair: str
+    model: str
 
 
 def run_probes(
@@ -45,58 +58,144 @@ def run_probes(
     Returns:
         The results by pair, in the order of `jobs`.
     """
-    builder = cached_builder(context)
-    decoder, options = context.settings.decoder, context.settings.probes
-    mesh = decoder_mesh(context.settings.devices, decoder.tensor_parallel)
-    with context.journal(_JOURNAL) as journal:
+    work = ProbesWork(jobs, comparisons, inputs, context)
+    with context.journal(_JOURNAL):
+        return context.pair_by_pair(jobs, ProbeResults.load, work, shared=comparisons)
 
-        def probe_once(pair: str, model: TargetModel, count: str, positions: int) -> ModelProbe:
-            mapped = model.name in _MAPPED
-            key = [model.weights, model.reader.prompts, positions, mapped, asdict(decoder)]
-            path = journal / f"{digest_of(key)}.npz"
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                probe = ModelProbe.from_arrays(read_npz(path))
-                note(f"probed {count} {pair} {model.name} already")
-                return probe
+
+class ProbesWork:
+    """Models that read the prompts; see `svdjax.engine.context.StageWork`."""
+
+    name, reads_ahead = "probes", False
+
+    def __init__(
+        self,
+        jobs: Sequence[PairJob],
+        comparisons: Mapping[str, Comparison],
+        inputs: EvalInputs,
+        context: Context,
+    ):
+        """Makes nothing yet; the arguments are those of `run_probes`."""
+        self._jobs = {job.spec.name: job for job in jobs}
+        self._comparisons, self._inputs, self._context = comparisons, inputs, context
+        self._journal = UnitJournal(context.workdir / _JOURNAL, ModelProbe.from_arrays)
+        self._planned: dict[str, list[Unit]] = {}
+        self._open: tuple[str, list[TargetModel]] = "", []
+
+    def units(self, job: PairJob) -> list[Unit]:
+        """The models of a pair whose probes the journal lacks."""
+        pair = job.spec.name
+        if pair not in self._planned:
+            parameters = parameter_count(job.plan.post)
+            self._planned[pair] = [
+                Unit(
+                    key=self._key(pair, model),
+                    label=f"probe of {pair} {model.name}",
+                    task=PairModel(pair, model.name),
+                    cost=parameters if model.name in ("post", "base") else 2 * parameters,
+                    affinity=pair,
+                )
+                for model in self._models(pair)
+            ]
+            there = [unit for unit in self._planned[pair] if unit.key in self._journal]
+            for number, unit in enumerate(there, 1):
+                note(f"probed {number}/{len(self._planned[pair])} {_words(unit)} already")
+        return [unit for unit in self._planned[pair] if unit.key not in self._journal]
+
+    def compute(self, units: Iterable[Unit], check: Check) -> Iterator[Piece]:
+        """Yields the probe of each model."""
+        decoder = self._context.settings.decoder
+        for unit in units:
+            pair, name = unit.task
+            done, count = self._count(pair)
+            check(f"probes of {pair}: {done} of {count} done")
+            model = next(model for model in self._models(pair) if model.name == name)
             probe = probe_model(
-                f"{count} {pair} {model.name}",
+                f"{pair} {name}",
                 model.load(),
                 model.reader.config,
                 model.reader.prompts,
-                mesh=mesh,
-                positions=positions,
-                maps=mapped,
+                mesh=self._mesh,
+                positions=self._positions(pair),
+                maps=name in _MAPPED,
                 dtype=decoder.dtype,
-                check=context.check,
+                check=check,
             )
-            write_npz(path, probe.arrays())
-            return probe
+            yield Piece(unit, probe.arrays())
 
-        def probe_pair(job: PairJob) -> ProbeResults:
-            pair = job.spec.name
-            variants = VariantBuilder(job, comparisons[pair], builder, context)
-            models = target_models(variants, inputs, context)
-            readers = inputs.readers[pair].values()
-            positions = min(len(prompt) for reader in readers for prompt in reader.prompts)
-            probes = Probes(options.kind)
-            for number, model in enumerate(models, 1):
-                context.check(f"probes of {pair}: {number - 1} of {len(models)} done")
-                count = f"{number}/{len(models)}"
-                probes.add(model.name, probe_once(pair, model, count, positions))
-            settings = {k: v for k, v in asdict(decoder).items() if k != "devices"}
-            results = ProbeResults(
-                pair=pair,
-                prompts=options.prompts,
-                count=len(inputs.prompts),
-                positions=positions,
-                settings=asdict(options) | settings,
-                titles={model.name: model.title for model in models},
-                entropy=probes.entropy,
-                cka=probes.cka,
-                maps=probes.maps,
-                notes=list(dict.fromkeys(reader.note for reader in readers if reader.note)),
+    def keep(self, piece: Piece) -> None:
+        """Puts the probe of a model into the journal, for all pairs that have it."""
+        self._journal.write(piece.unit.key, piece.value)
+        for pair, units in self._planned.items():
+            for unit in units:
+                if unit.key == piece.unit.key:
+                    done, count = self._count(pair)
+                    read = f": {len(self._inputs.prompts)} prompt(s)"
+                    how = read if unit.task == piece.unit.task else " already"
+                    note(f"probed {done}/{count} {_words(unit)}{how}")
+
+    def results(self, job: PairJob) -> ProbeResults:
+        """The probes of a pair, compared and saved."""
+        pair, settings = job.spec.name, self._context.settings
+        models, options = self._models(pair), settings.probes
+        probes = Probes(options.kind)
+        for unit in self._planned[pair]:
+            probes.add(unit.task.model, self._journal.read(unit.key))
+        decoder = {k: v for k, v in asdict(settings.decoder).items() if k != "devices"}
+        readers = self._inputs.readers[pair].values()
+        results = ProbeResults(
+            pair=pair,
+            prompts=options.prompts,
+            count=len(self._inputs.prompts),
+            positions=self._positions(pair),
+            settings=asdict(options) | decoder,
+            titles={model.name: model.title for model in models},
+            entropy=probes.entropy,
+            cka=probes.cka,
+            maps=probes.maps,
+            notes=list(dict.fromkeys(reader.note for reader in readers if reader.note)),
+        )
+        results.save(self._context.workdir / pair)
+        return results
+
+    @functools.cached_property
+    def _mesh(self) -> jax.sharding.Mesh:
+        settings = self._context.settings
+        return decoder_mesh(settings.devices, settings.decoder.tensor_parallel)
+
+    def _models(self, pair: str) -> list[TargetModel]:
+        """The models of a pair; the weights that are kept are those of the last one asked for."""
+        if self._open[0] != pair:
+            self._open = "", []
+            variants = VariantBuilder(
+                self._jobs[pair], self._comparisons[pair], self._stacks, self._context
             )
-            results.save(context.workdir / pair)
-            return results
+            self._open = pair, target_models(variants, self._inputs, self._context)
+        return self._open[1]
 
-        return context.pair_by_pair(jobs, ProbeResults.load, probe_pair)
+    @functools.cached_property
+    def _stacks(self) -> StackBuilder:
+        return cached_builder(self._context)
+
+    def _count(self, pair: str) -> tuple[int, int]:
+        """How many models of a pair are done, and how many there are; a worker knows neither."""
+        units = self._planned.get(pair, [])
+        return self._journal.count(unit.key for unit in units), len(units)
+
+    def _positions(self, pair: str) -> int:
+        """Leading positions that all prompts of a pair have."""
+        readers = self._inputs.readers[pair].values()
+        return min(len(prompt) for reader in readers for prompt in reader.prompts)
+
+    def _key(self, pair: str, model: TargetModel) -> str:
+        """The digest of what determines the probe of a model."""
+        decoder = asdict(self._context.settings.decoder)
+        mapped = model.name in _MAPPED
+        return digest_of(
+            [model.weights, model.reader.prompts, self._positions(pair), mapped, decoder]
+        )
+
+
+def _words(unit: Unit) -> str:
+    """Pair and model of a unit."""
+    return f"{unit.task.pair} {unit.task.model}"
