@@ -213,6 +213,7 @@ class NullsWork:
                 label=f"nulls of {_words(sample)}",
                 task=sample,
                 cost=group.length * null_work(group.projection.shape, options.draws),
+                affinity=group.projection.shape,  # they have their programs in common
             )
             for group, sample in zip(groups, samples)
         ]

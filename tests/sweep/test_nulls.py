@@ -19,6 +19,7 @@ from svdjax.spectra.results import Comparison
 from svdjax.sweep.config import read_config
 from svdjax.sweep.run import run_sweep
 from tests.support import tiny
+from tests.support.workers import ThreadWorkers
 from tests.sweep import harness
 
 LAYERS = 3
@@ -180,6 +181,15 @@ def test_a_sweep_stopped_while_it_draws_goes_on_with_the_same_numbers(made, pair
     assert not (again / ".nulls").exists()
     run_sweep(config(pair), again)
     assert "drew " not in capsys.readouterr().err
+
+
+def test_workers_draw_the_same(made, pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("svdjax.engine.work.ray.RayWorkers", ThreadWorkers)
+    run_sweep(config(pair), tmp_path / "W", workers="ray")
+    assert "drew 12/12 pair" in capsys.readouterr().err
+    for name in ("nulls.npz", "nulls.json"):
+        wanted, found = (place / "pair" / name for place in (made[0], tmp_path / "W"))
+        assert found.read_bytes() == wanted.read_bytes()
 
 
 def test_without_draws_the_formulas_stand_in(pair, tmp_path):
