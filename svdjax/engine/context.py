@@ -154,6 +154,8 @@ class Context:
         return {job.spec.name: results[job.spec.name] for job in jobs if job.spec.name in results}
 
     def _fill(self, work: StageWork[Any], units: Sequence[Unit], shared: Any) -> None:
-        once = {unit.key: unit for unit in units}
+        once: dict[str, Unit] = {}
+        for unit in units:
+            once.setdefault(unit.key, unit)
         for piece in self.workers.do(work, list(once.values()), self.check, shared):
             work.keep(piece)
