@@ -21,7 +21,7 @@ class StopRequest:
 
     def __init__(self, *, resumes: bool = True) -> None:
         """Prepares the message, which says whether the same command `resumes` or starts over."""
-        self._after = "goes on from here" if resumes else "starts over"
+        self.after = "goes on from here" if resumes else "starts over"
         self.signum: int | None = None
         self._previous: dict[int, object] = {}
 
@@ -53,4 +53,4 @@ class StopRequest:
     def _message(self, done: str) -> str:
         name = signal.Signals(self.signum or signal.SIGTERM).name
         where = f" ({done})" if done else ""
-        return f"stopped by {name}{where}; the same command {self._after}"
+        return f"stopped by {name}{where}; the same command {self.after}"

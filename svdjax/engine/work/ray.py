@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,7 @@ class RayWorkers:
             InputError: Ray is not installed, or the cluster cannot be joined.
         """
         self.failed: dict[str, str] = {}
+        self._after = stop.after
         self._expected, self._patience, self._devices = dict(expected), patience, devices
         self._stack = contextlib.ExitStack()
         # Ray prints there what it has to say of machines; stdout is for the run's summary.
@@ -203,8 +204,7 @@ class RayWorkers:
         if not units:
             return
         open_units = {unit.key: unit for unit in sorted(units, key=lambda unit: -unit.cost)}
-        waiting = collections.deque(open_units.values())
-        given: dict[str, float] = {}
+        waiting, given = dict(open_units), dict[str, float]()
         reference = self._ray.put(shared)
         self._heard = time.monotonic()
         while open_units:
@@ -212,8 +212,7 @@ class RayWorkers:
             self._grow()
             for member in self._members:
                 while (unit := self._next(member, waiting, open_units, given, work)) is not None:
-                    if unit in waiting:
-                        waiting.remove(unit)
+                    waiting.pop(unit.key, None)
                     call = member.actor.do.remote(work.name, unit, reference)
                     member.calls[call], member.affinity = unit, unit.affinity
                     given.setdefault(unit.key, time.monotonic())
@@ -221,26 +220,20 @@ class RayWorkers:
             for member, unit, answer in self._answers():
                 if unit is None or unit.key not in open_units:
                     continue  # what no longer matters: a copy that came later, or another stage's
-                if answer is None:
-                    lost = not any(unit in other.units for other in self._members)
-                    if self._gives_up(unit, member):
-                        del open_units[unit.key]
-                        if unit in waiting:
-                            waiting.remove(unit)
-                    elif lost and unit not in waiting:
-                        waiting.appendleft(unit)
+                if answer is None and not self._gives_up(unit, member):
+                    if not any(unit.key == u.key for one in self._members for u in one.units):
+                        waiting = {unit.key: unit, **waiting}
                         given.pop(unit.key, None)
                     continue
                 del open_units[unit.key]
-                if unit in waiting:
-                    waiting.remove(unit)
-                for number, value in enumerate(answer.value, 1):
-                    yield Piece(unit, value, number == len(answer.value))
+                waiting.pop(unit.key, None)
+                for number, value in enumerate(values := answer.value if answer else [], 1):
+                    yield Piece(unit, value, number == len(values))
 
     def _next(
         self,
         member: _Member,
-        waiting: Collection[Unit],
+        waiting: Mapping[str, Unit],
         open_units: Mapping[str, Unit],
         given: Mapping[str, float],
         work: Work,
@@ -251,13 +244,12 @@ class RayWorkers:
             return None
         if any(deaths[unit.key] for unit in member.units):
             return None
-        if member.units:
-            waiting = [unit for unit in waiting if not deaths[unit.key]]
-        if waiting:
+        fit = [u for u in waiting.values() if not (member.units and deaths[u.key])]
+        if fit:
             taken = {other.affinity for other in self._members if other is not member}
             return next(
-                (unit for unit in waiting if unit.affinity == member.affinity),
-                next((unit for unit in waiting if unit.affinity not in taken), next(iter(waiting))),
+                (unit for unit in fit if unit.affinity == member.affinity),
+                next((unit for unit in fit if unit.affinity not in taken), fit[0]),
             )
         if member.units:
             return None
@@ -274,7 +266,7 @@ class RayWorkers:
             self._heard = now
         elif now - self._heard > self._patience:
             raise WorkersLost(
-                f"no worker for {self._patience:.0f} s; the same command goes on from here"
+                f"no worker for {self._patience:.0f} s; the same command {self._after}"
             )
         if now < self._look_at:
             return
@@ -311,7 +303,10 @@ class RayWorkers:
             try:
                 answer = self._ray.get(call)
             except self._ray.exceptions.RayError as error:
-                yield from self._lost(member, _reason(error))
+                # Units are not to blame for a machine that is gone, or cannot be reached.
+                gone = isinstance(error, self._ray.exceptions.ActorUnavailableError)
+                gone = gone or "node has died" in str(error)
+                yield from self._lost(member, _reason(error), machine=gone)
                 continue
             unit = member.calls.pop(call)
             member.where = answer.where
@@ -331,7 +326,7 @@ class RayWorkers:
                 yield member, unit, answer
 
     def _lost(
-        self, member: _Member, reason: str
+        self, member: _Member, reason: str, *, machine: bool = False
     ) -> Iterator[tuple[_Member, Unit | None, Answer | None]]:
         """A worker has died; so yields its units without answers."""
         self._members.remove(member)
@@ -348,7 +343,7 @@ class RayWorkers:
         member.calls.clear()
         member.where = reason
         # Any of them may be to blame: from now on each is done alone (`_next`).
-        self._deaths.update(unit.key for unit in units)
+        self._deaths.update(unit.key for unit in units if not machine)
         for unit in units:
             yield member, unit, None
 
