@@ -121,6 +121,12 @@ def working_bytes(plans: Iterable[PairPlan]) -> int:
     return max(map(matrix_bytes, shapes), default=0)
 
 
+def padding_share(groups: Sequence[Group]) -> float:
+    """Share of the work of `groups` that goes into copies of their last layers."""
+    layers = sum((group.stop - group.start) * group.cost.operations for group in groups)
+    return 1 - layers / total_work(groups)
+
+
 def total_work(groups: Sequence[Group]) -> float:
     """Sum of the work of `groups`; never 0, it is divided by."""
     return max(sum(group.work for group in groups), 1.0)

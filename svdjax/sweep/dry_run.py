@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from svdjax.checkpoint import resolve
 from svdjax.engine import devices
 from svdjax.engine.cost import COMPILE_SECONDS, LOAD_SECONDS, matrix_bytes, measure_rates
-from svdjax.engine.groups import Group
+from svdjax.engine.groups import Group, padding_share
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import duration, size
 from svdjax.errors import InputError
@@ -94,6 +94,14 @@ def _table(plan: SweepPlan, planning: float) -> str:
         f"{size(max(2 * group.bytes for group in spectra.groups))} of stacks on the host (two "
         f"groups) and {size(max(_device_bytes(group, count) for group in spectra.groups))} on each "
         "device",
+    ]
+    if (padding := padding_share(spectra.groups)) > 0:
+        multiple = f", a multiple of the {count} devices" if count > 1 else ""
+        lines.append(
+            f"{padding:.1%} of the computing fills groups up: all of a projection have one length"
+            f"{multiple}"
+        )
+    lines += [
         f"predicted time: {duration(sum(times.values()))} at {rates.products / 1e9:.1f} Gflop/s "
         f"per device ({sweep.settings.factorisation}), and about {duration(compiling)} more to "
         f"compile {programs} programs the first time",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -94,14 +95,53 @@ def test_eigenproblems_between_and_beyond_the_measured_sizes():
 def test_more_devices_take_less_time_until_reading_takes_longest():
     seconds = [scale.predict(LARGE, RATES, devices=count).seconds for count in (1, 2, 8, 80)]
     assert seconds == sorted(seconds, reverse=True)
-    assert seconds[0] - cost.START_SECONDS == pytest.approx(8 * (seconds[2] - cost.START_SECONDS))
+    # Before it computes it has started, and looked at all matrices.
+    before = cost.START_SECONDS + scale.predict(LARGE, RATES).read / RATES.read
+    assert seconds[0] - before == pytest.approx(8 * (seconds[2] - before))
     slow = cost.Rates("imagined", 1e11, RATES.eigen, read=1e6)
     parameters = sum(
         shape[0] * shape[1] * count * LARGE.layers for shape, count in LARGE.matrices.items()
     )
     assert scale.predict(LARGE, slow, devices=80).seconds == pytest.approx(
-        cost.START_SECONDS + 4 * parameters / 1e6
+        cost.START_SECONDS + 2 * 4 * parameters / 1e6
     )
+
+
+def test_a_worker_of_one_device_takes_what_one_process_does_and_its_start():
+    for model in scale.MODELS.values():
+        one = scale.predict_cluster(model, RATES, nodes=1, devices=1)
+        alone = scale.predict(model, RATES)
+        assert one.seconds - scale._RAY_SECONDS == pytest.approx(alone.seconds)
+        assert one.read == 2 * alone.read
+        assert one.limit == "devices"
+
+
+def test_more_nodes_take_less_time_until_something_else_takes_longest():
+    def predict(nodes: int, rates: cost.Rates = RATES, **others: Any) -> scale.ClusterPrediction:
+        return scale.predict_cluster(LARGE, rates, nodes=nodes, **others)
+
+    few, many = predict(1), predict(8)
+    assert many.read == few.read / 8
+    assert few.units == many.units > 8 * 8
+    assert few.computing / 8 <= many.computing < few.computing / 8 + many.longest
+    assert predict(80).limit == "longest unit"
+    slow = cost.Rates("imagined", 1e15, {1024: 1e-6}, read=1e9)
+    # Each node reads at its own rate, until the file system has no more to give.
+    assert predict(4, slow).reading == pytest.approx(predict(1, slow).reading / 4)
+    assert predict(80, slow).reading == predict(40, slow).reading == few.read / 2 / 1e10
+    assert predict(8, slow).limit == "file system"
+    quick = dataclasses.replace(slow, read=1e15)
+    assert predict(8, quick, file_system=1e15).limit == "start"
+    assert predict(8, quick, file_system=1e15).driver == few.units * scale._UNIT_SECONDS
+
+
+def test_layers_that_do_not_divide_are_no_loss_to_workers_of_one_device():
+    model = scale.MODELS["Qwen2.5-7B"]
+    assert model.layers % 8
+    rates = dataclasses.replace(RATES, read=1e15)
+    one = scale.predict(model, rates, devices=8).seconds - cost.START_SECONDS
+    workers = scale.predict_cluster(model, rates, nodes=1).computing
+    assert 28 / 32 <= workers / one < 0.95
 
 
 def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
@@ -124,7 +164,7 @@ def test_the_tool_measures_and_predicts_from_what_it_measured(env, tmp_path):
     path.write_text(json.dumps(rates))
     assert run(f"--rates={path}") == first
     for name in scale.MODELS:
-        assert name in first
+        assert first.count(f"| {name} |") == 2
     path.write_text("{}")
     wrong = subprocess.run(
         [sys.executable, "tools/scale.py", f"--rates={path}"],

@@ -60,6 +60,15 @@ def test_it_cuts_and_reads_what_the_sweep_cuts_and_reads(config, tmp_path):
     assert float(told[2]) == pytest.approx(read / 1024, abs=0.05)
 
 
+def test_it_says_how_much_fills_groups_up(config, tmp_path):
+    line = "of the computing fills groups up: all of a projection have one length, a multiple of"
+    # Each matrix of an unknown architecture is a projection of its own.
+    assert f"50.0% {line} the 2 devices" in dry_run(config)
+    base, post = harness.square_pair(tmp_path)
+    sides = {"pair": {"base": str(base), "post": str(post)}}
+    assert line not in dry_run(default_config("x", sides, stages=("spectra",), devices=2))
+
+
 def test_times_of_the_stages_add_up_to_the_whole(config):
     plan = plan_sweep(read_config(config))
     forecasts = plan.forecasts(Rates("imagined", 1e9, {16: 0.001}), 0.5)
