@@ -85,9 +85,9 @@ def start(env: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> Done:
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> Done:
     """Waits for a process."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=timeout)
     return Done(process.returncode, out, err)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import time
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +16,9 @@ def journaled(workdir: pathlib.Path) -> set[pathlib.Path]:
     return set((workdir / ".journal" / "pair").glob("*.npz"))
 
 
-def when_computing(
-    workdir: pathlib.Path, processes: list[subprocess.Popen[str]], before: set[pathlib.Path]
-) -> None:
-    """Waits until something is new in the journal."""
-    while not journaled(workdir) - before:
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.001)
-
-
 def one_line(done: harness.Done) -> str:
     """What a process says beside its progress, which is one line."""
-    quiet = ("computed ", "continuing: ", "waiting for the groups")
+    quiet = ("computed ", "continuing: ")
     (line,) = [line for line in done.err.splitlines() if not line.startswith(quiet)]
     return line
 
@@ -48,3 +38,29 @@ def same(found: pathlib.Path, wanted: pathlib.Path) -> None:
             del record[changing]
     assert records[0] == records[1]
     assert harness.leftovers(found) == []
+
+
+def same_files(found: pathlib.Path, wanted: pathlib.Path) -> None:
+    """The same files with the same content, but for records, times and pages."""
+    files = {path.relative_to(wanted) for path in wanted.rglob("*") if path.is_file()}
+    assert {path.relative_to(found) for path in found.rglob("*") if path.is_file()} == files
+    for file in sorted(files):
+        one, other = found / file, wanted / file
+        if file.suffix == ".npz":
+            with np.load(one) as arrays, np.load(other) as others:
+                assert set(arrays) == set(others), file
+                for key in others:
+                    np.testing.assert_array_equal(arrays[key], others[key], err_msg=f"{file} {key}")
+        elif file.suffix == ".jsonl":
+            assert one.read_bytes() == other.read_bytes(), file
+        elif file.suffix == ".json" and file.name != "sweep.json":
+            assert _timeless(json.loads(one.read_text())) == _timeless(
+                json.loads(other.read_text())
+            )
+
+
+def _timeless(value: Any) -> Any:
+    """JSON without the seconds that something took."""
+    if isinstance(value, dict):
+        return {key: _timeless(each) for key, each in value.items() if key != "seconds"}
+    return [_timeless(each) for each in value] if isinstance(value, list) else value

@@ -7,16 +7,15 @@ import secrets
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from tests.engine.work.machines import machines, wait_for
+from tests.engine.work.outcome import same_files
 from tests.sweep import harness
 
 pytest.importorskip("ray")
 
 STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature")
-_TIMES = ("seconds",)
 
 
 @pytest.mark.slow
@@ -29,7 +28,7 @@ def test_a_sweep_outlives_its_machines(env, tmp_path):
         "--config.devices=1",
     ]
     here = harness.start(env, *arguments, f"--workdir={tmp_path / 'here'}")
-    done = harness.Done(*_finish(here))
+    done = harness.finish(here, 1500)
     assert done.status == 0, done.err
     env = env | {
         "RAY_AUTH_MODE": "token",
@@ -54,17 +53,12 @@ def test_a_sweep_outlives_its_machines(env, tmp_path):
 
         thread = threading.Thread(target=trouble, daemon=True)
         thread.start()
-        done = harness.Done(*_finish(sweep))
+        done = harness.finish(sweep, 1500)
         thread.join(60)
     assert done.status == 0, done.err
     assert done.out.startswith("done: ")
     assert "on machine2 is lost" in done.err
-    same(tmp_path / "W", tmp_path / "here")
-
-
-def _finish(process) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=1500)
-    return process.returncode, out, err
+    same_files(tmp_path / "W", tmp_path / "here")
 
 
 def _when(folder: pathlib.Path) -> None:
@@ -72,17 +66,3 @@ def _when(folder: pathlib.Path) -> None:
     deadline = time.monotonic() + 900
     while not any(folder.rglob("*")) and time.monotonic() < deadline:
         time.sleep(0.1)
-
-
-def same(found: pathlib.Path, wanted: pathlib.Path) -> None:
-    """The same files with the same content, but for times and devices."""
-    files = {path.relative_to(wanted) for path in wanted.rglob("*") if path.is_file()}
-    assert {path.relative_to(found) for path in found.rglob("*") if path.is_file()} == files
-    for file in sorted(files):
-        if file.suffix == ".npz":
-            one, other = (np.load(folder / file) for folder in (found, wanted))
-            assert set(one) == set(other), file
-            for key in one:
-                np.testing.assert_array_equal(one[key], other[key], err_msg=f"{file} {key}")
-        elif file.suffix == ".jsonl":
-            assert (found / file).read_bytes() == (wanted / file).read_bytes(), file
