@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from svdjax.engine.progress import Progress, note
-from svdjax.errors import HostLost, InputError, Interrupted, printable
+from svdjax.errors import InputError, Interrupted, WorkersLost, printable
 
 
 def test_a_message_is_one_line_without_control_characters():
@@ -15,7 +15,7 @@ def test_a_message_is_one_line_without_control_characters():
     assert message == "a.safetensors: tensor x y\\x1b[31m\\x00 is odd"
 
 
-@pytest.mark.parametrize("kind", [InputError, Interrupted, HostLost])
+@pytest.mark.parametrize("kind", [InputError, Interrupted, WorkersLost])
 def test_a_message_is_bounded_whatever_it_quotes(kind):
     name = "a" * 100_000
     message = str(kind(f"model/config.json: {name} is {'b ' * 50_000}; expected a number"))
