@@ -20,22 +20,22 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 
 import psutil
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from tests.engine.work.outcome import same_files
+from tests.engine.work.outcome import EVERY_STAGE, same_files
 from tests.sweep import harness
 
-_STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature")
 _DONE = re.compile(r"(computed|drew|constructed|probed) \d+/\d+ (.*?) \(")
 
 
 class Sweep:
     """A sweep by workers, however often it is started."""
 
-    def __init__(self, arguments: list[str], workdir: pathlib.Path):
+    def __init__(self, arguments: Sequence[str], workdir: pathlib.Path):
         self.command = [*harness.command(*arguments), f"--workdir={workdir}", "--workers=ray"]
         self.workdir, self.kills, self.drivers, self.starts = workdir, 0, 0, 0
         self.done: list[str] = []
@@ -105,26 +105,20 @@ def main() -> int:
     parser.add_argument("--drivers", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sweeps", type=int, default=2)
-    parser.add_argument("--stages", default=",".join(_STAGES))
     given = parser.parse_args()
     os.environ.setdefault("SVDJAX_TEST_CACHE", str(pathlib.Path.home() / ".cache"))
-    arguments = [
-        "--config=configs/reference.py:quick",
-        f"--config.stages={tuple(given.stages.split(','))!r}",
-        "--config.devices=1",
-    ]
     chance, faults = random.Random(given.seed), 0
     with tempfile.TemporaryDirectory(prefix="svdjax-kills-") as folder:
         alone = pathlib.Path(folder, "alone")
-        alone_arguments = (*arguments, f"--workdir={alone}")
-        done = harness.finish(harness.start(harness.environment(), *alone_arguments), 3600)
+        arguments = (*EVERY_STAGE, f"--workdir={alone}")
+        done = harness.finish(harness.start(harness.environment(), *arguments), 3600)
         if done.status:
             print(done.err, file=sys.stderr)
             return 1
         expected = len([line for line in done.err.splitlines() if _DONE.match(line)])
         for number in range(given.sweeps):
             began = time.monotonic()
-            sweep = Sweep(arguments, pathlib.Path(folder, f"sweep{number}"))
+            sweep = Sweep(EVERY_STAGE, pathlib.Path(folder, f"sweep{number}"))
             sweep.run(chance, given.kills // given.sweeps, given.drivers // given.sweeps)
             again = len(sweep.done) - expected
             if not sweep.faults:

@@ -10,6 +10,21 @@ import numpy as np
 
 from tests.sweep import harness
 
+EVERY_STAGE = (
+    "--config=configs/reference.py:quick",
+    "--config.stages=('spectra', 'nulls', 'constructions', 'probes', 'evaluation', 'temperature')",
+    "--config.devices=1",
+    "--config.variants=('replaced', 'restoration_V_SA')",
+    "--config.text_limit=8",
+    "--config.probes.limit=8",
+    "--config.evaluation.limit=10",
+    "--config.evaluation.batch_size=2",
+    "--config.evaluation.max_new_tokens=60",
+    "--config.temperature.factors=(1.4,)",
+    "--config.temperature.most_layers=1",
+)
+"""Arguments of a sweep of all stages over the reference family: some minutes on two cores."""
+
 
 def journaled(workdir: pathlib.Path) -> set[pathlib.Path]:
     """The files of the groups in the journal."""

@@ -10,24 +10,17 @@ import time
 import pytest
 
 from tests.engine.work.machines import machines, wait_for
-from tests.engine.work.outcome import same_files
+from tests.engine.work.outcome import EVERY_STAGE, same_files
 from tests.sweep import harness
 
 pytest.importorskip("ray")
-
-STAGES = ("spectra", "nulls", "constructions", "probes", "evaluation", "temperature")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_sweep_outlives_its_machines(env, tmp_path):
     """All stages of the reference family: as in one process, to the last bit."""
-    arguments = [
-        "--config=configs/reference.py:quick",
-        f"--config.stages={STAGES!r}",
-        "--config.devices=1",
-    ]
-    here = harness.start(env, *arguments, f"--workdir={tmp_path / 'here'}")
+    here = harness.start(env, *EVERY_STAGE, f"--workdir={tmp_path / 'here'}")
     done = harness.finish(here, 1500)
     assert done.status == 0, done.err
     env = env | {
@@ -39,7 +32,7 @@ def test_a_sweep_outlives_its_machines(env, tmp_path):
         for number in (1, 2, 3):
             cluster.start(number)
             wait_for(tmp_path / f"machine{number}.log", "Ray runtime started", 120)
-        sweep = cluster.sweep(1, *arguments, f"--workdir={tmp_path / 'W'}")
+        sweep = cluster.sweep(1, *EVERY_STAGE, f"--workdir={tmp_path / 'W'}")
 
         def trouble() -> None:
             _when(tmp_path / "W" / ".journal")
