@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pathlib
+import shutil
+import tempfile
 import time
 
 
@@ -59,3 +62,29 @@ class Lock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def own_folder(prefix: str, place: pathlib.Path | None = None) -> pathlib.Path:
+    """A folder for this process alone; those of processes that are gone are removed.
+
+    It is held by a lock, which ends with the process however that ends.
+
+    Args:
+        prefix: Of its name, and of the names of those that may be removed.
+        place: Where it lies; None for the system's place of temporary files.
+    """
+    place = place or pathlib.Path(tempfile.gettempdir())
+    for folder in place.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):  # in use, or gone
+            if folder.stat().st_uid == os.getuid():
+                lock = Lock(folder / ".lock")
+                lock.acquire()
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.close()
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+        with contextlib.suppress(OSError):  # removed by another before it was locked
+            lock = Lock(folder / ".lock")
+            lock.acquire()
+            if lock.in_place():
+                return folder

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from svdjax.checkpoint import PairPlan, stack_dtype
+from svdjax.checkpoint import PairPlan, digest_of, stack_dtype
 from svdjax.engine.cost import Rates, pair_cost
 from svdjax.engine.groups import Group, plan_groups, side_by_side, side_bytes, total_work
 from svdjax.engine.inputs import PairJob
@@ -115,7 +115,7 @@ class SpectraPlan:
         tasks = [tuple(group for _, group in each) for _, each in by_place]
         return [
             Unit(
-                key=" ".join(f"{group.pair} {group.label}" for group in task),
+                key=digest_of([[g.pair, g.projection.name, g.start, g.stop] for g in task]),
                 label=f"{', '.join(group.pair for group in task)} {task[0].label}",
                 task=task,
                 cost=total_work(task),

@@ -216,7 +216,7 @@ class _Sweep:
             for stage in plan.stages
         }
         inputs.check_unchanged(plan.jobs)
-        if self.workers.failed:
+        if self.workers.failed or len(jobs) < len(plan.jobs):
             raise WorkersLost(
                 f"{failures(self.workers.failed)}; all else is done but the report, and the same "
                 "command tries these again"

@@ -5,16 +5,12 @@ Imports no jax: a worker loads this before it has configured its process.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from svdjax.locks import Lock
+from svdjax.locks import own_folder
 from svdjax.sweep.config import SweepConfig
 
 if TYPE_CHECKING:
@@ -56,7 +52,7 @@ class SweepSession:
         self._plan = plan_sweep(sweep)
         self._digests = digests
         self._compile_queue = CompileQueue()
-        self._folder = _own_folder()
+        self._folder = own_folder(_FOLDER)
 
     def about(self) -> dict[str, Any]:
         """Versions, digests of the inputs, and kind of the devices."""
@@ -101,27 +97,3 @@ class SweepSession:
             return SpectraWork(plan.spectra, context)
         (capability,) = stages_of([stage])
         return capability.work(plan.jobs, shared, plan.prepared[stage], context)
-
-
-def _own_folder() -> pathlib.Path:
-    """A folder for this process alone; those of processes that are gone are removed.
-
-    It is held by a lock, which ends with the process however that ends.
-    """
-    place = pathlib.Path(tempfile.gettempdir())
-    for folder in place.glob(f"{_FOLDER}*"):
-        try:
-            if folder.stat().st_uid == os.getuid():
-                lock = Lock(folder / ".lock")
-                lock.acquire()
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.close()
-        except OSError:
-            continue  # in use, or gone
-    while True:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=_FOLDER, dir=place))
-        with contextlib.suppress(OSError):  # removed by another before it was locked
-            lock = Lock(folder / ".lock")
-            lock.acquire()
-            if lock.in_place():
-                return folder

@@ -16,11 +16,11 @@ import functools
 import logging
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -31,7 +31,8 @@ from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.work.unit import Check, Piece, Unit, Work
 from svdjax.engine.work.worker import Answer, OpenSession, Worker
-from svdjax.errors import InputError, WorkersLost, printable
+from svdjax.errors import InputError, Interrupted, WorkersLost, printable
+from svdjax.locks import own_folder
 
 PATIENCE = 300.0
 """Seconds without any worker after which a run ends."""
@@ -97,7 +98,7 @@ class RayWorkers:
     """Processes of a Ray cluster; `svdjax.engine.work.unit.Workers`, and a context that ends them.
 
     Attributes:
-        failed: What became of units that no worker could do: a reason by label.
+        failed: Units that no worker could do: their labels and the reasons, by key.
     """
 
     remote = True
@@ -129,16 +130,6 @@ class RayWorkers:
         self.failed: dict[str, str] = {}
         self._after = stop.after
         self._expected, self._patience, self._devices = dict(expected), patience, devices
-        self._stack = contextlib.ExitStack()
-        # Ray prints there what it has to say of machines; stdout is for the run's summary.
-        nowhere = pathlib.Path(os.devnull).open("w")  # noqa: SIM115  (the stack closes it)
-        self._stack.enter_context(nowhere)
-        self._stack.enter_context(contextlib.redirect_stdout(nowhere))
-        try:
-            self._ray, self._folder = _connect(stop)
-        except BaseException:
-            self._stack.close()
-            raise
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -152,9 +143,15 @@ class RayWorkers:
                 "environment": environment,
             },
         )
+        with contextlib.ExitStack() as stack:
+            # Ray prints there what it has to say of machines; stdout is for the run's summary.
+            nowhere = stack.enter_context(pathlib.Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            self._ray = stack.enter_context(_cluster(stop))
+            self._stack = stack.pop_all()
         self._members: list[_Member] = []
         self._heard = self._look_at = time.monotonic()
-        self._began = False
+        self._began = self._waits = False
         self._stillborn = 0
         self._deaths: collections.Counter[str] = collections.Counter()
 
@@ -162,15 +159,12 @@ class RayWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        closing = [m.actor.close.remote() for m in self._members if m.state == "ready"]
-        if closing:
-            self._ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-        for member in self._members:
-            self._ray.kill(member.actor)
-        self._ray.shutdown()
-        self._stack.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        with self._stack:
+            closing = [member.actor.close.remote() for member in self._members]
+            if closing:
+                self._ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+            for member in self._members:
+                self._ray.kill(member.actor)
 
     def open(self, check: Check) -> list[str]:
         """Waits for the first workers; returns the devices of all that have come, in words.
@@ -204,6 +198,7 @@ class RayWorkers:
         if not units:
             return
         open_units = {unit.key: unit for unit in sorted(units, key=lambda unit: -unit.cost)}
+        assert len(open_units) == len(units), "units of one key are one"
         waiting, given = dict(open_units), dict[str, float]()
         reference = self._ray.put(shared)
         self._heard = time.monotonic()
@@ -271,9 +266,8 @@ class RayWorkers:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
-        resources = self._ray.cluster_resources()
-        kind = "GPU" if resources.get("GPU") else "CPU"
-        for _ in range(int(resources.get(kind, 0)) // self._devices - len(self._members)):
+        kind, room = self._room()
+        for _ in range(room - len(self._members)):
             needs = {"num_gpus": self._devices, "num_cpus": 0}
             needs = needs if kind == "GPU" else {"num_cpus": self._devices}
             actor = self._ray.remote(Worker).options(
@@ -283,6 +277,25 @@ class RayWorkers:
             member = _Member(actor.remote(*arguments, **named))
             member.calls[member.actor.about.remote()] = None
             self._members.append(member)
+
+    def _room(self) -> tuple[str, int]:
+        """The kind of device that workers have, and how many workers the cluster has room for.
+
+        Raises:
+            InputError: None, and the cluster is of this machine alone.
+        """
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        kind = "GPU" if any(node.get("GPU") for node in nodes) else "CPU"
+        most = [int(node.get(kind, 0)) for node in nodes]
+        room = sum(count // self._devices for count in most)
+        if not room and not self._waits:
+            have = f"no node of the cluster has more than {max(most, default=0)} {kind} device(s)"
+            text = f"config.devices={self._devices}: {have}, which a worker is to have"
+            if not os.environ.get("RAY_ADDRESS"):
+                raise InputError(f"{text}; use fewer")
+            note(f"{text}; waiting for nodes that do")
+            self._waits = True
+        return kind, room
 
     def _answers(self) -> Iterator[tuple[_Member, Unit | None, Answer | None]]:
         """Yields what calls have led to; no answer where a worker has died.
@@ -352,7 +365,7 @@ class RayWorkers:
         if self._deaths[unit.key] < _DEATHS:
             return False
         reason = f"{_DEATHS} workers died of it, the last one: {printable(member.where, 300)}"
-        self.failed[unit.label] = reason
+        self.failed[unit.key] = f"{unit.label}: {reason}"
         note(f"{unit.label} is left out: {reason}")
         return True
 
@@ -383,73 +396,94 @@ class RayWorkers:
         note(f"{text}; it is not used")
 
 
-def _connect(stop: StopRequest) -> tuple[Any, str | None]:
-    """Ray, connected to a cluster, and the folder of a cluster of our own.
+@contextlib.contextmanager
+def _cluster(stop: StopRequest) -> Iterator[Any]:
+    """Ray, connected to the cluster of ``RAY_ADDRESS``, or to one that is started and ended here.
 
-    One that is started here listens on this machine alone (of Ray's own accord, where it takes
-    itself to be on a system without clusters), and lets in whoever has its token.
+    The latter listens on this machine alone (of Ray's own accord, where it takes itself to be on a
+    system without clusters), lets in whoever has its token, and has a folder that nobody else can
+    open.
     """
-    address, folder = os.environ.get("RAY_ADDRESS"), None
-    chosen: dict[str, str] = {"RAY_USAGE_STATS_ENABLED": "0"}
-    if not address:
-        if "ray" in sys.modules:
-            raise InputError(
-                "RAY_ADDRESS is not set, and Ray was imported before it could be told of a token: "
-                "start a cluster and set it, or leave importing Ray to svdjax"
-            )
+    address = os.environ.get("RAY_ADDRESS", "")
+    own = address in ("", "local")
+    if own and "ray" in sys.modules and not _token.cache_info().currsize:
+        raise InputError(
+            "RAY_ADDRESS is not set, and Ray was imported before it could be told of a token: "
+            "start a cluster and set it, or leave importing Ray to svdjax"
+        )
+    chosen = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if own:
         chosen |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": _token(),
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
-    before = {name: os.environ.get(name) for name in chosen}
-    os.environ.update(chosen)
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise InputError(
-            f'--workers=ray needs Ray ({error}): pip install "svdjax[ray]", or leave --workers out'
-        ) from error
+    with contextlib.ExitStack() as stack:
+        with _environment(chosen):
+            try:
+                import ray
+                import ray.exceptions
+            except ImportError as error:
+                raise InputError(
+                    f'--workers=ray needs Ray ({error}): pip install "svdjax[ray]", or leave '
+                    "--workers out"
+                ) from error
+            options: dict[str, Any] = {"address": address}
+            if own:
+                # Ray opens its own folder to all; the one around it is closed to others.
+                folder = own_folder("svdjax-ray-", pathlib.Path("/tmp"))  # short, for sockets
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                options = {
+                    "address": "local",
+                    "num_cpus": len(os.sched_getaffinity(0)),
+                    "object_store_memory": _STORE_BYTES,
+                    "include_dashboard": False,
+                    "_temp_dir": str(folder / "ray"),
+                }
+            else:
+                _check_answers(address)
+            stack.callback(ray.shutdown)
+            _start(ray, options, stop)
+        yield ray
+
+
+def _start(ray: Any, options: dict[str, Any], stop: StopRequest) -> None:
+    """Starts or joins a cluster.
+
+    Raises:
+        InputError: That cannot be done.
+        Interrupted: SIGTERM came meanwhile.
+    """
     # A process that is only forked to start another is none that jax would have to fear for.
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     try:
-        if address:
-            _check_answers(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            folder = tempfile.mkdtemp(prefix="svdjax-ray-", dir="/tmp")
-            ray.init(
-                address="local",
-                num_cpus=len(os.sched_getaffinity(0)),
-                object_store_memory=_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-            )
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds, each with a reason
-        where = f"RAY_ADDRESS={address}" if address else "a cluster on this machine"
-        raise InputError(f"{where}: Ray cannot be used there ({_reason(error)})") from error
+        own = options["address"] == "local"
+        where = "a cluster on this machine" if own else f"RAY_ADDRESS={options['address']}"
+        hint = "" if own else "; where it asks for a token: RAY_AUTH_MODE and RAY_AUTH_TOKEN"
+        raise InputError(f"{where}: Ray cannot be used ({_reason(error)}){hint}") from error
+    except SystemExit:  # Ray's answer to SIGTERM
+        raise Interrupted(
+            f"stopped by SIGTERM (while Ray was started); the same command {stop.after}"
+        ) from None
     finally:
         stop.take_signals()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    return ray, folder
 
 
 def _check_answers(address: str) -> None:
     """Checks that somebody listens at a ``host:port``; Ray would wait for minutes.
 
     Raises:
-        OSError: Nobody does.
+        InputError: Nobody does.
     """
     host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
+    if not host or not port.isdecimal():
+        return
+    try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise InputError(f"RAY_ADDRESS={address}: Ray cannot be used ({error})") from error
 
 
 @functools.cache
@@ -458,10 +492,28 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, for as long as a cluster of ours needs them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _reason(error: Exception) -> str:
-    """The first line of what Ray says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(lines[0] if lines else type(error).__name__, 300)
+    """What Ray says in a line: its first, or the last where that is the end of a traceback."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return printable(lines[-1 if "Traceback" in text or "creation task" in text else 0], 300)
 
 
 def _short(value: Any) -> str:

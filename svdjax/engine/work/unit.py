@@ -71,7 +71,7 @@ class Workers(Protocol):
 
     Attributes:
         remote: Whether they are other processes.
-        failed: What became of units that no worker could do: a reason by label.
+        failed: Units that no worker could do: their labels and the reasons, by key.
     """
 
     remote: bool
@@ -97,7 +97,7 @@ class Workers(Protocol):
 
 def failures(failed: dict[str, str]) -> str:
     """Message on units that no worker could do."""
-    shown = [f"{label}: {reason}" for label, reason in list(failed.items())[:3]]
+    shown = list(failed.values())[:3]
     more = f" | and {len(failed) - 3} more" if len(failed) > 3 else ""
     return " | ".join(shown) + more
 

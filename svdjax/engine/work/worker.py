@@ -11,6 +11,7 @@ import os
 import pathlib
 import queue
 import socket
+import tempfile
 import threading
 import traceback
 from collections import deque
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 from svdjax.engine.process import open_jax, prepare_process, set_cpu_devices
 from svdjax.engine.progress import note_to
 from svdjax.engine.work.unit import Unit, Work
+from svdjax.engine.writing import writing_to
 from svdjax.errors import InputError
 
 _DEVICE_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")  # by name: jax is loaded late
@@ -141,7 +143,8 @@ class Worker:
 
     def _answer(self, work: Callable[[], Any]) -> Answer:
         try:
-            value, saying = work(), {}
+            with writing_to(pathlib.Path(tempfile.gettempdir())):
+                value, saying = work(), {}
         except InputError as error:
             value, saying = None, {"refusal": str(error)}
         except Exception as error:
@@ -188,7 +191,11 @@ class _Feed:
 
     def _taking(self) -> Iterator[Unit]:
         while (item := self._units.get()) is not None:
-            self._taken.append(item)
+            with self._lock:
+                if self._ended:  # and what was taken has been answered
+                    item[1].set_exception(RuntimeError("a unit before this one has failed"))
+                    return
+                self._taken.append(item)
             yield item[0]
 
     def _run(self) -> None:
@@ -209,5 +216,5 @@ class _Feed:
                 if (item := self._units.get()) is not None:
                     self._taken.append(item)
             self._units.put(None)  # for the reading thread, which may wait for more
-        for _, result in self._taken:
-            result.set_exception(error)
+            for _, result in self._taken:
+                result.set_exception(error)

@@ -218,3 +218,70 @@ def test_one_process_does_without_ray(job):
         "sys.exit('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_projections_whose_labels_are_alike_are_units_of_their_own(env, tmp_path):
+    name = "base_model.model.multimodal.language_backbone.layers.{}.mixture_block.feed_forward.{}"
+    for side, seed in (("base", 0), ("post", 1)):
+        values = tensors(3, 32, seed)
+        save(
+            tmp_path / side,
+            {name.format(*key.split(".")[1:3]) + ".weight": w for key, w in values.items()},
+        )
+    arguments = [
+        f"--config=configs/pair.py:base={tmp_path / 'base'},post={tmp_path / 'post'}",
+        "--config.stages=('spectra',)",
+        "--config.devices=1",
+    ]
+    here = harness.sweep_here(*arguments, f"--workdir={tmp_path / 'here'}")
+    done = harness.finish(on_ray(env, *arguments, f"--workdir={tmp_path / 'W'}"))
+    assert done.status == here.status == 0, done.err
+    same(tmp_path / "W", tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_sigterm_while_ray_starts_leaves_nothing(job, tmp_path):
+    env, arguments, *_ = job
+    before = set(pathlib.Path("/tmp").glob("svdjax-ray-*"))
+    process = on_ray(env, *arguments, f"--workdir={tmp_path / 'W'}")
+    while not processes(process.pid, "raylet"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    done = harness.finish(process)
+    assert done.status == 143, done.err
+    assert "stopped by SIGTERM" in one_line(done)
+    assert not (tmp_path / "W").exists()
+    assert set(pathlib.Path("/tmp").glob("svdjax-ray-*")) <= before
+
+
+@pytest.mark.slow
+def test_more_devices_than_there_are_is_refused(job, tmp_path):
+    env, arguments, *_ = job
+    arguments = [one for one in arguments if "devices" not in one]
+    done = harness.finish(
+        on_ray(env, *arguments, "--config.devices=1000", f"--workdir={tmp_path / 'W'}")
+    )
+    assert done.status == 2
+    assert "config.devices=1000: no node of the cluster has more than" in one_line(done)
+
+
+@pytest.mark.slow
+def test_two_sweeps_of_one_process(job, tmp_path):
+    env, arguments, *_ = job
+    pair = arguments[0].partition(":")[2]
+    code = f"""
+import svdjax.sweep.run as run
+from ml_collections import ConfigDict
+from svdjax.options import default_config
+sides = dict(side.split("=") for side in {pair!r}.split(","))
+for name in ("one", "two"):
+    config = default_config("pair", {{"pair": sides}}, stages=("spectra",), devices=1)
+    print(run.run_sweep(config, f"{tmp_path}/{{name}}", workers="ray").computed)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "one", tmp_path / "two")
