@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: the configs' place in the package, and a README without the checkout."""
+"""What setup.cfg cannot say: the place of the configs, and a README without its checkout."""
 
 import pathlib
 import re

@@ -13,7 +13,6 @@ import importlib
 import os
 import pathlib
 import re
-import sys
 import warnings
 import zlib
 from typing import Any
