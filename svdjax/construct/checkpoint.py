@@ -82,6 +82,7 @@ class Construction(Edit):
         self._pairs = inputs.open_pairs(
             specs, split_fused=False, merge_base=job.base, check=stop.check
         )
+        inputs.note_swapped(self._pairs[:1])
         super().__init__(job, self._pairs[-1].plan, stop)
         factorisation = factorisation_for(job.factorisation, job.recipe.polar)
         self._builder = StackBuilder(factorisation, self.mesh)

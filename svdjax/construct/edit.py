@@ -132,7 +132,7 @@ class Edit(abc.ABC):
             own = [group for group in groups if group.projection is each]
             lines.append(
                 f"  {each.name}: {each.shape[0]}x{each.shape[1]}, {len(each.tensors)} layers in "
-                f"{len(own)} groups, {size(sum(group.read for group in own))} read"
+                f"{len(own)} group(s), {size(sum(group.read for group in own))} read"
             )
         files = self.plan.post.files
         mesh = ", ".join(devices.describe(self.mesh))

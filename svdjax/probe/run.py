@@ -27,7 +27,7 @@ from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.errors import InputError
+from svdjax.errors import InputError, missing_extra
 from svdjax.evaluate.benchmarks.questions import SYSTEM
 from svdjax.model import decoder_mesh
 from svdjax.probe.job import ProbeJob, cka_label, model_names
@@ -128,7 +128,10 @@ def run_probe(
             note(f"probed {model.name}: {len(model.prompts)} prompt(s)")
         (workdir.path / "figures").mkdir(exist_ok=True)
         probes.write(workdir.path)
-        if draw:
+        missing = missing_extra("matplotlib", "figures", "no figures without")
+        if draw and missing:
+            note(missing)
+        elif draw:
             from svdjax.probe.drawing import draw_probes
 
             note("drawing")

@@ -13,6 +13,7 @@ from svdjax.engine import devices
 from svdjax.engine.cost import COMPILE_SECONDS, LOAD_SECONDS, matrix_bytes, measure_rates
 from svdjax.engine.dry_run import offline
 from svdjax.engine.groups import Group, padding_share
+from svdjax.engine.inputs import note_swapped
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import duration, size
 from svdjax.errors import InputError
@@ -42,6 +43,7 @@ def dry_run(config: Any) -> str:
         _need_local(sweep.pairs)
         start = time.perf_counter()
         plan = plan_sweep(sweep)
+    note_swapped(plan.jobs)
     return _table(plan, time.perf_counter() - start)
 
 
