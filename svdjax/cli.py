@@ -63,6 +63,14 @@ def set_program(name: str) -> None:
     _program = name
 
 
+def program(default: str = "") -> str:
+    """The command that runs, as the user has called it; `default` where it was by ``python -m``."""
+    if _program or default:
+        return _program or default
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m svdjax.{spec.parent.rpartition('.')[2] if spec else 'command'}"
+
+
 _program = ""
 
 
@@ -83,7 +91,7 @@ def run(
             is not the user's.
     """
     streams.configure_streams()
-    command = _program or f"python -m svdjax.{_command()}"
+    command = program()
 
     def parse(argv: Sequence[str]) -> list[str]:
         if _wants_help(argv):
@@ -110,11 +118,6 @@ def run(
         why = printable(" ".join(str(error).split()), 300) or type(error).__name__
         leave(f"{command}: out of memory ({why}); raise the limit, or ask for less at a time", 2)
     raise SystemExit(0)
-
-
-def _command() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.parent.rpartition(".")[2] if spec else "command"
 
 
 def _certain_arguments(argv: Sequence[str]) -> list[str]:
@@ -205,7 +208,7 @@ def _explain(error: BaseException, config: str, argv: Sequence[str]) -> str:
 def tell(text: str) -> NoReturn:
     """Ends the process with a text on stdout and status 0."""
     with _written_to_stdout():
-        print(text)
+        print(text, end="\n" if text else "")
     raise SystemExit(0)
 
 
