@@ -142,7 +142,7 @@ def _call(main: Callable[..., str | None], arguments: Sequence[str]) -> None:
     if "progress" in known:
         from svdjax.engine import progress
 
-        progress.set_mode("quiet" if known.quiet else known.progress or "")
+        progress.set_mode("quiet" if known.quiet else known.progress or "auto")
     summary = main(*arguments)
     if summary:
         with _written_to_stdout():

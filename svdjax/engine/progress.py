@@ -73,7 +73,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """One line on stderr, above the bar if there is one."""
-        if not self.quiet and _mode in ("", "lines"):
+        if not self.quiet and _mode in ("auto", "lines"):
             self._bar.write(as_line(text), file=sys.stderr)
             sys.stderr.flush()
 
@@ -92,23 +92,22 @@ class Progress:
 
 
 _listener: Callable[[str], object] | None = None
-_mode = ""
+_mode = "auto"
+
+MODES = ("auto", "bar", "lines", "json", "quiet")
+"""How progress is told: lines, with a bar on a terminal (``auto``); one of the forms alone; not."""
 
 
 def set_mode(mode: str) -> None:
-    """Chooses how progress is told from now on.
-
-    Args:
-        mode: ``bar``, ``lines`` or ``json``: those alone; ``quiet``: nothing; empty: lines, and
-            bars where stderr is a terminal.
-    """
+    """Tells progress in another of `MODES` from now on."""
     global _mode
+    assert mode in MODES, mode
     _mode = mode
 
 
 def shows_bars() -> bool:
     """Whether bars are drawn on stderr."""
-    return _mode == "bar" or (_mode == "" and sys.stderr.isatty())
+    return _mode == "bar" or (_mode == "auto" and sys.stderr.isatty())
 
 
 def _print_json(value: dict[str, object]) -> None:
@@ -121,7 +120,7 @@ def note(text: str) -> None:
         _listener(text)
     elif _mode == "json":
         _print_json({"note": as_line(text)})
-    elif _mode in ("", "lines"):
+    elif _mode in ("auto", "lines"):
         print(as_line(text), file=sys.stderr, flush=True)
 
 
