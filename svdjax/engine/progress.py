@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import tqdm
@@ -110,7 +110,7 @@ def shows_bars() -> bool:
     return _mode == "bar" or (_mode == "auto" and sys.stderr.isatty())
 
 
-def _print_json(value: dict[str, object]) -> None:
+def _print_json(value: Mapping[str, object]) -> None:
     print(json.dumps(value), file=sys.stderr, flush=True)
 
 

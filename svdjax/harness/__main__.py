@@ -92,7 +92,8 @@ def _dry_run(arguments: Sequence[str]) -> str:
     parser.add_argument("--model_args", default="", nargs="*")
     known, _ = parser.parse_known_args(arguments)
     words = ",".join([known.model_args] if isinstance(known.model_args, str) else known.model_args)
-    options = dict(word.partition("=")[::2] for word in words.split(","))
+    parts = (word.partition("=") for word in words.split(","))
+    options = {name: value for name, _, value in parts}
     if not options.get("pretrained"):
         raise InputError("--model_args: expected pretrained=DIR among them")
     with offline(), open_checkpoint(options["pretrained"]) as checkpoint:
