@@ -13,6 +13,7 @@
 
 Start here; it needs no network, and takes some minutes:
 
+    pip install "svdjax[eval]"
     svdjax sweep --config=reference:quick
 
 A checkpoint is a Hugging Face directory with safetensors, or a hub id org/name[@revision]. Every
