@@ -27,7 +27,7 @@ Of the unrelated level, NF is 2.1 to 8.4 % after 40 steps (lowest and highest pr
 
 from svdjax.errors import InputError
 from svdjax.options import default_config, parse_argument
-from svdjax.sweep.trajectory import BASE, find_steps, trajectory_pairs
+from svdjax.sweep.trajectory import read_points, trajectory_pairs
 
 
 def get_config(argument=None):
@@ -40,14 +40,5 @@ def get_config(argument=None):
     every = given.get("every", "1")
     if not every.isdecimal() or int(every) < 1:
         raise InputError(f"config argument every={every}: expected a whole number above 0")
-    steps = find_steps(given["steps"])
-    labels = list(steps)
-    chosen = dict.fromkeys([*labels[:: int(every)], labels[-1]])
-    points = {label: steps[label] for label in chosen}
-    if "base" in given:
-        points = {BASE: given["base"], **points}
-    if len(points) < 2:
-        raise InputError(
-            f"steps={given['steps']}: one step, {labels[0]}; expected two, or base=DIRECTORY beside"
-        )
-    return default_config("trajectory", trajectory_pairs(points), trajectory=tuple(points))
+    points = read_points(given["steps"], given.get("base", ""), int(every))
+    return default_config("trajectory", trajectory_pairs(points), trajectory=points)

@@ -14,19 +14,16 @@ status     meaning
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
-import pathlib
 import re
 import signal
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
 
-from svdjax import streams
+from svdjax import config_files, streams
 from svdjax.engine.memory import check_memory, is_memory_fault
 from svdjax.errors import InputError, Interrupted, WorkersLost, printable
 
@@ -45,38 +42,108 @@ def define_workers(devices: str) -> flags.FlagHolder[str]:
     )
 
 
-def run(main: Callable[[], str | None]) -> NoReturn:
+def define_common() -> flags.FlagHolder[bool]:
+    """Defines what every command has; returns ``--dry_run``, the rest is seen to by `run`."""
+    flags.DEFINE_bool("quiet", False, "Write nothing to stderr but errors.")
+    flags.DEFINE_enum(
+        "progress",
+        None,
+        ["bar", "lines", "json"],
+        "How to tell of progress on stderr: a bar alone, a line for every step, or a JSON object a "
+        "line. Default: lines, and a bar below them where stderr is a terminal.",
+    )
+    return flags.DEFINE_bool(
+        "dry_run", False, "Print what would be read, computed and written; write nothing."
+    )
+
+
+def set_program(name: str) -> None:
+    """Makes errors begin with a name that is not ``python -m`` and the module's."""
+    global _program
+    _program = name
+
+
+def program(default: str = "") -> str:
+    """The command that runs, as the user has called it; `default` where it was by ``python -m``."""
+    if _program or default:
+        return _program or default
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m svdjax.{spec.parent.rpartition('.')[2] if spec else 'command'}"
+
+
+_program = ""
+
+
+def run(
+    main: Callable[..., str | None],
+    *,
+    positional: Sequence[str] = (),
+    instead: str = "everything is given by --flag=value",
+    config: str = "",
+) -> NoReturn:
     """Parses the flags, calls `main` and ends the process with the status above.
 
     Args:
-        main: Does the work; returns the short summary for stdout.
+        main: Does the work, given the positional arguments; returns the short summary for stdout.
+        positional: Names of the positional arguments, all of them required.
+        instead: How to give what was given as a positional argument where none is taken.
+        config: Name of the config that ``--config.LEAF`` sets leaves of, where ``--config`` itself
+            is not the user's.
     """
     streams.configure_streams()
-    command = f"python -m svdjax.{_command()}"
+    command = program()
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        if _wants_help(argv):
+            _tell_help()
+        # Told before the flags that are missing for it.
+        if not positional and (stray := _certain_arguments(argv)):
+            raise InputError(_wrong_count(stray, positional, instead))
+        rest = _parse(argv, config)
+        if len(rest) - 1 != len(positional):
+            raise InputError(_wrong_count(rest[1:], positional, instead))
+        return rest
+
     try:
-        app.run(lambda _: _call(main), flags_parser=_parse)
+        app.run(lambda argv: _call(main, argv[1:]), flags_parser=parse)
     except InputError as error:
-        _leave(f"{command}: {error}", 2)
+        leave(f"{command}: {error}", 2)
     except (Interrupted, WorkersLost) as stop:
-        _leave(f"{command}: {stop}", stop.status)
+        leave(f"{command}: {stop}", stop.status)
     except KeyboardInterrupt:
-        _leave(f"{command}: interrupted; the same command goes on from here", 128 + signal.SIGINT)
+        leave(f"{command}: interrupted; the same command goes on from here", 128 + signal.SIGINT)
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_memory_fault(error):
             raise
         why = printable(" ".join(str(error).split()), 300) or type(error).__name__
-        _leave(f"{command}: out of memory ({why}); raise the limit, or ask for less at a time", 2)
+        leave(f"{command}: out of memory ({why}); raise the limit, or ask for less at a time", 2)
     raise SystemExit(0)
 
 
-def _command() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.parent.rpartition(".")[2] if spec else "command"
+def _certain_arguments(argv: Sequence[str]) -> list[str]:
+    """Arguments that are neither a flag nor, perhaps, the value of the flag before it."""
+    return [
+        argument
+        for before, argument in itertools.pairwise(argv)
+        if not argument.startswith("-") and (not before.startswith("-") or "=" in before)
+    ]
 
 
-def _call(main: Callable[[], str | None]) -> None:
+def _wrong_count(given: Sequence[str], positional: Sequence[str], instead: str) -> str:
+    if not positional:
+        return f"unexpected argument {given[0]!r}: {instead}"
+    found = f"found {', '.join(map(repr, given))}" if given else "found none"
+    return f"expected {' '.join(positional)}, {found}; --help explains them and every flag"
+
+
+def _call(main: Callable[..., str | None], arguments: Sequence[str]) -> None:
     check_memory()
-    summary = main()
+    known = flags.FLAGS
+    if "progress" in known:
+        from svdjax.engine import progress
+
+        progress.set_mode("quiet" if known.quiet else known.progress or "auto")
+    summary = main(*arguments)
     if summary:
         with _written_to_stdout():
             print(summary)
@@ -92,18 +159,27 @@ def _written_to_stdout() -> Iterator[None]:
         raise InputError(f"done, but stdout cannot be written to: {error.strerror}") from error
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses the flags; ``--help`` ends with status 0, anything wrong is an `InputError`."""
-    if any(re.fullmatch(r"--?(help|helpshort|h|\?)(=.*)?", arg) for arg in argv[1:]):
-        with _written_to_stdout():
-            app.usage(shorthelp=True, writeto_stdout=True)
-            if "config" in flags.FLAGS:
-                print(_leaves())
-        raise SystemExit(0)
+def _wants_help(argv: Sequence[str]) -> bool:
+    return any(re.fullmatch(r"--?(help|helpshort|h|\?)(=.*)?", arg) for arg in argv[1:])
+
+
+def _tell_help() -> NoReturn:
+    with _written_to_stdout():
+        app.usage(shorthelp=True, writeto_stdout=True)
+        if "config" in flags.FLAGS:
+            print(config_files.describe_leaves())
+    raise SystemExit(0)
+
+
+def _parse(argv: Sequence[str], config: str) -> list[str]:
+    """Parses the flags; anything wrong is an `InputError`."""
     app.define_help_flags()
-    config = _config_file(argv)
-    if config and not _is_file(config):
-        raise InputError(f"config file {config} does not exist; configs/ holds the ones that ship")
+    if "config" in flags.FLAGS:
+        # ml_collections looks for leaves on the command line itself.
+        argv = [argv[0], *([f"--config={config}"] if config else []), *argv[1:]]
+        sys.argv, config = config_files.resolve_arguments(argv)
+        argv = sys.argv
+    flags.FLAGS.set_gnu_getopt()  # flags and other arguments in any order
     try:
         rest = flags.FLAGS(list(argv), known_only=False)
         for name in flags.FLAGS:
@@ -114,92 +190,29 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise SystemExit(0 if stop.code in (0, 1) else stop.code) from None
     except Exception as error:
         raise InputError(_explain(error, config, argv)) from error
-    if len(rest) > 1:
-        raise InputError(f"unexpected argument {rest[1]!r}: everything is given by --flag=value")
     return rest
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return pathlib.Path(path).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _leaves() -> str:
-    """Help on the leaves of a config."""
-    from svdjax.options import OPTIONS
-
-    lines = ["\nconfig leaves, set with --config.LEAF=VALUE:"]
-    for leaf, (default, text) in OPTIONS.items():
-        lines.append(f"  {leaf}:")
-        lines += [f"    {line}" for line in textwrap.wrap(f"{text} (default: {default})", 92)]
-    return "\n".join(lines)
-
-
-def _config_file(argv: Sequence[str]) -> str:
-    """Path in ``--config=path[:argument]``, empty where there is none."""
-    for arg, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
-        name, equals, value = arg.partition("=")
-        if name in ("--config", "-config"):
-            return (value if equals else following).partition(":")[0]
-    return ""
 
 
 def _explain(error: BaseException, config: str, argv: Sequence[str]) -> str:
     """One sentence for an error of parsing the flags or reading the config file."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    root = chain[-1]
-    # ml_collections wraps a config's errors into tracebacks; the innermost is the original.
-    for link in reversed(chain):
-        if isinstance(link, InputError):
-            return str(link)
-    if isinstance(error, flags.Error) and "whilst parsing config" not in str(error):
-        missing = re.findall(r"flag --(\w+)=None: Flag --\w+ must have a value", str(error))
-        if missing:
-            names = f"--{', --'.join(missing)}"
-            subject = f"flag {names} is" if len(missing) == 1 else f"flags {names} are"
-            return f"{subject} required; --help explains every flag"
-        return f"{error}; --help explains every flag"
-    leaf = _missing_leaf(root)
-    if leaf:
-        from svdjax.options import OPTIONS
-
-        # ml_collections names the part of a leaf that it does not find.
-        given = (re.match(r"--?config\.([\w.]+)", arg) for arg in argv)
-        paths = [match[1] for match in given if match]
-        leaf = next((path for path in paths if leaf in path.split(".")), leaf)
-        near = _near_leaves(leaf, OPTIONS)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(OPTIONS)}"
-        return f"config {config} has no leaf {leaf!r}; {hint}"
-    return f"config {config}: {type(root).__name__}: {root}"
+    if not isinstance(error, flags.Error) or "whilst parsing config" in str(error):
+        return config_files.explain(error, config, argv)
+    missing = re.findall(r"flag --(\w+)=None: Flag --\w+ must have a value", str(error))
+    if missing:
+        names = f"--{', --'.join(missing)}"
+        subject = f"flag {names} is" if len(missing) == 1 else f"flags {names} are"
+        return f"{subject} required; --help explains every flag"
+    return f"{error}; --help explains every flag"
 
 
-def _near_leaves(leaf: str, known: Iterable[str]) -> list[str]:
-    """Known leaves that are nearest to one: in its section, else by name in any."""
-    known = list(known)
-    section, _, name = leaf.rpartition(".")
-    inside = {each.rpartition(".")[2]: each for each in known if each.rpartition(".")[0] == section}
-    anywhere = {each.rpartition(".")[2]: each for each in known}
-    # In a section that is known the name counts, not the section's letters.
-    first = (inside, name) if inside else ({each: each for each in known}, leaf)
-    for leaves, word in (first, (anywhere, name)):
-        if near := difflib.get_close_matches(word, leaves, n=1):
-            return [leaves[near[0]]]
-    return []
+def tell(text: str) -> NoReturn:
+    """Ends the process with a text on stdout and status 0."""
+    with _written_to_stdout():
+        print(text, end="\n" if text else "")
+    raise SystemExit(0)
 
 
-def _missing_leaf(error: BaseException) -> str:
-    """Leaf that a config lacks according to ml_collections, empty for other errors."""
-    message: object = error
-    while isinstance(message, KeyError | AttributeError) and message.args:
-        message = message.args[0]
-    name = str(message).split("\n")[0].strip("'\"")
-    return name if isinstance(error, KeyError | AttributeError) and name.isidentifier() else ""
-
-
-def _leave(line: str, status: int) -> NoReturn:
+def leave(line: str, status: int) -> NoReturn:
+    """Ends the process with a line on stderr and a status."""
     print(line, file=sys.stderr, flush=True)
     raise SystemExit(status) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 import signal
 from collections.abc import Iterable
@@ -49,6 +50,14 @@ class WorkersLost(BaseException):
 
     def __init__(self, message: str):
         super().__init__(as_line(message))
+
+
+def missing_extra(package: str, extra: str, what: str) -> str:
+    """One line on what to install where a package of an extra is not there; empty where it is."""
+    if importlib.util.find_spec(package) is not None:
+        return ""
+    name = package.replace("_", "-")
+    return f"{what} {name}, which is not installed: pip install 'svdjax[{extra}]'"
 
 
 def as_line(text: str) -> str:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from svdjax import cli
+from svdjax import config_files
 from svdjax.options import OPTIONS
 from tests.test_options import CONFIGS
 
@@ -120,7 +120,7 @@ def test_an_internal_fault_is_a_traceback_and_status_1(tmp_path):
     ],
 )
 def test_a_misspelt_leaf_is_sought_in_its_section_first(leaf, near):
-    assert cli._near_leaves(leaf, OPTIONS) == [near]
+    assert config_files.near_leaves(leaf, OPTIONS) == [near]
 
 
 def test_a_leaf_in_a_section_is_named_as_it_was_typed():

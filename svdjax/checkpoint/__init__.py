@@ -7,6 +7,7 @@ from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.families import FAMILIES, Family, Weight
 from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
 from svdjax.checkpoint.opening import open_checkpoint
+from svdjax.checkpoint.origin import swapped
 from svdjax.checkpoint.params import load_params, param_shapes
 from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
 from svdjax.checkpoint.reader import Checkpoint, TensorSpec
@@ -40,5 +41,6 @@ __all__ = [
     "resolve",
     "save_checkpoint",
     "stack_dtype",
+    "swapped",
     "write_checkpoint",
 ]

@@ -12,7 +12,8 @@ from svdjax.errors import InputError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Weights in other formats are not fetched.
-_ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "LICENSE*"]
+_ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt"]
+_ALLOWED += ["LICENSE*", "README.md"]
 _IGNORED = ["*/*", "consolidated*"]
 
 
@@ -69,7 +70,24 @@ def _fetch(
         raise InputError(
             f"checkpoint {source}: no such directory{_candidates(path)}, and not to be had from "
             f"the Hugging Face hub either ({type(error).__name__}: {reason})"
+            f"{_remedy(type(error).__name__, repo, revision)}"
         ) from None
+
+
+def _remedy(kind: str, repo: str, revision: str | None) -> str:
+    """What to do about an error of the hub's client, by the name of its class."""
+    fetch = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+    if kind == "LocalEntryNotFoundError":
+        unset = "unset HF_HUB_OFFLINE, or " * bool(os.environ.get("HF_HUB_OFFLINE"))
+        return (
+            f"; {unset}run `{fetch}` where there is a network, copy the directory that it prints "
+            "here, and give its path"
+        )
+    if kind == "GatedRepoError":
+        return f"; accept its terms on https://huggingface.co/{repo}, then `hf auth login`"
+    if kind == "RepositoryNotFoundError":
+        return "; expected a repository's full name (private ones want `hf auth login` before)"
+    return ""
 
 
 def _candidates(path: pathlib.Path) -> str:

@@ -25,14 +25,14 @@ The result is a Hugging Face directory in the layout and dtype of the post model
 transformers and vLLM load: all other tensors bit for bit, tokenizer and licence copied, a model
 card that says what was done, how much changed, and how much of post-training's change is left.
 
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq9 --out=DIR
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \
+    svdjax construct --base=DIR --post=DIR --construction=eq9 --out=DIR
+    svdjax construct --base=DIR --post=DIR --construction=eq11 \
         --modules=self_attn --out=DIR
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq10 \
+    svdjax construct --base=DIR --post=DIR --construction=eq10 \
         --modules=mlp --signs=aligned --layers=0-3 --dtype=float32 --out=DIR
-    python -m svdjax.construct --base=DIR --post=DIR --construction=eq11 \
+    svdjax construct --base=DIR --post=DIR --construction=eq11 \
         --modules=self_attn --control=noise --seed=1 --out=DIR
-    python -m svdjax.construct --base=DIR --construction=lora \
+    svdjax construct --base=DIR --construction=lora \
         --rank=16 --components=middle --out=DIR
 
 Memory is bounded by --group_bytes, not by the model. A command that was interrupted goes on when
@@ -55,6 +55,8 @@ from svdjax.fields import Flags
 
 _FLAGS = Flags(ConstructJob, InitialiseJob, choices={"construction": (*RECIPES, *INITIALISATIONS)})
 
+_DRY_RUN = cli.define_common()
+
 
 def main() -> str:
     """Carries out the construction that the flags ask for; returns the summary for stdout."""
@@ -71,11 +73,13 @@ def main() -> str:
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
         open_jax()
-        from svdjax.construct.checkpoint import run_construct
+        from svdjax.construct.checkpoint import dry_run_construct, run_construct
 
+        if _DRY_RUN.value:
+            return dry_run_construct(job, stop)
         return run_construct(job, stop=stop).summary()
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["base", "construction", "out"])
-    cli.run(main)
+    cli.run(main, instead="checkpoints are given by --base=DIR --post=DIR, the result by --out=DIR")

@@ -24,6 +24,7 @@ from svdjax.construct.initialise import Initialisation
 from svdjax.construct.job import ConstructJob, InitialiseJob
 from svdjax.construct.tree import factorisation_for
 from svdjax.engine import devices, inputs
+from svdjax.engine.dry_run import offline
 from svdjax.engine.groups import Group
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.prefetch import prefetch
@@ -50,9 +51,18 @@ def run_construct(
         with StopRequest() as own:
             return run_construct(job, stop=own)
     start = time.perf_counter()
+    return replace(_edit(job, stop).run(), seconds=time.perf_counter() - start)
+
+
+def dry_run_construct(job: ConstructJob | InitialiseJob, stop: StopRequest) -> str:
+    """What `run_construct` would read, hold and write; nothing is fetched."""
+    with offline():
+        return _edit(job, stop).dry_run()
+
+
+def _edit(job: ConstructJob | InitialiseJob, stop: StopRequest) -> Edit:
     initialises = isinstance(job, InitialiseJob)
-    edit = Initialisation(job, stop) if initialises else Construction(job, stop)
-    return replace(edit.run(), seconds=time.perf_counter() - start)
+    return Initialisation(job, stop) if initialises else Construction(job, stop)
 
 
 class Construction(Edit):
@@ -72,6 +82,7 @@ class Construction(Edit):
         self._pairs = inputs.open_pairs(
             specs, split_fused=False, merge_base=job.base, check=stop.check
         )
+        inputs.note_swapped(self._pairs[:1])
         super().__init__(job, self._pairs[-1].plan, stop)
         factorisation = factorisation_for(job.factorisation, job.recipe.polar)
         self._builder = StackBuilder(factorisation, self.mesh)

@@ -27,7 +27,7 @@ from svdjax.construct.job import EditJob
 from svdjax.construct.selection import chosen_projections
 from svdjax.engine import devices
 from svdjax.engine.groups import Group, plan_groups, total_work, working_bytes
-from svdjax.engine.progress import Progress, note
+from svdjax.engine.progress import Progress, note, size
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.store import from_json
 
@@ -123,6 +123,26 @@ class Edit(abc.ABC):
     def complete(self, rewrite: CheckpointRewrite) -> dict[str, Change]:
         """Adds to the result what is made of all groups; returns what was done, by projection."""
         return {}
+
+    def dry_run(self) -> str:
+        """What `run` would read, hold and write."""
+        job, groups = self.job, self.groups(self.plan)
+        lines = [f"dry run of {job.construction}: nothing is written"]
+        for each in self.plan.projections:
+            own = [group for group in groups if group.projection is each]
+            lines.append(
+                f"  {each.name}: {each.shape[0]}x{each.shape[1]}, {len(each.tensors)} layers in "
+                f"{len(own)} group(s), {size(sum(group.read for group in own))} read"
+            )
+        files = self.plan.post.files
+        mesh = ", ".join(devices.describe(self.mesh))
+        exists = ", which exists" if pathlib.Path(job.out).expanduser().exists() else ""
+        lines += [
+            f"at most {size(max(2 * group.bytes for group in groups))} of stacks on the host, and "
+            f"{size(working_bytes([self.plan]))} on each of {mesh}",
+            f"{len(files)} file(s) and what lies beside them go to {job.out}{exists}",
+        ]
+        return "\n".join(lines)
 
     def run(self) -> ConstructOutcome:
         """Writes the checkpoint, or what an interrupted run has left to write."""

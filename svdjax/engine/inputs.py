@@ -16,10 +16,12 @@ from svdjax.checkpoint import (
     input_digest,
     open_checkpoint,
     plan_pair,
+    swapped,
 )
 from svdjax.checkpoint.digest import file_digest
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.engine.pairs import PairSpec
+from svdjax.engine.progress import note
 from svdjax.engine.work.unit import Check, Here, Piece, Unit, Workers, failures
 from svdjax.errors import InputError, WorkersLost
 
@@ -119,6 +121,13 @@ def open_pairs(
             faults.append(f"{spec.label}: {error}")
     _raise(faults)
     return jobs
+
+
+def note_swapped(jobs: Iterable[PairJob]) -> None:
+    """Tells of pairs whose base says that it was trained from post."""
+    for job in jobs:
+        if why := swapped(job.plan.base, job.plan.post):
+            note(why)
 
 
 def checkpoints(jobs: Sequence[PairJob]) -> dict[str, Checkpoint]:

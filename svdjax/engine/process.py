@@ -137,7 +137,9 @@ def _keep_programs() -> None:
         return
     except OSError as error:
         where = error.filename or "compilation cache"
-        print(programs.unusable(where, error.strerror or ""), file=sys.stderr, flush=True)
+        from svdjax.engine.progress import note  # late: `--help` does without it
+
+        note(programs.unusable(where, error.strerror or ""))
         return
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -13,7 +13,6 @@ import importlib
 import os
 import pathlib
 import re
-import sys
 import warnings
 import zlib
 from typing import Any
@@ -74,6 +73,8 @@ def tidy(folder: pathlib.Path, most: int, *, bounded: bool = False) -> None:
 
 def tell_once(folder: str) -> None:
     """Replaces jax's warnings that entries cannot be written or read by one line in all."""
+    from svdjax.engine.progress import note  # late: `--help` does without it
+
     show_others, shown = warnings.showwarning, []
 
     def show(message: Any, *args: Any, **kwargs: Any) -> None:
@@ -82,7 +83,7 @@ def tell_once(folder: str) -> None:
         elif not shown:
             shown.append(message)
             reason = printable(" ".join(str(message).partition(": ")[2].split()), 200)
-            print(unusable(folder, reason), file=sys.stderr, flush=True)
+            note(unusable(folder, reason))
 
     warnings.showwarning = show
 

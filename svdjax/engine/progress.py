@@ -6,9 +6,10 @@ feed-forward matrices takes many times as long as one of key projections.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import tqdm
@@ -30,7 +31,8 @@ class Progress:
         stage: str = "spectra",
         quiet: bool = False,
     ):
-        self.groups, self.work, self.quiet = groups, max(work, 1.0), quiet
+        self.groups, self.work, self.stage = groups, max(work, 1.0), stage
+        self.quiet = quiet or _mode == "quiet"
         self.count, self._done, self._computed = 0, 0.0, 0.0
         self._start = time.perf_counter()
         self._bar = tqdm.tqdm(
@@ -38,7 +40,7 @@ class Progress:
             desc=stage,
             file=sys.stderr,
             leave=False,
-            disable=quiet or not sys.stderr.isatty(),
+            disable=self.quiet or not shows_bars(),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
         )
 
@@ -60,14 +62,18 @@ class Progress:
 
     def left(self) -> str:
         """Time left in words, from the rate of this run."""
+        seconds = self._seconds_left()
+        return "?" if seconds is None else duration(seconds)
+
+    def _seconds_left(self) -> float | None:
         if not self._computed:
-            return "?"
+            return None
         elapsed = time.perf_counter() - self._start
-        return duration(elapsed / self._computed * max(self.work - self._done, 0.0))
+        return elapsed / self._computed * max(self.work - self._done, 0.0)
 
     def log(self, text: str) -> None:
         """One line on stderr, above the bar if there is one."""
-        if not self.quiet:
+        if not self.quiet and _mode in ("auto", "lines"):
             self._bar.write(as_line(text), file=sys.stderr)
             sys.stderr.flush()
 
@@ -77,20 +83,45 @@ class Progress:
 
     def _move(self, group: Group) -> None:
         self._done += group.work
+        if _mode == "json" and not self.quiet:
+            step = {"stage": self.stage, "done": self.count, "total": self.groups}
+            _print_json(step | {"seconds_left": self._seconds_left()})
         self._bar.set_postfix_str(f"{self.count}/{self.groups} groups, {self.left()} left", False)
         # The shares of all groups add up to 100 but for rounding, which tqdm would warn of.
         self._bar.update(min(100 * self._done / self.work, 100.0) - self._bar.n)
 
 
 _listener: Callable[[str], object] | None = None
+_mode = "auto"
+
+MODES = ("auto", "bar", "lines", "json", "quiet")
+"""How progress is told: lines, with a bar on a terminal (``auto``); one of the forms alone; not."""
+
+
+def set_mode(mode: str) -> None:
+    """Tells progress in another of `MODES` from now on."""
+    global _mode
+    assert mode in MODES, mode
+    _mode = mode
+
+
+def shows_bars() -> bool:
+    """Whether bars are drawn on stderr."""
+    return _mode == "bar" or (_mode == "auto" and sys.stderr.isatty())
+
+
+def _print_json(value: Mapping[str, object]) -> None:
+    print(json.dumps(value), file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:
     """One line on stderr where there is no bar; on a worker, a line for whoever has called it."""
-    if _listener is None:
-        print(as_line(text), file=sys.stderr, flush=True)
-    else:
+    if _listener is not None:
         _listener(text)
+    elif _mode == "json":
+        _print_json({"note": as_line(text)})
+    elif _mode in ("auto", "lines"):
+        print(as_line(text), file=sys.stderr, flush=True)
 
 
 def note_to(listener: Callable[[str], object]) -> None:

@@ -5,9 +5,9 @@ Questions are put to the model with its own chat template and the system prompts
 of an option. Defaults are the paper's protocol: temperature 0.2, top-p 0.95, at most 1024 new
 tokens, three repeats.
 
-    python -m svdjax.evaluate --model=DIR --benchmark=gsm8k --data=gsm8k/test.jsonl --out=DIR
-    python -m svdjax.evaluate --model=org/name --benchmark=mmlu --data=mmlu/ --split=dev --out=DIR
-    python -m svdjax.evaluate --model=DIR --benchmark=math500 --data=hf:HuggingFaceH4/MATH-500 \
+    svdjax evaluate --model=DIR --benchmark=gsm8k --data=gsm8k/test.jsonl --out=DIR
+    svdjax evaluate --model=org/name --benchmark=mmlu --data=mmlu/ --split=dev --out=DIR
+    svdjax evaluate --model=DIR --benchmark=math500 --data=hf:HuggingFaceH4/MATH-500 \
         --limit=100 --temperature=0 --out=DIR
 
 What --data must be:
@@ -41,6 +41,7 @@ def _data_help(name: str) -> str:
 
 
 _FLAGS = Flags(EvaluateJob)
+_DRY_RUN = cli.define_common()
 __doc__ = __doc__.replace("{data}", "\n".join(map(_data_help, BENCHMARKS))) if __doc__ else None
 
 
@@ -51,11 +52,13 @@ def main() -> str:
         prepare_process()
         # jax is loaded from here on, once the flags are checked.
         open_jax()
-        from svdjax.evaluate.run import run_evaluate
+        from svdjax.evaluate.run import dry_run_evaluate, run_evaluate
 
+        if _DRY_RUN.value:
+            return dry_run_evaluate(job)
         return run_evaluate(job, stop=stop).text()
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["model", "benchmark", "data", "out"])
-    cli.run(main)
+    cli.run(main, instead="the model is given by --model=DIR, its questions by --data=PATH")

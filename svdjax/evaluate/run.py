@@ -12,6 +12,7 @@ from typing import Any
 from svdjax.atomic import remove_leftovers, write_json
 from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
 from svdjax.engine import devices
+from svdjax.engine.dry_run import describe_lengths, describe_model, offline
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.store import FORMAT_VERSION
 from svdjax.engine.workdir import Workdir
@@ -127,6 +128,32 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
             workdir.write_state(state | {"status": "done"})
             journal.remove()
             return EvaluateOutcome(workdir.path, summary, new)
+
+
+def dry_run_evaluate(job: EvaluateJob) -> str:
+    """What `run_evaluate` would ask and hold; nothing is fetched or written."""
+    with offline():
+        questions = read_benchmark(
+            job.benchmark, job.data, limit=job.limit, seed=job.seed, split=job.split
+        )
+        mesh = decoder_mesh(job.devices, job.tensor_parallel)
+        with open_checkpoint(job.model) as checkpoint:
+            config = model_config(checkpoint.home)
+            chat = chat_model(checkpoint, config, job.prompt_format)
+            prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
+            model = describe_model(checkpoint, config, job.dtype)
+    lengths = [len(prompt.tokens) for repeat in prompts for prompt in repeat]
+    return "\n".join(
+        [
+            f"dry run of {job.benchmark}: nothing is written",
+            model,
+            f"{len(questions)} question(s) x {job.rounds}: prompts of {describe_lengths(lengths)}, "
+            f"at most {job.max_new_tokens} new ones (the context ends at "
+            f"{config.max_position_embeddings}), {job.batch_size} decoded together",
+            f"devices: {', '.join(devices.describe(mesh))}",
+            f"{SUMMARY} and {RESPONSES} go to {job.out}",
+        ]
+    )
 
 
 def _open(

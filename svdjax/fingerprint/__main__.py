@@ -1,13 +1,13 @@
 """Verdict on whether two models share an origin, from the weights alone.
 
-    python -m svdjax.fingerprint --reference=DIR --suspect=DIR --out=verdict.json
-    python -m svdjax.fingerprint --reference=DIR,DIR,DIR --suspect=DIR --out=verdict.json
-    python -m svdjax.fingerprint --reference=DIR --ancestor=DIR --suspect=DIR --out=verdict.json
+    svdjax fingerprint --reference=DIR --suspect=DIR --out=verdict.json
+    svdjax fingerprint --reference=DIR,DIR,DIR --suspect=DIR --out=verdict.json
+    svdjax fingerprint --reference=DIR --ancestor=DIR --suspect=DIR --out=verdict.json
 
 Several pairs can be compared at once, by workers of a Ray cluster (RAY_ADDRESS, else one of this
 machine alone is started), which read the checkpoints under the same paths or hub ids:
 
-    python -m svdjax.fingerprint --reference=DIR,DIR --suspect=DIR --out=verdict.json --workers=ray
+    svdjax fingerprint --reference=DIR,DIR --suspect=DIR --out=verdict.json --workers=ray
 
 The suspect may be disguised: neurons, heads, groups of heads and layers in another order, scales
 moved between v and o, up and down, q and k, a norm and what follows it, another basis of the
@@ -46,6 +46,7 @@ from svdjax.fields import Flags
 from svdjax.fingerprint.job import FingerprintJob
 
 _FLAGS = Flags(FingerprintJob)
+_DRY_RUN = cli.define_common()
 _WORKERS = cli.define_workers("--devices")
 
 
@@ -57,11 +58,13 @@ def main() -> str:
         # jax is loaded from here on, after all that flags alone can be wrong about.
         # Where others compute, this process needs no device.
         open_jax(devices=_WORKERS.value == "here")
-        from svdjax.fingerprint.run import run_fingerprint
+        from svdjax.fingerprint.run import dry_run_fingerprint, run_fingerprint
 
+        if _DRY_RUN.value:
+            return dry_run_fingerprint(job)
         return run_fingerprint(job, page=True, stop=stop, workers=_WORKERS.value).text()
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["reference", "suspect", "out"])
-    cli.run(main)
+    cli.run(main, instead="checkpoints are given by --reference=DIR --suspect=DIR")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svdjax.atomic import remove_leftovers, write_json
+from svdjax.atomic import plain, remove_leftovers, write_json
 from svdjax.engine import devices
+from svdjax.engine.dry_run import offline
 from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.work.unit import Check, Here, Workers, failures
 from svdjax.engine.writing import writing_to
-from svdjax.errors import WorkersLost
+from svdjax.errors import WorkersLost, missing_extra
 from svdjax.fingerprint import lineage
 from svdjax.fingerprint.findings import sentences
 from svdjax.fingerprint.job import FingerprintJob
@@ -32,16 +34,19 @@ class FingerprintOutcome:
         file: The JSON file.
         page: The report; None where none was written.
         result: The content of the file.
+        was_finished: Whether there was nothing to do.
     """
 
     file: pathlib.Path
     page: pathlib.Path | None
     result: Mapping[str, Any]
+    was_finished: bool = False
 
     def text(self) -> str:
         """A few lines for stdout, with the paths."""
         paths = (str(path) for path in (self.file, self.page) if path)
-        return "\n".join([*sentences(self.result), *paths])
+        head = ["nothing to do: already finished"] * self.was_finished
+        return "\n".join([*head, *sentences(self.result), *paths])
 
 
 def run_fingerprint(
@@ -68,12 +73,19 @@ def run_fingerprint(
     if stop is None:
         with StopRequest(resumes=False) as own:
             return run_fingerprint(job, page=page, stop=own, workers=workers)
+    if page and (missing := missing_extra("matplotlib", "figures", "no page without")):
+        note(missing)
+        page = False
     file = job.file
     remove_leftovers([file.parent])
     pairs = open_pairs(job)
+    request = _request(job, pairs)
+    finished = _finished(job, request) if not page or job.page.is_file() else None
+    if finished is not None:
+        return FingerprintOutcome(file, job.page if page else None, finished, was_finished=True)
     with contextlib.ExitStack() as stack:
         who = stack.enter_context(_on_ray(job, pairs, stop)) if workers == "ray" else Here()
-        result = _judged(job, pairs, who, stop.check)
+        result = _judged(job, pairs, who, stop.check) | {"request": request}
     with writing_to(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
@@ -82,6 +94,39 @@ def run_fingerprint(
 
             write_fingerprint(job.page, result)
     return FingerprintOutcome(file, job.page if page else None, result)
+
+
+def dry_run_fingerprint(job: FingerprintJob) -> str:
+    """What `run_fingerprint` would compare; nothing is fetched or written."""
+    with offline():
+        pairs = open_pairs(job)
+    lines = ["dry run of a fingerprint: nothing is written"]
+    for pair in pairs:
+        models = (pair.reference, pair.suspect)
+        blocks = " and ".join(str(model.config.num_layers) for model in models)
+        lines.append(
+            f"{pair.reference.checkpoint.source} and {pair.suspect.checkpoint.source}: {blocks} "
+            f"blocks, {', '.join(pair.projections)}"
+        )
+        lines += [f"  {remark}" for remark in pair.notes]
+    return "\n".join([*lines, f"the verdict goes to {job.file}, a page to {job.page}"])
+
+
+def _request(job: FingerprintJob, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Whatever determines the verdict, as the file has it."""
+    asked = {name: getattr(job, name) for name in ("reference", "suspect", "ancestor")}
+    limits = dataclasses.asdict(job.thresholds)
+    known = {"thresholds": limits, "inputs": inputs(pairs), "versions": devices.versions()}
+    return plain(asked | known)
+
+
+def _finished(job: FingerprintJob, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of the file, where it is the answer to just this request."""
+    with contextlib.suppress(OSError, ValueError):
+        result = json.loads(job.file.read_text(encoding="utf-8"))
+        if isinstance(result, dict) and result.get("request") == request:
+            return result
+    return None
 
 
 def fingerprint(job: FingerprintJob, *, check: Check = lambda where: None) -> dict[str, Any]:

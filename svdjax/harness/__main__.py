@@ -1,15 +1,16 @@
 r"""Runs lm-evaluation-harness with svdjax's decoder as one of its models, "svdjax".
 
     pip install 'svdjax[harness]'
-    python -m svdjax.harness --model svdjax --model_args pretrained=DIR --tasks NAME \
+    svdjax harness --model svdjax --model_args pretrained=DIR --tasks NAME \
         --include_path FOLDER --batch_size auto
 
 All arguments go to lm-evaluation-harness, whose own help is
 
     python -m svdjax.harness run --help
 
-and `ls tasks` instead of `run` lists the tasks it knows. --model_args of the model svdjax,
-separated by commas:
+and `ls tasks` instead of `run` lists the tasks it knows. Three are svdjax's own: --dry_run tells of
+the model and asks nothing, --quiet and --progress=lines or json draw no bars. --model_args of the
+model svdjax, separated by commas:
 
     pretrained=DIR      a directory with safetensors, or a hub id org/name[@revision]
     dtype=float32       or bfloat16: dtype of weights and computation
@@ -26,10 +27,12 @@ own template. Exit status: 0 done, 2 the input cannot be used (one line on stder
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from svdjax import streams
+from svdjax import cli, streams
 from svdjax.engine.memory import check_memory
 from svdjax.engine.process import open_jax, prepare_process
 from svdjax.errors import InputError, printable
@@ -44,8 +47,15 @@ def main(arguments: Sequence[str]) -> None:
         InputError: lm_eval cannot be imported, or svdjax cannot use what is asked.
     """
     check_memory()
+    own, arguments = _own_arguments(arguments)
+    if own.quiet or own.progress in ("lines", "json"):
+        # tqdm reads it when it is loaded.
+        os.environ["TQDM_DISABLE"] = "1"
     prepare_process()
     open_jax()
+    if own.dry_run:
+        print(_dry_run(arguments))
+        return
     try:
         import lm_eval.__main__ as harness  # pyright: ignore[reportMissingImports]
     # Not only ImportError: it builds on libraries that fail in their own ways.
@@ -61,6 +71,37 @@ def main(arguments: Sequence[str]) -> None:
     harness.cli_evaluate()
 
 
+def _own_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments of svdjax, and those of the harness."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--progress", choices=("bar", "lines", "json"))
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+
+
+def _dry_run(arguments: Sequence[str]) -> str:
+    """The model that the harness would ask; nothing is fetched."""
+    from svdjax.checkpoint import model_config, open_checkpoint
+    from svdjax.engine.dry_run import describe_model, offline
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model_args", default="", nargs="*")
+    known, _ = parser.parse_known_args(arguments)
+    words = ",".join([known.model_args] if isinstance(known.model_args, str) else known.model_args)
+    parts = (word.partition("=") for word in words.split(","))
+    options = {name: value for name, _, value in parts}
+    if not options.get("pretrained"):
+        raise InputError("--model_args: expected pretrained=DIR among them")
+    with offline(), open_checkpoint(options["pretrained"]) as checkpoint:
+        config = model_config(checkpoint.home)
+        model = describe_model(checkpoint, config, options.get("dtype", "float32"))
+    return f"dry run of lm-evaluation-harness: nothing is asked\n{model}"
+
+
 if __name__ == "__main__":
     streams.configure_streams()
     if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
@@ -69,8 +110,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"{_COMMAND}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        cli.leave(f"{cli.program(_COMMAND)}: {error}", 2)
     except KeyboardInterrupt:
-        print(f"{_COMMAND}: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        cli.leave(f"{cli.program(_COMMAND)}: interrupted", 130)

@@ -3,8 +3,8 @@
 Every model reads the same prompts, with its own chat template and the paper's system prompt (arXiv
 2509.17866). CKA compares every model with the first.
 
-    python -m svdjax.probe --models=post/,replaced/,restored/ --prompts=gsm8k/train.jsonl --out=DIR
-    python -m svdjax.probe --models=a/,b/ --prompts=lines.txt --prompt_format=plain --out=DIR
+    svdjax probe --models=post/,replaced/,restored/ --prompts=gsm8k/train.jsonl --out=DIR
+    svdjax probe --models=a/,b/ --prompts=lines.txt --prompt_format=plain --out=DIR
 
 OUT/entropy.npz holds "<model>/last" and "<model>/mean" [blocks, heads]: the entropy (nats) of the
 attention of the last position, mean over the prompts, and of all positions. OUT/cka.npz holds
@@ -28,6 +28,7 @@ from svdjax.fields import Flags
 from svdjax.probe.job import ProbeJob
 
 _FLAGS = Flags(ProbeJob)
+_DRY_RUN = cli.define_common()
 
 
 def main() -> str:
@@ -37,11 +38,13 @@ def main() -> str:
         prepare_process()
         # jax is loaded from here on, after all that flags alone can be wrong about.
         open_jax()
-        from svdjax.probe.run import run_probe
+        from svdjax.probe.run import dry_run_probe, run_probe
 
+        if _DRY_RUN.value:
+            return dry_run_probe(job)
         return run_probe(job, draw=True, stop=stop).text()
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["models", "prompts", "out"])
-    cli.run(main)
+    cli.run(main, instead="models are given by --models=DIR,DIR, what they read by --prompts=FILE")

@@ -22,11 +22,12 @@ from svdjax.checkpoint import (
     open_checkpoint,
 )
 from svdjax.engine import devices
+from svdjax.engine.dry_run import describe_lengths, describe_model, offline
 from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.workdir import Workdir
 from svdjax.engine.writing import writing_to
-from svdjax.errors import InputError
+from svdjax.errors import InputError, missing_extra
 from svdjax.evaluate.benchmarks.questions import SYSTEM
 from svdjax.model import decoder_mesh
 from svdjax.probe.job import ProbeJob, cka_label, model_names
@@ -127,7 +128,10 @@ def run_probe(
             note(f"probed {model.name}: {len(model.prompts)} prompt(s)")
         (workdir.path / "figures").mkdir(exist_ok=True)
         probes.write(workdir.path)
-        if draw:
+        missing = missing_extra("matplotlib", "figures", "no figures without")
+        if draw and missing:
+            note(missing)
+        elif draw:
             from svdjax.probe.drawing import draw_probes
 
             note("drawing")
@@ -141,6 +145,27 @@ def run_probe(
         workdir.write_state(state | {"status": "done"})
         label = cka_label(job.samples, job.debiased)
         return ProbeOutcome(workdir.path, probes.entropy, probes.cka, label)
+
+
+def dry_run_probe(job: ProbeJob) -> str:
+    """What `run_probe` would read and hold; nothing is fetched or written."""
+    with offline(), contextlib.ExitStack() as stack:
+        prompts = read_prompts(job.prompts, job.limit)
+        mesh = decoder_mesh(job.devices, job.tensor_parallel)
+        lines = ["dry run of a probe: nothing is written"]
+        for model in _open_models(job, prompts, stack):
+            lengths = [len(prompt) for prompt in model.prompts]
+            shape = describe_model(model.checkpoint, model.config, job.dtype)
+            lines.append(
+                f"{model.name}: {shape}; {len(lengths)} prompt(s) of {describe_lengths(lengths)}"
+            )
+    return "\n".join(
+        [
+            *lines,
+            f"devices: {', '.join(devices.describe(mesh))}",
+            f"{ENTROPY}, {CKA} and figures go to {job.out}",
+        ]
+    )
 
 
 def _open_models(

@@ -7,17 +7,21 @@ spectra.npz, summary.json, tables, figures and a self-contained report.html, wit
 stages make the paper's constructed models, look inside every model, and put benchmarks to them.
 
     The reference family that ships with svdjax, no network needed:
-      python -m svdjax.sweep --config=configs/reference.py:quick
-      python -m svdjax.sweep --config=configs/reference.py
+      svdjax sweep --config=reference:quick
+      svdjax sweep --config=reference
 
-    Any two checkpoints, directories or hub ids (org/name[@revision]):
-      python -m svdjax.sweep --config=configs/pair.py:base=DIR,post=DIR --workdir=runs/mine
+    Any two checkpoints, directories or hub ids (org/name[@revision]); `svdjax compare` is shorter:
+      svdjax sweep --config=pair:base=DIR,post=DIR --workdir=runs/mine
 
     What would it cost? Shapes, memory, time; nothing is written:
-      python -m svdjax.sweep --config=configs/qwen2_5_math_7b.py --dry_run
+      svdjax sweep --config=qwen2_5_math_7b --dry_run
 
-    One leaf of the config set by hand (they are explained below):
-      python -m svdjax.sweep --config=configs/reference.py --config.factorisation=svd_f32
+    Leaves of the config set by hand (they are explained below):
+      svdjax sweep --config=reference --config.factorisation=svd_f32 \
+          --config.stages=spectra,nulls,report
+
+A config is named, if it ships with svdjax, or a file: `python -m svdjax.sweep
+--config=configs/reference.py:quick` in a checkout is the first command above.
 
 A sweep that was killed goes on when the same command is given again, and a finished one does
 nothing. SIGTERM and Ctrl-C end it after the group of layers in flight. A workdir that another
@@ -27,75 +31,33 @@ on request, 1 a fault of svdjax.
 
 One process uses all GPUs of its machine. More machines are workers of a Ray cluster:
       pip install "svdjax[ray]"
-      RAY_ADDRESS=HOST:PORT python -m svdjax.sweep --config=... --workers=ray
+      RAY_ADDRESS=HOST:PORT svdjax sweep --config=... --workers=ray
 Without RAY_ADDRESS a cluster of this machine alone is started. Workers read the checkpoints
 themselves, under the same paths or hub ids; this process alone writes to the workdir.
 """
 
 from __future__ import annotations
 
-import pathlib
-from typing import TYPE_CHECKING
-
 from absl import flags
-from ml_collections import config_flags
 
 from svdjax import cli
-from svdjax.engine.process import open_jax, prepare_process, set_cpu_devices
-from svdjax.engine.signals import StopRequest
-from svdjax.errors import InputError
-from svdjax.sweep.session import for_workers
+from svdjax.sweep.command import SweepFlags
 
-if TYPE_CHECKING:
-    from svdjax.sweep.config import SweepConfig
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with its argument after a colon: configs/pair.py:base=D,post=D."
+_FLAGS = SweepFlags(
+    "Config, with its argument after a colon: the name of one that ships, as "
+    "pair:base=D,post=D, or the path of a file."
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory for the results; default runs/<name of the config>."
-)
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print shapes, memory and predicted time, write nothing."
-)
-_WORKERS = cli.define_workers("config.devices")
 
 
 def main() -> str:
     """Runs the sweep that the flags ask for; returns the summary for stdout."""
-    if _DRY_RUN.value:
-        config = _prepared()
-        open_jax()
-        from svdjax.sweep.dry_run import dry_run
-
-        return dry_run(config)
-    with StopRequest() as stop:
-        config = _prepared()
-        remote = _WORKERS.value == "ray"
-        if remote:
-            # It plans for a worker's devices, and computes on none.
-            set_cpu_devices(for_workers(config).settings.devices)
-        # jax is loaded from here on, after the faults of flags and config are reported.
-        open_jax(devices=not remote)
-        from svdjax.sweep import pages
-        from svdjax.sweep.run import run_sweep
-
-        workdir = _WORKDIR.value
-        if workdir is None:
-            workdir = pathlib.Path("runs") / config.name
-        elif not workdir:
-            raise InputError("--workdir is empty: name a directory, or leave it out")
-        return run_sweep(config, workdir, pages, stop=stop, workers=_WORKERS.value).summary()
-
-
-def _prepared() -> SweepConfig:
-    """Configures the process and reads the config."""
-    prepare_process()
-    from svdjax.sweep.config import read_config
-
-    return read_config(_CONFIG.value)
+    return _FLAGS.run(_FLAGS.config.value)
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    cli.run(main)
+    cli.run(
+        main,
+        instead="a sweep is given by --config=NAME; two checkpoints are compared by "
+        "svdjax compare BASE POST",
+    )

@@ -15,7 +15,7 @@ from svdjax import fields
 from svdjax.construct.options import ConstructionOptions
 from svdjax.construct.recipes import VARIANTS, Variant
 from svdjax.engine.pairs import PAIR_LEAVES, PairSpec, pair_label
-from svdjax.errors import InputError, did_you_mean
+from svdjax.errors import InputError, did_you_mean, missing_extra
 from svdjax.evaluate.job import EvaluationOptions
 from svdjax.fields import as_leaf, setting
 from svdjax.nulls.options import NullOptions
@@ -147,7 +147,17 @@ class Settings:
             )
         if "nulls" in self.stages:
             faults += fields.faults(self.nulls, as_leaf("nulls"))
-        return faults + self._construction_faults() + self._behaviour_faults()
+        faults += self._construction_faults() + self._behaviour_faults()
+        return faults + self._missing_packages()
+
+    def _missing_packages(self) -> list[str]:
+        """Packages of extras that the stages need, and what to do."""
+        missing = []
+        if "report" in self.stages:
+            missing.append(missing_extra("matplotlib", "figures", "the report stage draws with"))
+        if self.reads_questions:
+            missing.append(missing_extra("math_verify", "eval", "answers are compared by"))
+        return [text for text in missing if text]
 
     def _construction_faults(self) -> list[str]:
         faults = []

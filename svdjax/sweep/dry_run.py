@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from svdjax.checkpoint import resolve
 from svdjax.engine import devices
 from svdjax.engine.cost import COMPILE_SECONDS, LOAD_SECONDS, matrix_bytes, measure_rates
+from svdjax.engine.dry_run import offline
 from svdjax.engine.groups import Group, padding_share
+from svdjax.engine.inputs import note_swapped
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import duration, size
 from svdjax.errors import InputError
-from svdjax.report import style
 from svdjax.spectral import get_factorisation
 from svdjax.sweep.config import read_config
 from svdjax.sweep.plan import SweepPlan, plan_sweep
@@ -41,10 +39,11 @@ def dry_run(config: Any) -> str:
     """
     sweep = read_config(config)
     get_factorisation(sweep.settings.factorisation)
-    with _offline():
+    with offline():
         _need_local(sweep.pairs)
         start = time.perf_counter()
         plan = plan_sweep(sweep)
+    note_swapped(plan.jobs)
     return _table(plan, time.perf_counter() - start)
 
 
@@ -114,6 +113,10 @@ def _table(plan: SweepPlan, planning: float) -> str:
 
 def _figure_seconds() -> float:
     """Seconds of drawing two rows of four small heatmaps, as most figures of a pair's page are."""
+    from matplotlib.figure import Figure
+
+    from svdjax.report import style
+
     best = np.inf
     for _ in range(2):
         start = time.perf_counter()
@@ -141,20 +144,6 @@ def _need_local(pairs: Sequence[PairSpec]) -> None:
             f"{', '.join(absent)}: neither a directory nor in the Hugging Face hub's cache, and a "
             "dry run downloads nothing; fetch hub ids with `hf download ID` first"
         )
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Keeps huggingface_hub, which reads this when it is imported, from downloading."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def _device_bytes(group: Group, device_count: int) -> int:

@@ -131,6 +131,7 @@ class _Sweep:
         if self.place.existed:
             self._take()
         plan = plan_sweep(self.sweep, check=self.stop.check)
+        inputs.note_swapped(plan.jobs)
         digests = plan.digests(self.stop.check)
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":

@@ -76,6 +76,33 @@ def find_steps(directory: str | os.PathLike[str]) -> dict[str, str]:
     return {str(number): str(path) for number, path in sorted(steps.items())}
 
 
+def read_points(
+    directory: str | os.PathLike[str], base: str = "", every: int = 1
+) -> dict[str, str]:
+    """Points of a trajectory.
+
+    Args:
+        directory: The run's directory, as `find_steps` takes it.
+        base: What the run started from, where that is not among the steps.
+        every: Distance of the steps that are taken, beside the first and the last.
+
+    Returns:
+        Directories by label, in order.
+
+    Raises:
+        InputError: As `find_steps`, or there is only one point.
+    """
+    steps = find_steps(directory)
+    labels = list(steps)
+    chosen = dict.fromkeys([*labels[::every], labels[-1]])
+    points = ({BASE: base} if base else {}) | {label: steps[label] for label in chosen}
+    if len(points) < 2:
+        raise InputError(
+            f"steps={directory}: one step, {labels[0]}; expected two, or base=DIRECTORY beside"
+        )
+    return points
+
+
 def trajectory_pairs(points: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Pairs of a trajectory.
 

@@ -21,7 +21,8 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 import svdjax
-from svdjax.engine import process
+from svdjax.__main__ import COMMANDS
+from svdjax.engine import process, progress
 from svdjax.engine.signals import StopRequest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ class Done:
 
 
 def call(command: str, *arguments: str, stop: Callable[[str], object] | None = None) -> Done:
-    """Runs `python -m svdjax.COMMAND` with `arguments` in this process, as its `__main__`.
+    """Runs `svdjax COMMAND` with `arguments` in this process, as its `__main__`.
 
     Only how a process is set up is left out (`prepare_process`, absl's log handler): this one is.
 
@@ -53,12 +54,14 @@ def call(command: str, *arguments: str, stop: Callable[[str], object] | None = N
         it says yes, SIGTERM comes; what it raises is a death that leaves the files as they are.
     """
     out, err = io.StringIO(), io.StringIO()
-    file = ROOT / "svdjax" / command / "__main__.py"
+    place = ROOT.joinpath(*COMMANDS[command].split("."))
+    file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         # Flags that the command defines are gone afterwards, and so are modules that define some.
         enter(flagsaver.flagsaver())
         stack.callback(_forget_flags)
+        stack.callback(progress.set_mode, "auto")
         enter(mock.patch.object(sys, "argv", [str(file), *arguments]))
         enter(mock.patch.object(process, "prepare_process"))
         enter(mock.patch.object(app, "run", _run))

@@ -7,7 +7,6 @@ It runs in a worker process, because some answers take forever or all memory.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import re
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, missing_extra
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
 from svdjax.evaluate.benchmarks.questions import Question
 from svdjax.text.worker import Worker, WorkerLost, WorkerUnavailable
@@ -23,7 +22,7 @@ from svdjax.text.worker import Worker, WorkerLost, WorkerUnavailable
 MOST_CHARACTERS = 2000
 MOST_MEMORY = 2 << 30
 _HANDLER = pathlib.Path(__file__).with_name("math_handler.py")
-_INSTALL = "answers are compared by math-verify, which {why}; pip install math-verify"
+GRADING = "answers are compared by"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|[+-]?\.[0-9]+")
 
 
@@ -56,8 +55,8 @@ class Grader:
     """
 
     def __init__(self, timeout: float = 10.0):
-        if importlib.util.find_spec("math_verify") is None:
-            raise InputError(_INSTALL.format(why="is not installed"))
+        if missing := missing_extra("math_verify", "eval", GRADING):
+            raise InputError(missing)
         self.worker, self._timeout = Worker(_HANDLER, MOST_MEMORY), timeout
         self._cache: dict[tuple[str, str], tuple[bool, str]] = {}
 
@@ -119,7 +118,9 @@ class Grader:
         except WorkerLost as error:
             return False, "timeout" if error.timed_out else "not comparable"
         except WorkerUnavailable as error:
-            raise InputError(_INSTALL.format(why=error)) from None
+            raise InputError(
+                f"{GRADING} math-verify, which {error}; pip install 'svdjax[eval]'"
+            ) from None
         return reply.get("equal", False), reply.get("reason", "not comparable")
 
 
