@@ -135,14 +135,14 @@ class NullsWork:
                 del base, post
                 yield Piece(unit, (draws, time.perf_counter() - start))
 
-    def keep(self, piece: Piece) -> None:
+    def keep(self, piece: Piece) -> str:
         """Puts the draws of a group into the journal."""
         draws, seconds = piece.value
         self._journal.write(piece.unit.key, draws)
         pair = piece.unit.task.group.pair
         self._seconds[pair] += seconds
         done, count = self._count(pair)
-        note(f"drew {done}/{count} {_words(piece.unit.task)} ({seconds:.2f} s)")
+        return f"drew {done}/{count} {_words(piece.unit.task)} ({seconds:.2f} s)"
 
     def results(self, job: PairJob) -> NullResults:
         """The null models of a pair, judged and saved."""

@@ -72,8 +72,9 @@ def compare(
     inputs.check_values([job])
     mesh = machine.layer_mesh(devices, working_bytes([job.plan]))
     plan = plan_spectra([job], settings, mesh.size)
-    shown = Progress(len(plan.groups), total_work(plan.groups), quiet=not progress)
-    pieces = []
+    shown, pieces = Progress("spectra"), []
+    if progress:
+        shown.begin("spectra", len(plan.groups), total_work(plan.groups))
     try:
         with CompileQueue() as compile_queue:
             stream = compute_groups(
@@ -84,7 +85,8 @@ def compare(
                 cache=FactorCache(settings, sources=plan.shared),
             )
             for piece in stream:
-                shown.computed(piece.group, piece.seconds)
+                if progress:
+                    shown.computed(piece.group, piece.seconds)
                 pieces.append(piece)
     finally:
         shown.close()

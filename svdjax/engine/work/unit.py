@@ -36,11 +36,13 @@ class Piece(NamedTuple):
         unit: The unit.
         value: Picklable; what the stage keeps in its journal.
         last: Whether the unit is done with it.
+        share: Of the unit's cost.
     """
 
     unit: Unit
     value: Any
     last: bool = True
+    share: float = 1.0
 
 
 class Work(Protocol):
@@ -72,10 +74,14 @@ class Workers(Protocol):
     Attributes:
         remote: Whether they are other processes.
         failed: What became of units that no worker could do: a reason by label.
+        count: How many there are at the moment.
     """
 
     remote: bool
     failed: dict[str, str]
+
+    @property
+    def count(self) -> int: ...  # noqa: D102
 
     def do(
         self, work: Work, units: Sequence[Unit], check: Check, shared: Any = None
@@ -105,7 +111,7 @@ def failures(failed: dict[str, str]) -> str:
 class Here:
     """This process, over all its devices; it imports nothing that a sweep alone does not need."""
 
-    remote = False
+    remote, count = False, 1
 
     def __init__(self) -> None:
         self.failed: dict[str, str] = {}
