@@ -137,7 +137,7 @@ class _Sweep:
         digests = plan.digests(self.stop.check)
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
-            finished = self._finished(plan)
+            finished = self._finished()
             if finished is not None:
                 return finished
         start = time.perf_counter()
@@ -297,30 +297,14 @@ class _Sweep:
         entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index
 
-    def _finished(self, plan: SweepPlan) -> SweepOutcome | None:
+    def _finished(self) -> SweepOutcome | None:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
-        names = [spec.name for spec in self.sweep.pairs]
         if not all(path.is_file() for path in self._outputs()):
             return None
-        index = self.place.path / "report.html" if "report" in self.state["stages"] else None
         try:
-            comparisons = {name: Comparison.load(self.place.path / name) for name in names}
-            results = {
-                stage.name: {
-                    name: stage.load(self.place.path / name)
-                    for name in stage.pairs(self.sweep.pairs)
-                }
-                for stage in plan.stages
-            }
+            return SweepOutcome.load(self.place.path)
         except InputError:
             return None  # damaged like missing: it is made again
-        return SweepOutcome(
-            workdir=self.place.path,
-            comparisons=comparisons,
-            report=index,
-            was_finished=True,
-            results=results,
-        )
 
     def _outputs(self) -> list[pathlib.Path]:
         """The files without which a sweep is not done."""
