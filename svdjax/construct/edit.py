@@ -190,7 +190,7 @@ class Edit(abc.ABC):
         with self.progress(self.job.construction, groups, missing) as (progress, check):
             for group, w, info, seconds in self.build(rewrite, missing, check):
                 rewrite.write(by_tensor(group, w), dict(zip(group.tensors, info, strict=True)))
-                progress.computed(group, seconds)
+                progress.computed(group, seconds, group.projection.shape)
                 del w
 
 

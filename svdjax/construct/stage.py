@@ -120,6 +120,7 @@ class VariantsWork:
                 task=_Task(name, model.name),
                 cost=pair.cost(model),
                 affinity=(name, variant_of(model).name),
+                program=(variant_of(model).recipe.kind, getattr(model, "kind", "")),
             )
             for model in missing
         ]

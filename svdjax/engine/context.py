@@ -163,8 +163,9 @@ class Context:
 
     def _fill(self, work: StageWork[Any], units: Iterable[Unit], shared: Any) -> None:
         for piece in self.workers.do(work, _once(units), self.check, shared):
-            told = work.keep(piece)
-            self.progress.advance(piece.unit.cost * piece.share, told, last=piece.last)
+            unit, told = piece.unit, work.keep(piece)
+            work_done = unit.cost * piece.share
+            self.progress.advance(work_done, told, last=piece.last, program=unit.program)
 
 
 def _once(units: Iterable[Unit]) -> list[Unit]:

@@ -7,12 +7,13 @@ feed-forward matrices takes many times as long as one of key projections.
 
 from __future__ import annotations
 
+import collections
 import json
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import tqdm
@@ -59,13 +60,13 @@ class Progress:
             stage: Its name.
             total: Items of it, of all pairs.
             work: Sum of their work.
-            workers: How many are worked on at once. As many of the first ones compile, and are left
-                out of the rate.
+            workers: How many are worked on at once.
         """
         self.close()
         self._stage, self.total, self.count = stage, total, 0
-        self._work, self._done, self._compiling = max(work, 1e-9), 0.0, workers
-        self._since, self._before = time.perf_counter(), 0.0
+        self._work, self._done, self._workers = max(work, 1e-9), 0.0, workers
+        self._last, self._compiled = time.perf_counter(), collections.Counter[Hashable]()
+        self._rated, self._seconds = 0.0, 0.0  # what the rate is of
         if total and len(self._stages) > 1:
             note(f"stage {self._stages.index(stage) + 1} of {len(self._stages)}: {stage}")
         if total and (_mode == "bar" or (_mode == "auto" and sys.stderr.isatty())):
@@ -76,36 +77,44 @@ class Progress:
         """Counts a group that came out of the journal."""
         self.count += 1
         self._done += group.work
-        self._before += group.work
 
-    def computed(self, group: Group, seconds: float) -> None:
-        """Counts a group that was computed and kept."""
+    def computed(self, group: Group, seconds: float, program: Hashable = None) -> None:
+        """Counts a group that was computed and kept; `program`: as of `advance`."""
         place = f"{self.count + 1}/{self.total} {group.pair} {group.label}"
-        self.advance(group.work, f"computed {place} ({seconds:.2f} s)")
+        self.advance(group.work, f"computed {place} ({seconds:.2f} s)", program=program)
 
-    def advance(self, work: float, text: str = "", *, last: bool = True) -> None:
+    def advance(
+        self, work: float, text: str = "", *, last: bool = True, program: Hashable = None
+    ) -> None:
         """Counts work that is done, and tells of it.
 
         Args:
             work: How much.
             text: What is told; empty for nothing.
             last: Whether an item is done with it.
+            program: What had to be compiled for it. The first item of a program, and of every
+                worker, is left out of the rate.
         """
         self.count += last
         self._done += work
-        if work and self._compiling:
-            self._compiling -= 1
-            self._since, self._before = time.perf_counter(), self._done
+        if work:
+            now = time.perf_counter()
+            if self._compiled[program] < self._workers:
+                self._compiled[program] += 1
+            else:
+                self._rated += work
+                self._seconds += now - self._last
+            self._last = now
         if text:
             note(f"{text} [{', '.join(filter(None, self._words()))}]", **self._facts())
         self._show()
 
     def left(self) -> float | None:
         """Seconds that are left of the stage, by its rate in this run; None before it has one."""
-        elapsed, done = time.perf_counter() - self._since, self._done - self._before
-        if self._compiling or done <= 0:
-            return 0.0 if self._done >= self._work else None
-        return elapsed / done * max(self._work - self._done, 0.0)
+        work = max(self._work - self._done, 0.0)
+        if not self._rated:
+            return None if work else 0.0
+        return self._seconds / self._rated * work
 
     def close(self) -> None:
         """Takes the bar away."""

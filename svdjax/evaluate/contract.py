@@ -88,14 +88,13 @@ class EvaluationStage(Stage):
 
     def cells(self, results: Any) -> dict[str, str]:
         base, post = (results.scores.get(side, {}) for side in ("base", "post"))
-        return {
-            "accuracy": "; ".join(
-                f"{benchmark} "
-                + (f"{base[benchmark].accuracy_mean:.1f} → " if benchmark in base else "")
-                + f"{score.accuracy_mean:.1f} %"
-                for benchmark, score in post.items()
-            )
-        }
+        parts = [
+            f"{benchmark} " * (len(post) > 1)
+            + (f"{base[benchmark].accuracy_mean:.1f} → " if benchmark in base else "")
+            + f"{score.accuracy_mean:.1f} %"
+            for benchmark, score in post.items()
+        ]
+        return {"accuracy": "; ".join(parts)}
 
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         from svdjax.evaluate.page import answers_section

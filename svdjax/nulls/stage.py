@@ -213,7 +213,8 @@ class NullsWork:
                 label=f"nulls of {_words(sample)}",
                 task=sample,
                 cost=group.length * null_work(group.projection.shape, options.draws),
-                affinity=group.projection.shape,  # they have their programs in common
+                affinity=group.projection.shape,
+                program=group.projection.shape,
             )
             for group, sample in zip(groups, samples)
         ]

@@ -135,7 +135,7 @@ def _compare(job: PairJob, settings: Settings, progress: bool = False) -> Compar
             )
             for piece in stream:
                 if progress:
-                    shown.computed(piece.group, piece.seconds)
+                    shown.computed(piece.group, piece.seconds, piece.group.projection.shape)
                 pieces.append(piece)
     finally:
         shown.close()

@@ -182,7 +182,8 @@ class _Run:
             computed = piece.value
             self.journals[computed.group.pair].write(computed.group, computed.metrics)
             self._pieces[computed.group] = computed
-            progress.computed(computed.group, computed.seconds)
+            programs = tuple(plan.programs([computed.group]))
+            progress.computed(computed.group, computed.seconds, programs)
             yield computed
 
     def complete(

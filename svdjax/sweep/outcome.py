@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _MOST_PAIRS, _MOST_NAMES = 20, 2
 _LEVEL = 0.05
+_LEGEND = (
+    "ranges over the projections; NF share: NF of that of unrelated matrices; co-rotation: ½ by "
+    f"chance, and in how many projections it is not (p ≤ {_LEVEL})"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +122,7 @@ class SweepOutcome(Mapping[str, Comparison]):
         ]
         if len(self) > _MOST_PAIRS:
             notes.append(f"{len(self) - _MOST_PAIRS} more pairs")
-        notes.append(f"in the directory of each pair: {', '.join(dict.fromkeys(files))}")
+        notes += [_LEGEND, f"in the directory of each pair: {', '.join(dict.fromkeys(files))}"]
         if width is not None:
             lines, notes = ([wrapped(line, width) for line in part] for part in (lines, notes))
         lines += [text_table(self._rows(_MOST_PAIRS), width), *notes]
@@ -200,7 +204,7 @@ def _cells(comparison: Comparison) -> dict[str, str]:
     p_values = [p for p in comparison.corotation_p.values() if not math.isnan(p)]
     if p_values:
         count = sum(p <= _LEVEL for p in p_values)
-        rotation += f" ({count} of {len(p_values)} beyond chance)"
+        rotation += f" ({count}/{len(p_values)})"
     odd = by_matrix(comparison.stands_out)
     names = [
         f"{matrix_name(comparison, *matrix)} ({', '.join(entry.metric for entry in entries)})"
@@ -210,7 +214,7 @@ def _cells(comparison: Comparison) -> dict[str, str]:
     return {
         "pair": comparison.pair,
         "alpha": _span((one.alpha_mean for one in projections), "{:.3f}"),
-        "NF / unrelated": shares if shares == "–" else f"{shares} %",
+        "NF share": shares if shares == "–" else f"{shares} %",
         "co-rotation": rotation,
         "stands out": "; ".join(names) or "–",
     }
@@ -222,4 +226,4 @@ def _span(values: Iterable[float], form: str) -> str:
     if not defined:
         return "–"
     low, high = form.format(min(defined)), form.format(max(defined))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}–{high}"

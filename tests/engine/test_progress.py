@@ -70,6 +70,15 @@ def test_each_of_several_workers_compiles(clock):
     assert progress.left() == pytest.approx(7 * 5.0)
 
 
+def test_the_first_item_of_every_program_is_left_out(clock):
+    progress = Progress("spectra")
+    progress.begin("spectra", 8, 8.0)
+    for program, seconds in (("a", 60.0), ("a", 2.0), ("b", 50.0), ("a", 2.0), ("b", 2.0)):
+        clock.now += seconds
+        progress.advance(1.0, program=program)
+    assert progress.left() == pytest.approx(3 * 2.0)
+
+
 def test_what_was_reused_is_no_rate(clock):
     group: Any = SimpleNamespace(pair="a", label="q_proj[0:1]", work=1.0)
     progress = Progress("spectra")

@@ -37,7 +37,7 @@ def row(comparison: Comparison) -> str:
 def test_clean_layers_are_silent(clean):
     assert clean.stands_out == ()
     assert clean.summary()["stands_out"] == []
-    assert row(clean).endswith("beyond chance)  –")
+    assert row(clean).endswith("/2)  –")
 
 
 @pytest.mark.parametrize(

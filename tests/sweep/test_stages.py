@@ -28,7 +28,7 @@ def test_a_stage_is_one_folder_and_one_line(tmp_path, monkeypatch):
     done = run_sweep(config, workdir, pages)
     matrices = done.results["trial"]["pair"]["matrices"]
     assert matrices > 0
-    _, head, row, files, last = done.summary().splitlines()
+    _, head, row, _, files, last = done.summary().splitlines()
     assert head.endswith("  matrices")
     assert row.endswith(f"  {matrices}")
     assert files == "in the directory of each pair: summary.json, trial.json"

@@ -20,6 +20,7 @@ class Unit:
         task: What is to be done, small and picklable; its meaning is the stage's.
         cost: Of units of one stage, the larger are handed out first.
         affinity: What units have in common that a process keeps between them, such as a model.
+        program: What is compiled for it, and for all that have the same one.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Unit:
     task: Any
     cost: float = 1.0
     affinity: Hashable = None
+    program: Hashable = None
 
 
 class Piece(NamedTuple):
