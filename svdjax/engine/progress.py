@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from svdjax.engine.groups import Group
 
 MODES = ("auto", "bar", "lines", "json", "quiet")
-"""How progress is told: with a bar (``auto``: on a terminal), in lines, as JSON a line, not."""
+"""How progress is told: lines, with a bar on a terminal (``auto``); one of the forms alone; not."""
 
 _LEAST_BAR, _MOST_BAR = 8, 40
 
@@ -37,6 +37,11 @@ def set_mode(mode: str) -> None:
     global _mode
     assert mode in MODES, mode
     _mode = mode
+
+
+def shows_bars() -> bool:
+    """Whether bars are drawn on stderr."""
+    return _mode == "bar" or (_mode == "auto" and sys.stderr.isatty())
 
 
 class Progress:
@@ -69,7 +74,7 @@ class Progress:
         self._rated, self._seconds = 0.0, 0.0  # what the rate is of
         if total and len(self._stages) > 1:
             note(f"stage {self._stages.index(stage) + 1} of {len(self._stages)}: {stage}")
-        if total and (_mode == "bar" or (_mode == "auto" and sys.stderr.isatty())):
+        if total and shows_bars():
             self._bar = tqdm.tqdm(file=sys.stderr, leave=False, bar_format="{desc}")
             self._show()
 
@@ -141,9 +146,10 @@ class Progress:
             "stage": self._stage,
             "number": self._stages.index(self._stage) + 1 if self._stage in self._stages else 1,
             "stages": max(len(self._stages), 1),
-            "items": [self.count, self.total],
-            "done": round(self._share, 4),
-            "left_seconds": None if left is None else round(left, 1),
+            "done": self.count,
+            "total": self.total,
+            "share": round(self._share, 4),
+            "seconds_left": None if left is None else round(left, 1),
         }
 
     def _show(self) -> None:
@@ -172,11 +178,13 @@ def note(text: str, **facts: Any) -> None:
     if _listener is not None:
         _listener(text)
     elif _mode == "json":
-        print(json.dumps({"text": as_line(text), **facts}), file=sys.stderr, flush=True)
-    elif _mode != "quiet" and sys.stderr.isatty():
+        print(json.dumps({"note": as_line(text), **facts}), file=sys.stderr, flush=True)
+    elif _mode not in ("auto", "lines"):
+        return
+    elif sys.stderr.isatty():
         tqdm.tqdm.write(wrapped(as_line(text), shutil.get_terminal_size().columns), file=sys.stderr)
         sys.stderr.flush()
-    elif _mode != "quiet":
+    else:
         print(as_line(text), file=sys.stderr, flush=True)
 
 

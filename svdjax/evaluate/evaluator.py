@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import tqdm
 from jax.sharding import Mesh
 
-from svdjax.engine.progress import duration, note
+from svdjax.engine.progress import duration, note, shows_bars
 from svdjax.errors import Interrupted
 from svdjax.evaluate.benchmarks import Grader, Question, in_repeat
 from svdjax.evaluate.job import EvaluationOptions
@@ -120,7 +120,7 @@ class Evaluator:
             desc=self.label,
             file=sys.stderr,
             leave=False,
-            disable=quiet or not sys.stderr.isatty(),
+            disable=quiet or not shows_bars(),
         )
         with bar:
             completions = generator.run([self._request(key) for key in keys])

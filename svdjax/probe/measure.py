@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from svdjax.atomic import write_npz
 from svdjax.checkpoint import ModelConfig
-from svdjax.engine.progress import note
+from svdjax.engine.progress import note, shows_bars
 from svdjax.model import shard_params
 from svdjax.probe.activations import probe
 from svdjax.probe.cka import cka_from_grams, grams
@@ -94,7 +94,7 @@ def probe_model(
         desc=f"probing {label}",
         file=sys.stderr,
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=not shows_bars(),
     ) as bar:
 
         def done(count: int) -> None:

@@ -144,16 +144,30 @@ def test_json_is_an_object_a_line(mode, capsys):
     progress.begin("nulls", 2, 4.0)
     progress.advance(1.0, "drew 1/2")
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
-    assert first == {"text": "stage 2 of 2: nulls"}
+    assert first == {"note": "stage 2 of 2: nulls"}
     assert second == {
-        "text": "drew 1/2 [2/2 nulls 25 %]",
+        "note": "drew 1/2 [2/2 nulls 25 %]",
         "stage": "nulls",
         "number": 2,
         "stages": 2,
-        "items": [1, 2],
-        "done": 0.25,
-        "left_seconds": None,
+        "done": 1,
+        "total": 2,
+        "share": 0.25,
+        "seconds_left": None,
     }
+
+
+def test_a_bar_alone_has_no_lines(mode, monkeypatch):
+    shown = terminal(monkeypatch)
+    mode("bar")
+    progress = Progress("spectra")
+    progress.begin("spectra", 2, 4.0)
+    progress.advance(1.0, "drew 1/2")
+    note("a remark")
+    progress.close()
+    assert "spectra 25 %" in shown.getvalue()
+    assert "drew" not in shown.getvalue()
+    assert "remark" not in shown.getvalue()
 
 
 def test_quiet_is_quiet(mode, monkeypatch):
