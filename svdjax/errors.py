@@ -81,6 +81,8 @@ def printable(text: str, most: int | None = None) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """``; did you mean 'eq11'?`` where one of the known names is close to `name`, else empty."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    """``; did you mean 'eq11'?`` where a known name is close to `name` or begins so, else empty."""
+    word, known = str(name), list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    near = near or [each for each in known if word and each.startswith(word)]
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -171,7 +171,7 @@ class Construction(Edit):
                 base, post = (self._builder.values(w)[: len(group.tensors)] for w in stacks)
                 kept[group] = values = {"base": base, "post": post}
                 rewrite.keep(self.part("spectra", group), values)
-                progress.computed(group, time.perf_counter() - began)
+                progress.computed(group, time.perf_counter() - began, group.projection.shape)
         return joined({group: values for group, values in kept.items() if values is not None})
 
     def _alpha(self, projection: Projection, base: np.ndarray, post: np.ndarray) -> float:

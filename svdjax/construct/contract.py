@@ -95,10 +95,6 @@ class ConstructionsStage(Stage):
             programs = max(programs, len(set(shapes)) * len(variants))
         return Forecast([], seconds, programs)
 
-    def summary(self, results: Any) -> str:
-        beside = f" and {len(results.controls)} controls" if results.controls else ""
-        return f"{len(results.variants)} constructed models{beside}"
-
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         from svdjax.construct.page import pair_section
 

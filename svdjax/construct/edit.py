@@ -194,14 +194,14 @@ class Edit(abc.ABC):
         self, stage: str, groups: Sequence[Group], missing: Sequence[Group]
     ) -> Iterator[tuple[Progress, Check]]:
         """Tells of groups as they are computed, and what to call between them."""
-        total = total_work(groups)
-        with contextlib.closing(Progress(len(groups), total, stage=stage)) as progress:
+        with contextlib.closing(Progress(stage)) as progress:
+            progress.begin(stage, len(groups), total_work(groups))
             for group in groups:
                 if group not in missing:
                     progress.reused(group)
             yield (
                 progress,
-                lambda: self.stop.check(f"{progress.count} of {progress.groups} groups done"),
+                lambda: self.stop.check(f"{progress.count} of {progress.total} groups done"),
             )
 
     def _fill(self, rewrite: CheckpointRewrite) -> None:
@@ -210,7 +210,7 @@ class Edit(abc.ABC):
         with self.progress(self.job.construction, groups, missing) as (progress, check):
             for group, w, info, seconds in self.build(rewrite, missing, check):
                 rewrite.write(by_tensor(group, w), dict(zip(group.tensors, info, strict=True)))
-                progress.computed(group, seconds)
+                progress.computed(group, seconds, group.projection.shape)
                 del w
 
 

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from svdjax.atomic import remove_leftovers
@@ -30,7 +29,7 @@ from svdjax.construct.variant_builder import VariantBuilder, cached_builder, var
 from svdjax.engine.context import Context
 from svdjax.engine.groups import Group
 from svdjax.engine.inputs import PairJob
-from svdjax.engine.progress import duration, note
+from svdjax.engine.progress import note
 from svdjax.engine.work.unit import Check, Here, Piece, Unit
 from svdjax.spectra.compute import padded_stack
 from svdjax.spectra.results import Comparison
@@ -87,15 +86,6 @@ class _FactorTask(NamedTuple):
     group: Group
 
 
-@dataclass
-class _Progress:
-    """The models of a pair: all, those that are made, and the seconds of those made now."""
-
-    models: int
-    made: int
-    seconds: list[float] = field(default_factory=list)
-
-
 class VariantsWork:
     """What computes the models of pairs; see `svdjax.engine.context.StageWork`.
 
@@ -116,13 +106,13 @@ class VariantsWork:
         self._jobs = {job.spec.name: job for job in jobs}
         self._comparisons, self._heldout, self._context = comparisons, heldout, context
         self._stacks = cached_builder(context)
-        self._progress: dict[str, _Progress] = {}
+        self._made: dict[str, int] = {}
 
     def units(self, job: PairJob) -> list[Unit]:
         """The models of a pair that the journal lacks, each before its controls."""
         name, pair = job.spec.name, self._pair(job.spec.name)
         missing = pair.missing()
-        self._progress[name] = _Progress(len(pair.models), len(pair.models) - len(missing))
+        self._made[name] = len(pair.models) - len(missing)
         units = [
             Unit(
                 key=f"{name} {model.name} {pair.key(model)}",
@@ -130,6 +120,7 @@ class VariantsWork:
                 task=_Task(name, model.name),
                 cost=pair.cost(model),
                 affinity=(name, variant_of(model).name),
+                program=(variant_of(model).recipe.kind, getattr(model, "kind", "")),
             )
             for model in missing
         ]
@@ -180,7 +171,7 @@ class VariantsWork:
             if pair is None or pair.name != task.pair:
                 pair = None  # before the weights of the next one are read
                 pair = self._pair(task.pair)
-            done = self._done(task.pair)
+            done = self._done(pair)
             check(done)
             if task.model:
                 model = pair.models[task.model]
@@ -188,27 +179,17 @@ class VariantsWork:
             else:
                 yield Piece(unit, pair.original_loss())
 
-    def keep(self, piece: Piece) -> None:
+    def keep(self, piece: Piece) -> str:
         """Journals a model or the original's loss."""
         task, value = piece.unit.task, piece.value
         pair = self._pair(task.pair)
         if not task.model:
             pair.write_loss(value)
-            return
+            return ""
         pair.write(pair.models[task.model], value)
-        progress = self._progress[task.pair]
-        progress.made += 1
-        progress.seconds.append(value.seconds)
-        left = ""
-        if not self._context.workers.remote:
-            # The first ones compile: the latest tell more of what is to come.
-            recent = progress.seconds[-3:]
-            seconds = sum(recent) / len(recent) * (progress.models - progress.made)
-            left = f"; {duration(seconds)} left"
-        note(
-            f"constructed {progress.made}/{progress.models} {task.pair} {task.model} "
-            f"({value.seconds:.2f} s; {_summary(value)}{left})"
-        )
+        self._made[task.pair] += 1
+        place = f"{self._made[task.pair]}/{len(pair.models)} {task.pair} {task.model}"
+        return f"constructed {place} ({value.seconds:.2f} s; {_summary(value)})"
 
     def results(self, job: PairJob) -> ConstructionResults:
         """The models of a pair out of the journal, saved."""
@@ -223,11 +204,10 @@ class VariantsWork:
             self._context,
         )
 
-    def _done(self, name: str) -> str:
+    def _done(self, pair: PairVariants) -> str:
         """How far a pair is, where this process counts."""
-        progress = self._progress.get(name)
-        text = f"constructions of {name}"
-        return f"{text}: {progress.made} of {progress.models} done" if progress else text
+        text, made = f"constructions of {pair.name}", self._made.get(pair.name)
+        return text if made is None else f"{text}: {made} of {len(pair.models)} done"
 
 
 def _summary(result: VariantResult) -> str:

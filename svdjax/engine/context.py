@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import jax
@@ -15,6 +15,7 @@ import jax
 from svdjax.atomic import remove_leftovers
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.inputs import PairJob
+from svdjax.engine.progress import Progress
 from svdjax.engine.work.unit import Check, Piece, Unit, Work, Workers
 from svdjax.errors import InputError
 
@@ -32,8 +33,8 @@ class StageWork(Work, Protocol[Made]):
         """The units of a pair whose results the journal lacks."""
         ...
 
-    def keep(self, piece: Piece) -> None:
-        """Puts a piece into the journal."""
+    def keep(self, piece: Piece) -> str:
+        """Puts a piece into the journal; returns what is to be told of it, empty for nothing."""
         ...
 
     def results(self, job: PairJob) -> Made:
@@ -60,8 +61,10 @@ class WithoutUnits(Generic[Result]):
         del units, check
         return iter(())
 
-    def keep(self, piece: Piece) -> None:
+    def keep(self, piece: Piece) -> str:
         """Nothing."""
+        del piece
+        return ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Context:
         check: Raises if a stop was requested.
         workers: Who computes.
         compile_queue: Compiles what will be needed.
+        progress: Of the sweep.
     """
 
     workdir: pathlib.Path
@@ -89,6 +93,7 @@ class Context:
     check: Callable[[str], None]
     workers: Workers
     compile_queue: CompileQueue
+    progress: Progress = field(default_factory=Progress)
 
     @contextlib.contextmanager
     def journal(self, name: str) -> Iterator[pathlib.Path]:
@@ -136,8 +141,11 @@ class Context:
                     results[job.spec.name] = load(self.workdir / job.spec.name)
                     continue
             left.append(job)
+        units = _once(unit for job in left for unit in work.units(job))
+        cost = sum(unit.cost for unit in units)
+        self.progress.begin(work.name, len(units), cost, workers=self.workers.count)
         if self.workers.remote:
-            self._fill(work, [unit for job in left for unit in work.units(job)], shared)
+            self._fill(work, units, shared)
         for job in left:
             began, units = time.perf_counter(), work.units(job)
             if self.workers.remote and units:
@@ -153,9 +161,16 @@ class Context:
         self.entry["seconds"] = before + time.perf_counter() - start
         return {job.spec.name: results[job.spec.name] for job in jobs if job.spec.name in results}
 
-    def _fill(self, work: StageWork[Any], units: Sequence[Unit], shared: Any) -> None:
-        once: dict[str, Unit] = {}
-        for unit in units:
-            once.setdefault(unit.key, unit)
-        for piece in self.workers.do(work, list(once.values()), self.check, shared):
-            work.keep(piece)
+    def _fill(self, work: StageWork[Any], units: Iterable[Unit], shared: Any) -> None:
+        for piece in self.workers.do(work, _once(units), self.check, shared):
+            unit, told = piece.unit, work.keep(piece)
+            work_done = unit.cost * piece.share
+            self.progress.advance(work_done, told, last=piece.last, program=unit.program)
+
+
+def _once(units: Iterable[Unit]) -> list[Unit]:
+    """The first unit of every key."""
+    once: dict[str, Unit] = {}
+    for unit in units:
+        once.setdefault(unit.key, unit)
+    return list(once.values())

@@ -74,7 +74,7 @@ class Stage:
 
     Attributes:
         name: In ``config.stages`` and sweep.json.
-        file: Of a pair's results, which the closing line names.
+        file: Of a pair's results, which a sweep names at its end.
         place: Where its section stands on a page, ascending.
         anchor: Of its section; sections of one anchor become one.
         title: Heading of that section.
@@ -156,9 +156,10 @@ class Stage:
         del inputs, prepared, rates
         return Forecast([])
 
-    def summary(self, results: Any) -> str:
-        """Words of the closing line on a pair's results."""
-        raise NotImplementedError
+    def cells(self, results: Any) -> dict[str, str]:
+        """Cells of a pair in the table that a sweep ends with, by column."""
+        del results
+        return {}
 
     def section(self, results: Any, folder: pathlib.Path, page: PairPage) -> Section:
         """Writes its tables and figures of a pair; returns what the pair's page shows.

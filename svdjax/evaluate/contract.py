@@ -86,14 +86,15 @@ class EvaluationStage(Stage):
                 seconds += build_seconds(job, rates) if model is not None else 0.0
         return Forecast([line], seconds, 12)
 
-    def summary(self, results: Any) -> str:
-        limit = results.settings["max_new_tokens"]
-        post = ", ".join(
-            f"{benchmark} {score.accuracy_mean:.1f} ± {score.accuracy_std:.1f} % "
-            f"({100 - score.stopped:.1f} % cut at {limit} tokens)"
-            for benchmark, score in results.scores["post"].items()
-        )
-        return f"{len(results.scores)} models evaluated, post {post}"
+    def cells(self, results: Any) -> dict[str, str]:
+        base, post = (results.scores.get(side, {}) for side in ("base", "post"))
+        parts = [
+            f"{benchmark} " * (len(post) > 1)
+            + (f"{base[benchmark].accuracy_mean:.1f} → " if benchmark in base else "")
+            + f"{score.accuracy_mean:.1f} %"
+            for benchmark, score in post.items()
+        ]
+        return {"accuracy": "; ".join(parts)}
 
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         from svdjax.evaluate.page import answers_section

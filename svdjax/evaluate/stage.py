@@ -18,7 +18,7 @@ from svdjax.construct.contract import parameter_count
 from svdjax.construct.variant_builder import VariantBuilder, cached_builder
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
-from svdjax.engine.progress import duration, note
+from svdjax.engine.progress import note
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.evaluate.benchmarks import Grader
 from svdjax.evaluate.evaluator import LOG_SECONDS, Evaluator, make_generator
@@ -118,11 +118,10 @@ class EvaluationWork:
             **asdict(self._decoder),
         }
         self._pairs: dict[str, list[_Asked]] = {}
-        # How many responses journals lack, models that were told of, responses of this run.
+        # How many responses journals lack, and models that were told of.
         self._missing: dict[str, int] = {}
         self._told: set[tuple[str, str]] = set()
-        self._kept, self._began = 0, time.perf_counter()
-        self._logged = self._began
+        self._logged = time.perf_counter()
 
     def units(self, job: PairJob) -> list[Unit]:
         """Lots of a pair's models; one for a model and benchmark where this process computes."""
@@ -133,19 +132,22 @@ class EvaluationWork:
                 for benchmark in journals
                 for lot in self._lots(name, model, benchmark, journals)
             ]
-            # That of the whole model, whose lots then follow each other: its weights are made once.
-            cost = parameter_count(model.reader.checkpoint) * sum(len(lot.keys) for lot in lots)
+            parameters = parameter_count(model.reader.checkpoint)
+            answers = sum(len(lot.keys) for lot in lots)
             units += [
                 Unit(
                     key=f"{lot.journal} {lot.keys[0]}",
                     label=f"{name} {model.name} {lot.benchmark}",
                     task=lot,
-                    cost=cost,
+                    # Of one for others that of its model, whose lots then follow each other: its
+                    # weights are made once.
+                    cost=parameters * (len(lot.keys) if lot.whole else answers),
                     affinity=model.weights,
                 )
                 for lot in lots
             ]
-        self._tell(name)
+        for line in self._complete(name):
+            note(line)
         return units
 
     def compute(self, units: Iterable[Unit], check: Check) -> Iterator[Piece]:
@@ -168,24 +170,25 @@ class EvaluationWork:
             questions = self._inputs.questions[lot.benchmark]
             prompts = model.reader.questions[lot.benchmark]
             evaluator = Evaluator(chat, questions, prompts, self.grader, self._options, unit.label)
-            for graded in evaluator.generate(generator, lot.keys, check, quiet=not lot.whole):
-                yield Piece(unit, graded, last=False)
-            yield Piece(unit, [])
+            for graded in evaluator.generate(generator, lot.keys, check, quiet=True):
+                yield Piece(unit, graded, last=False, share=len(graded) / len(lot.keys))
+            yield Piece(unit, [], share=0.0)
 
-    def keep(self, piece: Piece) -> None:
-        """Adds responses to their journal, and tells how far the work is."""
+    def keep(self, piece: Piece) -> str:
+        """Adds responses to their journal."""
         lot: Lot = piece.unit.task
         ResponseJournal(self._folder / f"{lot.journal}.jsonl").append(piece.value)
         self._missing[lot.journal] -= len(piece.value)
-        self._kept += len(piece.value)
-        if not piece.last:
-            return
-        self._tell(lot.pair)
+        if piece.last and (complete := self._complete(lot.pair)):
+            for line in complete[:-1]:
+                note(line)
+            return complete[-1]
         now, missing = time.perf_counter(), self._missing[lot.journal]
-        if missing and now - self._logged > LOG_SECONDS:
-            self._logged = now
-            total = len(self._keys(lot.benchmark))
-            note(f"{piece.unit.label}: {total - missing} of {total} answers, {self._left()} left")
+        if not missing or now - self._logged <= LOG_SECONDS:
+            return ""
+        self._logged = now
+        total = len(self._keys(lot.benchmark))
+        return f"{piece.unit.label}: {total - missing} of {total} answers"
 
     def results(self, job: PairJob) -> EvaluationResults:
         """Scores of a pair's models; their responses are written."""
@@ -269,9 +272,9 @@ class EvaluationWork:
         summary = statistics(responses, self._options.rounds)
         return Score(**{name: summary[name] for name in Score.__dataclass_fields__})
 
-    def _tell(self, pair: str) -> None:
-        """Tells of the pair's models whose responses have become complete."""
-        asked = self._asked(pair)
+    def _complete(self, pair: str) -> list[str]:
+        """Lines on the pair's models whose responses have become complete."""
+        asked, lines = self._asked(pair), []
         for number, (model, journals) in enumerate(asked, 1):
             if (pair, model.name) in self._told or any(map(self._missing.get, journals.values())):
                 continue
@@ -284,10 +287,5 @@ class EvaluationWork:
                 f"{benchmark} {score.accuracy_mean:.1f} %, {score.tokens_mean:.0f} tokens"
                 for benchmark, score in scores.items()
             )
-            left = self._left()
-            note(f"evaluated {number}/{len(asked)} {pair} {model.name} ({summary}; {left} left)")
-
-    def _left(self) -> str:
-        """Time left in words, for what is known to be missing, by the answers of this run."""
-        seconds = time.perf_counter() - self._began
-        return duration(seconds / max(1, self._kept) * sum(self._missing.values()))
+            lines.append(f"evaluated {number}/{len(asked)} {pair} {model.name} ({summary})")
+        return lines

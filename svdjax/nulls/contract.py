@@ -52,10 +52,6 @@ class NullsStage(Stage):
         line = f"nulls: at most {draws} draws for {matrices} matrices"
         return Forecast([line], seconds, 2 * len({shape for shape, _ in shapes}))
 
-    def summary(self, results: Any) -> str:
-        cost = results.cost
-        return f"{cost['draws']} null draws for {cost['matrices']} matrices"
-
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         from svdjax.nulls.page import nulls_section
 

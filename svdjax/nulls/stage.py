@@ -135,14 +135,14 @@ class NullsWork:
                 del base, post
                 yield Piece(unit, (draws, time.perf_counter() - start))
 
-    def keep(self, piece: Piece) -> None:
+    def keep(self, piece: Piece) -> str:
         """Puts the draws of a group into the journal."""
         draws, seconds = piece.value
         self._journal.write(piece.unit.key, draws)
         pair = piece.unit.task.group.pair
         self._seconds[pair] += seconds
         done, count = self._count(pair)
-        note(f"drew {done}/{count} {_words(piece.unit.task)} ({seconds:.2f} s)")
+        return f"drew {done}/{count} {_words(piece.unit.task)} ({seconds:.2f} s)"
 
     def results(self, job: PairJob) -> NullResults:
         """The null models of a pair, judged and saved."""
@@ -213,7 +213,8 @@ class NullsWork:
                 label=f"nulls of {_words(sample)}",
                 task=sample,
                 cost=group.length * null_work(group.projection.shape, options.draws),
-                affinity=group.projection.shape,  # they have their programs in common
+                affinity=group.projection.shape,
+                program=group.projection.shape,
             )
             for group, sample in zip(groups, samples)
         ]

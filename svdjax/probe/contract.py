@@ -52,9 +52,6 @@ class ProbesStage(Stage):
         line = f"probes: {models_asked(inputs)} read {len(prepared.prompts)} prompts"
         return Forecast([line], seconds, 4)
 
-    def summary(self, results: Any) -> str:
-        return f"{len(results.titles)} models probed on {results.count} prompts"
-
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         from svdjax.probe.page import probe_section
 

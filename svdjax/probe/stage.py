@@ -123,16 +123,20 @@ class ProbesWork:
             )
             yield Piece(unit, probe.arrays())
 
-    def keep(self, piece: Piece) -> None:
+    def keep(self, piece: Piece) -> str:
         """Puts the probe of a model into the journal, for all pairs that have it."""
         self._journal.write(piece.unit.key, piece.value)
+        told = ""
         for pair, units in self._planned.items():
             for unit in units:
                 if unit.key == piece.unit.key:
                     done, count = self._count(pair)
-                    read = f": {len(self._inputs.prompts)} prompt(s)"
-                    how = read if unit.task == piece.unit.task else " already"
-                    note(f"probed {done}/{count} {_words(unit)}{how}")
+                    line = f"probed {done}/{count} {_words(unit)}"
+                    if unit.task == piece.unit.task:
+                        told = f"{line}: {len(self._inputs.prompts)} prompt(s)"
+                    else:
+                        note(f"{line} already")
+        return told
 
     def results(self, job: PairJob) -> ProbeResults:
         """The probes of a pair, compared and saved."""

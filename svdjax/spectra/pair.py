@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from svdjax.engine import devices as machine
 from svdjax.engine import inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.groups import total_work, working_bytes
+from svdjax.engine.inputs import PairJob
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import Progress
 from svdjax.errors import InputError
+from svdjax.spectra.arrays import matrices_job, params_job
 from svdjax.spectra.compute import compute_groups
 from svdjax.spectra.factor_cache import FactorCache
 from svdjax.spectra.plan import plan_spectra
-from svdjax.spectra.results import Comparison
+from svdjax.spectra.results import Comparison, ProjectionResult
 from svdjax.spectra.stage import make_comparison
 from svdjax.spectral import get_factorisation
 from svdjax.sweep.config import Settings
@@ -56,7 +59,7 @@ def compare(
     Raises:
         InputError: The two cannot be compared; the message says everything that is wrong.
     """
-    settings = Settings(
+    settings = _settings(
         factorisation=factorisation,
         measure=measure,
         corner=corner,
@@ -64,16 +67,63 @@ def compare(
         devices=devices,
         group_bytes=group_bytes,
     )
-    if faults := settings.faults():
-        raise InputError(" | ".join(faults))
-    get_factorisation(factorisation)
     spec = PairSpec("pair", os.fspath(base), os.fspath(post))
     (job,) = inputs.open_pairs([spec], split_fused=split_fused)
+    return _compare(job, settings, progress)
+
+
+def compare_params(base: Any, post: Any, *, progress: bool = False, **options: Any) -> Comparison:
+    """The same analysis of two pytrees of arrays, such as the parameters of a Flax model.
+
+    Leaves [in, out] are compared, and stacks [layers, in, out]; of others the result's `coverage`
+    says why not. A projection is called by its path, without a last ``kernel``; leaves whose paths
+    differ in the number of a layer are one, ``layers_*/mlp/up``.
+
+    Args:
+        base: Nested dicts, a Flax state or any other pytree of numpy or jax arrays.
+        post: The same of the post-trained model.
+        progress: Whether to log lines and a bar on stderr.
+        **options: factorisation, measure, corner, devices and group_bytes of `compare`.
+
+    Raises:
+        InputError: They have no matrix of the same path and shape, or one holds NaN or Inf.
+    """
+    return _compare(params_job(base, post), _settings(**options), progress)
+
+
+def compare_matrices(w_base: Any, w_post: Any, **options: Any) -> ProjectionResult:
+    """The same analysis of two matrices [in, out], or of two stacks of them [layers, in, out].
+
+    Args:
+        w_base: Numpy or jax array.
+        w_post: The same after post-training.
+        **options: As of `compare_params`.
+
+    Returns:
+        One projection, ``matrix``; its arrays have a leading axis of layers, of length 1 for two
+        matrices.
+
+    Raises:
+        InputError: Their shapes differ, or one holds NaN or Inf.
+    """
+    return _compare(matrices_job(w_base, w_post), _settings(**options))["matrix"]
+
+
+def _settings(**options: Any) -> Settings:
+    settings = Settings(**options)
+    if faults := settings.faults():
+        raise InputError(" | ".join(faults))
+    get_factorisation(settings.factorisation)
+    return settings
+
+
+def _compare(job: PairJob, settings: Settings, progress: bool = False) -> Comparison:
     inputs.check_values([job])
-    mesh = machine.layer_mesh(devices, working_bytes([job.plan]))
+    mesh = machine.layer_mesh(settings.devices, working_bytes([job.plan]))
     plan = plan_spectra([job], settings, mesh.size)
-    shown = Progress(len(plan.groups), total_work(plan.groups), quiet=not progress)
-    pieces = []
+    shown, pieces = Progress("spectra"), []
+    if progress:
+        shown.begin("spectra", len(plan.groups), total_work(plan.groups))
     try:
         with CompileQueue() as compile_queue:
             stream = compute_groups(
@@ -84,7 +134,8 @@ def compare(
                 cache=FactorCache(settings, sources=plan.shared),
             )
             for piece in stream:
-                shown.computed(piece.group, piece.seconds)
+                if progress:
+                    shown.computed(piece.group, piece.seconds, piece.group.projection.shape)
                 pieces.append(piece)
     finally:
         shown.close()

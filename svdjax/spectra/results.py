@@ -16,6 +16,7 @@ Files of one pair (``format_version`` 1):
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -23,16 +24,21 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.engine.store import NpzFiles, Results, array_name, in_npz
-from svdjax.errors import InputError
+from svdjax.engine.store import ADDED, NpzFiles, Results, array_name, in_npz
+from svdjax.engine.text_table import html_table
+from svdjax.errors import InputError, did_you_mean
 from svdjax.spectra.standout import StandOut, stand_outs
 from svdjax.spectra.storage import limited_layers, restricted
 from svdjax.spectra.tables import FITS, ratio
 from svdjax.spectral import PairMetrics, statistics
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 SPECTRA = (
     *("sigma_base", "sigma_post", "svsm", "nf", "nf_rank"),
@@ -40,6 +46,7 @@ SPECTRA = (
     *("corotation", "corotation_z", "corotation_p", "outside_share", "nf_unrelated"),
 )
 VECTORS = tuple(key for key in PairMetrics._fields if key not in SPECTRA or key == "alpha_ls")
+SUMMARY = "summary.json"
 UNCERTAIN = 1e-5
 _NPZ = {"vectors.npz": VECTORS, "spectra.npz": SPECTRA}
 
@@ -290,9 +297,10 @@ class Comparison(Results):
         coverage: Every tensor of both sides, analysed or left out with the reason.
         projections: Results by projection name, in the order q, k, v, o, gate, up, down.
         options: How it was computed: factorisation, corner, split_fused.
+        folder: Directory that it was read from.
     """
 
-    FILE = "summary.json"
+    FILE = SUMMARY
     DAMAGED = "{folder} holds damaged results"
 
     pair: str
@@ -302,8 +310,13 @@ class Comparison(Results):
     coverage: Mapping[str, Any]
     projections: dict[str, ProjectionResult]
     options: Mapping[str, Any] = field(default_factory=dict)
+    folder: pathlib.Path | None = field(default=None, compare=False, metadata=ADDED)
 
     def __getitem__(self, projection: str) -> ProjectionResult:
+        if projection not in self.projections:
+            names = list(self.projections)
+            hint = did_you_mean(projection, names) or f"; there are {', '.join(names[:20])}"
+            raise KeyError(f"no projection {projection!r}{hint}")
         return self.projections[projection]
 
     @cached_property
@@ -363,10 +376,10 @@ class Comparison(Results):
         Raises:
             InputError: A file is missing, damaged, or of another format version.
         """
-        for file in ("summary.json", *_NPZ):
+        for file in (SUMMARY, *_NPZ):
             if not (pathlib.Path(directory) / file).is_file():
                 raise InputError(f"{directory} is not the result of a sweep: it has no {file}")
-        return super().load(directory)
+        return dataclasses.replace(super().load(directory), folder=pathlib.Path(directory))
 
     @classmethod
     def _complete(cls, stored: Any, arrays: NpzFiles) -> None:
@@ -380,23 +393,61 @@ class Comparison(Results):
                         "again in a new workdir"
                     )
 
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row for each matrix: pair, projection, layer, and what tables/layers.csv has of it.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        from svdjax.spectra.frames import to_dataframe
+
+        return to_dataframe([self])
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Every array, with dimensions pair, projection, layer and direction, or row and column.
+
+        Raises:
+            InputError: xarray is not installed.
+        """
+        from svdjax.spectra.frames import to_xarray
+
+        return to_xarray([self])
+
+    def show(self) -> pathlib.Path:
+        """Opens the page in a browser, made where there is none yet; returns its path."""
+        from svdjax.spectra.frames import show
+
+        return show(self)
+
     def __repr__(self) -> str:
+        rows = self._rows()
+        first, *widths = (max(map(len, column)) for column in zip(*rows))
+        lines = [
+            "  ".join([name.ljust(first), *map(str.rjust, cells, widths)]) for name, *cells in rows
+        ]
+        return "\n".join([self._head(), *lines])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), self._head())
+
+    def _head(self) -> str:
+        return f"Comparison {self.pair}: {self.base} -> {self.post} ({self.family})"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Cells of the table of projections, the head first."""
         names = ("projection", "in", "out", "layers", "alpha", "std", "NF", "unrelated", "ratio")
-        rows: list[tuple[str, ...]] = [names]
+        rows: list[tuple[str, ...]] = [(*names, "co-rotation", "p")]
         for result in self.projections.values():
             numbers = (
                 *(str(size) for size in (*result.shape, result.layers)),
                 *(f"{alpha:.4f}" for alpha in (result.alpha_mean, result.alpha_std)),
                 *(f"{nf:.4g}" for nf in (result.nf_mean, result.nf_unrelated)),
                 f"{result.nf_mean / result.nf_unrelated:.3f}",
+                f"{result.corotation_pooled.share:.3f}",
+                f"{self.corotation_p[result.name]:.2g}",
             )
             rows.append((result.name, *numbers))
-        first, *widths = (max(map(len, column)) for column in zip(*rows))
-        lines = [
-            "  ".join([name.ljust(first), *map(str.rjust, cells, widths)]) for name, *cells in rows
-        ]
-        head = f"Comparison {self.pair}: {self.base} -> {self.post} ({self.family})"
-        return "\n".join([head, *lines])
+        return rows
 
 
 def _over(reduce: Any, values: Any) -> float:

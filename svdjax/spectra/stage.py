@@ -16,7 +16,7 @@ from svdjax.engine.context import Context
 from svdjax.engine.groups import Group, total_work
 from svdjax.engine.inputs import PairJob
 from svdjax.engine.journal import Journal
-from svdjax.engine.progress import Progress
+from svdjax.engine.progress import note
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.errors import InputError
 from svdjax.spectra.compute import Computed, collect, compile_groups, compute_groups
@@ -61,40 +61,38 @@ def run_spectra(plan: SpectraPlan, context: Context) -> SpectraOutcome:
     entry["status"] = "running"
     run = _Run(plan, context, [job for job in plan.jobs if job.spec.name not in finished])
     reused, missing = run.journaled()
-    progress = Progress(len(reused) + len(missing), total_work(reused + missing))
-    try:
-        parts = []
-        if finished:
-            parts.append(f"{len(finished)} pair(s) already finished")
-        if reused:
-            total = len(reused) + len(missing)
-            parts.append(f"reused {len(reused)}/{total} groups from the journal")
-        if parts:
-            progress.log("continuing: " + ", ".join(parts))
-        for group in reused:
-            progress.reused(group)
-        outcome.reused, outcome.computed = len(reused), len(missing)
-        stream = run.compute(missing, progress)
-        for job, seconds in run.complete(missing, stream):
-            name, began = job.spec.name, time.perf_counter()
-            groups = plan.of_pair(name)
-            computed = sum(group.pair == name for group in missing)
-            comparison = make_comparison(job, settings, run.pieces(groups))
-            comparison.save(workdir / name)
-            finished[name] = comparison
-            entries[name] = {
-                "status": "done",
-                "seconds": seconds + time.perf_counter() - began,
-                "groups": len(groups),
-                "computed": computed,
-                "reused": len(groups) - computed,
-            }
-            entry["seconds"] = before + time.perf_counter() - start
-            context.save()
-            run.journals[name].remove()
-        stream.close()
-    finally:
-        progress.close()
+    groups = reused + missing
+    progress, count = context.progress, context.workers.count
+    progress.begin("spectra", len(groups), total_work(groups), workers=count)
+    parts = []
+    if finished:
+        parts.append(f"{len(finished)} pair(s) already finished")
+    if reused:
+        parts.append(f"reused {len(reused)}/{len(groups)} groups from the journal")
+    if parts:
+        note("continuing: " + ", ".join(parts))
+    for group in reused:
+        progress.reused(group)
+    outcome.reused, outcome.computed = len(reused), len(missing)
+    stream = run.compute(missing)
+    for job, seconds in run.complete(missing, stream):
+        name, began = job.spec.name, time.perf_counter()
+        groups = plan.of_pair(name)
+        computed = sum(group.pair == name for group in missing)
+        comparison = make_comparison(job, settings, run.pieces(groups))
+        comparison.save(workdir / name)
+        finished[name] = comparison
+        entries[name] = {
+            "status": "done",
+            "seconds": seconds + time.perf_counter() - began,
+            "groups": len(groups),
+            "computed": computed,
+            "reused": len(groups) - computed,
+        }
+        entry["seconds"] = before + time.perf_counter() - start
+        context.save()
+        run.journals[name].remove()
+    stream.close()
     done = len(finished) == len(plan.jobs)
     if done:
         # Also what a sweep killed between a pair's last files and their journal's end left.
@@ -170,23 +168,22 @@ class _Run:
         missing = [group for group in groups if not self._read(group)]
         return [group for group in groups if group in self._pieces], missing
 
-    def compute(
-        self, groups: Sequence[Group], progress: Progress
-    ) -> Generator[Computed, None, None]:
+    def compute(self, groups: Sequence[Group]) -> Generator[Computed, None, None]:
         """Yields the groups as they come, computed, journaled and told."""
-        plan, context = self.plan, self.context
+        plan, context, progress = self.plan, self.context, self.context.progress
         units = plan.units(groups)
         if not context.workers.remote:
             compile_groups(plan, groups, context.mesh, context.compile_queue)
 
         def check(_: str) -> None:
-            context.check(f"{progress.count} of {progress.groups} groups done")
+            context.check(f"{progress.count} of {progress.total} groups done")
 
         for piece in context.workers.do(SpectraWork(plan, context), units, check):
             computed = piece.value
             self.journals[computed.group.pair].write(computed.group, computed.metrics)
             self._pieces[computed.group] = computed
-            progress.computed(computed.group, computed.seconds)
+            programs = tuple(plan.programs([computed.group]))
+            progress.computed(computed.group, computed.seconds, programs)
             yield computed
 
     def complete(

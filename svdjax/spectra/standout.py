@@ -81,25 +81,6 @@ def matrix_name(comparison: Comparison, projection: str, layer: int) -> str:
     return f"{projection} of layer {layer}" if deep else projection
 
 
-def summary_line(comparison: Comparison, most: int = 3) -> str:
-    """Line for a terminal with the matrices that stand out, in descending order of deviation.
-
-    Args:
-        comparison: A comparison in which at least one matrix stands out.
-        most: Number of matrices that are named; the others are counted.
-    """
-    matrices = by_matrix(comparison.stands_out)
-    items = [
-        f"{matrix_name(comparison, *matrix)} ("
-        + ", ".join(f"{e.metric} {e.value:.4g}, expected {e.expected:.4g}" for e in entries)
-        + ")"
-        for matrix, entries in list(matrices.items())[:most]
-    ]
-    if len(matrices) > most:
-        items.append(f"{len(matrices) - most} more in summary.json")
-    return f"stands out from the neighbouring layers: {'; '.join(items)}"
-
-
 def _outliers(series: Sequence[tuple[ProjectionResult, int]]) -> Iterable[StandOut]:
     """Entries of a series of (projection, layer), in the order of depth."""
     projection = series[0][0]

@@ -32,10 +32,15 @@ def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, 
         _table("nf", _NF, rows),
         _table("corotation", _COROTATION, rows),
         Table("fits", _FIT, tuple(row for p in projections for row in _fit_rows(p))),
-        Table("layers", _LAYER, tuple(_layer_rows(comparison))),
+        layers_table(comparison),
         Table("coverage", _COVERAGE, tuple(_coverage_rows(comparison.coverage))),
     )
     return {table.name: table for table in tables}
+
+
+def layers_table(comparison: Comparison) -> Table:
+    """Table of all matrices of a pair: a row per projection and layer."""
+    return Table("layers", _LAYER, tuple(_layer_rows(comparison)))
 
 
 def pairs_table(comparisons: Mapping[str, Comparison]) -> Table:

@@ -18,7 +18,7 @@ from svdjax.construct.variant_builder import FACTORS
 from svdjax.engine import devices, inputs
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.context import Context
-from svdjax.engine.progress import note
+from svdjax.engine.progress import Progress
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.work.unit import Here, Workers, failures
 from svdjax.engine.workdir import Workdir
@@ -125,6 +125,9 @@ class _Sweep:
         self.stack, self.remote = stack, remote
         self.compile_queue = stack.enter_context(CompileQueue())
         self.workers: Workers = Here()
+        stages = [s for s in sweep.settings.stages if s != "report" or report is not None]
+        self.progress = Progress(*stages)
+        stack.callback(self.progress.close)
         self.state: dict[str, Any] = {}
 
     def run(self) -> SweepOutcome:
@@ -135,7 +138,7 @@ class _Sweep:
         digests = plan.digests(self.stop.check)
         self._refuse_inputs(digests)
         if self.state.get("status") == "done":
-            finished = self._finished(plan)
+            finished = self._finished()
             if finished is not None:
                 return finished
         start = time.perf_counter()
@@ -249,6 +252,7 @@ class _Sweep:
             check=self.stop.check,
             workers=self.workers,
             compile_queue=self.compile_queue,
+            progress=self.progress,
         )
 
     def _write_report(
@@ -260,12 +264,15 @@ class _Sweep:
         entry = self._stage("report")
         before, start = entry.get("seconds", 0.0), time.perf_counter()
         entries = entry.setdefault("pairs", {})
-        for number, spec in enumerate(self.sweep.pairs, 1):
+        pages = [self.place.path / spec.name / "report.html" for spec in self.sweep.pairs]
+        left = [
+            spec
+            for spec, page in zip(self.sweep.pairs, pages)
+            if entries.get(spec.name, {}).get("status") != "done" or not page.is_file()
+        ]
+        self.progress.begin("report", len(left) + 1, len(left) + 1)
+        for number, spec in enumerate(left, 1):
             self.stop.check("while writing the report")
-            page = self.place.path / spec.name / "report.html"
-            if entries.get(spec.name, {}).get("status") == "done" and page.is_file():
-                continue
-            note(f"drawing {number}/{len(self.sweep.pairs)} {spec.name}")
             began = time.perf_counter()
             report.write_pair(
                 comparisons[spec.name],
@@ -278,8 +285,8 @@ class _Sweep:
             entries[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
             entry["seconds"] = before + time.perf_counter() - start
             self._save()
+            self.progress.advance(1, f"drew {number}/{len(left)} {spec.name}")
         self.stop.check("before the index of the report")
-        note("drawing the index")
         index = report.write_index(
             self.place.path,
             comparisons,
@@ -287,33 +294,18 @@ class _Sweep:
             trajectory=self.sweep.trajectory,
             results=results,
         )
+        self.progress.advance(1, "drew the index")
         entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
         return index
 
-    def _finished(self, plan: SweepPlan) -> SweepOutcome | None:
+    def _finished(self) -> SweepOutcome | None:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
-        names = [spec.name for spec in self.sweep.pairs]
         if not all(path.is_file() for path in self._outputs()):
             return None
-        index = self.place.path / "report.html" if "report" in self.state["stages"] else None
         try:
-            comparisons = {name: Comparison.load(self.place.path / name) for name in names}
-            results = {
-                stage.name: {
-                    name: stage.load(self.place.path / name)
-                    for name in stage.pairs(self.sweep.pairs)
-                }
-                for stage in plan.stages
-            }
+            return SweepOutcome.load(self.place.path)
         except InputError:
             return None  # damaged like missing: it is made again
-        return SweepOutcome(
-            workdir=self.place.path,
-            comparisons=comparisons,
-            report=index,
-            was_finished=True,
-            results=results,
-        )
 
     def _outputs(self) -> list[pathlib.Path]:
         """The files without which a sweep is not done."""

@@ -96,10 +96,6 @@ class TemperatureStage(Stage):
             total += len(sources) * seconds
         return Forecast(lines, total, 6)
 
-    def summary(self, results: Any) -> str:
-        factors = len(results.factors) - 1
-        return f"{', '.join(results.projections)} scaled by {factors} factors"
-
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         from svdjax.temperature.page import temperature_section
 

@@ -22,7 +22,7 @@ from svdjax.checkpoint import digest_of, model_config
 from svdjax.construct.contract import parameter_count
 from svdjax.engine.context import Context
 from svdjax.engine.inputs import PairJob
-from svdjax.engine.progress import duration, note
+from svdjax.engine.progress import note
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.evaluate.benchmarks import Grader
 from svdjax.evaluate.inputs import EvalInputs
@@ -79,16 +79,14 @@ class _Progress:
         points: How many there are in all.
         missing: How many the journal lacked.
         left: Keys of those that it lacks.
-        start: When the first one was begun, by `time.perf_counter`; 0 before.
-        logged: When that was last told.
+        seconds: Of those that were measured.
     """
 
     label: str
     points: int
     missing: int
     left: set[str]
-    start: float = 0.0
-    logged: float = 0.0
+    seconds: float = 0.0
 
     @property
     def done(self) -> int:
@@ -118,7 +116,7 @@ class TemperatureWork:
         self._pair = functools.cache(self._new_pair)
         self._grader: Callable[[], Grader] = Grader
         self._progress: dict[Hashable, _Progress] = {}
-        self._told = set[str]()
+        self._told, self._logged = set[str](), time.perf_counter()
 
     def units(self, job: PairJob) -> list[Unit]:
         """The points of a pair's models that the journal lacks."""
@@ -161,27 +159,21 @@ class TemperatureWork:
                 metrics = plain(measure(task.point, f"{label} {_words(task.point)}"))
                 yield Piece(unit, (metrics, time.perf_counter() - began))
 
-    def keep(self, piece: Piece) -> None:
+    def keep(self, piece: Piece) -> str:
         """Journals a point."""
         metrics, seconds = piece.value
         write_json(self._journal / f"{piece.unit.key}.json", {"found": metrics})
         progress, now = self._progress[piece.unit.affinity], time.perf_counter()
         progress.left.discard(piece.unit.key)
-        if not progress.start:
-            progress.start = progress.logged = now - seconds
+        progress.seconds += seconds
         if not progress.left:
             self._told.add(progress.label)
-            note(
-                f"tempered {progress.label}: {progress.points} points "
-                f"({now - progress.start:.2f} s)"
-            )
-        elif now - progress.logged > _LOG_SECONDS:
-            progress.logged = now
-            left = (now - progress.start) / progress.done * len(progress.left)
-            note(
-                f"tempered {progress.label}: {progress.done} of {progress.missing} points, "
-                f"{duration(left)} left"
-            )
+            points = f"{progress.points} points ({progress.seconds:.2f} s)"
+            return f"tempered {progress.label}: {points}"
+        if now - self._logged <= _LOG_SECONDS:
+            return ""
+        self._logged = now
+        return f"tempered {progress.label}: {progress.done} of {progress.missing} points"
 
     def results(self, job: PairJob) -> TemperatureResults:
         """The points of a pair out of the journal, saved."""

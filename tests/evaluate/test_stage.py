@@ -63,7 +63,7 @@ def context(
 class Fed:
     """A worker in this process, which is handed units as they come, the last ones first."""
 
-    remote = True
+    remote, count = True, 2
 
     def __init__(self, plan: SweepPlan, scratch: pathlib.Path):
         self.failed: dict[str, str] = {}
@@ -82,7 +82,7 @@ class Fed:
             assert result is not None
             values = result.result()
             for number, value in enumerate(values, 1):
-                yield Piece(unit, value, number == len(values))
+                yield Piece(unit, value, number == len(values), 1 / len(values))
         feed.end()
 
 

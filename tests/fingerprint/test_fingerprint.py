@@ -212,7 +212,7 @@ def test_the_command(tmp_path, env):
 class Fed:
     """Stands for `RayWorkers`: a session in this process, which is handed the last unit first."""
 
-    remote = True
+    remote, count = True, 2
 
     def __init__(self, open_session, arguments, expected, *, devices, stop):
         self.failed: dict[str, str] = {}

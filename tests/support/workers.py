@@ -20,7 +20,7 @@ class ThreadWorkers:
     earlier fails here. Whatever is sent goes through pickle.
     """
 
-    remote = True
+    remote, count = True, 2
 
     def __init__(self, open_session: OpenSession, arguments: tuple[Any, ...], *_: Any, **__: Any):
         self.failed: dict[str, str] = {}
@@ -53,7 +53,7 @@ class ThreadWorkers:
             assert result is not None
             values = _sent(result.result(_SECONDS))
             for number, value in enumerate(values, 1):
-                yield Piece(unit, value, number == len(values))
+                yield Piece(unit, value, number == len(values), 1 / len(values))
         for feed in feeds:
             feed.end()
 

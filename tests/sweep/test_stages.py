@@ -28,7 +28,11 @@ def test_a_stage_is_one_folder_and_one_line(tmp_path, monkeypatch):
     done = run_sweep(config, workdir, pages)
     matrices = done.results["trial"]["pair"]["matrices"]
     assert matrices > 0
-    assert f"pair: {matrices} matrices counted; {workdir / 'pair' / 'trial.json'}" in done.summary()
+    _, head, row, _, files, last = done.summary().splitlines()
+    assert head.endswith("  matrices")
+    assert row.endswith(f"  {matrices}")
+    assert files == "in the directory of each pair: summary.json, trial.json"
+    assert last == f"report: {(workdir / 'report.html').as_uri()}"
     page = assert_self_contained(workdir / "pair" / "report.html").text
     assert f"There are {matrices} matrices." in page
     index = assert_self_contained(workdir / "report.html").text

@@ -31,8 +31,8 @@ class TrialStage(Stage):
     def forecast(self, inputs: SharedInputs, prepared: Any, rates: Any) -> Forecast:
         return Forecast([f"trial: {len(inputs.jobs)} pair(s) are counted"], 0.1 * len(inputs.jobs))
 
-    def summary(self, results: Any) -> str:
-        return f"{results['matrices']} matrices counted"
+    def cells(self, results: Any) -> dict[str, str]:
+        return {"matrices": str(results["matrices"])}
 
     def section(self, results: Any, folder: Any, page: PairPage) -> Section:
         return Section(f"There are {results['matrices']} matrices.", [])

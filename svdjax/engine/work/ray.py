@@ -155,6 +155,11 @@ class RayWorkers:
         self._stillborn = 0
         self._deaths: collections.Counter[str] = collections.Counter()
 
+    @property
+    def count(self) -> int:
+        """How many are ready."""
+        return sum(member.state == "ready" for member in self._members)
+
     def __enter__(self) -> RayWorkers:
         return self
 
@@ -223,7 +228,7 @@ class RayWorkers:
                 del open_units[unit.key]
                 waiting.pop(unit.key, None)
                 for number, value in enumerate(values := answer.value if answer else [], 1):
-                    yield Piece(unit, value, number == len(values))
+                    yield Piece(unit, value, number == len(values), 1 / len(values))
 
     def _next(
         self,

@@ -20,6 +20,7 @@ class Unit:
         task: What is to be done, small and picklable; its meaning is the stage's.
         cost: Of units of one stage, the larger are handed out first.
         affinity: What units have in common that a process keeps between them, such as a model.
+        program: What is compiled for it, and for all that have the same one.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Unit:
     task: Any
     cost: float = 1.0
     affinity: Hashable = None
+    program: Hashable = None
 
 
 class Piece(NamedTuple):
@@ -36,11 +38,13 @@ class Piece(NamedTuple):
         unit: The unit.
         value: Picklable; what the stage keeps in its journal.
         last: Whether the unit is done with it.
+        share: Of the unit's cost.
     """
 
     unit: Unit
     value: Any
     last: bool = True
+    share: float = 1.0
 
 
 class Work(Protocol):
@@ -72,10 +76,14 @@ class Workers(Protocol):
     Attributes:
         remote: Whether they are other processes.
         failed: Units that no worker could do: their labels and the reasons, by key.
+        count: How many there are at the moment.
     """
 
     remote: bool
     failed: dict[str, str]
+
+    @property
+    def count(self) -> int: ...  # noqa: D102
 
     def do(
         self, work: Work, units: Sequence[Unit], check: Check, shared: Any = None
@@ -105,7 +113,7 @@ def failures(failed: dict[str, str]) -> str:
 class Here:
     """This process, over all its devices; it imports nothing that a sweep alone does not need."""
 
-    remote = False
+    remote, count = False, 1
 
     def __init__(self) -> None:
         self.failed: dict[str, str] = {}

@@ -33,7 +33,7 @@ def journaled(workdir: pathlib.Path) -> set[pathlib.Path]:
 
 def one_line(done: harness.Done) -> str:
     """What a process says beside its progress, which is one line."""
-    quiet = ("computed ", "continuing: ")
+    quiet = ("stage ", "computed ", "continuing: ")
     (line,) = [line for line in done.err.splitlines() if not line.startswith(quiet)]
     return line
 
