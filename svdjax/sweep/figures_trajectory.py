@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,23 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from svdjax.report import style
+from svdjax.sweep.trajectory_page import Curves
 
 _ROWS = (("nf", "NF / NF unrelated"), ("change", "change / norm"), ("alpha", "σ later / σ earlier"))
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Values of the curves.
-
-    Attributes:
-        steps: Step of the later point of every pair.
-        kinds: Titles of the columns.
-        lines: Values by (quantity, kind) and projection, one for each of `steps`.
-    """
-
-    steps: Sequence[int]
-    kinds: Sequence[str]
-    lines: Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
 
 
 def draw(curves: Curves) -> Figure:

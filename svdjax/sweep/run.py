@@ -37,29 +37,12 @@ _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
 class Report(Protocol):
-    """Writes the pages of the report stage; `svdjax.sweep.pages` is the module that does."""
+    """Writes the page of the report stage; `svdjax.sweep.pages` is the module that does."""
 
-    def write_pair(
-        self,
-        comparison: Comparison,
-        directory: pathlib.Path,
-        *,
-        paper: Any = None,
-        results: Any = None,
+    def write_report(
+        self, workdir: pathlib.Path, comparisons: Mapping[str, Comparison], **options: Any
     ) -> pathlib.Path:
-        """Writes the page of a pair; returns its path."""
-        ...
-
-    def write_index(
-        self,
-        workdir: pathlib.Path,
-        comparisons: Mapping[str, Comparison],
-        *,
-        papers: Any = None,
-        trajectory: Any = (),
-        results: Any = None,
-    ) -> pathlib.Path:
-        """Writes the page of all pairs; returns its path."""
+        """Writes the page of all pairs; see `svdjax.sweep.pages.write_report`."""
         ...
 
 
@@ -79,7 +62,7 @@ def run_sweep(
     Args:
         config: A `ConfigDict`, see `svdjax.options`, or the `SweepConfig` read from one.
         workdir: Made if it does not exist.
-        report: Module with `write_pair` and `write_index`; None leaves that stage out.
+        report: Module with `write_report`; None leaves that stage out.
         stop: The caller's entered `StopRequest`; without one, a sweep enters its own.
         workers: Who computes: ``here``, this process over all its devices, or ``ray``, workers of a
             Ray cluster with ``config.devices`` each (one by default); to be called before jax has
@@ -256,38 +239,19 @@ class _Sweep:
         comparisons: dict[str, Comparison],
         results: Mapping[str, Mapping[str, Any]],
     ) -> pathlib.Path:
-        entry = self._stage("report")
-        before, start = entry.get("seconds", 0.0), time.perf_counter()
-        entries = entry.setdefault("pairs", {})
-        for number, spec in enumerate(self.sweep.pairs, 1):
-            self.stop.check("while writing the report")
-            page = self.place.path / spec.name / "report.html"
-            if entries.get(spec.name, {}).get("status") == "done" and page.is_file():
-                continue
-            note(f"drawing {number}/{len(self.sweep.pairs)} {spec.name}")
-            began = time.perf_counter()
-            report.write_pair(
-                comparisons[spec.name],
-                self.place.path / spec.name,
-                paper=spec.paper or None,
-                results={
-                    name: pairs[spec.name] for name, pairs in results.items() if spec.name in pairs
-                },
-            )
-            entries[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
-            entry["seconds"] = before + time.perf_counter() - start
-            self._save()
-        self.stop.check("before the index of the report")
-        note("drawing the index")
-        index = report.write_index(
+        entry, start = self._stage("report"), time.perf_counter()
+        note("writing the report")
+        page = report.write_report(
             self.place.path,
             comparisons,
             papers={spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
             trajectory=self.sweep.trajectory,
             results=results,
+            figures=self.sweep.settings.report.figures,
+            check=self.stop.check,
         )
-        entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
-        return index
+        entry |= {"status": "done", "seconds": time.perf_counter() - start}
+        return page
 
     def _finished(self, plan: SweepPlan) -> SweepOutcome | None:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
