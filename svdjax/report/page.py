@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from typing import Any
@@ -16,16 +17,20 @@ from svdjax.report.paper_tables import SOURCE
 _WEB = pathlib.Path(__file__).parent / "web"
 
 
-def render(path: pathlib.Path, template: str, **values: Any) -> pathlib.Path:
-    """Writes a page from a template of this package."""
-    environment = jinja2.Environment(
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template)
+
+
+def render(path: pathlib.Path, template: str, **values: Any) -> pathlib.Path:
+    """Writes a page from a template of this package."""
+    page = _environment().get_template(template)
     text = page.render(version=__version__, source=SOURCE, file=_file, **values)
     # Lone surrogates can come in with a tensor's name; they have no UTF-8.
     return write(path, text.encode("utf-8", "replace"))

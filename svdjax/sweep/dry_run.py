@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from svdjax.checkpoint import resolve
 from svdjax.engine import devices
@@ -18,7 +17,6 @@ from svdjax.engine.groups import Group
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import duration, size
 from svdjax.errors import InputError
-from svdjax.report import style
 from svdjax.spectral import get_factorisation
 from svdjax.sweep.config import read_config
 from svdjax.sweep.plan import SweepPlan, plan_sweep
@@ -79,7 +77,8 @@ def _table(plan: SweepPlan, planning: float) -> str:
         for stage in plan.stages:
             lines += stage.forecast_pair(job, sweep.settings)
         lines.append("")
-    forecasts = plan.forecasts(rates, _figure_seconds() if "report" in sweep.settings.stages else 0)
+    draws = "report" in sweep.settings.stages and sweep.settings.report.figures != "none"
+    forecasts = plan.forecasts(rates, _figure_seconds() if draws else 0.0)
     times = {
         name: forecast.seconds + LOAD_SECONDS * rates.host * forecast.programs
         for name, forecast in forecasts.items()
@@ -105,7 +104,11 @@ def _table(plan: SweepPlan, planning: float) -> str:
 
 
 def _figure_seconds() -> float:
-    """Seconds of drawing two rows of four small heatmaps, as most figures of a pair's page are."""
+    """Seconds of drawing two rows of four small heatmaps, as most figures of a pair are."""
+    from matplotlib.figure import Figure
+
+    from svdjax.report import style
+
     best = np.inf
     for _ in range(2):
         start = time.perf_counter()

@@ -29,10 +29,9 @@ def test_a_stage_is_one_folder_and_one_line(tmp_path, monkeypatch):
     matrices = done.results["trial"]["pair"]["matrices"]
     assert matrices > 0
     assert f"pair: {matrices} matrices counted; {workdir / 'pair' / 'trial.json'}" in done.summary()
-    page = assert_self_contained(workdir / "pair" / "report.html").text
+    page = assert_self_contained(workdir / "report.html").text
     assert f"There are {matrices} matrices." in page
-    index = assert_self_contained(workdir / "report.html").text
-    assert f"{matrices} matrices." in index
+    assert f"{matrices} matrices." in page.replace(f"There are {matrices} matrices.", "")
     assert json.loads((workdir / "sweep.json").read_text())["stages"]["trial"]["status"] == "done"
     again = run_sweep(config, workdir, pages)
     assert again.was_finished

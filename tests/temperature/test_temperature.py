@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from svdjax.sweep.pair_page import write_pair
 
 from svdjax import reference
 from svdjax.atomic import read_npz
@@ -17,7 +18,6 @@ from svdjax.errors import InputError
 from svdjax.model import forward
 from svdjax.options import default_config
 from svdjax.sweep.config import read_config
-from svdjax.sweep.pair_page import write_pair
 from svdjax.sweep.run import run_sweep
 from svdjax.temperature import measures
 from svdjax.temperature.options import TemperatureOptions, temperature

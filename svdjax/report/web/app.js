@@ -369,7 +369,7 @@ function slider() {
     byId('range').value = META.range;
     tableEvents();
     everything();
-    addEventListener('hashchange', () => { fromAddress(); everything(); });
+    addEventListener('hashchange', () => { if (location.hash.startsWith('#pair=')) { fromAddress(); everything(); } });
   }
   answers();
   byId('link').onclick = () => navigator.clipboard?.writeText(location.href).then(() => { byId('link').textContent = 'Copied'; setTimeout(() => { byId('link').textContent = 'Copy link'; }, 1200); });

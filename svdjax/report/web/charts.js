@@ -21,7 +21,7 @@ function ticksOf([low, high], log, most = 6) {
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(+(i * step).toPrecision(12));
   return ticks;
 }
-const number = (percent) => (x) => (percent ? `${+(100 * x).toPrecision(6)} %` : String(+x.toPrecision(6)));
+const number = (percent) => (x) => (absent(x) ? '' : percent ? `${+(100 * x).toPrecision(6)} %` : String(+x.toPrecision(6)));
 const spot = ([low, high], log) => (x) => (log ? Math.log(x / low) / Math.log(high / low) : (x - low) / (high - low || 1));
 const cut = (words, most) => (words.length > most ? `${words.slice(0, most - 12)}…${words.slice(-11)}` : words);
 
@@ -36,7 +36,7 @@ function yRange(panels, log) {
   return [panels[0].zero ? Math.min(0, e[0]) : e[0] - room, e[1] + room];
 }
 
-const tickName = (panel) => (x) => (panel.labels ? (Number.isInteger(x) ? panel.labels[x] ?? '' : '') : String(+x.toPrecision(6)));
+const tickName = (panel) => (x) => (absent(x) ? '' : panel.labels ? (Number.isInteger(x) ? panel.labels[x] ?? '' : '') : String(+x.toPrecision(6)));
 
 function linesChart(plot, panel, box, range) {
   const grid = css('--line'), soft = css('--soft'), percent = plot.percent;
@@ -51,11 +51,11 @@ function linesChart(plot, panel, box, range) {
       points: {show: panel.x.length <= 40 && !s.plain, size: 5, fill: stroke}, value: (u, v) => (absent(v) ? '–' : percent ? shown('share', v) : significant(v, 4))});
     data.push(s.y);
   });
-  const log = panel.log && range[0] > 0;
+  const log = panel.log && range[0] > 0, xs = extent(panel.x) || [0, 1];
   const options = {
     width: Math.max(180, box.clientWidth), height: plot.height || 200, bands, series,
-    legend: {live: true}, cursor: {drag: {x: true, y: false}, sync: plot.sync ? {key: plot.sync} : undefined},
-    scales: {x: {time: false, distr: panel.xlog ? 3 : 1, range: panel.x.length === 1 ? [panel.x[0] - 1, panel.x[0] + 1] : undefined},
+    legend: {show: !plot.quiet, live: true}, cursor: {drag: {x: true, y: false}, sync: plot.sync ? {key: plot.sync} : undefined},
+    scales: {x: {time: false, distr: panel.xlog ? 3 : 1, range: panel.xlog ? [xs[0] / 1.04, xs[1] * 1.04] : xs[0] === xs[1] ? [xs[0] - 1, xs[0] + 1] : undefined},
       y: {range, distr: log ? 3 : 1}},
     axes: [{stroke: soft, grid: {stroke: grid, width: 1}, ticks: {stroke: grid}, values: (u, v) => v.map(tickName(panel)),
       incrs: panel.labels ? [1, 2, 5, 10, 20, 50, 100, 200, 500] : undefined,
@@ -73,6 +73,13 @@ function linesChart(plot, panel, box, range) {
   };
   const chart = new uPlot(options, data, box);
   chart.root.querySelectorAll('.u-legend tr').forEach((row, i) => { if (i && !series[i].label) row.hidden = true; });
+  if (plot.quiet) {
+    chart.over.addEventListener('pointermove', (event) => {
+      const i = chart.cursor.idx;
+      tip(event, absent(i) ? '' : [`${panel.title || ''}  ${plot.x || ''} ${tickName(panel)(panel.x[i])}`, ...panel.series.map((s) => `${s.label || plot.y || ''}  ${absent(s.y[i]) ? '–' : percent ? shown('share', s.y[i]) : significant(s.y[i], 4)}`)].join('\n'));
+    });
+    chart.over.addEventListener('pointerleave', () => tip());
+  }
   chart.over.setAttribute('role', 'img');
   chart.over.setAttribute('aria-label', panel.title || plot.title);
   return chart;
@@ -154,7 +161,7 @@ function drawBar(scale, words, pen, left, top) {
 
 /** Rows of dots under headings; each panel has its own x axis. */
 function drawDots(plot, pen, panels) {
-  const room = 21, label = Math.min(250, 12 + 6.2 * Math.max(...plot.rows.map((r) => Math.min(40, r.label.length)))), hits = [];
+  const room = 21, label = Math.min(280, pen.width / 2.5, 14 + Math.max(...plot.rows.map((r) => Math.min(40, r.label.length) * (r.heading ? 7.3 : 6.2)))), hits = [];
   const height = plot.rows.length * room, each = (pen.width - label) / panels.length;
   plot.rows.forEach((row, i) => pen.text(label - 6, 18 + (i + 0.5) * room, cut(row.label, 40), {align: 'right', bold: row.heading}));
   panels.forEach((panel, p) => {
@@ -201,9 +208,17 @@ function drawPoints(plot, pen, [panel]) {
   }
   pen.text(left + width / 2, top + height + 30, plot.x, {...soft, align: 'center'});
   pen.text(4, 9, `${plot.y}; thin lines: KL / change²`, soft);
+  const taken = points.map((p) => [X(p.x) - 5, Y(p.y), 10]);
   for (const p of points) {
     pen.dot(X(p.x), Y(p.y), 5, colour(p.colour));
-    pen.text(X(p.x) + 8, Y(p.y), cut(p.label, 26), {size: 10});
+    const words = cut(p.label, 26), long = 5.6 * words.length;
+    for (const [dx, dy, align] of [[8, 0, 'left'], [-8, 0, 'right'], [8, -11, 'left'], [8, 11, 'left'], [-8, -11, 'right'], [-8, 11, 'right']]) {
+      const x = X(p.x) + dx - (align === 'right' ? long : 0), y = Y(p.y) + dy;
+      if (taken.some((t) => x < t[0] + t[2] && t[0] < x + long && Math.abs(y - t[1]) < 11)) continue;
+      taken.push([x, y, long]);
+      pen.text(X(p.x) + dx, y, words, {size: 10, align});
+      break;
+    }
     hits.push([X(p.x), Y(p.y), `${p.label} (${p.group})\nchange ${shown('share', p.x)}, KL ${significant(p.y)}\nKL / change² ${significant(p.y / p.x ** 2)}`]);
   }
   return hits;
@@ -245,13 +260,14 @@ function show(figure, plot) {
     box.style.gridTemplateColumns = `repeat(${across}, minmax(0, 1fr))`;
     const shared = lines && plot.shared ? yRange(panels, panels.every((p) => p.log)) : null;
     const ranges = lines ? panels.map((p) => shared || yRange([p], p.log)) : [];
+    const some = {...plot, quiet: panels.length > 1};
     const scale = lines ? null : heatScale(plot, panels), w = lines ? 300 : 200, h = lines ? 210 : plot.square ? 236 : 190;
     panels.forEach((panel, i) => {
       const cell = el('div', {class: 'panel'});
       box.append(cell);
       if (lines) {
         cell.append(el('div', {class: 'panel-title'}, panel.title || ''));
-        figure.charts.push(linesChart(plot, panel, cell, ranges[i]));
+        figure.charts.push(linesChart(some, panel, cell, ranges[i]));
         return;
       }
       const cw = Math.min(plot.square ? 300 : 480, Math.floor(width / across) - 8), ch = plot.square ? cw + 32 : 190;
@@ -265,7 +281,7 @@ function show(figure, plot) {
         return v === null ? '' : `${panel.title || ''}\n${plot.y || 'row'} ${panel.rows ? panel.rows[row] : row}, ${plot.x || 'column'} ${panel.columns ? panel.columns[c] : c}: ${significant(v, 4)}`;
       });
     });
-    if (!lines) { const bar = el('canvas', {'aria-hidden': 'true'}); box.append(el('div', {class: 'bar'}, bar)); drawBar(scale, plot.scale.label, new CanvasPen(bar, 360, 16), 0, 3); }
+    if (!lines) { const bar = el('canvas', {'aria-hidden': 'true'}); box.append(el('div', {class: 'bar'}, bar)); drawBar(scale, plot.scale.label, new CanvasPen(bar, 480, 16), 0, 3); }
     const columns = Math.min(4, panels.length), lineCount = Math.ceil(panels.length / columns);
     size = () => [Math.max(columns * w, 420), lineCount * h + 60];
     draw = (pen) => {
@@ -276,6 +292,6 @@ function show(figure, plot) {
       if (lines) drawLegend(legend, pen, 10, lineCount * h + 14, pen.width - 20); else drawBar(scale, plot.scale.label, pen, 0, lineCount * h + 14);
     };
   }
-  if (plot.kind !== 'lines' && legend.length > 1) box.append(el('div', {class: 'legend'}, ...legend.map(([words, i]) => { const mark = el('i'); mark.style.background = colour(i); return el('span', {}, mark, words); })));
+  if ((plot.kind !== 'lines' && legend.length > 1) || (plot.kind === 'lines' && panels.length > 1 && legend.length)) box.append(el('div', {class: 'legend'}, ...legend.map(([words, i]) => { const mark = el('i'); mark.style.background = colour(i); return el('span', {}, mark, words); })));
   (figure.querySelector('.title') || figure).append(exporters(plot.name, size, draw));
 }
