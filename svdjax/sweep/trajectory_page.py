@@ -40,7 +40,11 @@ KINDS: Mapping[str, tuple[str, Callable[[Sequence[str]], list[tuple[str, str]]]]
     "previous": ("step to step", step_to_step),
 }
 """Kinds of pairs: name in the table to title and pairs."""
-_ROWS = (("nf", "NF / NF unrelated"), ("change", "change / norm"), ("alpha", "σ later / σ earlier"))
+QUANTITIES = (
+    ("nf", "NF / NF unrelated"),
+    ("change", "change / norm"),
+    ("alpha", "σ later / σ earlier"),
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def _curves(
 def _plot(curves: Curves) -> Plot:
     """NF, change and scaling over the steps, from the start and step to step."""
     panels = []
-    for key, quantity in _ROWS:
+    for key, quantity in QUANTITIES:
         for kind in curves.kinds:
             series = [
                 {"label": name, "y": np.asarray(values, np.float64), "colour": i}
