@@ -162,7 +162,10 @@ class _Sweep:
         self.place.lock()
         self.place.check_places([spec.name for spec in self.sweep.pairs])
         self.state = self.place.state()
-        self.place.refuse_other(self.state, "config", self.sweep.resolved, "another config")
+        # What is drawn of the same results may differ.
+        state = {key: _computed(value) for key, value in self.state.items() if key == "config"}
+        resolved = _computed(self.sweep.resolved)
+        self.place.refuse_other(state, "config", resolved, "another config")
 
     def _refuse_inputs(self, digests: dict[str, Any]) -> None:
         self.place.refuse_other(self.state, "inputs", digests, "other input files")
@@ -258,6 +261,8 @@ class _Sweep:
         names = [spec.name for spec in self.sweep.pairs]
         if not all(path.is_file() for path in self._outputs()):
             return None
+        if self.state["config"].get("report") != self.sweep.resolved.get("report"):
+            return None
         index = self.place.path / "report.html" if "report" in self.state["stages"] else None
         try:
             comparisons = {name: Comparison.load(self.place.path / name) for name in names}
@@ -293,6 +298,11 @@ class _Sweep:
         if status:
             self.state["status"] = status
         self.place.write_state(self.state)
+
+
+def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config without what the report alone reads."""
+    return {key: value for key, value in config.items() if key != "report"}
 
 
 def _now() -> str:

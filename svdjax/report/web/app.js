@@ -149,12 +149,10 @@ function detail(view) {
   view.numbers.replaceChildren(...[['in × out', group.shape.join(' × ')], ...columnsOf(pair).map((c) => [c.label, shown(c.format, c.values[g]?.[i]), c.help])].flatMap(([name, words, help]) => [el('div', {title: help || null}, el('dt', {}, name), el('dd', {}, words))]));
   const panels = spectraOf(pair, g, i), plots = [{name: 'spectrum', title: 'Spectrum', x: 'index', height: 190, sync: 'index', percent: false}, {name: 'ratio', title: 'σ post / σ base', x: 'index', height: 170, sync: 'index'}];
   panels.forEach((panel, k) => {
-    const name = plots[k].name, range = panel.range || yRange([panel], panel.log), shape = [panel.x.length, panel.series.length, ...(panel.log ? [] : [])].join();
-    const old = view.charts[name];
+    const name = plots[k].name, range = panel.range || yRange([panel], panel.log), old = view.charts[name];
     // An axis keeps its splits, so another range makes another chart; it takes a few milliseconds.
     if (old) old.destroy();
     view.charts[name] = linesChart(plots[k], panel, view[name], range);
-    view.charts[name].shape = shape;
     view[name].draw = [plots[k], panel, range];
   });
   corners(view, pair, group, g, i);
@@ -172,9 +170,9 @@ function corners(view, pair, group, g, i) {
     canvas.setAttribute('aria-label', `${name}, leading ${n} × ${n} corner`);
     hover(canvas, (x, y) => { const r = Math.min(n - 1, Math.floor(y * n)), c = Math.min(n - 1, Math.floor(x * n)); return `${name} [${r}, ${c}] = ${significant(value(r * n + c))}`; });
     const draw = (pen) => { pen.text(6, 10, `${matrixName(group, i)}: ${name}`, {bold: true}); pen.image(10, 22, 300, 300, canvas); drawBar(scale, '', pen, -30, 330); };
-    const cell = el('figure', {}, el('figcaption', {}, name, exporters(`${pair.name}-${name}`, () => [330, 350], draw)), canvas);
+    const cell = el('figure', {}, el('figcaption', {}, name, exporters(`${pair.name}-${name}`, () => [330, 350], draw)), el('div', {class: 'frame'}, canvas));
     const rows = (name.startsWith('I_') ? post : base);
-    if (rows && post) for (const [axis, a] of [['row', rows], ['column', post]]) for (let k = 0; k < n; k++) if (a.at(i * n + k) > 0.5) { const m = el('i', {class: `clustered ${axis}`, title: 'singular value equal to another within its error: its vector is arbitrary'}); m.style.setProperty('--at', k / n); m.style.setProperty('--one', 1 / n); cell.append(m); }
+    if (rows && post) for (const [axis, a] of [['row', rows], ['column', post]]) for (let k = 0; k < n; k++) if (a.at(i * n + k) > 0.5) { const m = el('i', {class: `clustered ${axis}`, title: 'singular value equal to another within its error: its vector is arbitrary'}); m.style.setProperty('--at', k / n); m.style.setProperty('--one', 1 / n); cell.lastChild.append(m); }
     view.corners.append(cell);
   }
 }
@@ -230,8 +228,13 @@ function heatmaps() {
     drawBar(scale, 'σ post / σ base', pen, 0, pen.height - 18);
   }));
 }
+const MOST_PANELS = 24;
 function perLayer() {
-  const list = shownPairs(), several = list.length > 1, names = [...new Set(list.flatMap((p) => pairOf(p).groups.map((g) => g.name)))];
+  const list = shownPairs(), several = list.length > 1, depth = new Map();
+  for (const p of list) for (const group of pairOf(p).groups) depth.set(group.name, Math.max(group.layers.length, depth.get(group.name) || 0));
+  // Of the many tensors of an unknown architecture the deepest; the map and the table have all.
+  const deepest = [...depth].sort((a, b) => b[1] - a[1]).slice(0, MOST_PANELS).map(([name]) => name), names = [...depth.keys()].filter((name) => deepest.includes(name));
+  byId('panelsNote').textContent = names.length < depth.size ? `The ${names.length} deepest of ${depth.size} groups of matrices.` : '';
   const panelsOf = (make) => names.map((name) => {
     const series = [], rules = [];
     let labels = [];
