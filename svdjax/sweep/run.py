@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -40,7 +40,15 @@ class Report(Protocol):
     """Writes the page of the report stage; `svdjax.sweep.pages` is the module that does."""
 
     def write_report(
-        self, workdir: pathlib.Path, comparisons: Mapping[str, Comparison], **options: Any
+        self,
+        workdir: pathlib.Path,
+        comparisons: Mapping[str, Comparison],
+        *,
+        papers: Mapping[str, str],
+        trajectory: Sequence[str],
+        results: Mapping[str, Mapping[str, Any]],
+        figures: str,
+        check: Callable[[str], None],
     ) -> pathlib.Path:
         """Writes the page of all pairs; see `svdjax.sweep.pages.write_report`."""
         ...

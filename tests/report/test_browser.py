@@ -23,6 +23,7 @@ import pytest
 from svdjax.evaluate.page import answers_section
 from svdjax.spectra.results import Comparison
 from svdjax.sweep.pages import write_report
+from svdjax.sweep.trajectory import from_start, pair_name, step_to_step
 from tests.report import synthetic
 from tests.report.pages import HOSTILE
 from tests.report.test_answers import results as answers_of
@@ -268,6 +269,20 @@ def test_it_is_accessible(opened, theme):
         (one["id"], [node["html"][:200] for node in one["nodes"]][:4])
         for one in found["violations"]
     ] == []
+
+
+def test_a_slider_goes_through_a_trajectory(browser, related, tmp_path):
+    labels = ("base", "10", "20")
+    names = [pair_name(*pair) for pair in dict.fromkeys(from_start(labels) + step_to_step(labels))]
+    pairs = {name: dataclasses.replace(related, pair=name) for name in names}
+    browser.get(write_report(tmp_path, pairs, trajectory=labels).as_uri())
+    _wait(lambda: browser.execute_script("return window.ready"))
+    slider = _one(browser, "#trajectory-slider input")
+    assert _one(browser, "#trajectory-slider output").text == "10"
+    slider.send_keys("\ue014")
+    assert _one(browser, "#trajectory-slider output").text == "20"
+    assert "pair=base-20" in browser.execute_script("return location.hash")
+    assert "Over the steps" in _one(browser, "#all").text
 
 
 def test_a_pairs_own_page_leads_there(browser, folder):
