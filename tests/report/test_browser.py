@@ -203,6 +203,10 @@ def test_two_pairs_stand_side_by_side(opened):
     titles = [each.text for each in page.find_elements("css selector", "#detail .panel-title")]
     assert titles == ["base-instruct: q_proj, layer 1", "deep: q_proj, layer 1"]
     assert len(page.find_elements("css selector", ".map canvas")) == 2
+    page = opened("#pair=deep&beside=all")
+    (title,) = page.find_elements("css selector", "#detail .panel-title")
+    assert title.text.startswith("deep: ")
+    page = opened("#pair=base-instruct&beside=deep")
     page.execute_script("document.querySelector('#tab-1').click()")
     assert "pair=deep" in page.execute_script("return location.hash")
     assert _one(page, "#pair-1").is_displayed()

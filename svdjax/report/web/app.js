@@ -13,7 +13,7 @@ function shownPairs() {
   return q >= 0 && q !== state.pair ? [state.pair, q] : [state.pair];
 }
 /** At most two pairs stand side by side where each takes half of the page. */
-const sides = () => shownPairs().slice(0, state.beside === 'all' ? 1 : 2);
+const sides = () => (state.beside === 'all' ? [state.pair] : shownPairs());
 const groupName = () => pairOf().groups[state.group]?.name;
 /** The place of the chosen matrix in another pair. */
 function placeIn(pair) {
