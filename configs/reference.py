@@ -65,5 +65,6 @@ def get_config(argument=None):
         probes={"prompts": questions} | ({"limit": 30} if quick else {}),
         nulls={"layers": 2} if quick else {"draws": 99, "layers": 0},
         evaluation=asked,
+        report={"figures": "none" if quick else "png"},
         temperature=TEMPERED["quick" if quick else "full"],
     )

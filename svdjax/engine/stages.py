@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from svdjax.engine.inputs import PairJob
     from svdjax.engine.pairs import PairSpec
     from svdjax.engine.work.unit import Work
+    from svdjax.report.matrices import MatrixData
     from svdjax.report.panels import Panel
     from svdjax.report.section import Section
     from svdjax.spectra.results import Comparison
@@ -80,7 +81,7 @@ class Stage:
         title: Heading of that section.
         label: The same in the page's list of sections, where that is to be shorter.
         explanation: Template beside the page's that explains it, empty for none.
-        figures: How many its section has, roughly; drawing them takes most of the report's time.
+        figures: How many its section has, roughly, where their files are asked for.
         index_anchor: Of its section on the index, where that is another.
         index_title: Heading of that.
     """
@@ -162,7 +163,7 @@ class Stage:
         return {}
 
     def section(self, results: Any, folder: pathlib.Path, page: PairPage) -> Section:
-        """Writes its tables and figures of a pair; returns what the pair's page shows.
+        """Writes its tables of a pair; returns what the page shows of it.
 
         Args:
             results: Of the pair.
@@ -170,6 +171,11 @@ class Stage:
             page: What else is on it.
         """
         raise NotImplementedError
+
+    def matrix_data(self, results: Any) -> MatrixData | None:
+        """What it knows of every matrix of a pair, for the page's map, table and first screen."""
+        del results
+        return None
 
     def index_section(
         self, results: Mapping[str, Any], folder: pathlib.Path, papers: Mapping[str, str]

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import pathlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from svdjax.construct.control_findings import answer_lines
+from svdjax.construct.groups import by_group
 from svdjax.construct.recipes import VARIANTS
-from svdjax.evaluate import figures
-from svdjax.evaluate.figures import MOST_BENCHMARKS, by_group
+from svdjax.evaluate.results import RESPONSES, responses_path
 from svdjax.evaluate.tables import PAPER_TABLES, all_answers_table, answers_table, matrix
-from svdjax.report import page, style
 from svdjax.report.cells import TableView
 from svdjax.report.numbers import decimal, ends, plus_minus
+from svdjax.report.plot import Plot, dot_rows
 from svdjax.report.section import Section
 from svdjax.report.table import Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from svdjax.evaluate.results import EvaluationResults, Score
 
 
 def answers_section(
     evaluation: EvaluationResults, folder: pathlib.Path, paper: str | None
 ) -> Section:
-    """Writes the table and the figure of a pair's answers; returns its page's section.
+    """Writes the table of a pair's answers; returns its page's section.
 
     Args:
         evaluation: Results of the evaluation stage.
@@ -33,20 +38,16 @@ def answers_section(
     """
     table = answers_table(evaluation, paper)
     table.write(folder / "tables")
-    shown = list(evaluation.benchmarks)[:MOST_BENCHMARKS]
-    notes = list(evaluation.notes)
-    if len(shown) < len(evaluation.benchmarks):
-        notes.append(f"The figure shows the first {MOST_BENCHMARKS} benchmarks.")
-    with style.drawing():
-        plot = figures.answers(evaluation, shown)
-        figure = page.place(plot, folder / "figures", "answers", _TITLE, _ANSWERS, f"{_TITLE}.")
+    listed, note = read_answers(evaluation, folder)
     return Section(
         lead=_answers_lead(evaluation),
         findings=[("", line) for line in _answer_findings(evaluation)],
         facts=_protocol(evaluation),
-        notes=notes,
+        notes=[*evaluation.notes, *([note] if note else [])],
         tables=_views(table, evaluation),
-        figures=[figure],
+        plots=[_plot(evaluation)],
+        draw=[functools.partial(_figures, evaluation)],
+        answers=listed,
         files=[table.name],
     )
 
@@ -92,6 +93,63 @@ def index_answers(
         tables=views,
         files=[table.name],
     )
+
+
+def read_answers(
+    evaluation: EvaluationResults, folder: pathlib.Path
+) -> tuple[list[dict[str, Any]], str]:
+    """Answers of the page's list, of every model the first ones, and a note on those left out."""
+    scored = (score for scores in evaluation.scores.values() for score in scores.values())
+    count = sum(score.n * score.repeats for score in scored)
+    most = max(1, MOST_LISTED // max(1, len(evaluation.scores) * len(evaluation.benchmarks)))
+    answers = []
+    for model, scores in evaluation.scores.items():
+        for benchmark in scores:
+            path = responses_path(folder, benchmark, model)
+            if not path.is_file():
+                continue
+            with path.open(encoding="utf-8") as lines:
+                for line in itertools.islice(lines, most):
+                    answer = json.loads(line)
+                    chosen = {key: answer.get(key) for key in _LISTED}
+                    answers.append({"model": model, "benchmark": benchmark, **chosen})
+    left = count - len(answers)
+    where = f"; all of them are in the folder {RESPONSES}"
+    note = f"The list has the first {len(answers)} of {count} answers{where}." if left else ""
+    return answers, note if answers else ""
+
+
+def _plot(evaluation: EvaluationResults) -> Plot:
+    rows, names = dot_rows(by_group(evaluation.scores))
+    panels = []
+    for measure, title in (
+        ("accuracy", "pass@1, % (dashed: the original)"),
+        ("tokens", "output tokens"),
+    ):
+        series, rules = [], []
+        for i, benchmark in enumerate(evaluation.benchmarks):
+            scores = [evaluation.scores.get(name, {}).get(benchmark) for name in names]
+            series.append(
+                {
+                    "label": benchmark,
+                    "colour": i,
+                    "values": [getattr(score, f"{measure}_mean", None) for score in scores],
+                    "error": [getattr(score, f"{measure}_std", None) for score in scores],
+                    "gone": [score is None for score in scores],
+                }
+            )
+            post = evaluation.scores.get("post", {}).get(benchmark)
+            rules += [[getattr(post, f"{measure}_mean"), i]] if post else []
+        panel = {"title": title, "series": series, "rules": rules, "log": False}
+        panels.append(panel | ({"range": [-3, 103]} if measure == "accuracy" else {}))
+    return Plot("answers", _TITLE, _ANSWERS, "dots", panels, rows=rows, options={"spread": True})
+
+
+def _figures(evaluation: EvaluationResults) -> Iterator[tuple[str, Figure]]:
+    from svdjax.evaluate import figures
+
+    shown = list(evaluation.benchmarks)[: figures.MOST_BENCHMARKS]
+    yield "answers", figures.answers(evaluation, shown)
 
 
 def _views(table: Table, evaluation: EvaluationResults) -> list[TableView]:
@@ -183,6 +241,11 @@ _PAPER_PROTOCOL = {
 _OTHER = (
     "not the paper's, which is: all questions, 3 times, temperature 0.2, top-p 0.95, at most 1024 "
     "new tokens, its system prompts, chat prompts"
+)
+MOST_LISTED = 6000
+"""Answers of a pair that the page lists; a few megabytes at most."""
+_LISTED = (
+    *("id", "prompt", "response", "answer", "extracted", "correct", "reason", "tokens", "stopped"),
 )
 _TITLE = "pass@1 and output tokens"
 _ANSWERS = (

@@ -1,4 +1,4 @@
-"""The page of a verdict on a common origin: its evidence, the alignment, one figure."""
+"""The page of a verdict on a common origin: its evidence, the alignment, one plot."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from svdjax.fingerprint.findings import further_words, verdict_words
-from svdjax.report import page, style
+from svdjax.report import page
+from svdjax.report.blob import Blob, packed_json
 from svdjax.report.cells import Head, Row, Spec, TableView, dec, plain, sig
 from svdjax.report.numbers import MISSING, decimal, percent
+from svdjax.report.plot import Plot, layer_panel
 
 _RESIDUAL = {
     "as it is": "none was needed: the residual streams are laid over each other as they are",
@@ -29,16 +30,8 @@ def write_fingerprint(path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.
         path: File of the page.
         result: The content of the verdict's JSON file; NaN or None where a number is undefined.
     """
-    with style.drawing():
-        figure = page.place(
-            _figure(result),
-            None,
-            "distances",
-            "Distance by layer",
-            "Every matrix by itself, aligned. Below the lower line a pooled distance counts as "
-            "related, above the upper one as unrelated.",
-            "Distance of every projection over the layers.",
-        )
+    plot, blob = _distances(result), Blob()
+    meta = blob.plain({"plots": {plot.name: plot.data()}})
     return page.render(
         path,
         "fingerprint.html",
@@ -79,7 +72,9 @@ def write_fingerprint(path: pathlib.Path, result: Mapping[str, Any]) -> pathlib.
             _TRIED,
             _named(result["alignment"]["tried"]),
         ),
-        figure=figure,
+        distances=plot,
+        meta=packed_json(meta | {"arrays": blob.index}),
+        data=blob.pack(),
     )
 
 
@@ -177,27 +172,26 @@ def _named(entries: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     return [{"name": name, **entry} for name, entry in entries.items()]
 
 
-def _figure(result: Mapping[str, Any]) -> Figure:
+def _distances(result: Mapping[str, Any]) -> Plot:
     """Distance of every matrix, projections by layers, with the thresholds on the scale."""
-    figure = Figure(figsize=(7.4, 3.0), layout="constrained")
-    axes = figure.add_subplot()
-    highest = 1.0
-    for number, (name, projection) in enumerate(result["projections"].items()):
-        values = [layer["distance"] for layer in projection["by_layer"]]
-        values = np.array([np.nan if value is None else value for value in values], float)
-        highest = max(highest, np.nanmax(values, initial=0.0))
-        axes.plot(
-            values,
-            label=style.label(name),
-            color=style.COLOURS[number % len(style.COLOURS)],
-            marker=style.MARKERS[number % len(style.MARKERS)],
-            markersize=4,
-        )
-    for threshold in (result["thresholds"]["derived"], result["thresholds"]["unrelated"]):
-        axes.axhline(threshold, color=style.MUTED, linewidth=0.8, linestyle="--", zorder=1)
-    axes.set_ylim(0, 1.06 * highest)
-    axes.set_ylabel("1 − tr(I_orth)/r")
-    style.layer_axis(axes, [str(pair[0]) for pair in result["alignment"]["layers"]])
-    axes.set_xlabel("layer of the reference")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+    series = [
+        {
+            "label": name,
+            "y": [math.nan if (d := layer["distance"]) is None else d for layer in one["by_layer"]],
+        }
+        for name, one in result["projections"].items()
+    ]
+    layers = [str(pair[0]) for pair in result["alignment"]["layers"]]
+    thresholds = [result["thresholds"]["derived"], result["thresholds"]["unrelated"]]
+    panel = layer_panel("", layers, series, rules=thresholds, log=False)
+    return Plot(
+        "distances",
+        "Distance by layer",
+        "Every matrix by itself, aligned. Below the lower line a pooled distance counts as "
+        "related, above the upper one as unrelated.",
+        "lines",
+        [panel],
+        x="layer of the reference",
+        y="1 − tr(I_orth)/r",
+        options={"height": 300},
+    )

@@ -8,6 +8,7 @@ from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
 
 if TYPE_CHECKING:
     from svdjax.engine.cost import Rates
+    from svdjax.report.matrices import MatrixData
     from svdjax.report.section import Section
 
 _QR = 1.5  # times as long as its products alone a draw takes, for its QRs
@@ -56,6 +57,11 @@ class NullsStage(Stage):
         from svdjax.nulls.page import nulls_section
 
         return nulls_section(results, page.panels, folder)
+
+    def matrix_data(self, results: Any) -> MatrixData:
+        from svdjax.nulls.plots import null_matrices
+
+        return null_matrices(results)
 
     def index_section(self, results: Any, folder: Any, papers: Any) -> Section | None:
         from svdjax.nulls.page import index_nulls

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from svdjax.nulls.plots import rows_of
 from svdjax.report import style
 from svdjax.report.panels import Panel
 from svdjax.spectral import statistics
@@ -30,9 +31,9 @@ def nf(panels: Sequence[Panel], nulls: Nulls) -> Figure:
     """NF per layer, before the band of the draws and the expectation by formula."""
     figure, axes = style.grid(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
-        measured, formula = _rows(panel, nulls, "nf"), _rows(panel, nulls, "nf_all_orders")
-        draws = _rows(panel, nulls, "nf_signs")
-        chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0)
+        measured, formula = rows_of(panel, nulls, "nf"), rows_of(panel, nulls, "nf_all_orders")
+        draws = rows_of(panel, nulls, "nf_signs")
+        chosen = np.flatnonzero(rows_of(panel, nulls, "sampled") > 0)
         mean = np.zeros(0)
         if draws.size and len(chosen):
             # Layer by layer: nothing is drawn where nothing was sampled.
@@ -58,11 +59,11 @@ def svsm(panels: Sequence[Panel], nulls: Nulls) -> Figure:
     """Scaling of every singular value in one sampled layer, before the band of the draws."""
     figure, axes = style.grid(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
-        chosen = np.flatnonzero(_rows(panel, nulls, "sampled") > 0)
+        chosen = np.flatnonzero(rows_of(panel, nulls, "sampled") > 0)
         layer = chosen[len(chosen) // 2] if len(chosen) else (len(panel.layers) - 1) // 2
         measured = panel.stack("svsm")[layer]
-        mean = _rows(panel, nulls, "svsm_mean_signs")[layer]
-        std = _rows(panel, nulls, "svsm_std_signs")[layer]
+        mean = rows_of(panel, nulls, "svsm_mean_signs")[layer]
+        std = rows_of(panel, nulls, "svsm_std_signs")[layer]
         if np.isfinite(mean).any():
             _band(ax, np.arange(len(mean), dtype=float), mean, std)
         marker = "o" if len(measured) == 1 else ""
@@ -78,12 +79,6 @@ def svsm(panels: Sequence[Panel], nulls: Nulls) -> Figure:
     figure.supylabel("σ post / σ base", fontsize=8.5)
     _legend(figure, "no scaling")
     return figure
-
-
-def _rows(panel: Panel, nulls: Nulls, name: str) -> np.ndarray:
-    """An array of the nulls for all layers of a panel."""
-    arrays = [np.asarray(getattr(nulls[each.name].arrays, name)) for each in panel.members]
-    return np.concatenate(arrays).astype(np.float64)
 
 
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.nulls import figures
+from svdjax.nulls import plots
 from svdjax.nulls.findings import (
     JUDGED,
     null_facts,
@@ -19,10 +19,8 @@ from svdjax.nulls.findings import (
     null_line,
     null_notes,
 )
-from svdjax.report import page, style
 from svdjax.report.cells import Spec, dec, plain, share, sig, view
 from svdjax.report.numbers import one_decimal, percent
-from svdjax.report.page import Picture
 from svdjax.report.panels import Panel
 from svdjax.report.section import Section
 from svdjax.report.table import Table
@@ -30,6 +28,8 @@ from svdjax.spectra.tables import over
 from svdjax.spectra.views import fits_matrix, pairs_matrix
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from svdjax.nulls.results import NullResults, ProjectionNulls
     from svdjax.nulls.verdicts import NullTest
 
@@ -51,7 +51,7 @@ _LAYER = (
 
 
 def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib.Path) -> Section:
-    """Writes tables and figures of a pair's nulls; returns the section of its page.
+    """Writes tables of a pair's nulls; returns the section of its page.
 
     Args:
         results: Results of the nulls stage.
@@ -61,8 +61,6 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
     tables = null_tables(results)
     for table in tables:
         table.write(folder / "tables")
-    with style.drawing():
-        figures = list(_figures(results, panels, folder / "figures")) if panels else []
     projections, layers = tables
     return Section(
         lead=null_lead(results),
@@ -73,7 +71,8 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
             view(projections, "NF and scaling against random signs", _CAPTION, _COLUMNS),
             view(layers, "Nulls of every layer", _LAYERS, _LAYER_COLUMNS, folded=True),
         ],
-        figures=figures,
+        plots=plots.null_plots(results, panels) if panels else [],
+        draw=[functools.partial(_figures, results, panels)] if panels else [],
         files=[table.name for table in tables],
     )
 
@@ -100,7 +99,7 @@ def index_nulls(nulls: Mapping[str, NullResults], folder: pathlib.Path) -> Secti
         columns = [("pair", plain("pair")), *_COLUMNS]
         views = [view(table, "NF against random signs", _CAPTION, columns, folded=True)]
     lines = [(pair, null_line(results)) for pair, results in nulls.items()]
-    return Section(_LEAD, lines, [], [], views if rows else [], [], [table.name])
+    return Section(_LEAD, lines, tables=views if rows else [], files=[table.name])
 
 
 def null_tables(results: NullResults) -> tuple[Table, Table]:
@@ -167,16 +166,11 @@ def _tests(test: Callable[[str, str], NullTest]) -> dict[str, float]:
     }
 
 
-def _figures(
-    results: NullResults, panels: Sequence[Panel], folder: pathlib.Path
-) -> Iterator[Picture]:
-    names = ", ".join(panel.name for panel in panels)
-    nulls = results.projections
-    for figure, name, title, caption in (
-        (figures.nf(panels, nulls), "nulls_nf", "NF before random signs", _NF),
-        (figures.svsm(panels, nulls), "nulls_svsm", "Scaling before random signs", _SVSM),
-    ):
-        yield page.place(figure, folder, name, title, caption, f"{title}, for {names}.")
+def _figures(results: NullResults, panels: Sequence[Panel]) -> Iterator[tuple[str, Figure]]:
+    from svdjax.nulls import figures
+
+    yield "nulls_nf", figures.nf(panels, results.projections)
+    yield "nulls_svsm", figures.svsm(panels, results.projections)
 
 
 def _judged(row: Mapping[str, Any]) -> str:
@@ -249,16 +243,3 @@ _LAYER_COLUMNS: list[Spec] = [
     ("least squares", dec("alpha_ls")),
     ("change alone", dec("scaling_signs_mean")),
 ]
-_NF = (
-    "Blue: NF as measured. Band: the same change with random signs in base's singular frame, mean "
-    "and two standard deviations, at the layers that were sampled; below it left and right "
-    "singular vectors turned together more than by chance. Dashed: what a Gaussian change of the "
-    "same norm in random directions gives by formula; how far the band lies from it is a matter of "
-    "where the change lies."
-)
-_SVSM = (
-    "One sampled layer of each projection, largest singular value on the left; the dashed upright "
-    "ends the top 90 %, which the scale is chosen for. Band: the same change with random signs, at "
-    "the factor of least squares; it rises or falls by chance alone. A level line away from 1 "
-    "within the band is that factor; away from the band it is more than the change makes of it."
-)

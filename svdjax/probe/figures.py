@@ -136,15 +136,6 @@ def attention_maps(maps: Named, *, log: bool = True) -> Figure:
     return _triangle_heatmaps(lower, norm, "attention weight")
 
 
-def differences(maps: Named, first: str) -> dict[str, np.ndarray]:
-    """Attention of every other model minus that of `first`, of those with maps of its shape."""
-    return {
-        name: np.asarray(values, np.float64) - maps[first]
-        for name, values in maps.items()
-        if name != first and np.shape(values) == np.shape(maps[first])
-    }
-
-
 def attention_differences(changes: Named) -> Figure:
     """Differences of attention weights [T, T] from `differences` (fig. 4a, panel 3).
 

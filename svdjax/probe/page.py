@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 from collections.abc import Iterator
@@ -11,23 +12,24 @@ import numpy as np
 
 from svdjax.construct.groups import by_group
 from svdjax.construct.recipes import VARIANTS
-from svdjax.probe import figures
 from svdjax.probe.job import cka_label
-from svdjax.report import page, style
+from svdjax.probe.results import differences
 from svdjax.report.cells import dec, plain, view
 from svdjax.report.numbers import decimal, ends
-from svdjax.report.page import Picture
+from svdjax.report.plot import Plot
 from svdjax.report.section import Section
 from svdjax.report.table import Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from svdjax.probe.results import ProbeResults
 
 _COLUMNS = ("model", "title", "entropy_last", "entropy_mean", "cka", "cka_last_block")
 
 
 def probe_section(probes: ProbeResults, folder: pathlib.Path) -> Section:
-    """Writes table and figures of a pair's probes; returns the section of its page.
+    """Writes the table of a pair's probes; returns the section of its page.
 
     Args:
         probes: Results of the probes stage.
@@ -35,8 +37,6 @@ def probe_section(probes: ProbeResults, folder: pathlib.Path) -> Section:
     """
     table = Table("probes", _COLUMNS, tuple(_rows(probes)))
     table.write(folder / "tables")
-    with style.drawing():
-        pictures = list(_pictures(probes, folder / "figures"))
     caption = f"{_label(probes)}. {_TABLE}"
     return Section(
         lead=(
@@ -47,7 +47,8 @@ def probe_section(probes: ProbeResults, folder: pathlib.Path) -> Section:
         facts=[("prompts", probes.prompts), ("CKA", _kind(probes))],
         notes=list(probes.notes),
         tables=[view(table, "Inside the models", caption, _CELLS, text={"model"})],
-        figures=pictures,
+        plots=list(_plots(probes)),
+        draw=[functools.partial(_figures, probes)],
         files=[table.name],
     )
 
@@ -100,37 +101,112 @@ def _findings(probes: ProbeResults) -> Iterator[str]:
         )
 
 
-def _pictures(probes: ProbeResults, folder: pathlib.Path) -> Iterator[Picture]:
+def _groups(probes: ProbeResults) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Models that are drawn together: module, words on it, and their names in figures."""
     edited = probes.titles.keys() & VARIANTS.keys()
     modules = {"self_attn": ", edited in attention", "mlp": ", edited in the MLP"}
     for module, where in modules.items() if edited else (("all", ""),):
-        shown = {name: _title(name) for name in probes.titles if _edits(name, module)}
+        yield module, where, {name: _title(name) for name in probes.titles if _edits(name, module)}
+
+
+def _plots(probes: ProbeResults) -> Iterator[Plot]:
+    for module, where, shown in _groups(probes):
         for kind, positions, paper in (
             ("last", "the last position", " (figs. 4b, 15 to 18)"),
             ("mean", "all positions", ""),
         ):
             title = f"Attention entropy of {positions}{where}{paper}"
-            entropy = {label: probes.entropy[f"{name}/{kind}"] for name, label in shown.items()}
-            figure = figures.entropy_curves(entropy, first=shown["post"])
-            stem = f"entropy_{kind}_{module}"
-            yield page.place(figure, folder, stem, title, _ENTROPY, f"{title}.")
+            panel = _entropy({label: probes.entropy[f"{k}/{kind}"] for k, label in shown.items()})
+            yield Plot(
+                *(f"entropy_{kind}_{module}", title, _ENTROPY, "lines", [panel]),
+                x="block",
+                y="attention entropy, nats",
+                options={"height": 300},
+            )
         paper = {"prompt": "as figs. 6, 19, but over prompts", "position": "figs. 6, 19"}
         title = f"CKA with the original{where} ({paper[probes.settings['samples']]})"
+        yield Plot(
+            *(f"cka_{module}", title, f"{_label(probes)}. {_CKA}", "heat"),
+            panels=[{"title": label, "values": probes.cka[k]} for k, label in shown.items()],
+            x="block",
+            y="block of the original",
+            scale={"colours": "sequential", "low": 0.0, "high": 1.0, "label": "CKA"},
+            options={"upwards": True, "square": True},
+        )
+    if probes.maps:
+        yield from _map_plots(probes)
+
+
+def _entropy(entropy: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Mean of the heads by block, of the first model with the range of its heads."""
+    deepest = max(len(values) for values in entropy.values())
+    series = []
+    for i, (label, values) in enumerate(entropy.items()):
+        heads = np.full((deepest, values.shape[1]), np.nan)
+        heads[: len(values)] = np.where(np.isfinite(values), values, np.nan)
+        line: dict[str, Any] = {"label": label, "y": heads.mean(axis=1)}
+        if i == 0:
+            band = {"low": heads.min(axis=1), "high": heads.max(axis=1)}
+            series.append(line | band | {"strong": True, "colour": 11})
+        else:
+            series.append(line | {"colour": (i - 1) % 11, "dash": i > 11})
+    return {
+        "title": "",
+        "x": list(range(deepest)),
+        "labels": [str(block) for block in range(deepest)],
+        "series": series,
+        "zero": True,
+    }
+
+
+def _map_plots(probes: ProbeResults) -> Iterator[Plot]:
+    """Attention to the first prompt in the middle block, and what differs from the original."""
+    block = len(probes.maps["post"]) // 2
+    maps = {name: np.asarray(stack[block], np.float64) for name, stack in probes.maps.items()}
+    axes: dict[str, Any] = {"x": "attends to position", "y": "position"}
+    options = {"triangle": True, "square": True, "wide": 260}
+    most = max(float(np.nanmax(values, initial=2e-4)) for values in maps.values())
+    yield Plot(
+        *("attention", f"Attention to the first prompt in block {block} (fig. 4a)", _MAPS, "heat"),
+        panels=[{"title": _title(name), "values": values} for name, values in maps.items()],
+        scale={
+            **{"colours": "sequential", "log": True, "low": 1e-4, "high": most},
+            "label": "attention weight",
+        },
+        **axes,
+        options=options,
+    )
+    changes = differences(maps, "post")
+    if changes:
+        title = f"Difference of attention from the original in block {block} (fig. 4a)"
+        yield Plot(
+            *("attention_difference", title, _CHANGES, "heat"),
+            panels=[{"title": _title(name), "values": each} for name, each in changes.items()],
+            scale={"colours": "diverging", "label": "difference of attention weight"},
+            **axes,
+            options=options,
+        )
+
+
+def _figures(probes: ProbeResults) -> Iterator[tuple[str, Figure]]:
+    from svdjax.probe import figures
+
+    for module, _, shown in _groups(probes):
+        for kind in ("last", "mean"):
+            entropy = {label: probes.entropy[f"{name}/{kind}"] for name, label in shown.items()}
+            yield (
+                f"entropy_{kind}_{module}",
+                figures.entropy_curves(entropy, first=shown["post"]),
+            )
         cka = {label: probes.cka[name] for name, label in shown.items()}
-        figure = figures.cka_heatmaps(cka, first="the original")
-        caption = f"{_label(probes)}. {_CKA}"
-        yield page.place(figure, folder, f"cka_{module}", title, caption, f"{title}.")
+        yield f"cka_{module}", figures.cka_heatmaps(cka, first="the original")
     if probes.maps:
         block = len(probes.maps["post"]) // 2
-        title = f"Attention to the first prompt in block {block} (fig. 4a)"
         maps = {_title(name): stack[block] for name, stack in probes.maps.items()}
-        figure = figures.attention_maps(maps)
-        yield page.place(figure, folder, "attention", title, _MAPS, f"{title}.")
-        changes = figures.differences(maps, _title("post"))
+        yield "attention", figures.attention_maps(maps)
+        changes = differences(maps, _title("post"))
         if changes:
-            title = f"Difference of attention from the original in block {block} (fig. 4a)"
-            figure = figures.attention_differences(changes)
-            yield page.place(figure, folder, "attention_difference", title, _CHANGES, f"{title}.")
+            yield "attention_difference", figures.attention_differences(changes)
 
 
 def _edits(name: str, module: str) -> bool:

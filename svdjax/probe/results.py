@@ -72,3 +72,12 @@ class ProbeResults(Results):
         ]
         if missing:
             raise KeyError(", ".join(missing))
+
+
+def differences(maps: Mapping[str, np.ndarray], first: str) -> dict[str, np.ndarray]:
+    """Attention of every other model minus that of `first`, of those with maps of its shape."""
+    return {
+        name: np.asarray(values, np.float64) - maps[first]
+        for name, values in maps.items()
+        if name != first and np.shape(values) == np.shape(maps[first])
+    }

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svdjax.engine.stages import PairPage, Stage
 from svdjax.report.cells import TableView
-from svdjax.report.page import Picture
+from svdjax.report.plot import Plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw = Callable[[], "Iterator[tuple[str, Figure]]"]
+"""Draws the paper's figures one by one, each with the stem of its file; loads matplotlib."""
 
 
 @dataclass
@@ -22,7 +28,9 @@ class Section:
         facts: Facts about the input, (name, value).
         notes: Parts that are missing, and why.
         tables: Tables to show.
-        figures: Figures to show.
+        plots: Plots to show.
+        draw: What draws its figures as the paper has them, where files of them are asked for.
+        answers: Answers to benchmarks to list, `svdjax.evaluate.responses.Response` as mappings.
         files: Names of the tables that were written.
         anchor: Its id on the page.
         title: Its heading.
@@ -36,7 +44,9 @@ class Section:
     facts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[TableView] = field(default_factory=list)
-    figures: list[Picture] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+    draw: list[Draw] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     anchor: str = ""
     title: str = ""
@@ -70,7 +80,7 @@ def pair_sections(
         section.lead = f"{section.lead} {new.lead}"
         # Both may have the same note on a model.
         section.notes = list(dict.fromkeys([*section.notes, *new.notes]))
-        for name in ("findings", "facts", "tables", "figures", "files"):
+        for name in ("findings", "facts", "tables", "plots", "draw", "answers", "files"):
             getattr(section, name).extend(getattr(new, name))
     return list(sections.values())
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -18,6 +19,8 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from svdjax.report.files import write
 
 DPI = 130
 BASE, POST, MUTED = "#1f5a92", "#c4511b", "#6b7280"
@@ -70,6 +73,28 @@ def png(figure: Figure) -> bytes:
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     imsave(buffer, pixels, format="png", dpi=DPI, metadata={"Software": "svdjax"})
+    return buffer.getvalue()
+
+
+def save(draw: Callable[[], Iterable[tuple[str, Figure]]], folder: pathlib.Path, kind: str) -> None:
+    """Writes figures to ``<folder>/<name>.<kind>``; their bytes depend on the figures alone.
+
+    Args:
+        draw: Draws them, each with its name.
+        folder: Made if it does not exist.
+        kind: ``png``, ``svg`` or ``pdf``.
+    """
+    with drawing(), matplotlib.rc_context({"svg.hashsalt": "svdjax"}):
+        for name, figure in draw():
+            write(
+                folder / f"{name}.{kind}", png(figure) if kind == "png" else _vector(figure, kind)
+            )
+
+
+def _vector(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    figure.savefig(buffer, format=kind, metadata=date)
     return buffer.getvalue()
 
 

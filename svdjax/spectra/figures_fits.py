@@ -9,19 +9,7 @@ from matplotlib.figure import Figure
 
 from svdjax.report import style
 from svdjax.report.panels import Panel
-
-FIT_NAMES = {
-    "identity": "Q = I (pure scaling)",
-    "q1": "Q = Q1",
-    "q2": "Q = Q2",
-    "common": "Q = polar(Q1 + Q2)",
-    "optimal": "best Q and α",
-}
-_RESIDUALS = {
-    "residual_q1": "‖ΔQ1 − I‖ / r",
-    "residual_q2": "‖ΔQ2 − I‖ / r",
-    "residual_asymmetry": "‖ΔQ1 − ΔQ2‖ / r",
-}
+from svdjax.spectra.tables import FIT_NAMES, RESIDUALS
 
 
 def fits(panels: Sequence[Panel]) -> Figure:
@@ -35,7 +23,7 @@ def residuals(panels: Sequence[Panel]) -> Figure:
 
     Layers without a common rotation that is unique have no residuals, and are not drawn.
     """
-    return _per_layer(panels, _RESIDUALS, "residual rotation")
+    return _per_layer(panels, RESIDUALS, "residual rotation")
 
 
 def has_residuals(panels: Sequence[Panel]) -> bool:

@@ -15,7 +15,6 @@ from svdjax.report import style
 from svdjax.report.panels import MOST_PANELS, Panel
 from svdjax.spectra.figures_svsm import colour_scale, draw_band, draw_svsm, finish_bands
 
-MOST_PAIRS = 12
 MOST_ROWS = 6
 Pairs = Mapping[str, Sequence[Panel]]
 

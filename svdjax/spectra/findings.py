@@ -111,7 +111,7 @@ def _unchanged(projections: Sequence[ProjectionResult]) -> str:
 
 
 def _lead_vectors(projections: Sequence[ProjectionResult]) -> str:
-    shares = _nf_shares(projections)
+    shares = nf_shares(projections)
     if not shares.size:
         return ""
     level = (
@@ -193,7 +193,7 @@ def _spread(projections: Sequence[ProjectionResult]) -> str:
 
 def _vectors(projections: Sequence[ProjectionResult]) -> str:
     changed = [p for p in projections if math.isfinite(p.nf_mean) and not _same(p).all()]
-    shares = _nf_shares(projections)
+    shares = nf_shares(projections)
     if not changed or not shares.size:
         if any(_same(p).any() for p in projections):
             return "Singular vectors: NF is 0 within its error, as nothing was turned."
@@ -213,7 +213,7 @@ def _mean_share(projection: ProjectionResult) -> float:
     return projection.nf_mean / projection.nf_unrelated
 
 
-def _nf_shares(projections: Sequence[ProjectionResult]) -> np.ndarray:
+def nf_shares(projections: Sequence[ProjectionResult]) -> np.ndarray:
     """NF / NF_unrelated of every matrix that has one and was changed by more than a factor."""
     shares = [np.zeros(0)]
     for projection in projections:

@@ -336,7 +336,9 @@ class Comparison(Results):
     def entries(self) -> dict[str, Any]:
         """Entries of summary.json.
 
-        ``stands_out`` lists the matrices that differ from those of the neighbouring layers.
+        ``stands_out`` lists the matrices that differ from those of the neighbouring layers,
+        ``verdicts`` the answers of the page's first screen (`svdjax.spectra.verdicts`), by what
+        the spectra alone tell: the page has those of the nulls stage too.
         ``sigma_error_max`` is relative to sigma_1, ``svsm_error_max`` and ``nf_error_max`` are
         absolute, all three estimates of the factorisation's own error, the largest of any layer.
         ``sigma_rounding_max`` and ``nf_rounding_max`` estimate, in the same units, what rounding
@@ -362,7 +364,15 @@ class Comparison(Results):
             "rank_deficient_layers": deficient,
             "projections": projections,
             "stands_out": [entry._asdict() for entry in self.stands_out],
+            "verdicts": self._verdicts(),
             "coverage": self.coverage,
+        }
+
+    def _verdicts(self) -> dict[str, dict[str, str]]:
+        from svdjax.spectra.verdicts import pair_verdicts  # which rests on this module
+
+        return {
+            one.key: {"answer": one.answer, "detail": one.detail} for one in pair_verdicts(self)
         }
 
     def save(self, directory: str | os.PathLike[str]) -> pathlib.Path:

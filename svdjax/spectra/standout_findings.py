@@ -29,7 +29,7 @@ def standout_lead(comparison: Comparison) -> str:
     if len(matrices) == 1:
         ((matrix, entries),) = matrices.items()
         name = matrix_name(comparison, *matrix)
-        return f"{name} stands out from the neighbouring layers: {_values(entries)}."
+        return f"{name} stands out from the neighbouring layers: {values_in_words(entries)}."
     return (
         f"{len(matrices)} matrices stand out from the neighbouring layers: "
         f"{_listed(comparison, MOST_NAMED)}."
@@ -64,7 +64,7 @@ def _listed(comparison: Comparison, most: int, where: str = "") -> str:
     """``down_proj of layer 41 (scaling factor 1.035 where 0.900 is expected); and 2 more``."""
     matrices = list(by_matrix(comparison.stands_out).items())
     items = [
-        f"{matrix_name(comparison, *matrix)} ({_values(entries)})"
+        f"{matrix_name(comparison, *matrix)} ({values_in_words(entries)})"
         for matrix, entries in matrices[:most]
     ]
     if len(matrices) > most:
@@ -72,7 +72,8 @@ def _listed(comparison: Comparison, most: int, where: str = "") -> str:
     return "; ".join(items)
 
 
-def _values(entries: Sequence[StandOut]) -> str:
+def values_in_words(entries: Sequence[StandOut]) -> str:
+    """Values of a matrix beside what its neighbours let expect."""
     values = []
     for entry in entries:
         metric, show = _METRICS[entry.metric]

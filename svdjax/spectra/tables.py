@@ -19,7 +19,20 @@ from svdjax.spectra.standout import by_matrix
 if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison, ProjectionResult
 
-FITS = ("identity", "q1", "q2", "common", "optimal")
+FIT_NAMES = {
+    "identity": "Q = I (pure scaling)",
+    "q1": "Q = Q1",
+    "q2": "Q = Q2",
+    "common": "Q = polar(Q1 + Q2)",
+    "optimal": "best Q and α",
+}
+RESIDUALS = {
+    "residual_q1": "‖ΔQ1 − I‖ / r",
+    "residual_q2": "‖ΔQ2 − I‖ / r",
+    "residual_asymmetry": "‖ΔQ1 − ΔQ2‖ / r",
+}
+FITS = tuple(FIT_NAMES)
+MOST_PAIRS = 12  # in a figure of several
 
 
 def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, Table]:

@@ -21,9 +21,10 @@ from svdjax.report.cells import (
 )
 from svdjax.report.numbers import MISSING, decimal, significant
 from svdjax.report.table import Table
-from svdjax.spectra.figures_fits import FIT_NAMES
+from svdjax.spectra.tables import FIT_NAMES
 
 _PAIR = Head("pair", text=True)
+MOST_WITHOUT_CODE = 3000
 
 
 def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView]:
@@ -33,7 +34,7 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
         tables: Tables as `svdjax.spectra.tables.pair_tables` returns them.
         paper: Name of the matched column of the paper's tables, if any.
     """
-    table3, table4, nf, layers = (tables[key] for key in ("table3", "table4", "nf", "layers"))
+    table3, table4, nf = (tables[key] for key in ("table3", "table4", "nf"))
     limited = any(row["storage_limited_layers"] for row in nf.rows)
     views = [
         view(
@@ -79,19 +80,23 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
             _FITS,
             folded=True,
         ),
-        view(
-            layers,
-            "Every layer",
-            "One row per matrix; the file has more columns. Stands out in: the metrics in which a "
-            "matrix differs from the neighbouring layers by more than these do among themselves. "
-            "Clustered: how many singular values of base and of post equal another one within "
-            "their error, so that their vectors are arbitrary.",
-            [*_LAYERS, *(_STORED_LAYERS if limited else ())],
-            folded=True,
-            most=None,
-        ),
     ]
     return [view for view in views if view.rows]
+
+
+def every_layer(table: Table) -> TableView:
+    """View of every matrix, for a browser that runs no code; the page's own table has more."""
+    limited = any(row["storage_limited"] for row in table.rows)
+    return view(
+        table,
+        "Every layer",
+        "One row per matrix; the file has more columns. Stands out in: the metrics in which a "
+        "matrix differs from the neighbouring layers by more than these do among themselves. "
+        "Clustered: how many singular values of base and of post equal another one within "
+        "their error, so that their vectors are arbitrary.",
+        [*_LAYERS, *(_STORED_LAYERS if limited else ())],
+        most=MOST_WITHOUT_CODE,
+    )
 
 
 def pairs_view(table: Table) -> TableView:

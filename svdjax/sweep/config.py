@@ -49,6 +49,19 @@ class BenchmarkData:
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """What the report stage writes beside its page and tables."""
+
+    figures: str = setting(
+        "none",
+        "Also draw the paper's figures into the folders figures, in this format; the page draws "
+        "its own.",
+        choices=("none", "png", "svg", "pdf"),
+        expected="none, png, svg or pdf",
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Leaves of a config beside its name and pairs."""
 
@@ -125,6 +138,7 @@ class Settings:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     temperature: TemperatureOptions = field(default_factory=TemperatureOptions)
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
+    report: ReportOptions = field(default_factory=ReportOptions)
 
     def faults(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
@@ -145,6 +159,7 @@ class Settings:
                 f"config.stages={tuple(self.stages)}: expected spectra first, each stage once, in "
                 f"the order {', '.join(known)}"
             )
+        faults += fields.faults(self.report, as_leaf("report"))
         if "nulls" in self.stages:
             faults += fields.faults(self.nulls, as_leaf("nulls"))
         faults += self._construction_faults() + self._behaviour_faults()

@@ -78,7 +78,8 @@ def _table(plan: SweepPlan, planning: float) -> str:
         for stage in plan.stages:
             lines += stage.forecast_pair(job, sweep.settings)
         lines.append("")
-    forecasts = plan.forecasts(rates, _figure_seconds() if "report" in sweep.settings.stages else 0)
+    draws = "report" in sweep.settings.stages and sweep.settings.report.figures != "none"
+    forecasts = plan.forecasts(rates, _figure_seconds() if draws else 0.0)
     times = {
         name: forecast.seconds + LOAD_SECONDS * rates.host * forecast.programs
         for name, forecast in forecasts.items()
@@ -112,7 +113,7 @@ def _table(plan: SweepPlan, planning: float) -> str:
 
 
 def _figure_seconds() -> float:
-    """Seconds of drawing two rows of four small heatmaps, as most figures of a pair's page are."""
+    """Seconds of drawing two rows of four small heatmaps, as most figures of a pair are."""
     from matplotlib.figure import Figure
 
     from svdjax.report import style

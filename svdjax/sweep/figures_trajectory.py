@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,30 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from svdjax.report import style
-
-_ROWS = (("nf", "NF / NF unrelated"), ("change", "change / norm"), ("alpha", "σ later / σ earlier"))
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Values of the curves.
-
-    Attributes:
-        steps: Step of the later point of every pair.
-        kinds: Titles of the columns.
-        lines: Values by (quantity, kind) and projection, one for each of `steps`.
-    """
-
-    steps: Sequence[int]
-    kinds: Sequence[str]
-    lines: Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
+from svdjax.sweep.trajectory_page import QUANTITIES, Curves
 
 
 def draw(curves: Curves) -> Figure:
     """A row of axes per quantity, a column per kind of pair."""
     figure = Figure(figsize=(9.2, 7.4), layout="constrained")
-    axes = figure.subplots(len(_ROWS), len(curves.kinds), squeeze=False, sharex=True)
-    for row, (key, label) in enumerate(_ROWS):
+    axes = figure.subplots(len(QUANTITIES), len(curves.kinds), squeeze=False, sharex=True)
+    for row, (key, label) in enumerate(QUANTITIES):
         for column, kind in enumerate(curves.kinds):
             ax = axes[row][column]
             _draw(ax, curves.steps, curves.lines[key, kind])

@@ -17,7 +17,7 @@ from svdjax.spectra.plan import SpectraPlan, plan_spectra
 from svdjax.sweep.config import SweepConfig
 from svdjax.sweep.stages import stages_of
 
-_REPORT = 1.2  # tables and pages beside the figures
+_PAGE_SECONDS, _PAIR_SECONDS = 0.5, 0.3
 _PAIR_FIGURES, _INDEX_FIGURES = 6, 4  # and one for each projection
 
 
@@ -66,7 +66,7 @@ class SweepPlan:
 
         Args:
             rates: Of one device, all of them at work.
-            figure_seconds: Of drawing a figure.
+            figure_seconds: Of drawing a figure; 0 where none are drawn.
         """
         rates = rates.together(self.mesh.size)
         stages = {
@@ -80,7 +80,9 @@ class SweepPlan:
             **stages,
         }
         if "report" in self.sweep.settings.stages:
-            found["report"] = Forecast([], _REPORT * self._figures() * figure_seconds)
+            pages = (_PAGE_SECONDS + _PAIR_SECONDS * len(self.jobs)) * rates.host
+            drawn = self._figures() * figure_seconds if figure_seconds else 0.0
+            found["report"] = Forecast([], pages + drawn)
         return found
 
     def _bytes(self) -> int:
@@ -94,8 +96,8 @@ class SweepPlan:
         return sum(sides.values())
 
     def _figures(self) -> int:
-        """Number of figures on the pages of the pairs and of the sweep."""
-        from svdjax.report.panels import MOST_PANELS  # loads matplotlib
+        """Number of figures of the pairs and of the sweep."""
+        from svdjax.report.panels import MOST_PANELS
 
         count = _INDEX_FIGURES
         for job in self.jobs:

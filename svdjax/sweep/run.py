@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -37,29 +37,20 @@ _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
 class Report(Protocol):
-    """Writes the pages of the report stage; `svdjax.sweep.pages` is the module that does."""
+    """Writes the page of the report stage; `svdjax.sweep.pages` is the module that does."""
 
-    def write_pair(
-        self,
-        comparison: Comparison,
-        directory: pathlib.Path,
-        *,
-        paper: Any = None,
-        results: Any = None,
-    ) -> pathlib.Path:
-        """Writes the page of a pair; returns its path."""
-        ...
-
-    def write_index(
+    def write_report(
         self,
         workdir: pathlib.Path,
         comparisons: Mapping[str, Comparison],
         *,
-        papers: Any = None,
-        trajectory: Any = (),
-        results: Any = None,
+        papers: Mapping[str, str],
+        trajectory: Sequence[str],
+        results: Mapping[str, Mapping[str, Any]],
+        figures: str,
+        check: Callable[[str], None],
     ) -> pathlib.Path:
-        """Writes the page of all pairs; returns its path."""
+        """Writes the page of all pairs; see `svdjax.sweep.pages.write_report`."""
         ...
 
 
@@ -79,7 +70,7 @@ def run_sweep(
     Args:
         config: A `ConfigDict`, see `svdjax.options`, or the `SweepConfig` read from one.
         workdir: Made if it does not exist.
-        report: Module with `write_pair` and `write_index`; None leaves that stage out.
+        report: Module with `write_report`; None leaves that stage out.
         stop: The caller's entered `StopRequest`; without one, a sweep enters its own.
         workers: Who computes: ``here``, this process over all its devices, or ``ray``, workers of a
             Ray cluster with ``config.devices`` each (one by default); to be called before jax has
@@ -183,7 +174,10 @@ class _Sweep:
         self.place.lock()
         self.place.check_places([spec.name for spec in self.sweep.pairs])
         self.state = self.place.state()
-        self.place.refuse_other(self.state, "config", self.sweep.resolved, "another config")
+        # What is drawn of the same results may differ.
+        state = {key: _computed(value) for key, value in self.state.items() if key == "config"}
+        resolved = _computed(self.sweep.resolved)
+        self.place.refuse_other(state, "config", resolved, "another config")
 
     def _refuse_inputs(self, digests: dict[str, Any]) -> None:
         self.place.refuse_other(self.state, "inputs", digests, "other input files")
@@ -261,46 +255,26 @@ class _Sweep:
         comparisons: dict[str, Comparison],
         results: Mapping[str, Mapping[str, Any]],
     ) -> pathlib.Path:
-        entry = self._stage("report")
-        before, start = entry.get("seconds", 0.0), time.perf_counter()
-        entries = entry.setdefault("pairs", {})
-        pages = [self.place.path / spec.name / "report.html" for spec in self.sweep.pairs]
-        left = [
-            spec
-            for spec, page in zip(self.sweep.pairs, pages)
-            if entries.get(spec.name, {}).get("status") != "done" or not page.is_file()
-        ]
-        self.progress.begin("report", len(left) + 1, len(left) + 1)
-        for number, spec in enumerate(left, 1):
-            self.stop.check("while writing the report")
-            began = time.perf_counter()
-            report.write_pair(
-                comparisons[spec.name],
-                self.place.path / spec.name,
-                paper=spec.paper or None,
-                results={
-                    name: pairs[spec.name] for name, pairs in results.items() if spec.name in pairs
-                },
-            )
-            entries[spec.name] = {"status": "done", "seconds": time.perf_counter() - began}
-            entry["seconds"] = before + time.perf_counter() - start
-            self._save()
-            self.progress.advance(1, f"drew {number}/{len(left)} {spec.name}")
-        self.stop.check("before the index of the report")
-        index = report.write_index(
+        entry, start = self._stage("report"), time.perf_counter()
+        self.progress.begin("report", 1, 1)
+        page = report.write_report(
             self.place.path,
             comparisons,
             papers={spec.name: spec.paper for spec in self.sweep.pairs if spec.paper},
             trajectory=self.sweep.trajectory,
             results=results,
+            figures=self.sweep.settings.report.figures,
+            check=self.stop.check,
         )
-        self.progress.advance(1, "drew the index")
-        entry |= {"status": "done", "seconds": before + time.perf_counter() - start}
-        return index
+        entry |= {"status": "done", "seconds": time.perf_counter() - start}
+        self.progress.advance(1, "wrote the report")
+        return page
 
     def _finished(self) -> SweepOutcome | None:
         """The outcome of a sweep that is done, or None where some of its files are gone."""
         if not all(path.is_file() for path in self._outputs()):
+            return None
+        if self.state["config"].get("report") != self.sweep.resolved.get("report"):
             return None
         try:
             return SweepOutcome.load(self.place.path)
@@ -322,6 +296,11 @@ class _Sweep:
         if status:
             self.state["status"] = status
         self.place.write_state(self.state)
+
+
+def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config without what the report alone reads."""
+    return {key: value for key, value in config.items() if key != "report"}
 
 
 def _now() -> str:

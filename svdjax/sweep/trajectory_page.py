@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svdjax.report import page, style
 from svdjax.report.cells import (
     MOST_COLUMNS,
     MOST_ROWS,
@@ -22,15 +23,16 @@ from svdjax.report.cells import (
 )
 from svdjax.report.numbers import percent
 from svdjax.report.panels import Panel, drawn
+from svdjax.report.plot import Plot
 from svdjax.report.section import Section
 from svdjax.report.table import Table
 from svdjax.spectra.tables import over, ratio
 from svdjax.spectra.views import pairs_matrix
-from svdjax.sweep import figures_trajectory
-from svdjax.sweep.figures_trajectory import Curves
 from svdjax.sweep.trajectory import from_start, pair_name, positions, step_to_step
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from svdjax.spectra.results import Comparison, ProjectionResult
 
 KINDS: Mapping[str, tuple[str, Callable[[Sequence[str]], list[tuple[str, str]]]]] = {
@@ -38,12 +40,32 @@ KINDS: Mapping[str, tuple[str, Callable[[Sequence[str]], list[tuple[str, str]]]]
     "previous": ("step to step", step_to_step),
 }
 """Kinds of pairs: name in the table to title and pairs."""
+QUANTITIES = (
+    ("nf", "NF / NF unrelated"),
+    ("change", "change / norm"),
+    ("alpha", "σ later / σ earlier"),
+)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Values of the curves.
+
+    Attributes:
+        steps: Step of the later point of every pair.
+        kinds: Titles of the columns.
+        lines: Values by (quantity, kind) and projection, one for each of `steps`.
+    """
+
+    steps: Sequence[int]
+    kinds: Sequence[str]
+    lines: Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
 
 
 def trajectory_section(
     comparisons: Mapping[str, Comparison], labels: Sequence[str], folder: pathlib.Path
 ) -> Section:
-    """Writes ``tables/trajectory.*`` and ``figures/trajectory.png``; returns the index's section.
+    """Writes ``tables/trajectory.*``; returns the section of all pairs.
 
     Args:
         comparisons: Results by pair name.
@@ -55,19 +77,17 @@ def trajectory_section(
     first = comparisons[pair_name(*from_start(labels)[0])]
     panels, note = drawn(first.projections)
     names = [panel.name for panel in panels]
-    figures = []
-    if names:
-        alt = f"{_TITLE}: NF, change and scaling of {', '.join(names)}."
-        with style.drawing():
-            figure = figures_trajectory.draw(_curves(comparisons, labels, names))
-            figures = [page.place(figure, folder / "figures", "trajectory", _TITLE, _CAPTION, alt)]
+    curves = _curves(comparisons, labels, names)
     return Section(
         lead=_LEAD,
         findings=_findings(table, labels),
         notes=[note] if note else [],
         tables=_views(table),
-        figures=figures,
+        plots=[_plot(curves)] if names else [],
+        draw=[functools.partial(_figures, curves)] if names else [],
         files=[table.name],
+        anchor="trajectory",
+        title="Trajectory",
     )
 
 
@@ -133,6 +153,27 @@ def _curves(
                     values["change", title][panel.name].append(over(np.mean, change(panel)))
                     values["alpha", title][panel.name].append(panel.svsm.alpha_mean)
     return Curves(positions(labels)[1:], [title for title, _ in KINDS.values()], values)
+
+
+def _plot(curves: Curves) -> Plot:
+    """NF, change and scaling over the steps, from the start and step to step."""
+    panels = []
+    for key, quantity in QUANTITIES:
+        for kind in curves.kinds:
+            series = [
+                {"label": name, "y": np.asarray(values, np.float64), "colour": i}
+                for i, (name, values) in enumerate(curves.lines[key, kind].items())
+            ]
+            panel = {"title": f"{quantity}, {kind}", "x": list(curves.steps), "series": series}
+            panels.append(panel | {"rules": [1.0]} if key == "alpha" else panel | {"zero": True})
+    options = {"columns": len(curves.kinds), "height": 230}
+    return Plot("trajectory", _TITLE, _CAPTION, "lines", panels, x="step", options=options)
+
+
+def _figures(curves: Curves) -> Iterator[tuple[str, Figure]]:
+    from svdjax.sweep import figures_trajectory
+
+    yield "trajectory", figures_trajectory.draw(curves)
 
 
 def _views(table: Table) -> list[TableView]:

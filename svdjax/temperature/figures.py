@@ -13,23 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from svdjax.report import style
+from svdjax.temperature.plots import LABELS
 
 if TYPE_CHECKING:
     from svdjax.temperature.results import TemperatureResults
-
-_LABELS = {"loss": "change of loss, nats", "entropy_last": "change of entropy, nats"}
-
-
-def changes(results: TemperatureResults, model: str) -> dict[str, np.ndarray]:
-    """Changes by a scaled layer, by measure: [P, R - 1, F]; entropies are means over the blocks."""
-    unscaled = results.factors.index(1.0)
-    arrays = {}
-    for name in _LABELS:
-        array = results.get(model, name)
-        if array is not None:
-            values = array if array.ndim == 3 else array.mean(axis=-1)
-            arrays[name] = (values - values[:, :, unscaled : unscaled + 1])[:, :-1]
-    return arrays
 
 
 def heatmaps(results: TemperatureResults, arrays: Mapping[str, np.ndarray]) -> Figure:
@@ -63,7 +50,7 @@ def heatmaps(results: TemperatureResults, arrays: Mapping[str, np.ndarray]) -> F
             ax.set_yticks(*_every(layers, 12))
             ax.set_ylabel("layer" if p == 0 else "")
         bar = figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.9, pad=0.015)
-        bar.set_label(_LABELS[name])
+        bar.set_label(LABELS[name])
     for ax in grid[-1]:
         ax.set_xlabel("factor")
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import pathlib
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.report import page, style
 from svdjax.report.cells import Spec, dec, plain, view
 from svdjax.report.numbers import decimal, ends, significant
-from svdjax.report.page import Picture
 from svdjax.report.section import Section
 from svdjax.report.table import Table
-from svdjax.temperature import figures
 from svdjax.temperature.options import ALL, GROUPS, is_temperature, temperature
+from svdjax.temperature.plots import changes, temperature_plots
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from svdjax.temperature.results import TemperatureResults
 
 _SCALARS = ("loss", "kl", "agreement")
@@ -28,7 +29,7 @@ _ANSWERS = ("accuracy", "tokens", "stopped")
 
 
 def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Section:
-    """Writes table and figures of a pair's scaled models; returns its page's section.
+    """Writes the table of a pair's scaled models; returns its page's section.
 
     Args:
         results: Results of the temperature stage.
@@ -36,8 +37,6 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
     """
     table = temperature_table(results)
     table.write(folder / "tables")
-    with style.drawing():
-        figures = list(_figures(results, folder / "figures"))
     together = Table(
         table.name, table.columns, tuple(row for row in table.rows if row["layer"] == "all")
     )
@@ -54,7 +53,8 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
             *(f"Scaled models, no {measure}: {why}." for measure, why in results.left_out.items()),
         ],
         tables=[view(together, _TITLE, _TABLE, _cells(results), text={"model", "scaled"})],
-        figures=figures,
+        plots=list(temperature_plots(results)),
+        draw=[functools.partial(_figures, results)],
         files=[table.name],
     )
 
@@ -227,30 +227,18 @@ def _entropy_findings(
             )
 
 
-def _figures(results: TemperatureResults, folder: pathlib.Path) -> Iterator[Picture]:
+def _figures(results: TemperatureResults) -> Iterator[tuple[str, Figure]]:
+    from svdjax.temperature import figures
+
     for model in results.models:
-        of_model = "" if model == "post" else f" of {model}"
-        changes = figures.changes(results, model)
-        if changes and len(results.layers) > 1:
-            title = f"Scaled singular values{of_model}, layer by layer"
-            figure = figures.heatmaps(results, changes)
-            yield page.place(figure, folder, f"temperature_{model}", title, _MAPS, f"{title}.")
-        title = f"Scaled singular values{of_model}, all layers together"
-        figure = figures.curves(results, model)
-        yield page.place(figure, folder, f"temperature_all_{model}", title, _CURVES, f"{title}.")
+        arrays = changes(results, model)
+        if arrays and len(results.layers) > 1:
+            yield f"temperature_{model}", figures.heatmaps(results, arrays)
+        yield f"temperature_all_{model}", figures.curves(results, model)
 
 
 _TITLE = "Scaled singular values, all layers together"
 _TABLE = (
     "Scaling q and k by a factor α is attention at the temperature 1/α² (appendix G.1). KL from "
     "the unscaled model; entropy in nats, mean over blocks and heads. Single layers: in the file."
-)
-_MAPS = (
-    "What changed from the unscaled model where one layer (row) is scaled by a factor (column): "
-    "the loss, and the attention entropy of the last position, mean over blocks and heads. White: "
-    "nothing; one colour scale for all panels of a measure."
-)
-_CURVES = (
-    "One line per projection; dashed: the unscaled model. Open markers beside the entropy, where "
-    "there are any: queries and keys with their biases at that temperature."
 )

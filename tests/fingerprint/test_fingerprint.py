@@ -21,6 +21,7 @@ from svdjax.fingerprint.job import FingerprintJob
 from svdjax.fingerprint.run import run_fingerprint
 from svdjax.model import forward
 from tests.fingerprint.harness import disguised, reorder_layers, rewritten, verdict
+from tests.report.pages import assert_self_contained
 from tests.support import tiny
 
 BASE, INSTRUCT, REASONING, PRIME = map(
@@ -172,12 +173,11 @@ def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     assert {"distance", "p_value", "alignment", "projections"} <= stored.keys()
     assert len(stored["projections"]["q_proj"]["by_layer"]) == 5
     assert "independent" in stored["assumption"]
-    page = (out.parent / "verdict.of.html").read_text()
+    page = assert_self_contained(out.parent / "verdict.of.html").text
     assert "Verdict: related" in page
     assert "two checkpoints do not tell which" in page
     assert "layers.4.mlp" in page
     assert "By reference" not in page
-    assert "http" not in page.split("</style>")[1].replace("arxiv", "")
     assert outcome.text().splitlines()[-2:] == [str(out), str(out.with_suffix(".html"))]
     # A finished file is replaced, here by one on several references; what a killed one left goes.
     (out.parent / ".svdjax-x1y2.tmp").write_bytes(b"{")

@@ -7,8 +7,7 @@ import pathlib
 import pytest
 
 from svdjax.spectra.results import Comparison
-from svdjax.sweep.index_page import write_index
-from svdjax.sweep.pair_page import write_pair
+from svdjax.sweep.pages import write_report
 from tests.report import synthetic
 
 PAPER = "Qwen2.5-Math-1.5B/instruct"
@@ -25,7 +24,6 @@ def workdir(related: Comparison, tmp_path_factory: pytest.TempPathFactory) -> pa
     folder = tmp_path_factory.mktemp("sweep")
     few = {"k_proj": synthetic.SHAPES["k_proj"]}
     other = synthetic.family(alpha=0.0, change=1.0, seed=3, shapes=few, pair="base-other")
-    write_pair(related, folder / related.pair, paper=PAPER)
-    write_pair(other, folder / other.pair)
-    write_index(folder, {related.pair: related, other.pair: other})
+    pairs = {related.pair: related, other.pair: other}
+    write_report(folder, pairs, papers={related.pair: PAPER}, figures="png")
     return folder

@@ -13,10 +13,9 @@ from svdjax.report.panels import drawn
 from svdjax.spectra import figures_fits, figures_vectors
 from svdjax.spectra.findings import findings
 from svdjax.spectra.results import ProjectionResult
-from svdjax.spectra.tables import pair_tables
-from svdjax.sweep.pair_page import write_pair
+from svdjax.spectra.tables import FIT_NAMES, pair_tables
 from tests.report import synthetic
-from tests.report.pages import Page
+from tests.report.pages import Page, pair_page
 from tests.report.pixels import assert_alive
 
 # How many singular values come in pairs, from the largest on.
@@ -62,9 +61,8 @@ def test_matrices_without_a_common_rotation_are_counted_and_not_drawn(square, cl
     for curve in ax.lines:
         assert list(np.isfinite(np.asarray(curve.get_ydata(), float))) == [True, False, True]
     both = synthetic.comparison([square, dataclasses.replace(clustered, name="o_proj")])
-    text = Page(write_pair(both, tmp_path)).text
+    text = Page(pair_page(both, tmp_path)).text
     assert "Left out: 1 of 6 matrices in which no common rotation is the nearest" in text
-    assert text.count("Orange edges") == 2  # of the overview and of o_proj
     row = pair_tables(one, None)["layers"].rows[1]
     assert np.isnan([row["residual_q1"], row["residual_asymmetry"], row["fit_common_error"]]).all()
     assert np.isfinite([row["nf"], row["fit_optimal_error"]]).all()
@@ -85,8 +83,8 @@ def test_legends_name_what_was_computed(square, tmp_path):
         panels = drawn({"q_proj": cheap})[0]
         some = figures_fits.fits(panels)
         assert_alive(some, tmp_path)
-    assert legend(whole) == list(figures_fits.FIT_NAMES.values())
-    assert legend(some) == [v for k, v in figures_fits.FIT_NAMES.items() if k != "common"]
+    assert legend(whole) == list(FIT_NAMES.values())
+    assert legend(some) == [v for k, v in FIT_NAMES.items() if k != "common"]
     # The asymmetry alone is NF, which has a figure.
     assert not figures_fits.has_residuals(panels)
     none = dataclasses.replace(

@@ -16,15 +16,15 @@ from svdjax.construct.recipes import RECIPES, VARIANTS
 from svdjax.construct.tables import construction_tables, constructions_table
 from svdjax.construct.views import construction_views, index_views
 from svdjax.report.cells import MOST_COLUMNS
-from svdjax.spectra.figures_pairs import MOST_PAIRS
-from svdjax.sweep.index_page import write_index
-from svdjax.sweep.pair_page import write_pair
+from svdjax.sweep.pages import write_report
 from tests.report import synthetic, synthetic_constructions
 from tests.report.pages import (
     HOSTILE,
     Page,
     assert_links_lead_somewhere,
     assert_self_contained,
+    meta_of,
+    pair_page,
 )
 
 LEFT_OUT = {
@@ -59,9 +59,7 @@ def workdir(made, tmp_path_factory):
     """A sweep whose pairs have no matrices, so that little else is drawn."""
     folder = tmp_path_factory.mktemp("sweep")
     comparisons = {name: synthetic.comparison([], pair=name) for name in (*made, "base-other")}
-    for name, one in comparisons.items():
-        write_pair(one, folder / name, results={"constructions": made.get(name)})
-    write_index(folder, comparisons, results={"constructions": made})
+    write_report(folder, comparisons, results={"constructions": made}, figures="png")
     return folder
 
 
@@ -73,32 +71,34 @@ def test_pages_are_self_contained_and_links_lead_somewhere(workdir):
         assert_links_lead_somewhere(path)
 
 
-def test_a_page_shows_the_section_and_a_pair_without_has_none(workdir, made):
-    page = Page(workdir / "base-instruct" / "report.html")
+def test_the_page_shows_the_section_and_a_pair_without_has_none(workdir, made):
+    page = Page(workdir / "report.html")
     anchors = [attributes.get("id") for _, attributes in page.tags]
-    assert "constructions" in anchors
-    assert ("a", {"href": "#constructions"}) in page.tags
-    assert ("a", {"href": "tables/constructions.csv"}) in page.tags
+    names = [*made, "base-other"]
+    for number, name in enumerate(names):
+        assert (f"p{number}-constructions" in anchors) == (name in made)
+    assert ("a", {"href": "#p0-constructions"}) in page.tags
+    assert ("a", {"href": "base-instruct/tables/constructions.csv"}) in page.tags
     one = made["base-instruct"]
     for text in (lead(one), *findings(one), one.text, one.other, "Names in the paper"):
         assert text in page.text
-    without = Page(workdir / "base-other" / "report.html")
-    assert "Constructi" not in without.text
-    assert "constructions" not in [attributes.get("id") for _, attributes in without.tags]
     assert not (workdir / "base-other" / "tables" / "constructions.csv").exists()
 
 
-def test_figures_are_embedded_and_stand_beside(workdir):
-    for pair, expected in {
-        "base-instruct": {"constructions", "construction_sizes"},
-        "base-plain": {"constructions"},
-        "base-odd": {"constructions", "construction_sizes"},
-        ".": {"pairs_constructions"},
-    }.items():
-        page = Page(workdir / pair / "report.html")
-        files = {path.stem for path in (workdir / pair / "figures").glob("*.png")}
-        assert files == expected
-        assert {attributes["id"] for tag, attributes in page.tags if tag == "figure"} == expected
+def test_plots_are_on_the_page_and_figures_beside(workdir):
+    plots = meta_of(workdir / "report.html")["plots"]
+    shown = [each.get("data-plot") for tag, each in Page(workdir / "report.html").tags]
+    for pair, prefix, expected in (
+        ("base-instruct", "p0", {"constructions", "construction_sizes"}),
+        ("base-plain", "p1", {"constructions"}),
+        ("base-odd", "p2", {"constructions", "construction_sizes"}),
+        (".", "all", {"pairs_constructions"}),
+    ):
+        assert {path.stem for path in (workdir / pair / "figures").glob("*.png")} == expected
+        for name in expected:
+            key = f"{prefix}-constructions-{name}"
+            assert key in plots
+            assert key in shown
 
 
 def test_tables_hold_the_numbers_at_full_precision(workdir, made):
@@ -176,12 +176,12 @@ def test_names_of_the_paper_have_both_readings(made):
 
 
 def test_what_was_left_out_is_said_once_per_reason(workdir):
-    text = Page(workdir / "base-odd" / "report.html").text
+    text = Page(workdir / "report.html").text
     assert (
         "Not made: restoration_V_SA_other and restoration_V_FFN_other (the config names no other"
     ) in text
     assert "Not made: replaced (alpha' is not defined or 0 for q_proj)." in text
-    assert "Not made" not in Page(workdir / "base-instruct" / "report.html").text
+    assert text.count("Not made: ") == 2
 
 
 def test_the_index_has_variant_by_pair(workdir, made):
@@ -202,21 +202,19 @@ def test_the_index_has_variant_by_pair(workdir, made):
     assert len(every.rows) == len(rows)
 
 
-def test_an_index_of_many_pairs_is_bounded_and_says_so(tmp_path):
-    names = [f"pair{i}" for i in range(MOST_PAIRS + 1)]
+def test_tables_of_many_pairs_become_one():
+    names = [f"pair{i}" for i in range(MOST_COLUMNS + 1)]
     one = synthetic_constructions.results(names=("replaced", "restoration_V_SA"))
-    many = dict.fromkeys(names, one)
-    views = index_views(constructions_table(many))
-    assert len(names) > MOST_COLUMNS
+    views = index_views(constructions_table(dict.fromkeys(names, one)))
     assert [view.title for view in views] == ["All constructed models"]
-    page = Page(write_index(tmp_path, {}, results={"constructions": many}))
-    assert f"The figure shows the first {MOST_PAIRS} of {len(names)} pairs." in page.text
 
 
 def test_one_pair_with_constructions_has_no_figure_across_pairs(tmp_path):
     comparison = synthetic.comparison([], pair="a")
     made = {"a": synthetic_constructions.results()}
-    page = Page(write_index(tmp_path, {"a": comparison}, results={"constructions": made}))
+    page = Page(
+        write_report(tmp_path, {"a": comparison}, results={"constructions": made}, figures="png")
+    )
     assert "KL of the constructed models" in page.text
     assert not list(tmp_path.glob("figures/*"))
 
@@ -226,16 +224,12 @@ def test_nothing_made_still_has_a_page(tmp_path):
         names=(), fields={"left_out": LEFT_OUT, "original_loss": math.nan}
     )
     comparison = synthetic.comparison([])
-    page = Page(write_pair(comparison, tmp_path / "pair", results={"constructions": none}))
+    page = Page(pair_page(comparison, tmp_path, results={"constructions": none}, figures="png"))
     assert "No model was constructed" in page.text
     assert "Not made: replaced" in page.text
-    index = write_index(tmp_path, {}, results={"constructions": {"pair": none}})
-    assert "No model was constructed" in Page(index).text
     assert not list(tmp_path.glob("**/*.png"))
-    assert (
-        "Constructions"
-        not in Page(write_index(tmp_path, {"pair": comparison}, results={"constructions": {}})).text
-    )
+    without = write_report(tmp_path, {"pair": comparison}, results={"constructions": {}})
+    assert "Constructions" not in Page(without).text
 
 
 def test_hostile_names_are_text(tmp_path):
@@ -259,11 +253,12 @@ def test_hostile_names_are_text(tmp_path):
         }
     )
     comparison = synthetic.comparison([], pair=HOSTILE)
-    path = write_pair(comparison, tmp_path / "pair", results={"constructions": made})
-    both = {HOSTILE: made, "other": made}
-    index = write_index(tmp_path, {HOSTILE: comparison}, results={"constructions": both})
-    for page in (assert_self_contained(path), assert_self_contained(index)):
-        assert page.text.count("<script>alert('x')</script>\"&{{ 7 * 7 }}") > 3
+    both = {"pair": made, HOSTILE: made}
+    path = write_report(
+        tmp_path, {"pair": comparison}, results={"constructions": both}, figures="png"
+    )
+    text = assert_self_contained(path).text
+    assert text.count("<script>alert('x')</script>\"&{{ 7 * 7 }}") > 3
     assert {p.parent for p in tmp_path.glob("**/*.png")} == {
         tmp_path / "pair" / "figures",
         tmp_path / "figures",

@@ -41,7 +41,7 @@ def test_titles_say_which_figure_and_whose_samples_it_is(tmp_path, samples, word
     section = probe_section(results(samples), tmp_path)
     assert all(words in line for _, line in section.findings)
     assert section.tables[0].caption.startswith(words)
-    figures = [figure for figure in section.figures if figure.title.startswith("CKA")]
+    figures = [figure for figure in section.plots if figure.title.startswith("CKA")]
     assert figures
     for figure in figures:
         assert title in figure.title
@@ -50,7 +50,7 @@ def test_titles_say_which_figure_and_whose_samples_it_is(tmp_path, samples, word
     assert ("a choice of svdjax" in facts) == (samples == "prompt")
     assert ("as eq. 17 has it" in facts) == (samples == "position")
     assert cka_label(samples, True) == f"debiased {words}"
-    titles = {figure.title for figure in section.figures}
+    titles = {figure.title for figure in section.plots}
     assert any(one.startswith("Attention entropy of the last") for one in titles)
     for title in titles:
         if title.startswith("Attention entropy of the last position"):
@@ -59,4 +59,4 @@ def test_titles_say_which_figure_and_whose_samples_it_is(tmp_path, samples, word
             assert "fig" not in title
     assert "Attention to the first prompt in block 1 (fig. 4a)" in titles
     assert "Difference of attention from the original in block 1 (fig. 4a)" in titles
-    assert (tmp_path / "figures" / "attention_difference.png").is_file()
+    assert "attention_difference" in [name for draw in section.draw for name, _ in draw()]

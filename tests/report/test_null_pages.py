@@ -25,10 +25,9 @@ from svdjax.report import style
 from svdjax.report.panels import drawn
 from svdjax.spectra.corotation_findings import corotation_lead
 from svdjax.spectra.findings import lead
-from svdjax.sweep.index_page import write_index
-from svdjax.sweep.pair_page import write_pair
+from svdjax.sweep.pages import write_report
 from tests.report import synthetic
-from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained
+from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained, pair_page
 from tests.report.pixels import assert_alive
 
 
@@ -190,15 +189,15 @@ def test_changes_within_rounding_are_said(related):
 def test_page_and_tables(results, related, tmp_path):
     # One projection, so that little else is drawn.
     some = {"q_proj": related["q_proj"]}, {"q_proj": results.projections["q_proj"]}
-    page = write_pair(
+    page = pair_page(
         dataclasses.replace(related, projections=some[0]),
-        tmp_path / "pair",
+        tmp_path,
+        figures="png",
         results={"nulls": dataclasses.replace(results, projections=some[1])},
     )
     text = assert_self_contained(page).text
     assert "Turned together?" in text
     assert "more alike than by chance" in text
-    (tmp_path / "report.html").touch()
     assert_links_lead_somewhere(page)
     with (tmp_path / "pair" / "tables" / "nulls.csv").open() as file:
         rows = {row["projection"]: row for row in csv.DictReader(file)}
@@ -219,17 +218,11 @@ def test_the_index_has_a_line_and_a_row_for_every_pair(results, related, tmp_pat
     )
     # Without matrices, so that nothing is drawn.
     pairs = {name: synthetic.comparison([], pair=name) for name in ("one", "other", "third")}
-    for name in pairs:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "report.html").write_text('<h2 id="nulls"></h2>')
-    index = write_index(tmp_path, pairs, results={"nulls": {"one": results, "other": other}})
+    index = write_report(tmp_path, pairs, results={"nulls": {"one": results, "other": other}})
     page = assert_self_contained(index)
     assert_links_lead_somewhere(index)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
-    assert [link for link in links if link and "#" in link] == [
-        "one/report.html#nulls",
-        "other/report.html#nulls",
-    ]
+    assert links.count("#pair=one") == links.count("#pair=other") == 2
     assert null_line(results) in page.text
     assert "In 1 of 7 projections NF lies below what random signs of the same" in page.text
     assert "give, in k_proj above (two-sided, level 0.05 for all together)" in page.text
@@ -241,18 +234,18 @@ def test_the_index_has_a_line_and_a_row_for_every_pair(results, related, tmp_pat
         rows = list(csv.DictReader(file))
     assert [row["pair"] for row in rows] == ["one"] * 7 + ["other"]
     assert [row["verdict"] for row in rows[:2]] == ["below", "above"]
-    assert "Turned together?" not in Page(write_index(tmp_path, pairs)).text
+    assert "Turned together?" not in Page(write_report(tmp_path, pairs)).text
 
 
 def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
     one = results.projections["q_proj"]
     many = {f"layer_{i}": dataclasses.replace(one, name=f"layer_{i}") for i in range(9)}
     nulls = {"one": dataclasses.replace(results, projections=many)}
-    text = Page(write_index(tmp_path, {}, results={"nulls": nulls})).text
+    text = Page(write_report(tmp_path, {}, results={"nulls": nulls})).text
     assert "NF against random signs" in text
     assert "Show 9 rows" in text
     none = dataclasses.replace(results, projections={})
-    text = Page(write_index(tmp_path, {}, results={"nulls": {"one": none}})).text
+    text = Page(write_report(tmp_path, {}, results={"nulls": {"one": none}})).text
     assert "No matrix has both an NF and a null" in text
 
 

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import pathlib
+import subprocess
+import sys
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
+from svdjax.report import page as page_module
+from svdjax.report.blob import Blob
 from svdjax.report.page import slug
 from svdjax.report.paper_tables import paper_column
 from svdjax.spectra.findings import findings, lead
-from svdjax.sweep.index_page import write_index
-from svdjax.sweep.pair_page import write_pair
+from svdjax.sweep.pages import write_report
 from tests.report import synthetic
 from tests.report.pages import (
     HOSTILE,
     Page,
     assert_links_lead_somewhere,
     assert_self_contained,
+    meta_of,
+    pair_page,
 )
+
+UPLOT = {
+    "LICENSE": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
 
 
 @pytest.fixture(scope="module")
 def page(workdir: pathlib.Path) -> Page:
-    return Page(workdir / "base-instruct" / "report.html")
-
-
-@pytest.fixture(scope="module")
-def index(workdir: pathlib.Path) -> Page:
     return Page(workdir / "report.html")
 
 
@@ -43,17 +51,65 @@ def test_every_link_leads_somewhere(workdir):
         assert_links_lead_somewhere(path)
 
 
-def test_every_figure_is_embedded_and_stands_beside(workdir, page):
-    files = {path.stem: path for path in (workdir / "base-instruct" / "figures").glob("*.png")}
-    pictures = [attributes for tag, attributes in page.tags if tag == "figure"]
-    assert {attributes["id"] for attributes in pictures} == set(files)
+def test_figures_are_drawn_only_where_they_are_asked_for(workdir, related, tmp_path):
+    files = {path.stem for path in (workdir / "base-instruct" / "figures").glob("*.png")}
     assert len(files) == 7 + 7
-    embedded = [attributes for tag, attributes in page.tags if tag == "img"]
-    bytes_on_disk = {path.read_bytes() for path in files.values()}
-    for attributes in embedded:
-        data = base64.b64decode((attributes["src"] or "").partition(",")[2])
-        assert data in bytes_on_disk
-        assert len(attributes["alt"] or "") > 20
+    assert len(list((workdir / "figures").glob("*.png"))) == 4
+    few = dataclasses.replace(related, projections={"k_proj": related["k_proj"]})
+    pair_page(few, tmp_path)
+    assert not list(tmp_path.glob("**/figures"))
+    pair_page(few, tmp_path, figures="svg")
+    (svg, *_) = (tmp_path / "pair" / "figures").glob("corners_*.svg")
+    assert svg.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_no_drawing_is_on_the_way_to_the_page(tmp_path):
+    code = "import sys, svdjax.sweep.pages; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_pair_has_a_page_that_leads_to_the_sweeps(workdir):
+    page = Page(workdir / "base-instruct" / "report.html")
+    assert ("a", {"id": "target", "href": "../report.html#pair=base-instruct"}) in page.tags
+
+
+def test_the_data_hold_the_numbers(related, workdir):
+    meta = meta_of(workdir / "report.html")
+    pair = meta["pairs"][0]
+    assert pair["name"] == "base-instruct"
+    assert [group["name"] for group in pair["groups"]] == list(related.projections)
+    columns = {column["key"]: column for column in pair["columns"]}
+    for group, (name, projection) in enumerate(related.projections.items()):
+        found = columns["nf"]["values"][group]
+        np.testing.assert_allclose(found, projection.nf, rtol=1e-5, err_msg=name)
+    assert [one["key"] for one in pair["verdicts"]] == [
+        *("scaling", "rotation", "relation", "stands_out")
+    ]
+    assert pair["verdicts"][2]["answer"] == "yes, the rotations agree"
+    assert meta["pairs"][1]["verdicts"][2]["answer"] == "no, as unrelated models"
+
+
+def test_arrays_keep_their_numbers():
+    blob, rng = Blob(), np.random.default_rng(0)
+    values = rng.standard_normal((3, 40))
+    values[0, 0] = np.nan
+    blob.add(np.zeros(3), "u1", 0.0, 1.0)
+    blob.add(values)
+    blob.add(values, "i2")
+    blob.add(np.clip(values, -1, 1), "i1")
+    raw = gzip.decompress(base64.b64decode(blob.pack()))
+    for entry, error in zip(blob.index[1:], (1e-4, 7e-5, 5e-3), strict=True):
+        kind = np.dtype(f"<{entry['t']}")
+        stored = np.frombuffer(raw, kind, 120, entry["o"]).reshape(entry["s"])
+        found = stored * entry["k"] + entry["b"]
+        assert stored[0, 0] in (65535, -32768, -128)
+        expected = np.clip(values, -1, 1) if entry["t"] == "i1" else np.clip(values, -4, 4)
+        np.testing.assert_allclose(found.ravel()[1:], expected.ravel()[1:], atol=error)
+
+
+def test_the_vendored_code_is_what_was_published():
+    folder = pathlib.Path(page_module.__file__).parent / "web" / "uplot"
+    assert {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == UPLOT
 
 
 def test_the_summary_says_what_the_numbers_say(related, page):
@@ -68,7 +124,7 @@ def test_the_summary_says_what_the_numbers_say(related, page):
 
 def test_what_does_not_occur_is_not_spoken_of(page):
     assert "Residual rotations" in page.text
-    for words in ("Left out:", "Orange edges", "Equation 13", "tands out from", "tanding out:"):
+    for words in ("Left out:", "Equation 13", "tands out from", "tanding out:"):
         assert words not in page.text
 
 
@@ -133,12 +189,9 @@ def test_hostile_names_are_text(tmp_path):
     coverage = {"analysed": [HOSTILE], "left_out": {HOSTILE: HOSTILE}, "notes": [HOSTILE]}
     names = dict.fromkeys(("base", "post", "family", "pair"), HOSTILE)
     comparison = synthetic.comparison([one], coverage=coverage, options={HOSTILE: HOSTILE}, **names)
-    path = write_pair(comparison, tmp_path / "pair", paper=HOSTILE)
-    index = write_index(tmp_path, {HOSTILE: comparison})
-    for page in (Page(path), Page(index)):
-        assert "script" not in {tag for tag, _ in page.tags}
-        assert "<script>alert('x')</script>\"&{{ 7 * 7 }}" in page.text
-        assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    page = assert_self_contained(pair_page(comparison, tmp_path, paper=HOSTILE, figures="png"))
+    assert "<script>alert('x')</script>\"&{{ 7 * 7 }}" in page.text
+    assert len([tag for tag, _ in page.tags if tag == "script"]) == 3
     assert {p.parent for p in tmp_path.glob("**/*.png")} == {
         tmp_path / "pair" / "figures",
         tmp_path / "figures",
@@ -148,24 +201,20 @@ def test_hostile_names_are_text(tmp_path):
 def test_an_unmatched_paper_key_is_said(workdir, tmp_path):
     base = np.random.default_rng(0).standard_normal((1, 4, 4))
     comparison = synthetic.comparison([synthetic.result("w", "", base, base)])
-    assert (
-        "no row 'Qwen9/instruct'"
-        in Page(write_pair(comparison, tmp_path, paper="Qwen9/instruct")).text
-    )
+    text = Page(pair_page(comparison, tmp_path, paper="Qwen9/instruct")).text
+    assert "no row 'Qwen9/instruct'" in text
 
 
 def test_a_pair_with_nothing_analysed_still_has_a_page(tmp_path):
     comparison = synthetic.comparison([])
-    page = Page(write_pair(comparison, tmp_path / "pair"))
+    page = Page(pair_page(comparison, tmp_path))
     assert "No matrix could be compared" in page.text
-    assert "pair" in Page(write_index(tmp_path, {"pair": comparison})).text
-    Page(write_index(tmp_path, {}))
+    assert "No pair has been analysed" in Page(write_report(tmp_path, {})).text
 
 
-def test_the_index_has_all_pairs(index):
-    assert "base-instruct" in index.text
-    assert "base-other" in index.text
-    assert len([tag for tag, _ in index.tags if tag == "img"]) == 4
+def test_the_page_has_all_pairs(page):
+    assert "base-instruct" in page.text
+    assert "base-other" in page.text
 
 
 def test_a_long_table_is_cut_on_the_page_and_says_so(related, tmp_path):

@@ -14,6 +14,7 @@ from matplotlib.colors import LogNorm, Normalize, to_rgba
 from matplotlib.figure import Figure
 
 from svdjax.probe import figures
+from svdjax.probe.results import differences
 from svdjax.report import style
 from tests.report.pages import HOSTILE
 from tests.report.pixels import assert_alive, assert_ticks_apart, render
@@ -269,7 +270,7 @@ def test_attention_is_drawn_below_the_diagonal():
 def test_differences_are_those_from_the_first_on_a_scale_with_0_in_its_middle(tmp_path):
     given = maps(3, 20)
     given["of another length"] = maps(1, 9)["original"]
-    changes = figures.differences(given, "original")
+    changes = differences(given, "original")
     assert list(changes) == list(given)[1:3]
     lower = np.tri(20, dtype=bool)
     with style.drawing():

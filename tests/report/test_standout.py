@@ -9,8 +9,8 @@ import pytest
 from svdjax.spectra.findings import findings, lead
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.tables import pair_tables
-from svdjax.spectra.views import pair_views
-from svdjax.sweep.index_page import write_index
+from svdjax.spectra.views import every_layer
+from svdjax.sweep.pages import write_report
 from tests.report import synthetic
 from tests.report.pages import Page
 
@@ -73,7 +73,7 @@ def test_the_table_of_matrices_has_no_cap_and_marks_them(clean):
         f"p{i}": dataclasses.replace(clean["q_proj"], name=f"p{i}") for i in range(5)
     } | odd.projections
     tables = pair_tables(dataclasses.replace(clean, projections=many), None)
-    (view,) = (one for one in pair_views(tables, None) if one.title == "Every layer")
+    view = every_layer(tables["layers"])
     assert (len(view.rows), view.hidden) == (7 * 80, 0)
     marked = {row[:3] for row in view.rows if row[2]}
     assert marked == {("down_proj", "41", "alpha nf")}
@@ -83,5 +83,5 @@ def test_the_table_of_matrices_has_no_cap_and_marks_them(clean):
 
 def test_the_index_names_it(clean, tmp_path):
     odd = planted(clean, "svsm", 41, 1.15)
-    text = Page(write_index(tmp_path, {"odd": odd, "clean": clean})).text
+    text = Page(write_report(tmp_path, {"odd": odd, "clean": clean})).text
     assert text.count("standing out: down_proj of layer 41.") == 1

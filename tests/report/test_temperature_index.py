@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pages import write_report
 from svdjax.temperature.page import temperature_line
 from svdjax.temperature.results import TemperatureResults
 from tests.report import synthetic
@@ -34,13 +34,11 @@ def test_a_line_for_every_pair(tmp_path):
         "at most 3.0000. o_proj of post: with all layers scaled the loss is least at factor 1.5 "
         "(1.5000); it is 2.0000 unscaled and at most 3.0000."
     )
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "report.html").write_text('<h2 id="behaviour"></h2>')
     pairs = {"one": synthetic.comparison([], pair="one")}
-    index = write_index(tmp_path, pairs, results={"temperature": {"one": found}})
+    index = write_report(tmp_path, pairs, results={"temperature": {"one": found}})
     assert temperature_line(found) in Page(index).text
     assert_links_lead_somewhere(index)
-    assert "Scaled singular values" not in Page(write_index(tmp_path, pairs)).text
+    assert "Scaled singular values" not in Page(write_report(tmp_path, pairs)).text
 
 
 def test_without_text_there_is_no_loss_to_tell_of():

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from svdjax.spectra.results import Comparison
-from svdjax.sweep.index_page import write_index
+from svdjax.sweep.pages import write_report
 from svdjax.sweep.trajectory import from_start, pair_name, step_to_step
 from svdjax.sweep.trajectory_page import change, trajectory_table
 from tests.report import synthetic
-from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained
+from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained, meta_of
 
 LABELS = ("base", "10", "20", "40")
 FEW = {name: synthetic.SHAPES[name] for name in ("q_proj", "k_proj", "gate_proj")}
@@ -52,10 +52,7 @@ def folder(
     comparisons: dict[str, Comparison], tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("trajectory")
-    for name in comparisons:
-        (folder / name).mkdir()
-        (folder / name / "report.html").write_text("")
-    write_index(folder, comparisons, trajectory=LABELS)
+    write_report(folder, comparisons, trajectory=LABELS, figures="png")
     return folder
 
 
@@ -106,7 +103,8 @@ def test_the_page_tells_of_the_run(
     assert "20 → 40: a change by" in words
     for title in ("NF / unrelated, from the start", "Change, step to step", "Over the steps"):
         assert title in words
-    assert "The figures of pairs show 3 of 5, base-10 to base-40." in words
+    steps = meta_of(folder / "report.html")["trajectory"]
+    assert steps == {"labels": ["10", "20", "40"], "pairs": ["base-10", "base-20", "base-40"]}
     assert (folder / "figures" / "trajectory.png").stat().st_size > 10_000
 
 

@@ -22,8 +22,7 @@ from svdjax.probe.job import ProbeJob
 from svdjax.probe.results import ProbeResults
 from svdjax.probe.run import run_probe
 from svdjax.sweep.config import read_config
-from svdjax.sweep.index_page import write_index
-from svdjax.sweep.pair_page import write_pair
+from svdjax.sweep.pages import write_report
 from tests.report import synthetic
 from tests.report.pages import assert_links_lead_somewhere, assert_self_contained
 from tests.sweep import harness
@@ -186,24 +185,17 @@ def test_pages_show_the_papers_tables(made, tmp_path):
     answered = {pair: EvaluationResults.load(workdir / pair) for pair in pairs}
     # Without matrices, so that little else is drawn.
     comparisons = {pair: synthetic.comparison([], pair=pair) for pair in pairs}
-    for pair in pairs:
-        write_pair(
-            comparisons[pair],
-            tmp_path / pair,
-            results={
-                "probes": ProbeResults.load(workdir / pair) if pair == pairs[0] else None,
-                "evaluation": answered[pair],
-            },
-        )
-    index = write_index(tmp_path, comparisons, results={"evaluation": answered})
-    text = assert_self_contained(index).text
+    probes = {pairs[0]: ProbeResults.load(workdir / pairs[0])}
+    results = {"probes": probes, "evaluation": answered}
+    index = write_report(tmp_path, comparisons, results=results)
+    page = assert_self_contained(index)
+    text = page.text
     # Tables 1 and 6 are of replaced singular values.
     shown = "12678" if "replaced" in made.variants else "278"
     assert [one for one in "12678" if f"Table {one}: " in text] == list(shown)
     assert f"questions: {made.questions} questions, each once" in text
     assert "not the paper's, which is" in text
-    page = assert_self_contained(tmp_path / "base-instruct" / "report.html")
-    assert_links_lead_somewhere(tmp_path / "base-instruct" / "report.html")
+    assert_links_lead_somewhere(index)
     for title in ("questions, pass@1", "Inside the models", "CKA with the original", "that post"):
         assert title in page.text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,7 @@ def swept(pair_of, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reported(env, tmp_path_factory):
-    """The folder of a pair of few matrices, swept by a process with all that is the default.
-
-    Figures take most of a tiny sweep's time.
-    """
+    """The folder of a pair of few matrices, swept by a process with all that is the default."""
     root = tmp_path_factory.mktemp("reported")
     models.family(root, ["post"], layers=1, width=16)
     done = harness.sweep(
@@ -120,6 +118,24 @@ def test_a_report_is_drawn_and_named(reported):
     assert (root / "W" / "pair" / "report.html").is_file()
     assert len(done.out.splitlines()) < 10
     assert harness.leftovers(root / "W") == []
+
+
+def test_figures_of_a_finished_sweep_are_drawn_without_computing(reported, tmp_path):
+    root, _ = reported
+    workdir = shutil.copytree(root / "W", tmp_path / "W")
+    assert not list(workdir.glob("**/figures"))
+    done = harness.sweep_here(
+        f"--config=configs/pair.py:base={root / 'base'},post={root / 'post'}",
+        "--config.report.figures=svg",
+        "--config.devices=0",
+        f"--workdir={workdir}",
+    )
+    assert done.status == 0, done.err
+    assert (workdir / "pair" / "figures" / "svsm.svg").is_file()
+    assert (workdir / "figures" / "pairs_nf.svg").is_file()
+    for name in ("spectra.npz", "vectors.npz"):
+        before, after = ((folder / "pair" / name).stat() for folder in (root / "W", workdir))
+        assert before.st_mtime_ns == after.st_mtime_ns
 
 
 def test_sweep_json_says_how_it_was_made(reported):

@@ -30,21 +30,12 @@ class Report:
         self.pairs: list[str] = []
         self.trajectory: tuple[str, ...] = ()
 
-    def write_pair(self, comparison: Any, directory: pathlib.Path, **_: Any) -> pathlib.Path:
-        self.pairs.append(comparison.pair)
-        (directory / "report.html").touch()
-        return directory / "report.html"
-
-    def write_index(
-        self,
-        workdir: pathlib.Path,
-        comparisons: Any,
-        *,
-        trajectory: Any = (),
-        **_: Any,
+    def write_report(
+        self, workdir: pathlib.Path, comparisons: Any, *, trajectory: Any = (), **_: Any
     ) -> pathlib.Path:
-        self.trajectory = trajectory
-        (workdir / "report.html").touch()
+        self.pairs, self.trajectory = list(comparisons), trajectory
+        for folder in (workdir, *(workdir / pair for pair in comparisons)):
+            (folder / "report.html").touch()
         return workdir / "report.html"
 
 

@@ -17,14 +17,13 @@ from svdjax.errors import InputError
 from svdjax.model import forward
 from svdjax.options import default_config
 from svdjax.sweep.config import read_config
-from svdjax.sweep.pair_page import write_pair
 from svdjax.sweep.run import run_sweep
 from svdjax.temperature import measures
 from svdjax.temperature.options import TemperatureOptions, temperature
 from svdjax.temperature.results import TemperatureResults
 from svdjax.text.texts import read_texts, tokenise
 from tests.report import synthetic
-from tests.report.pages import assert_self_contained
+from tests.report.pages import assert_self_contained, pair_page
 from tests.support.adapters import make_adapter
 from tests.support.workers import ThreadWorkers
 from tests.text.expected import expected
@@ -181,13 +180,11 @@ def test_workers_measure_the_same(made, tmp_path, monkeypatch, capsys):
 def test_page_and_table(made, tmp_path):
     results = TemperatureResults.load(made / "pair")
     page = assert_self_contained(
-        write_pair(
-            synthetic.comparison([], pair="pair"), tmp_path, results={"temperature": results}
-        )
+        pair_page(synthetic.comparison([]), tmp_path, results={"temperature": results})
     )
     for words in ("Scaled singular values", "layer by layer", "unscaled", "scaled block falls"):
         assert words in page.text
-    lines = (tmp_path / "tables" / "temperature.csv").read_text().splitlines()
+    lines = (tmp_path / "pair" / "tables" / "temperature.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 2 * 3
     assert lines[1].startswith("post,qk,1,0.7,2.04")
 
