@@ -40,7 +40,7 @@ def test_imports_and_paths_are_there(path):
 
 
 def test_the_map_is_the_tree():
-    """Every package and module of svdjax stands in the map of docs/architecture.md, and nothing else."""
+    """The map of docs/architecture.md has every package and module of svdjax, and nothing else."""
     block = re.search(
         r"## The tree\n+```\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.S
     )
