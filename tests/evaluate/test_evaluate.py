@@ -24,6 +24,7 @@ from svdjax.evaluate.run import EvaluateOutcome, run_evaluate
 from tests.evaluate.benchmarks.writing import GPQA_HEADER, gpqa_records, write_csv
 from tests.support import tiny
 from tests.support.commands import call
+from tests.support.schemas import check_files
 from tests.sweep import harness
 
 INSTRUCT = str(reference.path("instruct"))
@@ -108,6 +109,10 @@ def test_summary_counts_the_responses(done: EvaluateOutcome) -> None:
             assert f"\\boxed{{{question['answer']}}}" in one["response"]
     # Two repeats of one question draw differently.
     assert [one["response"] for one in found[:24]] != [one["response"] for one in found[24:]]
+
+
+def test_every_json_file_is_as_its_schema_says(done: EvaluateOutcome) -> None:
+    assert check_files(done.out) == {"evaluate_summary", "evaluate_record", "response"}
 
 
 def test_finished_does_nothing(done: EvaluateOutcome) -> None:

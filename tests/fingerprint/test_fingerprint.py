@@ -23,6 +23,7 @@ from svdjax.model import forward
 from tests.fingerprint.harness import disguised, reorder_layers, rewritten, verdict
 from tests.report.pages import assert_self_contained
 from tests.support import tiny
+from tests.support.schemas import check
 
 BASE, INSTRUCT, REASONING, PRIME = map(
     reference.path, ("base", "instruct", "reasoning", "base_prime")
@@ -187,6 +188,7 @@ def test_the_file_is_exactly_that_and_the_page_lies_beside(tmp_path):
     assert f"Nearest: {BASE}, at 0.02 of" in text
     assert {path.name for path in out.parent.iterdir()} == {"verdict.of.mine", "verdict.of.html"}
     assert json.loads(out.read_text())["nearest"]["reference"] == str(BASE)
+    check(out, "fingerprint")
     page = (out.parent / "verdict.of.html").read_text()
     assert "By reference" in page
     assert "Nearest: " in page

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from svdjax import reference
+from svdjax.atomic import write_json
 from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
 from svdjax.fingerprint.job import FingerprintJob
 from svdjax.fingerprint.run import fingerprint
 from tests.fingerprint.harness import reorder_layers, rewritten, verdict
 from tests.support import tiny
+from tests.support.schemas import check
 
 BASE, INSTRUCT, REASONING, PRIME = (
     reference.path(name) for name in ("base", "instruct", "reasoning", "base_prime")
@@ -157,7 +159,7 @@ def test_shared_initial_weights_are_told_from_shared_training(family):
     assert none["shared_training"]["kind"] == "not decided"
 
 
-def test_several_references_and_an_ancestor(family):
+def test_several_references_and_an_ancestor(family, tmp_path):
     out = "unused.json"
     several = fingerprint(FingerprintJob(f"{PRIME},{INSTRUCT},{BASE}", str(REASONING), out))
     assert several["reference"] == str(BASE)
@@ -176,3 +178,5 @@ def test_several_references_and_an_ancestor(family):
     assert line["reference"] == str(INSTRUCT)
     assert line["nearest"]["reference"] == str(BASE)
     assert [each["role"] for each in line["references"]] == ["reference", "ancestor"]
+    for result in (several, line):
+        check(write_json(tmp_path / "verdict.json", result), "fingerprint")

@@ -22,6 +22,7 @@ from svdjax.probe.job import ProbeJob, model_names
 from svdjax.probe.run import ProbeOutcome, run_probe
 from svdjax.text.prompts import read_prompts
 from tests.support.commands import call
+from tests.support.schemas import check_files
 from tests.sweep import harness
 
 MODELS = tuple(str(reference.path(name)) for name in ("instruct", "base", "instruct"))
@@ -93,6 +94,10 @@ def test_numbers_are_those_of_the_parts(done: ProbeOutcome) -> None:
             key = f"base/{name}{'_debiased' if debiased else ''}"
             # Hidden states in float32 from other batches.
             np.testing.assert_allclose(done.cka[key], expected, atol=1e-4)
+
+
+def test_every_json_file_is_as_its_schema_says(done: ProbeOutcome) -> None:
+    assert check_files(done.out) == {"probe_record"}
 
 
 def test_finished_does_nothing(done: ProbeOutcome) -> None:

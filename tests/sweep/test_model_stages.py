@@ -25,6 +25,7 @@ from svdjax.sweep.config import read_config
 from svdjax.sweep.pages import write_report
 from tests.report import synthetic
 from tests.report.pages import assert_links_lead_somewhere, assert_self_contained
+from tests.support.schemas import check_files
 from tests.sweep import harness
 
 CONTROL = "restoration_V_SA_noise"  # only those of restorations are asked
@@ -206,6 +207,11 @@ def test_nothing_but_results_is_left_and_a_finished_sweep_does_nothing(made):
     assert again.status == 0, again.err
     assert again.out.startswith("nothing to do: already finished")
     assert "evaluated" not in again.err
+
+
+def test_every_json_file_is_as_its_schema_says(made):
+    names = check_files(made.workdir)
+    assert names >= {"sweep", "summary", "constructions", "probes", "evaluation", "response"}
 
 
 def go_on(made, workdir, *more: str) -> harness.Done:

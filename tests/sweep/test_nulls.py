@@ -19,6 +19,7 @@ from svdjax.spectra.results import Comparison
 from svdjax.sweep.config import read_config
 from svdjax.sweep.run import run_sweep
 from tests.support import tiny
+from tests.support.schemas import check_files
 from tests.support.workers import ThreadWorkers
 from tests.sweep import harness
 
@@ -200,6 +201,10 @@ def test_without_draws_the_formulas_stand_in(pair, tmp_path):
     known = one.source == "first_order"
     np.testing.assert_array_equal(one.nf_null[known], one.arrays.nf_first_order[known])
     assert results.judgements["q_proj"]["nf"].verdict == "undefined"
+
+
+def test_every_json_file_is_as_its_schema_says(made):
+    assert check_files(made[0]) == {"sweep", "summary", "nulls"}
 
 
 def test_results_from_before_there_were_signs_are_read_and_not_judged(made, tmp_path):

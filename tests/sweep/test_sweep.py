@@ -12,6 +12,7 @@ import pytest
 import svdjax
 from tests.support import novel as models
 from tests.support import tiny
+from tests.support.schemas import check_files
 from tests.sweep import harness
 
 FAMILIES = ("qwen2", "llama", "mistral", "gemma2", "phi3")
@@ -153,6 +154,10 @@ def test_sweep_json_says_how_it_was_made(reported):
         assert record["stages"][stage]["seconds"] >= 0
     coverage = json.loads((workdir / "pair" / "summary.json").read_text())["coverage"]
     assert set(coverage) >= {"analysed", "left_out"}
+
+
+def test_every_json_file_is_as_its_schema_says(reported):
+    assert check_files(reported[0] / "W") == {"sweep", "summary", "table"}
 
 
 @pytest.fixture(scope="module")

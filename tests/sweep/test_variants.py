@@ -25,6 +25,7 @@ from svdjax.sweep.run import run_sweep
 from svdjax.text.divergence import Divergences
 from svdjax.text.texts import read_texts, tokenise
 from tests.spectral import reference as equations
+from tests.support.schemas import check_files
 from tests.support.workers import ThreadWorkers
 from tests.sweep import harness
 from tests.sweep.test_refusals import SMALL, refused
@@ -162,6 +163,10 @@ def test_nothing_but_results_is_left(made):
     workdir, _, _ = made
     assert harness.leftovers(workdir) == []
     assert not [path for path in workdir.rglob(".*") if path.name != ".lock"]
+
+
+def test_every_json_file_is_as_its_schema_says(made):
+    assert check_files(made[0]) == {"sweep", "summary", "constructions"}
 
 
 def test_a_finished_sweep_does_nothing(made):

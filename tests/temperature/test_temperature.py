@@ -25,6 +25,7 @@ from svdjax.text.texts import read_texts, tokenise
 from tests.report import synthetic
 from tests.report.pages import assert_self_contained, pair_page
 from tests.support.adapters import make_adapter
+from tests.support.schemas import check_files
 from tests.support.workers import ThreadWorkers
 from tests.text.expected import expected
 
@@ -128,6 +129,10 @@ def test_what_is_left_says_what_it_is(made):
     assert last[0, 0, 0, 1] > last[0, 0, 1, 1] > last[0, 0, 2, 1]
     assert set(entry["arrays"]["units"]) >= {"loss", "kl", "entropy_last", "accuracy"}
     assert not [path for path in made.rglob(".*") if path.name != ".lock"]
+
+
+def test_every_json_file_is_as_its_schema_says(made):
+    assert check_files(made) >= {"sweep", "summary", "temperature"}
 
 
 def test_a_killed_sweep_redoes_only_what_is_missing(made, tmp_path, monkeypatch):
