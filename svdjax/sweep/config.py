@@ -168,8 +168,9 @@ class Settings:
     def _missing_packages(self) -> list[str]:
         """Packages of extras that the stages need, and what to do."""
         missing = []
-        if "report" in self.stages:
-            missing.append(missing_extra("matplotlib", "figures", "the report stage draws with"))
+        if "report" in self.stages and self.report.figures != "none":
+            what = f"config.report.figures={self.report.figures}: they are drawn with"
+            missing.append(missing_extra("matplotlib", "figures", what))
         if self.reads_questions:
             missing.append(missing_extra("math_verify", "eval", "answers are compared by"))
         return [text for text in missing if text]
