@@ -17,7 +17,7 @@ from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.work.unit import Check, Here, Workers, failures
 from svdjax.engine.writing import writing_to
-from svdjax.errors import WorkersLost, missing_extra
+from svdjax.errors import WorkersLost
 from svdjax.fingerprint import lineage
 from svdjax.fingerprint.findings import sentences
 from svdjax.fingerprint.job import FingerprintJob
@@ -73,9 +73,6 @@ def run_fingerprint(
     if stop is None:
         with StopRequest(resumes=False) as own:
             return run_fingerprint(job, page=page, stop=own, workers=workers)
-    if page and (missing := missing_extra("matplotlib", "figures", "no page without")):
-        note(missing)
-        page = False
     file = job.file
     remove_leftovers([file.parent])
     pairs = open_pairs(job)
