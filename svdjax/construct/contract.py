@@ -27,7 +27,6 @@ class ConstructionsStage(Stage):
 
     name, file = "constructions", "constructions.json"
     place, anchor, title, explanation = 1, "constructions", "Constructions", "constructions.html"
-    figures = 2
 
     def pairs(self, specs: Iterable[PairSpec]) -> list[str]:
         return [spec.name for spec in specs if spec.constructed]

@@ -36,26 +36,24 @@ class Group:
     """Models of one kind.
 
     Attributes:
-        label: What sentences and figures call it.
-        colour: In figures; apart in lightness too.
-        marker: In figures.
+        label: What sentences and plots call it.
+        colour: In plots, a number of the page's colours.
     """
 
     label: str
-    colour: str
-    marker: str
+    colour: int
 
 
 GROUPS = {
-    "replaced": Group("Replaced singular values", "#111827", "D"),
-    "restoration": Group("Restoration", "#1f5a92", "o"),
-    "other": Group("Restoration from another post model", "#5ba3e6", "v"),
-    "raw": Group("Ablation with raw signs", "#b3261e", "s"),
-    "aligned": Group("Ablation with aligned signs", "#d18b00", "^"),
-    "noise": Group("Control: noise of the same size", "#5b6b7b", "x"),
-    "interpolated": Group("Control: base + sΔ at the same distance", "#2e7d5b", "<"),
-    "reverted": Group("Control: modules reverted to base", "#7a5a3a", ">"),
-    "unknown": Group("Other constructions", "#8e44ad", "P"),
+    "replaced": Group("Replaced singular values", 11),
+    "restoration": Group("Restoration", 0),
+    "other": Group("Restoration from another post model", 9),
+    "raw": Group("Ablation with raw signs", 6),
+    "aligned": Group("Ablation with aligned signs", 4),
+    "noise": Group("Control: noise of the same size", 7),
+    "interpolated": Group("Control: base + sΔ at the same distance", 2),
+    "reverted": Group("Control: modules reverted to base", 8),
+    "unknown": Group("Other constructions", 3),
 }
 
 

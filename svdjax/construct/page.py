@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from svdjax.construct import findings, plots
@@ -13,11 +12,8 @@ from svdjax.construct.tables import construction_tables, constructions_table
 from svdjax.construct.views import construction_views, index_views
 from svdjax.report.numbers import listed
 from svdjax.report.section import Section
-from svdjax.spectra.tables import MOST_PAIRS
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from svdjax.construct.results import ConstructionResults
 
 
@@ -36,7 +32,6 @@ def pair_section(results: ConstructionResults, folder: pathlib.Path) -> Section:
         notes=_left_out(results),
         tables=construction_views(tables),
         plots=plots.pair_plots(results) if results.variants else [],
-        draw=[functools.partial(_pair_figures, results)] if results.variants else [],
         files=list(tables),
     )
 
@@ -52,31 +47,13 @@ def index_section(
     chosen = {name: one for name, one in constructions.items() if one.variants}
     lines = [(name, findings.lead(one)) for name, one in constructions.items()]
     words = WORDS if any(map(measured, constructions.values())) else ""
-    several = len(chosen) > 1
     return Section(
         lead=words,
         findings=lines,
         tables=index_views(table),
-        plots=plots.pairs_plots(chosen) if several else [],
-        draw=[functools.partial(_pairs_figures, chosen)] if several else [],
+        plots=plots.pairs_plots(chosen) if len(chosen) > 1 else [],
         files=[table.name],
     )
-
-
-def _pair_figures(results: ConstructionResults) -> Iterator[tuple[str, Figure]]:
-    from svdjax.construct import figures, figures_sizes
-
-    yield "constructions", figures.outcomes(results)
-    if measured(results):
-        yield "construction_sizes", figures_sizes.sizes(results)
-
-
-def _pairs_figures(
-    constructions: Mapping[str, ConstructionResults],
-) -> Iterator[tuple[str, Figure]]:
-    from svdjax.construct import figures
-
-    yield "pairs_constructions", figures.pairs(dict(list(constructions.items())[:MOST_PAIRS]))
 
 
 def _left_out(results: ConstructionResults) -> list[str]:

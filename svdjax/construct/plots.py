@@ -13,15 +13,12 @@ from svdjax.report.plot import Plot, dot_rows
 if TYPE_CHECKING:
     from svdjax.construct.results import ConstructionResults, VariantResult
 
-COLOURS = dict(zip(GROUPS, (11, 0, 9, 6, 4, 7, 2, 8, 3), strict=True))
-"""Colour of each group on the page."""
-
 
 def pair_plots(results: ConstructionResults) -> list[Plot]:
     """Plots of a pair's models; of their weights alone where there is no text."""
     models = results.variants
     rows, names = _rows(models.values())
-    colours = [COLOURS[group_of(models[name])] if name else None for name in names]
+    colours = [GROUPS[group_of(models[name])].colour if name else None for name in names]
 
     def values(field: str) -> list[Any]:
         return [getattr(models[name], field) if name else None for name in names]
@@ -48,7 +45,7 @@ def pair_plots(results: ConstructionResults) -> list[Plot]:
                 {
                     "label": GROUPS[kind].label,
                     "values": [_control(results, name, kind) for name in names],
-                    "colour": COLOURS[kind],
+                    "colour": GROUPS[kind].colour,
                     "optional": True,
                 }
                 for kind in CONTROLS
@@ -61,7 +58,7 @@ def pair_plots(results: ConstructionResults) -> list[Plot]:
             "y": one.kl,
             "label": short(one),
             "group": GROUPS[key].label,
-            "colour": COLOURS[key],
+            "colour": GROUPS[key].colour,
         }
         for key, members in grouped(models.values()).items()
         for one in members

@@ -26,7 +26,7 @@ class EvaluationStage(Stage):
     """The answers of every model to the benchmarks."""
 
     name, file = "evaluation", "evaluation.json"
-    place, anchor, title, figures = 2, "behaviour", "Behaviour", 1
+    place, anchor, title = 2, "behaviour", "Behaviour"
 
     def prepare(self, inputs: SharedInputs) -> Any:
         from svdjax.evaluate.inputs import read_inputs

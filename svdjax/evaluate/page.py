@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from svdjax.construct.control_findings import answer_lines
@@ -21,8 +20,6 @@ from svdjax.report.section import Section
 from svdjax.report.table import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from svdjax.evaluate.results import EvaluationResults, Score
 
 
@@ -46,7 +43,6 @@ def answers_section(
         notes=[*evaluation.notes, *([note] if note else [])],
         tables=_views(table, evaluation),
         plots=[_plot(evaluation)],
-        draw=[functools.partial(_figures, evaluation)],
         answers=listed,
         files=[table.name],
     )
@@ -143,13 +139,6 @@ def _plot(evaluation: EvaluationResults) -> Plot:
         panel = {"title": title, "series": series, "rules": rules, "log": False}
         panels.append(panel | ({"range": [-3, 103]} if measure == "accuracy" else {}))
     return Plot("answers", _TITLE, _ANSWERS, "dots", panels, rows=rows, options={"spread": True})
-
-
-def _figures(evaluation: EvaluationResults) -> Iterator[tuple[str, Figure]]:
-    from svdjax.evaluate import figures
-
-    shown = list(evaluation.benchmarks)[: figures.MOST_BENCHMARKS]
-    yield "answers", figures.answers(evaluation, shown)
 
 
 def _views(table: Table, evaluation: EvaluationResults) -> list[TableView]:

@@ -19,7 +19,7 @@ class NullsStage(Stage):
 
     name, file = "nulls", "nulls.json"
     place, anchor, title, label = 0, "nulls", "Turned together?", "Null models"
-    explanation, figures = "nulls.html", 2
+    explanation = "nulls.html"
 
     def run(self, jobs: Any, comparisons: Any, prepared: Any, context: Any) -> dict[str, Any]:
         from svdjax.nulls.stage import run_nulls

@@ -28,8 +28,6 @@ from svdjax.spectra.tables import over
 from svdjax.spectra.views import fits_matrix, pairs_matrix
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from svdjax.nulls.results import NullResults, ProjectionNulls
     from svdjax.nulls.verdicts import NullTest
 
@@ -72,7 +70,6 @@ def nulls_section(results: NullResults, panels: Sequence[Panel], folder: pathlib
             view(layers, "Nulls of every layer", _LAYERS, _LAYER_COLUMNS, folded=True),
         ],
         plots=plots.null_plots(results, panels) if panels else [],
-        draw=[functools.partial(_figures, results, panels)] if panels else [],
         files=[table.name for table in tables],
     )
 
@@ -164,13 +161,6 @@ def _tests(test: Callable[[str, str], NullTest]) -> dict[str, float]:
         for tested in [test(measure, kind)]
         for key in _TEST
     }
-
-
-def _figures(results: NullResults, panels: Sequence[Panel]) -> Iterator[tuple[str, Figure]]:
-    from svdjax.nulls import figures
-
-    yield "nulls_nf", figures.nf(panels, results.projections)
-    yield "nulls_svsm", figures.svsm(panels, results.projections)
 
 
 def _judged(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -169,10 +169,8 @@ def percentages() -> FuncFormatter:
     return FuncFormatter(lambda value, _: f"{100 * value:g} %")
 
 
-def log_axis(
-    axes: Axes, values: np.ndarray, *, percent: bool = False, axis: Literal["x", "y"] = "y"
-) -> None:
-    """Makes an axis logarithmic, with plain numbers: 0.01, 20, not powers of ten."""
+def log_axis(axes: Axes, values: np.ndarray, *, percent: bool = False) -> None:
+    """Makes the y axis logarithmic, with plain numbers: 0.01, 20, not powers of ten."""
 
     def plain(value: float, _: object = None) -> str:
         shown = 100 * value if percent else value
@@ -182,14 +180,11 @@ def log_axis(
         mantissa = value / 10 ** np.floor(np.log10(value) + 1e-9)
         return plain(value) if round(mantissa, 3) in (2, 5) else ""
 
-    axes.set(**{f"{axis}scale": "log"})
-    ticks = axes.yaxis if axis == "y" else axes.xaxis
+    axes.set_yscale("log")
+    ticks = axes.yaxis
     ticks.set_major_formatter(FuncFormatter(plain))
     narrow = values.size and values.max() < 300 * values[values > 0].min()
     ticks.set_minor_formatter(FuncFormatter(minor) if narrow else NullFormatter())
-    if axis == "x":
-        # As far from the axis as the labels of the longer ticks.
-        axes.tick_params(axis="x", which="minor", pad=5)
 
 
 def note(axes: Axes, text: str) -> None:

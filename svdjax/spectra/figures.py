@@ -8,19 +8,16 @@ from matplotlib.figure import Figure
 
 from svdjax.report import page
 from svdjax.report.panels import Panel
-from svdjax.spectra import figures_fits, figures_svsm, figures_vectors
+from svdjax.spectra import figures_svsm, figures_vectors
 
 
 def pair_figures(panels: Sequence[Panel]) -> Iterator[tuple[str, Figure]]:
-    """Draws figures 2, 7, 8, 3b, 9, 20c to 25c, 3a, 10 to 14, and what eq. 8 and 13 leave."""
+    """Draws figures 2, 7, 8, 3b, 9, 20c to 25c, 3a and 10 to 14."""
     yield "svsm", figures_svsm.heatmaps(panels)
     yield "bands", figures_svsm.bands(panels)
     yield "nf", figures_vectors.nf(panels)
     yield "orthogonality", figures_vectors.orthogonality(panels)
     yield "spectra", figures_svsm.spectra(panels)
-    yield "fits", figures_fits.fits(panels)
-    if figures_fits.has_residuals(panels):
-        yield "residuals", figures_fits.residuals(panels)
     used: set[str] = set()
     for panel in panels:
         name = "corners_" + page.slug(panel.name)

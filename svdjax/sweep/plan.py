@@ -18,7 +18,7 @@ from svdjax.sweep.config import SweepConfig
 from svdjax.sweep.stages import stages_of
 
 _PAGE_SECONDS, _PAIR_SECONDS = 0.5, 0.3
-_PAIR_FIGURES, _INDEX_FIGURES = 6, 4  # and one for each projection
+_PAIR_FIGURES, _INDEX_FIGURES = 5, 4  # and one for each projection
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,6 @@ class SweepPlan:
         count = _INDEX_FIGURES
         for job in self.jobs:
             count += _PAIR_FIGURES + min(len(job.plan.projections), MOST_PANELS)
-            count += self.sweep.settings.measure == "all"
         specs = [job.spec for job in self.jobs]
         return count + sum(stage.figures * len(stage.pairs(specs)) for stage in self.stages)
 

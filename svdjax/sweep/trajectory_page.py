@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ from svdjax.spectra.views import pairs_matrix
 from svdjax.sweep.trajectory import from_start, pair_name, positions, step_to_step
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from svdjax.spectra.results import Comparison, ProjectionResult
 
 KINDS: Mapping[str, tuple[str, Callable[[Sequence[str]], list[tuple[str, str]]]]] = {
@@ -84,7 +81,6 @@ def trajectory_section(
         notes=[note] if note else [],
         tables=_views(table),
         plots=[_plot(curves)] if names else [],
-        draw=[functools.partial(_figures, curves)] if names else [],
         files=[table.name],
         anchor="trajectory",
         title="Trajectory",
@@ -168,12 +164,6 @@ def _plot(curves: Curves) -> Plot:
             panels.append(panel | {"rules": [1.0]} if key == "alpha" else panel | {"zero": True})
     options = {"columns": len(curves.kinds), "height": 230}
     return Plot("trajectory", _TITLE, _CAPTION, "lines", panels, x="step", options=options)
-
-
-def _figures(curves: Curves) -> Iterator[tuple[str, Figure]]:
-    from svdjax.sweep import figures_trajectory
-
-    yield "trajectory", figures_trajectory.draw(curves)
 
 
 def _views(table: Table) -> list[TableView]:

@@ -29,7 +29,7 @@ class TemperatureStage(Stage):
     """Models with scaled singular values."""
 
     name, file = "temperature", "temperature.json"
-    place, anchor, title, figures = 4, "behaviour", "Behaviour", 2
+    place, anchor, title = 4, "behaviour", "Behaviour"
     index_anchor, index_title = "temperature", "Scaled singular values"
 
     def prepare(self, inputs: SharedInputs) -> Prepared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import pathlib
@@ -16,11 +15,9 @@ from svdjax.report.numbers import decimal, ends, significant
 from svdjax.report.section import Section
 from svdjax.report.table import Table
 from svdjax.temperature.options import ALL, GROUPS, is_temperature, temperature
-from svdjax.temperature.plots import changes, temperature_plots
+from svdjax.temperature.plots import temperature_plots
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from svdjax.temperature.results import TemperatureResults
 
 _SCALARS = ("loss", "kl", "agreement")
@@ -54,7 +51,6 @@ def temperature_section(results: TemperatureResults, folder: pathlib.Path) -> Se
         ],
         tables=[view(together, _TITLE, _TABLE, _cells(results), text={"model", "scaled"})],
         plots=list(temperature_plots(results)),
-        draw=[functools.partial(_figures, results)],
         files=[table.name],
     )
 
@@ -225,16 +221,6 @@ def _entropy_findings(
                 f"from a temperature of 1/α{exponent}, biases scaled too, the "
                 f"entropy of a block departs by up to {decimal(float(np.nanmax(gap)), 3)} nats"
             )
-
-
-def _figures(results: TemperatureResults) -> Iterator[tuple[str, Figure]]:
-    from svdjax.temperature import figures
-
-    for model in results.models:
-        arrays = changes(results, model)
-        if arrays and len(results.layers) > 1:
-            yield f"temperature_{model}", figures.heatmaps(results, arrays)
-        yield f"temperature_all_{model}", figures.curves(results, model)
 
 
 _TITLE = "Scaled singular values, all layers together"

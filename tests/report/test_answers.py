@@ -131,7 +131,8 @@ def test_names_from_outside_are_text(tmp_path):
     section = answers_section(results("gsm8k", note=HOSTILE), tmp_path, KEY)
     assert section is not None
     assert section.notes == [HOSTILE]
-    ((name, figure),) = (drawn for draw in section.draw for drawn in draw())
-    assert name == "answers"
-    assert figure.axes
+    (plot,) = section.plots
+    assert [row["label"] for row in plot.rows][:2] == ["Originals", "original"]
+    assert plot.panels[0]["series"][0]["values"][1] == 50.0
+    assert plot.panels[0]["series"][0]["error"][1] == 1.25
     assert (tmp_path / "tables" / "answers.csv").is_file()

@@ -10,8 +10,9 @@ from matplotlib.colors import to_rgba
 
 from svdjax.report import style
 from svdjax.report.panels import drawn
-from svdjax.spectra import figures_fits, figures_vectors
+from svdjax.spectra import figures_vectors
 from svdjax.spectra.findings import findings
+from svdjax.spectra.matrices import pair_plots
 from svdjax.spectra.results import ProjectionResult
 from svdjax.spectra.tables import FIT_NAMES, pair_tables
 from tests.report import synthetic
@@ -45,8 +46,8 @@ def clustered() -> ProjectionResult:
     )
 
 
-def legend(figure) -> list[str]:
-    return [text.get_text() for one in figure.legends for text in one.get_texts()]
+def legend(plot) -> list[str]:
+    return [line["label"] for line in plot.panels[0]["series"]]
 
 
 def test_matrices_without_a_common_rotation_are_counted_and_not_drawn(square, clustered, tmp_path):
@@ -56,10 +57,9 @@ def test_matrices_without_a_common_rotation_are_counted_and_not_drawn(square, cl
     (line,) = (text for text in findings(one, None) if text.startswith("Equation 13"))
     assert "in 1 of 3 matrices (q_proj) Q1 + Q2 is singular" in line
     panels, _ = drawn(one.projections)
-    with style.drawing():
-        (ax,) = figures_fits.residuals(panels).axes
-    for curve in ax.lines:
-        assert list(np.isfinite(np.asarray(curve.get_ydata(), float))) == [True, False, True]
+    (_, residuals) = pair_plots(panels)
+    for line in residuals.panels[0]["series"]:
+        assert list(np.isfinite(line["y"])) == [True, False, True]
     both = synthetic.comparison([square, dataclasses.replace(clustered, name="o_proj")])
     text = Page(pair_page(both, tmp_path)).text
     assert "Left out: 1 of 6 matrices in which no common rotation is the nearest" in text
@@ -73,27 +73,16 @@ def test_where_all_have_one_nothing_is_said(square):
     assert not [text for text in findings(one, None) if text.startswith("Equation 13")]
 
 
-def test_legends_name_what_was_computed(square, tmp_path):
+def test_legends_name_what_was_computed(square):
     nan = np.full(square.layers, np.nan)
     dear = {"fit_common_error", "common_sigma_min", "residual_q1", "residual_q2"}
     metrics = square.metrics._replace(**dict.fromkeys(dear, nan))
     cheap = dataclasses.replace(square, metrics=metrics)
-    with style.drawing():
-        whole = figures_fits.fits(drawn({"q_proj": square})[0])
-        panels = drawn({"q_proj": cheap})[0]
-        some = figures_fits.fits(panels)
-        assert_alive(some, tmp_path)
+    whole, _ = pair_plots(drawn({"q_proj": square})[0])
+    # The asymmetry alone is NF, which has a plot.
+    (some,) = pair_plots(drawn({"q_proj": cheap})[0])
     assert legend(whole) == list(FIT_NAMES.values())
     assert legend(some) == [v for k, v in FIT_NAMES.items() if k != "common"]
-    # The asymmetry alone is NF, which has a figure.
-    assert not figures_fits.has_residuals(panels)
-    none = dataclasses.replace(
-        square, metrics=metrics._replace(**dict.fromkeys(metrics._fields[-3:], nan))
-    )
-    with style.drawing():
-        figure = figures_fits.residuals(drawn({"q_proj": none})[0])
-        assert_alive(figure, tmp_path)
-    assert legend(figure) == []
 
 
 def marks(ax) -> list[list[float]]:

@@ -11,7 +11,7 @@ import pytest
 
 from svdjax.report import style
 from svdjax.report.panels import MOST_PANELS, drawn
-from svdjax.spectra import figures_fits, figures_pairs, figures_svsm, figures_vectors
+from svdjax.spectra import figures_pairs, figures_svsm, figures_vectors
 from svdjax.spectra.results import Comparison, ProjectionResult
 from tests.report import synthetic
 from tests.report.pixels import assert_alive, assert_ticks_apart, render
@@ -22,8 +22,6 @@ DRAW: dict[str, Callable] = {
     "spectra": figures_svsm.spectra,
     "nf": figures_vectors.nf,
     "orthogonality": figures_vectors.orthogonality,
-    "fits": figures_fits.fits,
-    "residuals": figures_fits.residuals,
     "corners": lambda panels: figures_vectors.corners(panels[0]),
     "pairs_bands": lambda panels: figures_pairs.bands({"a": panels, "b": panels[:1]}),
     "pairs_nf": lambda panels: figures_pairs.nf({"a": panels, "b": panels[:1]}),
@@ -67,9 +65,9 @@ CASES: dict[str, Callable[[], list[ProjectionResult]]] = {
 
 
 # Where a case is most likely to leave a figure empty or to make it warn.
-ALONE = dict.fromkeys(CASES, ("heatmaps", "nf", "fits")) | {
+ALONE = dict.fromkeys(CASES, ("heatmaps", "nf")) | {
     "zero": tuple(DRAW),
-    "rank one": ("heatmaps", "orthogonality", "spectra", "residuals", "corners"),
+    "rank one": ("heatmaps", "orthogonality", "spectra", "corners"),
     "one layer": ("bands", "spectra", "pairs_bands", "pairs_nf"),
     "odd names": ("pairs_svsm",),
 }

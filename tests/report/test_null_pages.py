@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svdjax.nulls import figures
 from svdjax.nulls.analytic import analytic_nulls
 from svdjax.nulls.findings import (
     null_clause,
@@ -21,14 +20,17 @@ from svdjax.nulls.findings import (
     null_verdict,
 )
 from svdjax.nulls.results import NullArrays, NullResults, ProjectionNulls
-from svdjax.report import style
-from svdjax.report.panels import drawn
 from svdjax.spectra.corotation_findings import corotation_lead
 from svdjax.spectra.findings import lead
 from svdjax.sweep.pages import write_report
 from tests.report import synthetic
-from tests.report.pages import Page, assert_links_lead_somewhere, assert_self_contained, pair_page
-from tests.report.pixels import assert_alive
+from tests.report.pages import (
+    Page,
+    assert_links_lead_somewhere,
+    assert_self_contained,
+    meta_of,
+    pair_page,
+)
 
 
 def nulls_of(one, draws=19, sampled=(0, 2), ratio=1.0, place=0.7, alone=1.0):
@@ -192,7 +194,6 @@ def test_page_and_tables(results, related, tmp_path):
     page = pair_page(
         dataclasses.replace(related, projections=some[0]),
         tmp_path,
-        figures="png",
         results={"nulls": dataclasses.replace(results, projections=some[1])},
     )
     text = assert_self_contained(page).text
@@ -209,7 +210,10 @@ def test_page_and_tables(results, related, tmp_path):
     with (tmp_path / "pair" / "tables" / "nulls_layers.csv").open() as file:
         layers = list(csv.DictReader(file))
     assert [row["source"] == "sampled" for row in layers] == [True, False, True]
-    assert (tmp_path / "pair" / "figures" / "nulls_nf.png").is_file()
+    plot = meta_of(page)["plots"]["p0-nulls-nulls_nf"]["panels"][0]
+    band, _, measured = plot["series"]
+    np.testing.assert_allclose(measured["y"], related["q_proj"].nf, rtol=1e-5)
+    assert [y is not None for y in band["low"]] == [True, False, True]
 
 
 def test_the_index_has_a_line_and_a_row_for_every_pair(results, related, tmp_path):
@@ -247,12 +251,3 @@ def test_the_index_lists_what_no_matrix_holds(results, related, tmp_path):
     none = dataclasses.replace(results, projections={})
     text = Page(write_report(tmp_path, {}, results={"nulls": {"one": none}})).text
     assert "No matrix has both an NF and a null" in text
-
-
-@pytest.mark.parametrize("draw", [figures.nf, figures.svsm])
-@pytest.mark.parametrize("draws", [19, 0])
-def test_no_panel_is_empty(draw, draws, results, related, tmp_path):
-    panels, _ = drawn({name: related[name] for name in ("q_proj", "o_proj")})
-    nulls = results if draws else results_of(related, 0)
-    with style.drawing():
-        assert_alive(draw(panels, nulls.projections), tmp_path)

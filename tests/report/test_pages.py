@@ -53,7 +53,7 @@ def test_every_link_leads_somewhere(workdir):
 
 def test_figures_are_drawn_only_where_they_are_asked_for(workdir, related, tmp_path):
     files = {path.stem for path in (workdir / "base-instruct" / "figures").glob("*.png")}
-    assert len(files) == 7 + 7
+    assert len(files) == 5 + 7
     assert len(list((workdir / "figures").glob("*.png"))) == 4
     few = dataclasses.replace(related, projections={"k_proj": related["k_proj"]})
     pair_page(few, tmp_path)

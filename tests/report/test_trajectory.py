@@ -52,7 +52,7 @@ def folder(
     comparisons: dict[str, Comparison], tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("trajectory")
-    write_report(folder, comparisons, trajectory=LABELS, figures="png")
+    write_report(folder, comparisons, trajectory=LABELS)
     return folder
 
 
@@ -105,7 +105,8 @@ def test_the_page_tells_of_the_run(
         assert title in words
     steps = meta_of(folder / "report.html")["trajectory"]
     assert steps == {"labels": ["10", "20", "40"], "pairs": ["base-10", "base-20", "base-40"]}
-    assert (folder / "figures" / "trajectory.png").stat().st_size > 10_000
+    plot = meta_of(folder / "report.html")["plots"]["all-trajectory-trajectory"]
+    assert [panel["x"] for panel in plot["panels"]] == [[10, 20, 40]] * 6
 
 
 def test_an_index_without_a_trajectory_says_nothing_of_one(workdir: pathlib.Path) -> None:
