@@ -27,9 +27,10 @@ def test_a_message_is_bounded_whatever_it_quotes(kind):
 
 def test_progress_lines_are_bounded_and_printable(capsys):
     note(f"laid out \x1b]0;owned\x07{'x' * 5000}")
-    bar = Progress(1, 1.0)
-    bar.log(f"reused \x1b[2J{'y' * 5000}")
-    bar.close()
+    progress = Progress("spectra")
+    progress.begin("spectra", 1, 1.0)
+    progress.advance(1.0, f"computed \x1b[2J{'y' * 5000}")
+    progress.close()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.isprintable() and len(line) < 400 for line in lines)

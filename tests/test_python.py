@@ -35,16 +35,14 @@ class Pages:
     """Pages without drawing."""
 
     @staticmethod
-    def write_pair(comparison: Any, directory: pathlib.Path, **_: Any) -> pathlib.Path:
-        page = directory / "report.html"
-        page.write_text(comparison.pair)
-        return page
-
-    @staticmethod
-    def write_index(workdir: pathlib.Path, comparisons: Any, **_: Any) -> pathlib.Path:
-        page = workdir / "report.html"
-        page.write_text("index")
-        return page
+    def write_report(workdir: Any, comparisons: Any, **_: Any) -> pathlib.Path:
+        for folder in (
+            pathlib.Path(workdir),
+            *(pathlib.Path(workdir) / pair for pair in comparisons),
+        ):
+            folder.mkdir(exist_ok=True)
+            (folder / "report.html").write_text(" ".join(comparisons))
+        return pathlib.Path(workdir) / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +118,7 @@ def test_what_cannot_be_loaded_is_said(swept, tmp_path):
 
 
 def test_a_pair_without_a_page_gets_one(swept, opened, monkeypatch):
-    monkeypatch.setattr("svdjax.sweep.pages.write_pair", Pages.write_pair)
+    monkeypatch.setattr("svdjax.sweep.pages.write_report", Pages.write_report)
     page = synthetic.comparison([], pair="new").show()
     assert page.read_text() == "new"
     assert opened == [page.as_uri()]

@@ -72,7 +72,8 @@ def show(comparison: Comparison) -> pathlib.Path:
     if page is None or not page.is_file():
         from svdjax.sweep import pages  # above this package, and loaded where it is asked for
 
-        page = pages.write_pair(comparison, pathlib.Path(tempfile.mkdtemp(prefix="svdjax-")))
+        folder = tempfile.mkdtemp(prefix="svdjax-")
+        page = pages.write_report(folder, {comparison.pair: comparison})
     return open_page(page)
 
 
