@@ -253,7 +253,7 @@ def test_workers_give_the_same_verdict(tmp_path):
 def test_a_pair_that_workers_died_of_is_told_and_nothing_is_written(tmp_path):
     class Dead(Fed):
         def do(self, work, units, check, shared=None):
-            self.failed[units[0].label] = "3 workers died of it"
+            self.failed[units[0].key] = f"{units[0].label}: 3 workers died of it"
             return iter(())
 
     job = FingerprintJob(str(BASE), str(INSTRUCT), str(tmp_path / "verdict.json"))

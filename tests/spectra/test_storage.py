@@ -16,7 +16,7 @@ from svdjax.checkpoint import open_checkpoint
 from svdjax.spectra.findings import findings, lead, projection_lines
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.tables import pair_tables
-from svdjax.spectra.views import pair_views
+from svdjax.spectra.views import every_layer, pair_views
 from svdjax.spectral import storage
 
 FORMATS = ("bf16", "f32")
@@ -93,7 +93,9 @@ def test_pages_say_it(compared: dict[str, Comparison], name: str) -> None:
     assert f"{max(p.alpha_mean for p in one.projections.values()):.4f}" in sentence
     for _, line in projection_lines(one):
         assert line.endswith(f"Storage limits it: {note}.")
-    heads = {head.label for view in pair_views(pair_tables(one, None), None) for head in view.heads}
+    tables = pair_tables(one, None)
+    views = [*pair_views(tables, None), every_layer(tables["layers"])]
+    heads = {head.label for view in views for head in view.heads}
     assert {"NF carried by storage", "factor carried by storage", "stored rank base"} <= heads
 
 
