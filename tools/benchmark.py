@@ -2,6 +2,7 @@
 
     python tools/benchmark.py --layers=2
     python tools/benchmark.py --layers=2 --posts=3
+    python tools/benchmark.py --mode=command --layers=2
     python tools/benchmark.py --mode=constructions --layers=2
 
 Generates (or finds) a base and post models with the layer shapes of a named model, in bf16, with
@@ -15,8 +16,10 @@ geometric spectra of condition numbers from 1e2 to 1e5, and runs on the same fil
 
 Prints one JSON object: seconds of every turn and their medians, ratios, peak anonymous memory
 (RssAnon: mapped file pages do not count), the split of (b) into its parts and shapes, and which
-part of the machine's measured float64 matrix-product rate it reaches. ``--mode=constructions`` does
-the same for eq. 11 on the attention modules: the loop and `svdjax.construct`, files to files.
+part of the machine's measured float64 matrix-product rate it reaches. ``--mode=command`` takes what
+a user types for (b), `svdjax compare BASE POST` with its default measure, files to page.
+``--mode=constructions`` does the same for eq. 11 on the attention modules: the loop and
+`svdjax.construct`, files to files.
 
 torch is needed for (a): ``pip install -e ".[torch]"``; --nouse_torch leaves it out.
 """
@@ -30,6 +33,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,7 +45,9 @@ from svdjax import cli
 _LAYERS = flags.DEFINE_integer("layers", 2, "Depth of the generated models.", 1)
 _POSTS = flags.DEFINE_integer("posts", 1, "Post models of the one base.", 1)
 _RUNS = flags.DEFINE_integer("runs", 3, "Alternating runs of each; the median counts.", 1)
-_MODE = flags.DEFINE_enum("mode", "analysis", ["analysis", "constructions"], "What to measure.")
+_MODE = flags.DEFINE_enum(
+    "mode", "analysis", ["analysis", "command", "constructions"], "What to measure."
+)
 _MEASURE = flags.DEFINE_string("measure", "vectors", "config.measure of (b).")
 _TORCH = flags.DEFINE_bool("use_torch", True, "Also run (a).")
 _FOLDER = flags.DEFINE_string("folder", "runs/benchmark", "Where generated checkpoints are kept.")
@@ -63,9 +69,20 @@ def sweep(sides: list[pathlib.Path], folder: pathlib.Path, level: str) -> dict[s
         f"stages=('spectra',), measure={level!r})\n",
         encoding="utf-8",
     )
-    run = measure(
-        [sys.executable, "-m", "svdjax.sweep", f"--config={config}", f"--workdir={workdir}"]
-    )
+    command = ["svdjax.sweep", f"--config={config}", f"--workdir={workdir}"]
+    return _split(measure([sys.executable, "-m", *command]), workdir)
+
+
+def compare(sides: list[pathlib.Path], folder: pathlib.Path) -> dict[str, Any]:
+    """The command for one pair, as a user types it, into a fresh folder."""
+    out = folder / "compared"
+    shutil.rmtree(out, ignore_errors=True)
+    command = ["svdjax", "compare", *map(str, sides[:2]), f"--out={out}"]
+    return _split(measure([sys.executable, "-m", *command]), out)
+
+
+def _split(run: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """A run with the time of its parts and shapes."""
     state = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
     shapes: dict[str, float] = {}
     for name, seconds in re.findall(r"computed \S+ \S+ (\w+)\[\S+ \(([\d.]+) s", run["log"]):
@@ -75,6 +92,7 @@ def sweep(sides: list[pathlib.Path], folder: pathlib.Path, level: str) -> dict[s
         "validate": stages["validate"],
         "compute": sum(shapes.values()),
         "read_wait_and_write": stages["spectra"] - sum(shapes.values()),
+        "report": stages.get("report", 0.0),
         "start": run["seconds"] - sum(stages.values()),
     }
     run["shapes"] = shapes
@@ -135,12 +153,18 @@ def main() -> str:
     theirs: list[dict[str, Any]] = []
     rate = product_rate()
     analysis = _MODE.value == "analysis"
+    run_ours: dict[str, Callable[[], dict[str, Any]]] = {
+        "analysis": lambda: sweep(sides, folder, _MEASURE.value),
+        "command": lambda: compare(sides, folder),
+        "constructions": lambda: construct(sides, folder),
+    }
+    options = ["--construct"] if _MODE.value == "constructions" else []
     # The first run compiles; it is reported, and not counted.
-    cold = sweep(sides, folder, _MEASURE.value) if analysis else construct(sides, folder)
+    cold = run_ours[_MODE.value]()
     for _ in range(_RUNS.value):
         if _TORCH.value:
-            theirs.append(torch_loop(sides, *(() if analysis else ("--construct",))))
-        ours.append(sweep(sides, folder, _MEASURE.value) if analysis else construct(sides, folder))
+            theirs.append(torch_loop(sides[:2] if _MODE.value == "command" else sides, *options))
+        ours.append(run_ours[_MODE.value]())
     middle = statistics.median(run["seconds"] for run in ours)
     result: dict[str, Any] = {
         "mode": _MODE.value,
@@ -149,9 +173,10 @@ def main() -> str:
         "posts": _POSTS.value,
         "svdjax": _summary(ours) | {"first_run_seconds": round(cold["seconds"], 2)},
     }
+    if "split" in ours[-1]:
+        result["svdjax"]["split_seconds"] = _rounded(ours[-1]["split"])
     if analysis:
         result["svdjax"]["measure"] = _MEASURE.value
-        result["svdjax"]["split_seconds"] = _rounded(ours[-1]["split"])
         result["svdjax"]["of_product_rate"] = round(
             needed_work(_LAYERS.value, _POSTS.value) / ours[-1]["split"]["compute"] / rate, 3
         )
