@@ -134,7 +134,7 @@ def _sweeps() -> dict[str, Any]:
                 shutil.rmtree(workdir, ignore_errors=True)
                 command = [
                     *[sys.executable, "-m", "svdjax.sweep", f"--workers={workers}"],
-                    *[f"--config=configs/pair.py:base={base},post={post}", f"--workdir={workdir}"],
+                    *[f"--config=pair:base={base},post={post}", f"--workdir={workdir}"],
                     "--config.stages=('spectra',)",
                 ]
                 took = measure(command)["seconds"]
