@@ -22,11 +22,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-import psutil
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from tests.engine.work.outcome import EVERY_STAGE, same_files
+from tests.engine.work.outcome import EVERY_STAGE, processes, same_files
 from tests.sweep import harness
 
 _DONE = re.compile(r"(computed|drew|constructed|probed) \d+/\d+ (.*?) \(")
@@ -65,7 +63,7 @@ class Sweep:
                     self.drivers += 1
                     if lost := before - self._journaled():
                         self.faults.append(f"lost {sorted(lost)[:3]}")
-                elif self.kills < kills and (workers := self._workers(process)):
+                elif self.kills < kills and (workers := processes(process.pid, "ray::Worker")):
                     chance.choice(workers).kill()
                     self.kills += 1
             status = process.wait()
@@ -80,16 +78,6 @@ class Sweep:
             print("   ", line, end="", file=sys.stderr, flush=True)
             if found := _DONE.match(line):
                 self.done.append(f"{found[1]} {found[2]}")
-
-    def _workers(self, process: subprocess.Popen[str]) -> list[psutil.Process]:
-        found = []
-        try:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                if (child.cmdline() or [""])[0].startswith("ray::Worker"):
-                    found.append(child)
-        except psutil.Error:
-            pass
-        return found
 
     def _journaled(self) -> set[str]:
         folders = (path for path in self.workdir.glob(".*") if path.is_dir())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tests.sweep import harness
 
@@ -24,6 +26,17 @@ EVERY_STAGE = (
     "--config.temperature.most_layers=1",
 )
 """Arguments of a sweep of all stages over the reference family: some minutes on two cores."""
+
+
+def processes(parent: int, kind: str) -> list[psutil.Process]:
+    """Processes of a kind, such as ``ray::Worker``, that a command has started."""
+    found = []
+    with contextlib.suppress(psutil.Error):  # the command has ended
+        for process in psutil.Process(parent).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # this one has
+                if process.cmdline() and kind in process.cmdline()[0]:
+                    found.append(process)
+    return found
 
 
 def journaled(workdir: pathlib.Path) -> set[pathlib.Path]:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.engine.work.outcome import journaled, one_line, same
+from tests.engine.work.outcome import journaled, one_line, processes, same
 from tests.support.novel import family, save, tensors
 from tests.sweep import harness
 
@@ -42,18 +42,6 @@ def job(env, tmp_path_factory):
 
 def on_ray(env, *arguments: str) -> subprocess.Popen[str]:
     return harness.start(env, *arguments, "--workers=ray")
-
-
-def processes(parent: int, kind: str) -> list[psutil.Process]:
-    """Processes of a kind, such as ``ray::Worker``, that a command has started."""
-    found = []
-    for process in psutil.Process(parent).children(recursive=True):
-        try:
-            if process.cmdline() and kind in process.cmdline()[0]:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def when_journaled(workdir: pathlib.Path, process: subprocess.Popen[str], count: int = 1) -> None:
