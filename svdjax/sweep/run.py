@@ -152,7 +152,8 @@ class _Sweep:
             return devices.describe(plan.mesh)
         from svdjax.engine.work.ray import RayWorkers
 
-        sampled = plan.digests(self.stop.check, full=False)
+        full = self.sweep.settings.full_hash
+        sampled = plan.digests(self.stop.check, full=False) if full else digests
         workers = RayWorkers(
             open_session,
             (self.sweep, plain(digests)),

@@ -73,6 +73,7 @@ class SweepSession:
 
     def work(self, stage: str, shared: Any) -> Work:
         """What computes the units of a stage; `shared` is what the stage said it needs."""
+        from svdjax.engine import devices
         from svdjax.engine.context import Context
         from svdjax.engine.inputs import ValuesWork
         from svdjax.engine.work.unit import Here
@@ -85,7 +86,7 @@ class SweepSession:
         context = Context(
             workdir=self._folder,
             settings=plan.sweep.settings,
-            identity={"inputs": self._digests, "versions": self.about()["versions"]},
+            identity={"inputs": self._digests, "versions": devices.versions()},
             mesh=plan.mesh,
             entry={},
             save=lambda: None,
