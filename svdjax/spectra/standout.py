@@ -6,13 +6,14 @@ named projections. Axis legend: `L` layers.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from svdjax.spectral.outliers import outliers
+from svdjax.spectral.outliers import SCALES, outliers
 
 if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison, ProjectionResult
@@ -92,7 +93,24 @@ def _outliers(series: Sequence[tuple[ProjectionResult, int]]) -> Iterable[StandO
         member, layer = series[outlier.layer]
         unit = member.nf_unrelated if outlier.metric == "nf" else 1.0
         value, expected = unit * outlier.value, unit * outlier.expected
+        if outlier.metric == "nf":
+            usual = (1 + SCALES["nf"].effect) * expected
+            if value <= math.hypot(usual, _reversals(member, layer)):
+                continue
         yield StandOut(member.name, layer, outlier.metric, value, expected)
+
+
+def _reversals(projection: ProjectionResult, layer: int) -> float:
+    """NF that reversed signs of the least singular directions make: 2 sqrt(k) / rank.
+
+    A singular value that a change takes through zero leaves as a direction with the other sign on
+    one side, which says nothing of the matrix. k of them lie within the spectral norm that a random
+    change of the same size has.
+    """
+    m, (rows, columns) = projection.metrics, projection.shape
+    sigma = np.asarray(m.sigma_base[layer], np.float64)
+    reach = float(m.norm_delta[layer]) * (rows**-0.5 + columns**-0.5)
+    return 2 * math.sqrt(np.count_nonzero(sigma <= reach)) / sigma.size
 
 
 def _layer_series(

@@ -60,6 +60,21 @@ def test_a_planted_layer_is_named(clean, tmp_path, metric, field, factor, layer)
     assert row(odd).endswith(f"  down_proj of layer {layer} ({metric})")
 
 
+@pytest.mark.parametrize("least", [1e-4, None])
+def test_a_singular_value_that_crossed_zero_is_no_reason(clean, least):
+    """One reversed sign makes NF hypot(NF, 2 / rank), where it may: at a value within the change."""
+    one = clean["down_proj"]
+    nf = one.metrics.nf[41]
+    odd = planted(clean, "nf", 41, np.hypot(nf, 2 / min(one.shape)) / nf)
+    if least is not None:
+        sigma = np.array(one.metrics.sigma_base)
+        sigma[41, -1] = least
+        crossed = odd["down_proj"].metrics._replace(sigma_base=sigma)
+        crossed = dataclasses.replace(odd["down_proj"], metrics=crossed)
+        odd = dataclasses.replace(odd, projections=odd.projections | {one.name: crossed})
+    assert [entry.metric for entry in odd.stands_out] == ["nf"] * (least is None)
+
+
 def test_several_are_ordered_by_their_distance_and_counted(clean):
     odd = clean
     for layer, factor in ((10, 1.15), (25, 1.3), (40, 1.2), (60, 0.6)):
