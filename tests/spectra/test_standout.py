@@ -62,7 +62,7 @@ def test_a_planted_layer_is_named(clean, tmp_path, metric, field, factor, layer)
 
 @pytest.mark.parametrize("least", [1e-4, None])
 def test_a_singular_value_that_crossed_zero_is_no_reason(clean, least):
-    """One reversed sign makes NF hypot(NF, 2 / rank), where it may: at a value within the change."""
+    """One reversed sign makes NF hypot(NF, 2 / rank), which it may at a value near zero."""
     one = clean["down_proj"]
     nf = one.metrics.nf[41]
     odd = planted(clean, "nf", 41, np.hypot(nf, 2 / min(one.shape)) / nf)
