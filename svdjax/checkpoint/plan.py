@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from svdjax.checkpoint.config import ModelConfig
@@ -37,14 +37,19 @@ _NOTED = (
 class Projection:
     """Linear layer of every block, analysed under one name.
 
+    Matrix i is that of layer ``layers[i // E]`` and, where there are E > 0 experts, of expert
+    ``experts[i % E]``; every layer in it has all of them.
+
     Attributes:
         name: Name in Hugging Face: q_proj, ..., down_proj; the whole tensor name where the
             architecture is unknown.
         module: "self_attn", "mlp" or "".
         shape: (in, out) of the matrices.
-        tensors: Name of the tensor in each layer.
+        tensors: Names of the matrices' tensors, layer by layer, those of its experts in order.
         transposed: Whether the tensors are stored as (out, in).
         rows: Rows [start, stop) of a fused tensor that make up this projection, when split.
+        layers: Numbers of the layers it is in; by default 0, 1, ...
+        experts: Numbers of the experts; empty where there are none.
     """
 
     name: str
@@ -53,6 +58,26 @@ class Projection:
     tensors: tuple[str, ...]
     transposed: bool = True
     rows: tuple[int, int] | None = None
+    layers: tuple[int, ...] = ()
+    experts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        each = max(len(self.experts), 1)
+        if not self.layers:
+            object.__setattr__(self, "layers", tuple(range(len(self.tensors) // each)))
+        assert len(self.tensors) == len(self.layers) * each
+
+    def of_layers(self, places: Iterable[int]) -> Projection:
+        """The projection in some of its layers, given by their places in `layers`."""
+        each = max(len(self.experts), 1)
+        chosen = tuple(places)
+        return dataclasses.replace(
+            self,
+            layers=tuple(self.layers[place] for place in chosen),
+            tensors=tuple(
+                name for place in chosen for name in self.tensors[place * each : (place + 1) * each]
+            ),
+        )
 
     @property
     def stored_shape(self) -> tuple[int, int]:
