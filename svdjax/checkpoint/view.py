@@ -22,13 +22,26 @@ class CheckpointView(Checkpoint):
         parts: What each matrix under another name is in `inner`.
     """
 
-    def __init__(self, inner: Checkpoint, parts: Mapping[str, Part], notes: Iterable[str] = ()):
-        """Takes over all that is not renamed; `notes` are added to those of `inner`."""
+    def __init__(
+        self,
+        inner: Checkpoint,
+        parts: Mapping[str, Part],
+        notes: Iterable[str] = (),
+        without: Iterable[str] = (),
+    ):
+        """Takes over all that is not renamed.
+
+        Args:
+            inner: Checkpoint that is looked at.
+            parts: What each matrix under another name is in it.
+            notes: Added to its own.
+            without: Tensors of it that are not to be among the names.
+        """
         self.inner, self.parts = inner, dict(parts)
         self.source, self.path, self.config = inner.source, inner.path, inner.config
         self.listing, self.files, self.described = inner.listing, inner.files, inner.described
         self.notes = (*inner.notes, *notes)
-        taken = {part.tensor for part in self.parts.values()}
+        taken = {*without, *(part.tensor for part in self.parts.values())}
         self.names = tuple(sorted({*self.parts, *(n for n in inner.names if n not in taken)}))
         self._names = frozenset(self.names)
         self._whole = {part.tensor: name for name, part in self.parts.items() if part.is_whole}
