@@ -217,6 +217,8 @@ def _reason(weight: Weight) -> str:
         return "bias: a vector"
     if weight.path.endswith("/scale"):
         return "norm: a vector"
+    if weight.projection == "shared_expert_gate":
+        return "gate of the shared expert: a vector"
     return "embedding" if weight.path.startswith("embed_tokens") else "output head"
 
 

@@ -63,6 +63,11 @@ def open_model(source: str) -> Model:
             f"model_type is {kind!r}, expected one of {', '.join(FAMILIES)}"
         )
     config, notes = read_config(checkpoint)
+    if config.num_experts:
+        raise InputError(
+            f"{checkpoint.path}: is a mixture of experts ({kind}), whose experts are not aligned; "
+            "expected a dense model"
+        )
     faults, _ = match_family(checkpoint, config)
     if faults:
         raise InputError(f"{checkpoint.path} cannot be compared because {listed(grouped(faults))}")

@@ -26,6 +26,12 @@ from tests.support import tiny
 
 ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+SHARED = [f"shared_expert.{name}" for name in ORDER[4:]]
+PROJECTIONS = {
+    "phi3": FUSED,
+    **dict.fromkeys(tiny.SPARSE, [*ORDER, "gate"]),
+    "qwen2_moe": [*ORDER, "gate", *SHARED],
+}
 
 
 def plan_of(base, post, **options) -> PairPlan:
@@ -75,15 +81,19 @@ def test_every_family(tmp_path, family, style):
     post = tiny.perturb(base, tmp_path / "post")
     plan = plan_of(base, post)
     assert plan.family == family
-    assert [each.name for each in plan.projections] == (FUSED if family == "phi3" else ORDER)
+    assert [each.name for each in plan.projections] == PROJECTIONS.get(family, ORDER)
     assert plan.notes == ()
     assert_accounted(plan)
     shapes = tiny.tensor_shapes(tiny.tiny_config(family))
     for each in plan.projections:
-        assert each.module == ("mlp" if each.name[0] in "gud" else "self_attn")
+        assert each.module == ("mlp" if each.name[0] in "guds" else "self_attn")
         assert (each.transposed, each.rows) == (True, None)
-        for layer, name in enumerate(each.tensors):
-            assert name == f"model.layers.{layer}.{each.module}.{each.name}.weight"
+        count = len(each.tensors) // 4  # one, or as many as there are experts
+        for number, name in enumerate(each.tensors):
+            expert = f"experts.{number % count}." if count > 1 else ""
+            assert name == (
+                f"model.layers.{number // count}.{each.module}.{expert}{each.name}.weight"
+            )
             assert shapes[name] == each.shape[::-1]
     assert not [name for name in plan.coverage["left_out"] if "proj.weight" in name]
 
