@@ -383,7 +383,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 _QWEN2_MOE,
                 defaults.QWEN2_MOE,
                 windows=lambda settings, layer: (
-                    settings["sliding_window"] is not None
+                    settings["use_sliding_window"]
                     and layer % 2 == 0
                     and layer < settings["max_window_layers"]
                 ),

@@ -43,9 +43,9 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, long: bool = False) -> np.
         return plain * (smooth + (1.0 - smooth) / rope.factor)
     if rope.kind == "yarn":
         # The angles, not whole ones, that turn so many times within the original length.
-        length = rope.original_max_position_embeddings / (2.0 * math.pi)
+        radians = math.log(rope.original_max_position_embeddings / (2.0 * math.pi))
         low, high = (
-            dim * math.log(length / turns) / (2.0 * math.log(rope.theta))
+            dim * (radians - math.log(turns)) / (2.0 * math.log(rope.theta))
             for turns in (rope.beta_fast, rope.beta_slow)
         )
         if rope.truncate:

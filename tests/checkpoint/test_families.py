@@ -268,9 +268,13 @@ def test_every_field_is_read_as_transformers_reads_it(family: str) -> None:
             with pytest.raises(InputError):
                 model_config(content)
             continue
-        if reference.num_attention_heads % reference.num_key_value_heads or (
-            "sliding_attention" in getattr(reference, "layer_types", [])
-            and not reference.sliding_window
+        if (
+            reference.num_attention_heads % reference.num_key_value_heads
+            or getattr(reference, "num_experts_per_tok", 0) > getattr(reference, "num_experts", 0)
+            or (
+                "sliding_attention" in getattr(reference, "layer_types", [])
+                and not reference.sliding_window
+            )
         ):
             with pytest.raises(InputError):
                 model_config(content)

@@ -83,8 +83,8 @@ VARIANTS: dict[str, Variant] = {
             "rope_scaling": {
                 "rope_type": "yarn",
                 "factor": 8.0,
-                "original_max_position_embeddings": 16,
-                "beta_fast": 4.0,
+                "original_max_position_embeddings": 60,
+                "beta_fast": 2.0,
             }
         },
     ),
