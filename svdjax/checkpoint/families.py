@@ -53,10 +53,15 @@ class Weight:
         return "{layer}" in self.name
 
     @property
+    def template(self) -> str:
+        """The name with "*" for the numbers of layer and expert."""
+        return self.name.format(layer="*", expert="*")
+
+    @property
     def projection(self) -> str:
-        """Hugging Face's name of the projection, such as q_proj or shared_expert.up_proj."""
+        """Hugging Face's name of the projection, such as q_proj or experts.up_proj."""
         inner = self.path.removeprefix("layers/").removeprefix(f"{self.module}/")
-        return inner.rpartition("/")[0].removeprefix("experts/").replace("/", ".")
+        return inner.rpartition("/")[0].replace("/", ".")
 
     @property
     def of_experts(self) -> bool:

@@ -93,10 +93,7 @@ class Edit(abc.ABC):
         self.layers = job.chosen_layers.choose(max(len(each.tensors) for each in projections))
         self.whole = replace(plan, projections=projections)
         chosen = (
-            replace(each, tensors=tuple(each.tensors[layer] for layer in self.layers))
-            if len(each.tensors) > 1
-            else each
-            for each in projections
+            each.of_layers(self.layers) if len(each.tensors) > 1 else each for each in projections
         )
         self.plan = replace(plan, projections=tuple(chosen))
         self.mesh = devices.layer_mesh(job.devices, working_bytes([self.plan]))
