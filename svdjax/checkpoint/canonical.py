@@ -50,6 +50,15 @@ _ALTERNATING = ("gpt_oss", "openai_privacy_filter")
 _MOST_EXPERTS = 4096
 
 
+class CanonicalCheckpoint(CheckpointView):
+    """A checkpoint as it is opened, under canonical names."""
+
+    @property
+    def model(self) -> Checkpoint:
+        """Itself."""
+        return self
+
+
 def canonical(checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint under canonical names; itself where its names are so already."""
     renamed, notes = _rename(checkpoint)
@@ -61,7 +70,7 @@ def canonical(checkpoint: Checkpoint) -> Checkpoint:
         if name != tensor and tensor not in taken
     }
     parts |= experts
-    return CheckpointView(checkpoint, parts, [*notes, *more]) if parts else checkpoint
+    return CanonicalCheckpoint(checkpoint, parts, [*notes, *more]) if parts else checkpoint
 
 
 def text_config(checkpoint: Checkpoint) -> Mapping[str, Any]:

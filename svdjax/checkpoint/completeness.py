@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint.canonical import DECODER, HEADS, text_config
-from svdjax.checkpoint.config import ModelConfig
+from svdjax.checkpoint.config import ModelConfig, has_dense_layers
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.files import INDEX, SINGLE
 from svdjax.checkpoint.formats import FLOATS
@@ -152,6 +152,8 @@ def _missing(checkpoint: Checkpoint, grid: Grid, config: ModelConfig | None) -> 
     wanted = {template for template in grid if template in _TABLE}
     if 2 * len(there) >= len(table):
         wanted |= table.keys() - _written_otherwise(grid)
+    if has_dense_layers(text_config(checkpoint)):
+        wanted = {template for template in wanted if f"{DECODER}*.mlp." not in template}
     faults = []
     for template in [name for name in (*table, *sorted(wanted)) if name in wanted]:
         shape = f", expected shape {table[template].stored_shape(config)}" * (template in table)

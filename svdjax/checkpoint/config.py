@@ -256,11 +256,17 @@ def _check_experts(settings: Mapping[str, Any], where: str) -> None:
             f"{where}: num_experts_per_tok is {settings['num_experts_per_tok']}, expected at most "
             f"the number of experts, {experts}"
         )
-    if (step := settings.get("decoder_sparse_step", 1)) != 1:
+    if has_dense_layers(settings):
         raise InputError(
-            f"{where}: decoder_sparse_step is {step}, which is not supported; expected 1, experts "
-            "in every layer"
+            f"{where}: decoder_sparse_step is {settings['decoder_sparse_step']}, which is not "
+            "supported; expected 1, experts in every layer"
         )
+
+
+def has_dense_layers(fields: Mapping[str, Any]) -> bool:
+    """Whether fields of config.json leave some layers of a mixture of experts without experts."""
+    step = fields.get("decoder_sparse_step")
+    return bool(fields.get("mlp_only_layers")) or (step is not None and step != 1)
 
 
 def _convert(settings: Mapping[str, Any], family: Family, where: str) -> ModelConfig:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from svdjax.checkpoint import Checkpoint, ModelConfig, load_params, model_config, open_checkpoint
+from svdjax.checkpoint import ModelConfig, load_params, model_config, open_checkpoint
 from svdjax.model import forward
 from tests.model.variants import VARIANTS
 from tests.support import tiny
@@ -45,40 +45,7 @@ def load(directory: pathlib.Path) -> tuple[ModelConfig, Any]:
     """Configuration and float32 parameters of any directory."""
     config = model_config(directory)
     with open_checkpoint(directory) as checkpoint:
-        view: Any = Renamed(checkpoint) if config.family == "mixtral" else checkpoint
-        return config, load_params(view, config, np.dtype(np.float32))
-
-
-class Renamed:
-    """A checkpoint of mixtral by the canonical names of its tensors."""
-
-    def __init__(self, checkpoint: Checkpoint):
-        self._checkpoint = checkpoint
-        self._stored = {canonical_name(name): name for name in checkpoint.names}
-        self.names = tuple(sorted(self._stored))
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(self._checkpoint, attribute)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored
-
-    def spec(self, name: str) -> Any:
-        return self._checkpoint.spec(self._stored[name])
-
-    def where(self, name: str) -> pathlib.Path:
-        return self._checkpoint.where(self._stored[name])
-
-    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        return self._checkpoint.read(self._stored[name], rows)
-
-
-def canonical_name(name: str) -> str:
-    """The inverse of `tiny.stored_name`."""
-    name = name.replace(".block_sparse_moe.", ".mlp.")
-    for role, number in (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")):
-        name = name.replace(f".{number}.", f".{role}.")
-    return name
+        return config, load_params(checkpoint, config, np.dtype(np.float32))
 
 
 def load_variant(name: str, folder: pathlib.Path, **options: Any) -> Loaded:

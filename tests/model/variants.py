@@ -84,7 +84,8 @@ VARIANTS: dict[str, Variant] = {
                 "rope_type": "yarn",
                 "factor": 8.0,
                 "original_max_position_embeddings": 60,
-                "beta_fast": 2.0,
+                "beta_fast": 1.2,
+                "beta_slow": 0.27,
             }
         },
     ),
