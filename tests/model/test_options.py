@@ -85,7 +85,7 @@ ROPES: list[tuple[str, dict[str, Any]]] = [
     ("llama_yarn", {"factor": 2.0}),
     ("llama_yarn", {"attention_factor": 1.0}),
     ("llama_yarn", {"beta_fast": 32.0}),
-    ("llama_yarn", {"beta_slow": 0.1}),
+    ("llama_yarn", {"beta_slow": 1.0}),
     ("llama_yarn", {"truncate": False}),
     ("llama_yarn", {"original_max_position_embeddings": 16}),
 ]
