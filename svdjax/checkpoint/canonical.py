@@ -70,7 +70,15 @@ def canonical(checkpoint: Checkpoint) -> Checkpoint:
         if name != tensor and tensor not in taken
     }
     parts |= experts
-    return CanonicalCheckpoint(checkpoint, parts, [*notes, *more]) if parts else checkpoint
+    if not parts:
+        return checkpoint
+    # What only wraps a model goes from a copy too; models of several parts have their own names.
+    wrapped = "text_config" not in checkpoint.config and all(
+        _INSERTED.sub("", part.tensor).endswith(name.removeprefix("model."))
+        for name, part in parts.items()
+        if part.is_whole
+    )
+    return CanonicalCheckpoint(checkpoint, parts, [*notes, *more], renames=wrapped)
 
 
 def text_config(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@ from svdjax.errors import InputError
 from svdjax.files import one_line
 from svdjax.files import read_bytes as read_bytes
 
+LINKS = "SVDJAX_FOLLOW_LINKS"
+"""Variable of the environment with the directories of `follow_links`, for commands without it."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(
@@ -36,13 +38,36 @@ _CONVERT = (
 )
 
 
+def follow_links(directories: Iterable[str | os.PathLike[str]]) -> None:
+    """Lets links of checkpoints lead into some directories, here and in processes begun later.
+
+    Raises:
+        InputError: One is no directory.
+    """
+    roots = []
+    for directory in directories:
+        path = pathlib.Path(directory).expanduser()
+        if not path.is_dir() or os.pathsep in str(path):
+            raise InputError(
+                f"--follow_links: {directory}: expected directories that links may lead into, such "
+                "as that of a shared store"
+            )
+        roots.append(str(path.resolve()))
+    os.environ[LINKS] = os.pathsep.join(roots)
+
+
+def _link_roots() -> list[pathlib.Path]:
+    """Directories that links may lead into, beside that of the checkpoint."""
+    return [pathlib.Path(root) for root in os.environ.get(LINKS, "").split(os.pathsep) if root]
+
+
 def checked_path(
     directory: pathlib.Path, name: str, root: pathlib.Path | None = None
 ) -> pathlib.Path:
     """Path of a regular file of a checkpoint directory.
 
-    Links may lead elsewhere inside the directory, or to the blobs beside a snapshot in the cache
-    of the hub; links that lead out are refused.
+    Links may lead elsewhere inside the directory, to the blobs beside a snapshot in the cache of
+    the hub, and into the directories of `follow_links`; links that lead out are refused.
 
     Args:
         directory: Directory of the file.
@@ -67,6 +92,11 @@ def checked_path(
     except InputError:
         raise
     except FileNotFoundError:
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: no such file: it is a link to {str(path.readlink())!r}, which is not there; "
+                "fetch it again"
+            ) from None
         raise InputError(f"{path}: no such file") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be opened ({one_line(error)})") from None
@@ -84,17 +114,18 @@ def contained(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     """Resolved path, links followed.
 
     Raises:
-        InputError: It is outside of `root` and, where this is a snapshot in the cache of the hub,
-            outside of the blobs beside it.
+        InputError: It is outside of `root`, of the directories of `follow_links` and, where this
+            is a snapshot in the cache of the hub, of the blobs beside it.
         OSError: It does not exist.
     """
     real, allowed = path.resolve(strict=True), [root.resolve(strict=True)]
     if allowed[0].parent.name == "snapshots":
         allowed.append(allowed[0].parent.parent / "blobs")
+    allowed += [each.resolve() for each in _link_roots()]
     if not any(real.is_relative_to(directory) for directory in allowed):
         raise InputError(
-            f"{path}: is a link to {real}, outside its directory; expected files that lie inside "
-            "(copy it there)"
+            f"{path}: is a link to {real}, outside its directory; expected files that lie inside: "
+            f"copy it there, or allow links into a directory by --follow_links={real.parent}"
         )
     return real
 

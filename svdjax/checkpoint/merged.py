@@ -138,6 +138,10 @@ class MergedCheckpoint(Checkpoint):
         """Tensors of a file of the base, under the names that a copy gives them."""
         return self.base.layout(file)
 
+    def place(self, name: str) -> Part:
+        """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
+        return self.base.place(name)
+
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""
         return self._adapter if file == WEIGHTS else self.base.header(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from svdjax.checkpoint.canonical import DECODER
@@ -44,6 +44,11 @@ class Projection:
         if not self.layers:
             object.__setattr__(self, "layers", tuple(range(len(self.tensors) // each)))
         assert len(self.tensors) == len(self.layers) * each
+
+    def matrices_of(self, layers: Collection[int]) -> list[int]:
+        """Places in `tensors` of the matrices of some layers, given by their numbers."""
+        each = max(len(self.experts), 1)
+        return [i for i in range(len(self.tensors)) if self.layers[i // each] in layers]
 
     def of_layers(self, places: Iterable[int]) -> Projection:
         """The projection in some of its layers, given by their places in `layers`."""

@@ -202,6 +202,10 @@ class Checkpoint:
         """Tensors of a file, under the names that a copy of the checkpoint gives them."""
         return self.header(file).specs
 
+    def place(self, name: str) -> Part:
+        """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
+        return Part(name)
+
     def _shard(self, name: str) -> Shard:
         if name not in self._index:
             raise InputError(f"{self.listing}: has no tensor {name}")

@@ -28,6 +28,8 @@ class CheckpointView(Checkpoint):
         parts: Mapping[str, Part],
         notes: Iterable[str] = (),
         without: Iterable[str] = (),
+        *,
+        renames: bool = False,
     ):
         """Takes over all that is not renamed.
 
@@ -36,6 +38,7 @@ class CheckpointView(Checkpoint):
             parts: What each matrix under another name is in it.
             notes: Added to its own.
             without: Tensors of it that are not to be among the names.
+            renames: Whether a copy has the tensors that are whole under the names of here.
         """
         self.inner, self.parts = inner, dict(parts)
         self.source, self.path, self.config = inner.source, inner.path, inner.config
@@ -45,6 +48,7 @@ class CheckpointView(Checkpoint):
         self.names = tuple(sorted({*self.parts, *(n for n in inner.names if n not in taken)}))
         self._names = frozenset(self.names)
         self._whole = {part.tensor: name for name, part in self.parts.items() if part.is_whole}
+        self._copied = self._whole if renames else {}
 
     @property
     def model(self) -> Checkpoint:
@@ -123,6 +127,12 @@ class CheckpointView(Checkpoint):
         return self.inner.header(file)
 
     def layout(self, file: str) -> dict[str, TensorSpec]:
-        """Tensors of a file, under the names that they have here where they are whole."""
+        """Tensors of a file, under the names that a copy of the checkpoint gives them."""
         layout = self.inner.layout(file)
-        return {self._whole.get(name, name): spec for name, spec in layout.items()}
+        return {self._copied.get(name, name): spec for name, spec in layout.items()}
+
+    def place(self, name: str) -> Part:
+        """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
+        part = self.parts.get(name, Part(name))
+        place = part.of(self.inner.place(part.tensor))
+        return dataclasses.replace(place, tensor=self._copied.get(place.tensor, place.tensor))
