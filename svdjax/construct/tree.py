@@ -231,6 +231,7 @@ def leaf_at(tree: Tree, path: str) -> Any:
 
 def replaced_leaves(tree: Tree, new: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A new tree with some leaves replaced, the others shared."""
+    assert prefix or new.keys() <= set(paths(tree))
     return {
         key: replaced_leaves(value, new, f"{prefix}{key}/")
         if isinstance(value, Mapping)
