@@ -43,7 +43,9 @@ def result(name: str, module: str, base: np.ndarray, post: np.ndarray) -> Projec
 def deepen(one: ProjectionResult, times: int) -> ProjectionResult:
     """The same layers over and over: depth without compiling another shape."""
     fields = (np.concatenate([np.asarray(value)] * times) for value in one.metrics)
-    return dataclasses.replace(one, layers=times * one.layers, metrics=PairMetrics(*fields))
+    return dataclasses.replace(
+        one, layers=times * one.layers, layer_numbers=(), metrics=PairMetrics(*fields)
+    )
 
 
 def deep(name: str, layers: int = 80, *, seed: int = 0) -> ProjectionResult:
@@ -58,7 +60,7 @@ def deep(name: str, layers: int = 80, *, seed: int = 0) -> ProjectionResult:
         nf=m.nf * np.exp(0.05 * rng.standard_normal(layers)),
         norm_delta=m.norm_delta * np.exp(0.05 * rng.standard_normal(layers)),
     )
-    return dataclasses.replace(one, layers=layers, metrics=metrics)
+    return dataclasses.replace(one, layers=layers, layer_numbers=(), metrics=metrics)
 
 
 def planted(one: ProjectionResult, field: str, layer: int, factor: float) -> ProjectionResult:
@@ -71,7 +73,9 @@ def planted(one: ProjectionResult, field: str, layer: int, factor: float) -> Pro
 def part(one: ProjectionResult, layer: int, *, name: str) -> ProjectionResult:
     """A layer as a projection of its own."""
     fields = (np.asarray(value)[layer : layer + 1] for value in one.metrics)
-    return dataclasses.replace(one, name=name, layers=1, metrics=PairMetrics(*fields))
+    return dataclasses.replace(
+        one, name=name, layers=1, layer_numbers=(), metrics=PairMetrics(*fields)
+    )
 
 
 def comparison(results: list[ProjectionResult], *, pair: str = "pair", **fields: Any) -> Comparison:
