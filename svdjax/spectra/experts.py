@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from svdjax.report.numbers import listed, percent
+from svdjax.report.numbers import percent
 from svdjax.report.table import Table
 from svdjax.spectra.axes import Place
 
@@ -87,9 +87,10 @@ def experts_finding(comparison: Comparison) -> str:
     sizes = np.array([one.change for one in changes])
     first = [f"{one.place.words} ({percent(one.change)})" for one in changes[:MOST_NAMED]]
     return (
-        f"Experts: of {len(changes)} those of {listed(first)} changed most beside the scaling "
-        f"(median {percent(float(np.median(sizes)))}, least {percent(float(sizes.min()))}; "
-        "all matrices of an expert together; tables/experts.csv has all)."
+        f"Experts: of {len(changes)} what changed most beside the scaling is {'; '.join(first)}; "
+        f"the median is {percent(float(np.median(sizes)))}, the least "
+        f"{percent(float(sizes.min()))} (all matrices of an expert together; tables/experts.csv "
+        "has all)."
     )
 
 

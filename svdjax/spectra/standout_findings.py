@@ -65,7 +65,7 @@ def odd_scaling(comparison: Comparison) -> list[str]:
 def _others(comparison: Comparison) -> str:
     """What the matrices that stand out differ from."""
     kinds = {entry.expert is not None for entry in comparison.stands_out}
-    words = {False: "the neighbouring layers", True: "the experts of their layer"}
+    words = {False: "the neighbouring layers", True: "the other experts of the layer"}
     return " or ".join(words[kind] for kind in sorted(kinds))
 
 

@@ -66,7 +66,11 @@ def _table(plan: SweepPlan, planning: float) -> str:
                     (
                         projection.name,
                         f"{projection.shape[0]}x{projection.shape[1]}",
-                        str(len(projection.tensors)),
+                        "x".join(
+                            str(len(numbers))
+                            for numbers in (projection.layers, projection.experts)
+                            if numbers
+                        ),
                         str(len(groups)),
                         size(sum(group.read for group in groups)),
                         size(2 * groups[0].bytes),
