@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -264,15 +265,20 @@ class NullsWork:
             arrays[drawn] = getattr(by_kind[kind], key)
         return {key: np.asarray(array)[: len(layers)] for key, array in arrays.items()}
 
+    @functools.cache  # noqa: B019  (lives as long as the stage)
+    def _identity(self, base: str, post: str) -> str:
+        """The digest of the versions and of a pair's inputs, which are long for large models."""
+        identity = self._context.identity
+        return digest_of([[identity["inputs"][s] for s in (base, post)], identity["versions"]])
+
     def _key(self, job: PairJob, sample: Sample) -> str:
         """The digest of what determines the draws of a group."""
-        spec, settings, identity = job.spec, self._context.settings, self._context.identity
+        spec, settings = job.spec, self._context.settings
         group = sample.group
         projection = group.projection
         return digest_of(
             [
-                [identity["inputs"][source] for source in (spec.base, spec.post)],
-                identity["versions"],
+                self._identity(spec.base, spec.post),
                 settings.factorisation,
                 [settings.nulls.draws, settings.nulls.seed],
                 [projection.name, projection.shape, projection.transposed, projection.rows],

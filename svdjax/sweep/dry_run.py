@@ -58,9 +58,11 @@ def _table(plan: SweepPlan, planning: float) -> str:
         lines += [f"{job.spec.name}: {job.spec.base} -> {job.spec.post} ({job.plan.family})"]
         lines += job.plan.notes
         lines.append(_row(_HEAD))
-        pair_groups = spectra.of_pair(job.spec.name)
+        by_projection: dict[str, list[Group]] = {}
+        for group in spectra.of_pair(job.spec.name):
+            by_projection.setdefault(group.projection.name, []).append(group)
         for projection in job.plan.projections:
-            groups = [group for group in pair_groups if group.projection is projection]
+            groups = by_projection[projection.name]
             lines.append(
                 _row(
                     (
