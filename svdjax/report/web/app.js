@@ -247,7 +247,8 @@ function perLayer() {
   for (const p of list) for (const group of pairOf(p).groups) depth.set(group.name, Math.max(group.depth.length, depth.get(group.name) || 0));
   // Of the many tensors of an unknown architecture the deepest; the map and the table have all.
   const deepest = [...depth].sort((a, b) => b[1] - a[1]).slice(0, MOST_PANELS).map(([name]) => name), names = [...depth.keys()].filter((name) => deepest.includes(name));
-  byId('panelsNote').textContent = names.length < depth.size ? `The ${names.length} deepest of ${depth.size} groups of matrices.` : '';
+  const few = names.length < depth.size ? `The ${names.length} deepest of ${depth.size} groups of matrices. ` : '', mixed = list.some((p) => pairOf(p).groups.some((group) => group.experts));
+  byId('panelsNote').textContent = `${few}${mixed ? 'Of experts: the median of a layer, and from 10 to 90 % of them.' : ''}`;
   const panelsOf = (make) => names.map((name) => {
     const series = [], rules = [];
     let labels = [];
