@@ -78,8 +78,8 @@ def compare(
 def compare_params(base: Any, post: Any, *, progress: bool = False, **options: Any) -> Comparison:
     """The same analysis of two pytrees of arrays, such as the parameters of a Flax model.
 
-    Leaves [in, out] are compared, and stacks [layers, in, out]; of others the result's `coverage`
-    says why not. A projection is called by its path, without a last ``kernel``; leaves whose paths
+    Leaves [in, out] are compared, stacks [layers, in, out], and [layers, experts, in, out] where
+    "expert" is in the path; of others the result's `coverage` says why not. A projection is called by its path, without a last ``kernel``; leaves whose paths
     differ in the number of a layer are one, ``layers_*/mlp/up``.
 
     Args:

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+import svdjax
 from svdjax.checkpoint.experts import choose_experts, with_experts
 from svdjax.engine.inputs import PairJob
 from svdjax.spectra.pair import _compare, _settings
@@ -127,6 +128,18 @@ def test_the_expert_that_changed_most_is_named_by_its_numbers(mixture, tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert f"gate_proj of layer {layer}, expert {expert}" in text
     assert f"layer {layer}, expert {expert}: " in json.dumps(mixture.summary()["verdicts"])
+
+
+def test_stacks_of_a_pytree_are_experts_where_their_path_says_so(stacks, mixture):
+    def tree(side: int) -> dict:
+        kernel = stacks["gate_proj"][side]
+        return {"experts": {"gate": {"kernel": kernel}}, "conv": {"kernel": kernel}}
+
+    compared = svdjax.compare_params(tree(0), tree(1), group_bytes=8 * 4 * SHAPE[0] * SHAPE[1])
+    result = compared["experts/gate"]
+    assert (result.layers, result.expert_numbers) == (LAYERS, tuple(range(EXPERTS)))
+    np.testing.assert_array_equal(result.nf, mixture["gate_proj"].nf)
+    assert "not a matrix" in compared.coverage["left_out"]["conv/kernel"]
 
 
 def test_frames_have_experts(mixture):
