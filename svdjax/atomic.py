@@ -49,9 +49,9 @@ def write_atomically(path: pathlib.Path, write: Callable[[IO[bytes]], None]) -> 
     return path
 
 
-def write_json(path: pathlib.Path, value: Any) -> pathlib.Path:
-    """Writes `value` as indented JSON; NaN and infinities become null."""
-    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+def write_json(path: pathlib.Path, value: Any, *, indent: int | None = 2) -> pathlib.Path:
+    """Writes `value` as JSON, indented if wanted; NaN and infinities become null."""
+    text = json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
     return write_atomically(
         path, lambda file: _discard(file.write(text.encode("utf-8", "backslashreplace")))
     )
@@ -81,6 +81,8 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def plain(value: Any) -> Any:
     """Turns numpy scalars and arrays, paths and tuples into what JSON knows; NaN into None."""
+    if type(value) is float:  # nearly all there are of a large table
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

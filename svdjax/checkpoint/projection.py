@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
@@ -106,40 +107,40 @@ ROLES = (
 """Names of the decoder's projections in the order of results; others follow by name."""
 
 
-def places(names: Iterable[str]) -> dict[str, Place]:
+_NUMBER = r"(0|[1-9][0-9]{0,5})(?=\.|\Z)"
+_FIRST_NUMBER, _EXPERT = re.compile(rf"\.{_NUMBER}"), re.compile(rf"(?<=\.experts\.){_NUMBER}")
+
+
+def places(names: Iterable[str]) -> Mapping[str, Place]:
     """Place of each tensor. Layers are numbered after a known word, or from 0 without gaps."""
-    split = {name: name.split(".") for name in names}
-    numbers: dict[tuple[str, ...], set[int]] = collections.defaultdict(set)
-    for parts in split.values():
-        if at := _first_number(parts):
-            numbers[tuple(parts[:at])].add(int(parts[at]))
+    return _places(frozenset(names))
+
+
+@functools.lru_cache(maxsize=4)  # a pair asks for those of the same names several times
+def _places(names: frozenset[str]) -> Mapping[str, Place]:
+    first = {name: _FIRST_NUMBER.search(name) for name in names}
+    numbers: dict[str, set[int]] = collections.defaultdict(set)
+    for name, number in first.items():
+        if number:
+            numbers[name[: number.start()]].add(int(number[1]))
     stacks = {
         head
         for head, found in numbers.items()
-        if head[-1] in _STACKS or (len(found) > 1 and found == set(range(len(found))))
+        if head.rpartition(".")[2] in _STACKS
+        or (len(found) > 1 and found == set(range(len(found))))
     }
-    return {name: _place(name, parts, stacks) for name, parts in split.items()}
+    return {name: _place(name, number, stacks) for name, number in first.items()}
 
 
-def _first_number(parts: list[str]) -> int:
-    """Index of the first part that is a number, 0 where there is none."""
-    return next((at for at, part in enumerate(parts) if at and _is_number(part)), 0)
-
-
-def _is_number(part: str) -> bool:
-    return part.isdecimal() and part.isascii() and len(part) < 7 and str(int(part)) == part
-
-
-def _place(name: str, parts: list[str], stacks: set[tuple[str, ...]]) -> Place:
-    at = _first_number(parts)
-    if not at or tuple(parts[:at]) not in stacks or "*" in name:
+def _place(name: str, number: re.Match[str] | None, stacks: set[str]) -> Place:
+    if number is None or name[: number.start()] not in stacks or "*" in name:
         return Place(name)
-    template, expert = [*parts[:at], "*", *parts[at + 1 :]], None
-    for place in range(at + 2, len(parts)):
-        if parts[place - 1] == "experts" and _is_number(parts[place]):
-            template[place], expert = "*", int(parts[place])
-            break
-    return Place(".".join(template), int(parts[at]), expert)
+    head, rest = name[: number.start(1)], name[number.end() :]
+    expert = _EXPERT.search(rest)
+    if expert is None:
+        return Place(f"{head}*{rest}", int(number[1]))
+    template = f"{head}*{rest[: expert.start()]}*{rest[expert.end() :]}"
+    return Place(template, int(number[1]), int(expert[1]))
 
 
 def role(template: str) -> tuple[str, str]:

@@ -114,6 +114,7 @@ class Checkpoint:
         self.described: tuple[WatchedFile, ...] = tuple(described)
         described[0].check()
         self._index, notes, self._conflicts = self._match_index(weights.index)
+        self._specs = {n: self._shards[file].specs[n] for n, file in self._index.items()}
         self.notes: tuple[str, ...] = (*weights.notes, *notes)
         self.names: tuple[str, ...] = tuple(sorted(self._index))
         if not self.names:
@@ -170,7 +171,10 @@ class Checkpoint:
         Raises:
             InputError: There is no such tensor, or its file is broken.
         """
-        return self._shard(name).specs[name]
+        spec = self._specs.get(name)
+        if spec is None:
+            raise InputError(f"{self.listing}: has no tensor {name}")
+        return spec
 
     def where(self, name: str) -> pathlib.Path:
         """File that a tensor's values come from, for messages."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ class Cost:
         return self.products + sum(9.0 * n**3 * count for n, count in self.eigen.items())
 
 
+@functools.lru_cache(maxsize=4096)  # of many groups of few shapes
 def pair_cost(
     shape: tuple[int, int],
     *,

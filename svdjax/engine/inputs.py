@@ -19,6 +19,7 @@ from svdjax.checkpoint import (
     swapped,
 )
 from svdjax.checkpoint.digest import file_digest
+from svdjax.checkpoint.experts import with_experts
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import note
@@ -54,6 +55,7 @@ def open_pairs(
     specs: Iterable[PairSpec],
     *,
     split_fused: bool,
+    experts: int = 0,
     merge_base: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> list[PairJob]:
@@ -66,6 +68,7 @@ def open_pairs(
     Args:
         specs: Pairs as the config names them.
         split_fused: Whether the parts of fused projections are analysed.
+        experts: Most experts of each layer that are analysed, 0 for all (`with_experts`).
         merge_base: Model that adapters are merged into, where it is not the base of their pair.
         check: Called between checkpoints; may raise to stop.
 
@@ -114,8 +117,10 @@ def open_pairs(
         if base is None or post is None or (spec.other and other is None):
             continue
         try:
-            plan = plan_pair(base, post, split_fused=split_fused)
+            plan = with_experts(plan_pair(base, post, split_fused=split_fused), experts)
             other_plan = plan_pair(other, post, split_fused=split_fused) if other else None
+            if other_plan:
+                other_plan = with_experts(other_plan, experts)
             jobs.append(PairJob(spec, plan, other_plan))
         except InputError as error:
             faults.append(f"{spec.label}: {error}")

@@ -35,7 +35,8 @@ class Journal:
             clean: Whether temporary files of killed writers are removed; not while others write.
         """
         self.directory = directory
-        self.identity = plain(identity)
+        # Of large models the inputs' digests are long, and the groups are many.
+        self._identity = digest_of(plain(identity))
         directory.mkdir(parents=True, exist_ok=True)
         if clean:
             remove_leftovers([directory])
@@ -46,7 +47,7 @@ class Journal:
         return digest_of(
             [
                 JOURNAL_VERSION,
-                self.identity,
+                self._identity,
                 projection.name,
                 projection.shape,
                 projection.tensors[group.start : group.stop],

@@ -1,6 +1,6 @@
 """Nulls by formula, where they hold, and which layers are sampled instead.
 
-Axis legend: `L` layers.
+Axis legend: `L` matrices, of all experts where there are some.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Analytic(NamedTuple):
 
 def analytic_nulls(projection: ProjectionResult) -> Analytic:
     """Analytic nulls of every layer, from the results of the spectra stage."""
-    m, layers, shape = projection.metrics, projection.layers, projection.shape
+    projection = projection.flat
+    m, layers, shape = projection.metrics, projection.matrices, projection.shape
     norm_delta = np.asarray(m.norm_delta, np.float64)
     norm_post = np.asarray(m.norm_post, np.float64)
     alpha = np.asarray(m.alpha_ls, np.float64)

@@ -192,9 +192,11 @@ def _line(nulls: ProjectionNulls, judgements: Mapping[str, Judgement]) -> str:
     verdict, p, test = judgements["nf"]
     if verdict == "undefined":
         return _by_formula(nulls)
-    layers = np.flatnonzero(nulls.arrays.sampled)
+    layers, places = np.flatnonzero(nulls.arrays.sampled), nulls.places
     which = (
-        f"layers {listed([str(i) for i in layers])}" if len(layers) > 1 else f"layer {layers[0]}"
+        f"layers {listed([places[i].label for i in layers])}"
+        if len(layers) > 1 and not nulls.expert_numbers
+        else listed([places[i].words for i in layers])
     )
     elsewhere = percent(nulls.pooled("nf", "spectrum").ratio)
     return (
@@ -212,9 +214,10 @@ def _by_formula(nulls: ProjectionNulls) -> str:
         return "no null to hold it against: NF is not defined, or no formula holds and none drawn."
     kinds = {"first_order": "to first order", "all_orders": "over all orders, of a Gaussian change"}
     used = [text for name, text in kinds.items() if (nulls.source == name).any()]
+    what = "matrices" if nulls.expert_numbers else "layers"
     return (
         f"NF is {percent(over(np.mean, nulls.nf_over_null))} (mean of {int(defined.sum())} of "
-        f"{nulls.layers} layers) of what an equally large change in random directions would give "
+        f"{nulls.matrices} {what}) of what an equally large change in random directions would give "
         f"({' or '.join(used)}, by formula); without draws it is not judged whether both sides "
         "turned together."
     )
@@ -242,7 +245,7 @@ def null_notes(results: NullResults) -> list[str]:
     every = list(results.projections.values())
     notes = []
     rounded = sum(int(each.rounded.sum()) for each in every)
-    total = sum(each.layers for each in every)
+    total = sum(each.matrices for each in every)
     if rounded:
         names = [each.name for each in every if each.rounded.any()]
         notes.append(
@@ -262,7 +265,7 @@ def null_facts(results: NullResults) -> list[tuple[str, str]]:
     """Draws, level of the verdicts and sizes of the changes: (name, value)."""
     every = list(results.projections.values())
     settings, cost = results.settings, results.cost
-    total = sum(each.layers for each in every)
+    total = sum(each.matrices for each in every)
     most = settings["layers"]
     bound = f"at most {most} a projection" if most else "without a bound"
     drawn = (
@@ -271,7 +274,7 @@ def null_facts(results: NullResults) -> list[tuple[str, str]]:
         if cost["draws"]
         else "none; formulas only"
     )
-    sizes = [size for each in every for size in each.arrays.delta]
+    sizes = [size for each in every for size in each.arrays.delta.flat]
     text = f"{ends(sizes, percent)} of ‖W post‖"
     floor = max((float(np.max(each.arrays.rounding, initial=0)) for each in every), default=0.0)
     if floor:

@@ -101,10 +101,12 @@ def index_nulls(nulls: Mapping[str, NullResults], folder: pathlib.Path) -> Secti
 
 def null_tables(results: NullResults) -> tuple[Table, Table]:
     """``nulls``, a row per projection, and ``nulls_layers``, a row per matrix."""
-    layers = (row for nulls in results.projections.values() for row in _layer_rows(nulls))
+    of_experts = any(nulls.expert_numbers for nulls in results.projections.values())
+    columns = (*_LAYER[:2], "expert", *_LAYER[2:]) if of_experts else _LAYER
+    layers = (row for nulls in results.projections.values() for row in _layer_rows(nulls.flat))
     return (
         Table("nulls", _PROJECTION, tuple(_projection_rows(results))),
-        Table("nulls_layers", _LAYER, tuple(layers)),
+        Table("nulls_layers", columns, tuple({k: row[k] for k in columns} for row in layers)),
     )
 
 
@@ -115,7 +117,7 @@ def _projection_rows(results: NullResults) -> Iterator[Mapping[str, Any]]:
             "projection": nulls.name,
             "in": nulls.shape[0],
             "out": nulls.shape[1],
-            "layers": nulls.layers,
+            "layers": nulls.matrices,
             "layers_sampled": int(nulls.arrays.sampled.sum()),
             "draws": nulls.draws,
             "delta_mean": over(np.mean, nulls.arrays.delta),
@@ -141,10 +143,11 @@ def _projection_rows(results: NullResults) -> Iterator[Mapping[str, Any]]:
 def _layer_rows(nulls: ProjectionNulls) -> Iterator[Mapping[str, Any]]:
     stored = ("delta", "rounding", "nf_first_order", "first_order_holds", "nf_all_orders")
     stored = (*stored, "all_orders_hold", *MEASURES, "alpha_ls", "top_half")
-    for layer in range(nulls.layers):
+    for layer, place in enumerate(nulls.places):
         yield {
             "projection": nulls.name,
-            "layer": layer,
+            "layer": place.layer,
+            "expert": "" if place.expert is None else place.expert,
             "source": str(nulls.source[layer]),
             "nf_null": float(nulls.nf_null[layer]),
             "nf_over_null": float(nulls.nf_over_null[layer]),

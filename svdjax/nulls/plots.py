@@ -72,30 +72,33 @@ def null_plots(results: NullResults, panels: Sequence[Panel]) -> list[Plot]:
 
 
 def rows_of(panel: Panel, nulls: Mapping[str, ProjectionNulls], name: str) -> np.ndarray:
-    """An array of the nulls for all layers of a panel."""
-    arrays = [np.asarray(getattr(nulls[each.name].arrays, name)) for each in panel.members]
+    """An array of the nulls for all matrices of a panel."""
+    arrays = [np.asarray(getattr(nulls[each.name].flat.arrays, name)) for each in panel.members]
     return np.concatenate(arrays).astype(np.float64)
 
 
 def _nf(panel: Panel, nulls: Mapping[str, ProjectionNulls]) -> dict[str, Any]:
     draws, chosen = rows_of(panel, nulls, "nf_signs"), rows_of(panel, nulls, "sampled") > 0
-    mean = np.full(len(panel.layers), np.nan)
+    mean = np.full(panel.matrices, np.nan)
     std = mean.copy()
     if draws.size and chosen.any():
         mean[chosen], std[chosen] = draws[chosen].mean(axis=1), draws[chosen].std(axis=1)
     formula = rows_of(panel, nulls, "nf_all_orders")
+    measured = rows_of(panel, nulls, "nf")
+    if panel.experts:
+        mean, std, formula, measured = map(panel.by_layer, (mean, std, formula, measured))
     lines = [
         {"label": _SIGNS, "y": mean, "low": mean - 2 * std, "high": mean + 2 * std, "colour": 1},
         {"label": "random directions, by formula", "y": formula, "colour": 7, "dash": True},
-        {"label": "measured", "y": rows_of(panel, nulls, "nf"), "colour": 0},
+        {"label": "measured", "y": measured, "colour": 0},
     ]
     return layer_panel(panel.name, panel.layers, lines)
 
 
 def _svsm(panel: Panel, nulls: Mapping[str, ProjectionNulls]) -> dict[str, Any]:
     chosen = np.flatnonzero(rows_of(panel, nulls, "sampled") > 0)
-    layer = int(chosen[len(chosen) // 2]) if len(chosen) else (len(panel.layers) - 1) // 2
-    measured = panel.stack("svsm")[layer]
+    layer = int(chosen[len(chosen) // 2]) if len(chosen) else (panel.matrices - 1) // 2
+    measured = panel.stack("svsm", np.array([layer]))[0]
     mean = rows_of(panel, nulls, "svsm_mean_signs")[layer]
     std = rows_of(panel, nulls, "svsm_std_signs")[layer]
     low, high, top = mean - 2 * std, mean + 2 * std, statistics.top_count(len(measured))
@@ -107,7 +110,7 @@ def _svsm(panel: Panel, nulls: Mapping[str, ProjectionNulls]) -> dict[str, Any]:
         {"label": "measured", "y": measured, "colour": 0, "plain": True},
     ]
     return {
-        "title": f"{panel.name}, layer {panel.layers[layer]}",
+        "title": f"{panel.name}, {panel.words(layer)}",
         "x": list(range(len(measured))),
         "series": lines,
         "rules": [1.0],
@@ -118,11 +121,11 @@ def _svsm(panel: Panel, nulls: Mapping[str, ProjectionNulls]) -> dict[str, Any]:
 
 def _mean_signs(nulls: ProjectionNulls) -> np.ndarray:
     draws = nulls.arrays.nf_signs
-    return draws.mean(axis=1) if nulls.draws else np.full(nulls.layers, np.nan)
+    return draws.mean(axis=-1) if nulls.draws else np.full(draws.shape[:-1], np.nan)
 
 
 def _placed(key: str, what: str = "nf") -> Any:
-    return lambda nulls: [getattr(nulls.placed(i, what), key) for i in range(nulls.layers)]
+    return lambda nulls: [getattr(nulls.flat.placed(i, what), key) for i in range(nulls.matrices)]
 
 
 _SIGNS = "random signs, mean ± 2 std"
@@ -138,7 +141,7 @@ _COLUMNS: tuple[tuple[Any, ...], ...] = (
     ("nf_signs_mean", "NF of random signs", _mean_signs),
     ("nf_signs_z", "z of NF", _placed("z"), "one"),
     ("nf_signs_p", "p of NF", _placed("p"), "p", "", 0.0, "two-sided, of this matrix alone"),
-    ("null_source", "null from", lambda n: [str(each) for each in n.source], "text"),
+    ("null_source", "null from", lambda n: [str(each) for each in n.source.flat], "text"),
     (
         *("scaling_signs_mean", "factor by change alone", _placed("mean", "scaling"), "fixed"),
         *("", 0.0, "mean factor under random signs without any scaling"),

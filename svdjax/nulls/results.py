@@ -1,20 +1,22 @@
 """Results of the nulls stage for a pair: nulls.npz, and nulls.json with what follows from it.
 
-Axis legend: `L` layers, `R` rank, `D` draws. Rows of layers that were not sampled are NaN.
+Axis legend: `L` layers, `E` experts, `R` rank, `D` draws. Of experts every [L, ...] is [L, E, ...].
+Rows of matrices that were not sampled are NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from svdjax.engine.store import NpzFiles, Results, array_name, in_npz
+from svdjax.engine.store import ADDED, NpzFiles, Results, array_name, in_npz
 from svdjax.nulls.analytic import UNCHANGED
 from svdjax.nulls.verdicts import Judgement, NullTest, judge, null_test, pooled_test
+from svdjax.spectra.axes import Axes
 from svdjax.spectra.tables import over, ratio
 from svdjax.spectral.null_draws import KINDS
 
@@ -90,13 +92,15 @@ class NullArrays(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ProjectionNulls:
+class ProjectionNulls(Axes):
     """Null models of one projection.
 
     Attributes:
         name: Name of the projection.
         shape: (in, out).
         arrays: What was measured and drawn.
+        layer_numbers: Numbers of the layers in the model; by default 0, 1, ...
+        expert_numbers: Numbers of the experts of every layer; empty where there are none.
     """
 
     name: str
@@ -104,16 +108,29 @@ class ProjectionNulls:
     arrays: NullArrays = field(
         metadata=in_npz({ARRAYS: (*NullArrays._fields, "nf_null", "source")})
     )
+    layer_numbers: tuple[int, ...] = field(default=(), metadata=ADDED)
+    expert_numbers: tuple[int, ...] = field(default=(), metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        if not self.layer_numbers:
+            object.__setattr__(self, "layer_numbers", tuple(range(len(self.arrays.nf))))
 
     @property
     def layers(self) -> int:
         """Number of layers, `L`."""
-        return len(self.arrays.nf)
+        return len(self.layer_numbers)
+
+    @cached_property
+    def flat(self) -> ProjectionNulls:
+        """The same with arrays of all matrices, [M, ...], whether of experts or not."""
+        if not self.expert_numbers or np.ndim(self.arrays.nf) == 1:
+            return self
+        return replace(self, arrays=NullArrays(*map(self.flatten, self.arrays)))
 
     @property
     def draws(self) -> int:
         """Number of draws, `D`."""
-        return self.arrays.nf_spectrum.shape[1]
+        return self.arrays.nf_spectrum.shape[-1]
 
     @property
     def unchanged(self) -> np.ndarray:
@@ -142,7 +159,7 @@ class ProjectionNulls:
         """
         a = self.arrays
         formula = np.where(a.first_order_holds, a.nf_first_order, a.nf_all_orders)
-        drawn = a.nf_spectrum.mean(axis=1) if self.draws else formula
+        drawn = a.nf_spectrum.mean(axis=-1) if self.draws else formula
         chosen = np.where(self.source == "sampled", drawn, formula)
         return np.where(self.source == "none", np.nan, chosen)
 
@@ -155,7 +172,7 @@ class ProjectionNulls:
     def nf_over_signs(self) -> np.ndarray:
         """NF over the mean of the ``signs`` draws, [L]: below 1 both sides turned together."""
         draws = self.arrays.nf_signs
-        mean = draws.mean(axis=1) if self.draws else np.full(self.layers, np.nan)
+        mean = draws.mean(axis=-1) if self.draws else np.full(draws.shape[:-1], np.nan)
         return ratio(self.arrays.nf, mean)
 
     @property
@@ -174,15 +191,15 @@ class ProjectionNulls:
             return getattr(self.arrays, f"{what}_{kind}")
         ls = self.arrays.alpha_ls
         related = (ls > 0) & (self.arrays.delta < NEARLY_ALL)
-        return getattr(self.arrays, f"alpha_{kind}") / np.where(related, ls, np.nan)[:, None]
+        return getattr(self.arrays, f"alpha_{kind}") / np.where(related, ls, np.nan)[..., None]
 
     def measured(self, what: str) -> np.ndarray:
         """Measured values of one of `MEASURES`, [L]."""
         return getattr(self.arrays, "alpha" if what == "scaling" else what)
 
-    def placed(self, layer: int, what: str, kind: str = "signs") -> NullTest:
-        """One layer's measurement among its draws."""
-        return null_test(float(self.measured(what)[layer]), self.drawn(what, kind)[layer])
+    def placed(self, matrix: int, what: str, kind: str = "signs") -> NullTest:
+        """One matrix's measurement among its draws, of the `flat` nulls."""
+        return null_test(float(self.measured(what)[matrix]), self.drawn(what, kind)[matrix])
 
     def pooled(self, what: str, kind: str = "signs") -> NullTest:
         """Mean of the sampled layers of one of `MEASURES` among its draws."""
@@ -197,6 +214,8 @@ class ProjectionNulls:
         return {
             "shape": list(self.shape),
             "layers": self.layers,
+            **({"experts": self.experts} if self.expert_numbers else {}),
+            **self.numbered(),
             "layers_sampled": int(self.arrays.sampled.sum()),
             "draws": self.draws,
             "sources": {name: int(np.sum(self.source == name)) for name in SOURCES},

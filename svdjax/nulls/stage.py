@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -46,7 +47,7 @@ class Sample(NamedTuple):
 
     Attributes:
         group: Layers of one projection, counted among those that are sampled.
-        layers: The same, counted in the model.
+        layers: The same, counted among all matrices of the projection.
     """
 
     group: Group
@@ -148,7 +149,7 @@ class NullsWork:
         """The null models of a pair, judged and saved."""
         pair, options = job.spec.name, self._context.settings.nulls
         analytic, chosen, units = self._planned[pair]
-        projections = self._comparisons[pair].projections
+        projections = {n: each.flat for n, each in self._comparisons[pair].projections.items()}
         draws: dict[str, list[Draws]] = {name: [] for name in projections}
         for unit in units:
             draws[unit.task.group.projection.name].append(self._journal.read(unit.key))
@@ -166,7 +167,13 @@ class NullsWork:
             pair=pair,
             settings=asdict(options),
             projections={
-                name: ProjectionNulls(name, each.shape, arrays[name])
+                name: ProjectionNulls(
+                    name,
+                    each.shape,
+                    NullArrays(*map(each.split, arrays[name])),
+                    each.layer_numbers,
+                    each.expert_numbers,
+                )
                 for name, each in projections.items()
             },
         )
@@ -193,7 +200,14 @@ class NullsWork:
             for name, each in analytic.items()
         }
         sampled = tuple(
-            each.of_layers(chosen[each.name])
+            dataclasses.replace(
+                each,
+                tensors=tuple(each.tensors[i] for i in chosen[each.name]),
+                layers=tuple(
+                    each.layers[i // max(len(each.experts), 1)] for i in chosen[each.name]
+                ),
+                experts=(),
+            )
             for each in job.plan.projections
             if len(chosen[each.name])
         )
@@ -228,7 +242,7 @@ class NullsWork:
         group, layers = sample.group, np.array(sample.layers)
         options, name = self._context.settings.nulls, group.projection.name
         filled = np.concatenate([layers, np.repeat(layers[-1:], group.length - len(layers))])
-        metrics = self._comparisons[group.pair][name].metrics
+        metrics = self._comparisons[group.pair][name].flat.metrics
         alpha = np.asarray(metrics.alpha_ls, np.float64)[filled]
         tag = int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:4], "big")
         seeds = [(options.seed, tag, layer) for layer in filled]
@@ -251,15 +265,20 @@ class NullsWork:
             arrays[drawn] = getattr(by_kind[kind], key)
         return {key: np.asarray(array)[: len(layers)] for key, array in arrays.items()}
 
+    @functools.cache  # noqa: B019  (lives as long as the stage)
+    def _identity(self, base: str, post: str) -> str:
+        """The digest of the versions and of a pair's inputs, which are long for large models."""
+        identity = self._context.identity
+        return digest_of([[identity["inputs"][s] for s in (base, post)], identity["versions"]])
+
     def _key(self, job: PairJob, sample: Sample) -> str:
         """The digest of what determines the draws of a group."""
-        spec, settings, identity = job.spec, self._context.settings, self._context.identity
+        spec, settings = job.spec, self._context.settings
         group = sample.group
         projection = group.projection
         return digest_of(
             [
-                [identity["inputs"][source] for source in (spec.base, spec.post)],
-                identity["versions"],
+                self._identity(spec.base, spec.post),
                 settings.factorisation,
                 [settings.nulls.draws, settings.nulls.seed],
                 [projection.name, projection.shape, projection.transposed, projection.rows],
@@ -276,8 +295,9 @@ def _drawn(arrays: Mapping[str, np.ndarray]) -> Draws:
 
 def _words(sample: Sample) -> str:
     """Pair, projection and layers of a group."""
-    layers = ", ".join(map(str, sample.layers))
-    return f"{sample.group.pair} {sample.group.projection.name} of layers {layers}"
+    group = sample.group
+    layers = ", ".join(map(str, group.projection.layers[group.start : group.stop]))
+    return f"{group.pair} {group.projection.name} of layers {layers}"
 
 
 def _rounding(plan: PairPlan, tensor: str) -> float:
@@ -295,7 +315,7 @@ def _null_arrays(
     draws: int,
 ) -> NullArrays:
     """All arrays of a projection, rows of layers that were not sampled NaN."""
-    layers, rank = projection.layers, min(projection.shape)
+    layers, rank = projection.matrices, min(projection.shape)
 
     def rows(name: str, width: int) -> np.ndarray:
         full = np.full((layers, width), np.nan)

@@ -14,7 +14,7 @@ class Column:
     Attributes:
         key: Its name in filters and in the CSV.
         label: Its heading.
-        values: Projection to the values of its layers.
+        values: Projection to the values of its matrices, [L] or [L, E].
         format: ``fixed`` (4 decimals), ``sig``, ``share`` (of 1, in %), ``p``, ``one`` (decimal)
             or ``text``.
         colours: On the map: ``sequential``; ``diverging``, about `middle`; empty for not on it.
@@ -41,7 +41,7 @@ class Verdict:
         answer: A few words.
         tone: ``good``, ``warn``, ``bad`` or empty: how the answer is coloured.
         detail: The numbers that it rests on.
-        matrices: (projection, layer, text) of matrices that it names.
+        matrices: (projection, index of the matrix in it, text) of matrices that it names.
     """
 
     key: str

@@ -15,6 +15,8 @@ from svdjax.atomic import write_json
 from svdjax.report.files import write
 
 FORMAT_VERSION = 1
+MOST_INDENTED = 5000
+"""Rows up to which the JSON is indented; of more that takes minutes and twice the bytes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Table:
         data = self.csv().encode("utf-8", "backslashreplace")
         write(directory / f"{self.name}.csv", data)
         record = {"format_version": FORMAT_VERSION, "columns": self.columns, "rows": self.rows}
-        write_json(directory / f"{self.name}.json", record)
+        indent = 2 if len(self.rows) <= MOST_INDENTED else None
+        write_json(directory / f"{self.name}.json", record, indent=indent)
 
 
 def _cell(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def params_job(base: Any, post: Any) -> PairJob:
             "base and post have no matrix of the same path and shape; expected two pytrees of one "
             f"model, with leaves [in, out] or [layers, in, out] ({reasons or 'no leaf at all'})"
         )
-    depths = {path: leaf.shape[0] for path, leaf in chosen.items() if leaf.ndim == 3}
+    depths = {path: leaf.shape[0] for path, leaf in chosen.items() if leaf.ndim > 2}
     if len(set(depths.values())) > 1:
         shown = ", ".join(f"{list(chosen[path].shape)} at {path}" for path in list(depths)[:3])
         raise InputError(
@@ -121,7 +122,8 @@ def _why_not(path: str, base: Any, post: Any) -> str:
         return f"only in {'base' if post is None else 'post'}"
     if base.shape != post.shape:
         return f"shapes differ: {list(base.shape)} in base, {list(post.shape)} in post"
-    if base.ndim not in (2, 3):
+    # Kernels of convolutions have four dimensions too.
+    if base.ndim not in (2, 3) and not (base.ndim == 4 and "expert" in path.lower()):
         return f"not a matrix: shape {list(base.shape)}"
     if 0 in base.shape:
         return "empty"
@@ -133,15 +135,18 @@ def _why_not(path: str, base: Any, post: Any) -> str:
 def _projections(leaves: Mapping[str, Any]) -> list[Projection]:
     """Projections of leaves by path: a stack is one, and so are matrices of numbered layers.
 
-    The tensors of a stack are named ``path[layer]``.
+    The tensors of a stack are named ``path[layer]``, of experts ``path[layer,expert]``.
     """
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    experts: dict[str, int] = {}
     for path, leaf in leaves.items():
         name, shape = path, tuple(leaf.shape)
         while (short := _LEAF.sub("", name)) != name:
             name = short
-        if leaf.ndim == 3:
-            tensors = [f"{path}[{layer}]" for layer in range(shape[0])]
+        if leaf.ndim > 2:
+            places = itertools.product(*map(range, shape[:-2]))
+            tensors = [f"{path}[{','.join(map(str, place))}]" for place in places]
+            experts |= {tensors[0]: shape[1]} if leaf.ndim == 4 else {}
         else:
             name, tensors = _LAYER.sub("*", name, count=1), [path]
         groups.setdefault((name, shape[-2:]), []).extend(tensors)
@@ -151,7 +156,10 @@ def _projections(leaves: Mapping[str, Any]) -> list[Projection]:
         if names.count(name) > 1:
             name = f"{name} {rows}x{columns}"
         tensors.sort(key=lambda path: [int(number) for number in re.findall(r"\d+", path)])
-        projections.append(Projection(name, "", (rows, columns), tuple(tensors), transposed=False))
+        numbers = tuple(range(experts.get(tensors[0], 0)))
+        projections.append(
+            Projection(name, "", (rows, columns), tuple(tensors), transposed=False, experts=numbers)
+        )
     return projections
 
 
@@ -159,19 +167,19 @@ def _matrices(leaves: Mapping[str, Any], projections: list[Projection]) -> Any:
     """Yields the tensors of projections by name, as views of the leaves."""
     for projection in projections:
         for tensor in projection.tensors:
-            path, _, layer = tensor.partition("[")
+            path, _, place = tensor.partition("[")
             if tensor in leaves:
                 yield tensor, leaves[tensor]
             else:
-                yield tensor, _Layer(leaves[path], int(layer[:-1]))
+                yield tensor, _Matrix(leaves[path], tuple(map(int, place[:-1].split(","))))
 
 
-class _Layer:
-    """One layer of a stack [L, I, O], taken out of it when it is read."""
+class _Matrix:
+    """One matrix of a stack [L, I, O] or [L, E, I, O], taken out of it when it is read."""
 
-    def __init__(self, stack: Any, layer: int):
-        self._stack, self._layer = stack, layer
-        self.shape, self.dtype = stack.shape[1:], stack.dtype
+    def __init__(self, stack: Any, place: tuple[int, ...]):
+        self._stack, self._place = stack, place
+        self.shape, self.dtype = stack.shape[len(place) :], stack.dtype
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._stack[self._layer], dtype=dtype)
+        return np.asarray(self._stack[self._place], dtype=dtype)

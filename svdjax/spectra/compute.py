@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from svdjax.checkpoint import Checkpoint, PairPlan, read_stack
+from svdjax.checkpoint import Checkpoint, PairPlan, Projection, read_stack
 from svdjax.engine.compile_queue import CompileQueue
 from svdjax.engine.groups import Group
 from svdjax.engine.prefetch import prefetch
@@ -218,7 +218,7 @@ def padded_stack(checkpoint: Checkpoint, group: Group, *, wide: bool = False) ->
 
 
 def collect(pieces: Sequence[Computed]) -> dict[str, ProjectionResult]:
-    """Joins the groups of one pair into results by projection, the layers of each in order."""
+    """Joins the groups of one pair into results by projection, the matrices of each in order."""
     by_name: dict[str, list[Computed]] = {}
     for piece in pieces:
         by_name.setdefault(piece.group.projection.name, []).append(piece)
@@ -226,11 +226,21 @@ def collect(pieces: Sequence[Computed]) -> dict[str, ProjectionResult]:
     for name, parts in by_name.items():
         projection = parts[0].group.projection
         joined = (np.concatenate(field) for field in zip(*(part.metrics for part in parts)))
+        shaped = (_by_expert(field, projection) for field in joined)
         results[name] = ProjectionResult(
             name=name,
             module=projection.module,
             shape=(projection.shape[0], projection.shape[1]),
-            layers=len(projection.tensors),
-            metrics=PairMetrics(*joined),
+            layers=len(projection.layers),
+            metrics=PairMetrics(*shaped),
+            layer_numbers=projection.layers,
+            expert_numbers=projection.experts,
         )
     return results
+
+
+def _by_expert(values: np.ndarray, projection: Projection) -> np.ndarray:
+    """Values of a projection's matrices, [L, E, ...] where it has experts."""
+    if not projection.experts:
+        return values
+    return values.reshape(len(projection.layers), len(projection.experts), *values.shape[1:])

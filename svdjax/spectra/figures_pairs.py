@@ -41,7 +41,7 @@ def nf(pairs: Pairs) -> Figure:
     figure, grid = _grid(pairs)
     for ax, members in grid:
         for _, panel, colour in members:
-            values = panel.stack("nf")
+            values = panel.by_layer("nf")
             if np.isfinite(values).any():
                 ax.plot(values, color=colour, marker="o", markersize=3.4)
         if not ax.lines:
@@ -60,7 +60,7 @@ def share(pairs: Pairs) -> Figure:
     shares = [np.ones(1)]
     for ax, members in grid:
         for _, panel, colour in members:
-            shares.append(panel.stack("nf") / panel.nf_unrelated)
+            shares.append(panel.by_layer("nf") / panel.nf_unrelated)
             ax.plot(shares[-1], color=colour, marker="o", markersize=3.4)
         style.reference_line(ax, 1.0)
         ax.grid(axis="y")

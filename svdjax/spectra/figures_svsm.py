@@ -64,7 +64,7 @@ def colour_scale(panels: Sequence[Panel]) -> tuple[TwoSlopeNorm, str]:
 
 def draw_svsm(ax: Axes, panel: Panel, norm: TwoSlopeNorm, *, room: int = 28) -> AxesImage:
     """Draws a heatmap with its 90 % line; returns the image."""
-    ratios = panel.stack("svsm")
+    ratios = panel.by_layer("svsm")
     rank = ratios.shape[-1]
     cmap = style.colour_map("RdBu_r", bad=_UNDEFINED)
     image = ax.imshow(
@@ -121,7 +121,7 @@ def spectra(panels: Sequence[Panel]) -> Figure:
     figure, axes = style.grid(len(panels))
     shades = ("#1f5a92", "#2f8f5b", "#c4511b")
     for ax, panel in zip(axes, panels, strict=True):
-        base, post = panel.stack("sigma_base"), panel.stack("sigma_post")
+        base, post = panel.by_layer("sigma_base"), panel.by_layer("sigma_post")
         layers = sorted({0, (len(base) - 1) // 2, len(base) - 1})
         marker = "o" if base.shape[-1] == 1 else ""
         for colour, layer in zip(shades, layers, strict=False):

@@ -47,9 +47,9 @@ def nf(panels: Sequence[Panel]) -> Figure:
     shares = []
     for i, panel in enumerate(panels):
         colour, marker = style.COLOURS[i % 12], style.MARKERS[i % 12]
-        values = panel.stack("nf")
+        values = panel.by_layer("nf")
         defined = np.isfinite(values)
-        values = np.where(defined, values, panel.stack("nf_rank"))
+        values = np.where(defined, values, panel.by_layer("nf_rank"))
         shares.append(values / panel.nf_unrelated)
         for ax, y in ((absolute, values), (relative, shares[-1])):
             name = style.label(panel.name)
@@ -82,7 +82,7 @@ def nf(panels: Sequence[Panel]) -> Figure:
 
 def corners(panel: Panel) -> Figure:
     """Leading corner of sim_U, sim_V, their difference and I_orth, first and last layer."""
-    layers = sorted({0, len(panel.layers) - 1})
+    layers = sorted({0, panel.matrices - 1})
     figure = Figure(figsize=(10.4, 2.4 * len(layers) + 0.5), layout="constrained")
     grid = figure.subplots(len(layers), 4, squeeze=False)
     stacks = {name: panel.stack(name) for name in ("sim_u", "sim_v", "i_orth")}
@@ -106,7 +106,7 @@ def corners(panel: Panel) -> Figure:
             if row == 0:
                 ax.set_title(title)
             if column == 0:
-                ax.set_ylabel(f"layer {style.label(panel.layers[layer], 10)}\nbase index")
+                ax.set_ylabel(f"{style.label(panel.words(layer), 24)}\nbase index")
             if row == len(layers) - 1:
                 ax.set_xlabel("post index")
             images[column] = image
@@ -128,8 +128,8 @@ def orthogonality(panels: Sequence[Panel]) -> Figure:
         cells = [(panel, 0, style.label(panel.name, 22) + "\n") for panel in panels]
     else:
         cells = [(panel, 0, style.label(panel.name, 20) + "\n") for panel in panels]
-        if any(len(panel.layers) > 1 for panel in panels):
-            cells += [(panel, len(panel.layers) - 1, "") for panel in panels]
+        if any(panel.matrices > 1 for panel in panels):
+            cells += [(panel, panel.matrices - 1, "") for panel in panels]
         rows = len(cells) // len(panels)
         size = (1.75 * len(panels) + 0.9, 1.95 * rows + 0.4)
         figure = Figure(figsize=size, layout="constrained")
@@ -141,7 +141,7 @@ def orthogonality(panels: Sequence[Panel]) -> Figure:
         image = ax.imshow(value, cmap=cmap, vmin=-1, vmax=1, interpolation="nearest")
         _corner_ticks(ax, value.shape[-1])
         _mark_clusters(ax, clustered[: value.shape[-1]], clustered[: value.shape[-1]])
-        ax.set_title(f"{name}layer {style.label(panel.layers[layer], 10)}")
+        ax.set_title(f"{name}{style.label(panel.words(layer), 24)}")
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=28)  # type: ignore[arg-type]
     return figure
 

@@ -13,6 +13,7 @@ from svdjax.nulls.findings import null_clause
 from svdjax.report.numbers import decimal, ends, listed, percent, plus_minus, significant, span
 from svdjax.report.paper_tables import PaperColumn
 from svdjax.spectra.corotation_findings import corotation_lead, corotation_line
+from svdjax.spectra.experts import experts_finding
 from svdjax.spectra.scaling_findings import (
     UNIFORM,
     is_even,
@@ -48,6 +49,7 @@ def findings(comparison: Comparison, paper: PaperColumn | None) -> list[str]:
         return ["No matrix could be compared: see what was left out, and why, below."]
     sentences = (
         standout_finding(comparison),
+        experts_finding(comparison),
         _scaling(projections),
         _spread(projections),
         _vectors(projections),
@@ -90,7 +92,7 @@ def coverage_counts(comparison: Comparison) -> list[tuple[str, int]]:
 
 
 def _matrices(projections: Sequence[ProjectionResult]) -> int:
-    return sum(projection.layers for projection in projections)
+    return sum(projection.matrices for projection in projections)
 
 
 def _same(projection: ProjectionResult) -> np.ndarray:
@@ -290,7 +292,9 @@ def _against_paper(projections: Sequence[ProjectionResult], paper: PaperColumn |
 def _precision(projections: Sequence[ProjectionResult]) -> str:
     metrics = [projection.metrics for projection in projections]
     nf = over(np.max, [over(np.max, m.nf_error) for m in metrics])
-    sigma = over(np.max, [over(np.max, ratio(m.sigma_error, m.sigma_base[:, 0])) for m in metrics])
+    sigma = over(
+        np.max, [over(np.max, ratio(m.sigma_error, m.sigma_base[..., 0])) for m in metrics]
+    )
     uncertain = sum(int(p.uncertain.sum()) for p in projections)
     note = (
         f" In {uncertain} matrices NF may be off by more than 1e-5 of the unrelated level."

@@ -27,6 +27,8 @@ _CORNERS = ("sim_u", "sim_v", "i_orth")
 def to_dataframe(comparisons: Iterable[Comparison]) -> pandas.DataFrame:
     """A row for each matrix: pair, projection, layer, and what tables/layers.csv has of it.
 
+    Where there are experts, ``expert`` is their number, missing for other matrices.
+
     Raises:
         InputError: pandas is not installed.
     """
@@ -36,13 +38,19 @@ def to_dataframe(comparisons: Iterable[Comparison]) -> pandas.DataFrame:
         for comparison in comparisons
         for row in layers_table(comparison).rows
     ]
-    return frames.DataFrame(rows)
+    frame = frames.DataFrame(rows)
+    if "expert" in frame:
+        frame["expert"] = frames.to_numeric(frame["expert"]).astype("Int64")
+    return frame
 
 
 def to_xarray(comparisons: Iterable[Comparison]) -> xarray.Dataset:
     """Every array, with dimensions pair, projection, layer and direction, or row and column.
 
-    What a pair, projection or layer lacks is NaN, and so are directions beyond its rank.
+    What a pair, projection or layer lacks is NaN, and so are directions beyond its rank. Where
+    there are experts there is a dimension ``expert`` after that of layers, with their numbers; what
+    has none is at expert -1. Coordinates of ``layer`` are the layers' numbers in the model where
+    these are not 0, 1, ... for all.
 
     Raises:
         InputError: xarray is not installed.
@@ -50,20 +58,35 @@ def to_xarray(comparisons: Iterable[Comparison]) -> xarray.Dataset:
     arrays = _needed("xarray", "to_xarray")
     by_pair = {comparison.pair: comparison.projections for comparison in comparisons}
     names = list(dict.fromkeys(name for results in by_pair.values() for name in results))
+    every = [result for results in by_pair.values() for result in results.values()]
+    layers = sorted({number for result in every for number in result.layer_numbers})
+    experts = sorted({number for result in every for number in result.expert_numbers or (-1,)})
+    outer = ["pair", "projection", "layer", *(["expert"] if experts != [-1] else [])]
+    coords: dict[str, Any] = {"pair": list(by_pair), "projection": names}
+    if len(outer) > 3:
+        coords |= {"layer": layers, "expert": experts}
+    elif layers != list(range(len(layers))):
+        coords["layer"] = layers
     variables: dict[str, Any] = {}
     for field in PairMetrics._fields:
         parts = {
-            (i, names.index(name)): np.asarray(getattr(result.metrics, field))
+            (i, names.index(name)): (result, np.asarray(getattr(result.flat.metrics, field)))
             for i, results in enumerate(by_pair.values())
             for name, result in results.items()
         }
-        sizes = np.max([part.shape for part in parts.values()], axis=0)
-        whole = np.full((len(by_pair), len(names), *sizes), np.nan)
-        for place, part in parts.items():
-            whole[(*place, *(slice(size) for size in part.shape))] = part
+        sizes = np.max([part.shape[1:] for _, part in parts.values()], axis=0).astype(int)
+        whole = np.full((len(by_pair), len(names), len(layers), len(experts), *sizes), np.nan)
+        for place, (result, part) in parts.items():
+            split = part.reshape(result.layers, result.experts, *part.shape[1:])
+            at = np.ix_(
+                np.searchsorted(layers, result.layer_numbers),
+                np.searchsorted(experts, result.expert_numbers or (-1,)),
+            )
+            whole[place][(*at, *(slice(size) for size in part.shape[1:]))] = split
+        whole = whole if len(outer) > 3 else whole[:, :, :, 0]
         inner = ("row", "column") if field in _CORNERS else ("direction",)
-        variables[field] = (("pair", "projection", "layer", *inner[: whole.ndim - 3]), whole)
-    return arrays.Dataset(variables, coords={"pair": list(by_pair), "projection": names})
+        variables[field] = ((*outer, *inner[: whole.ndim - len(outer)]), whole)
+    return arrays.Dataset(variables, coords=coords)
 
 
 def show(comparison: Comparison) -> pathlib.Path:

@@ -1,4 +1,7 @@
-"""A comparison on the page: its matrices by projection and layer, their curves and corners."""
+"""A comparison on the page: its matrices by projection and layer, their curves and corners.
+
+Axis legend: `M` matrices, layer by layer, of experts expert by expert.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,18 @@ from svdjax.report.blob import Blob, binned
 from svdjax.report.matrices import Column, MatrixData
 from svdjax.report.panels import Panel, panels
 from svdjax.report.plot import Plot, layer_panel
+from svdjax.spectra.experts import expert_changes
 from svdjax.spectra.standout import by_matrix, layer_metrics
 from svdjax.spectra.tables import FIT_NAMES, RESIDUALS
 from svdjax.spectral import statistics
 
 if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison, ProjectionResult
+
+
+MOST_CURVES, MOST_OF_GROUP = 2000, 128
+"""Matrices of a pair up to which the page has the curves and corners of all; of a larger one, of
+each group's those that stand out, the experts that changed most, and others by lot."""
 
 
 def pair_data(comparison: Comparison, others: Sequence[MatrixData], blob: Blob) -> dict[str, Any]:
@@ -28,6 +37,8 @@ def pair_data(comparison: Comparison, others: Sequence[MatrixData], blob: Blob) 
         blob: Arrays of the page.
     """
     groups = panels(comparison.projections.values())
+    chosen = shown_curves(comparison, groups)
+    count = sum(group.matrices for group in groups)
     bands = {name: band for other in others for name, band in other.bands.items()}
     columns = [*spectra_columns(comparison), *(c for other in others for c in other.columns)]
     return {
@@ -35,8 +46,9 @@ def pair_data(comparison: Comparison, others: Sequence[MatrixData], blob: Blob) 
         "base": comparison.base,
         "post": comparison.post,
         "family": comparison.family,
-        "count": sum(len(group.layers) for group in groups),
-        "groups": [_group(group, bands, blob) for group in groups],
+        "count": count,
+        **({"note": _note(chosen, groups, count)} if any(c is not None for c in chosen) else {}),
+        "groups": [_group(group, some, bands, blob) for group, some in zip(groups, chosen)],
         "columns": [_column(column, groups) for column in columns],
     }
 
@@ -46,16 +58,54 @@ def _column(column: Column, groups: Sequence[Panel]) -> dict[str, Any]:
     values = []
     for group in groups:
         parts = [column.values.get(member.name, ()) for member in group.members]
-        values.append([value for part in parts for value in np.asarray(part).tolist()])
+        values.append([value for part in parts for value in np.ravel(np.asarray(part)).tolist()])
     return {**{name: getattr(column, name) for name in fields}, "values": values}
 
 
-def _group(group: Panel, bands: Mapping[str, Any], blob: Blob) -> dict[str, Any]:
+def shown_curves(comparison: Comparison, groups: Sequence[Panel]) -> list[np.ndarray | None]:
+    """Matrices of each group whose curves are on the page; None for all of them."""
+    if sum(group.matrices for group in groups) <= MOST_CURVES:
+        return [None] * len(groups)
+    rng = np.random.default_rng(0)
+    named = [*by_matrix(comparison.stands_out)]
+    named += [(n, one.place) for one in expert_changes(comparison) for n in one.projections]
+    shown: list[np.ndarray | None] = []
+    for group in groups:
+        if group.matrices <= MOST_OF_GROUP:
+            shown.append(None)
+            continue
+        starts = np.cumsum([0, *(member.matrices for member in group.members)])
+        place = dict(zip((member.name for member in group.members), zip(group.members, starts)))
+        first = [
+            int(start) + member.index(*at)
+            for member, start, at in ((*place[name], at) for name, at in named if name in place)
+        ]
+        lot = rng.permutation(group.matrices)
+        chosen = [*dict.fromkeys(first[: MOST_OF_GROUP // 2]), *lot.tolist()]
+        shown.append(np.sort([*dict.fromkeys(chosen)][:MOST_OF_GROUP]))
+    return shown
+
+
+def _note(chosen: Sequence[np.ndarray | None], groups: Sequence[Panel], count: int) -> str:
+    curves = sum(g.matrices if c is None else len(c) for c, g in zip(chosen, groups))
+    return (
+        f"Curves and corners of {curves} of {count} matrices are on this page: those that stand "
+        f"out, the experts that changed most, and others by lot, {MOST_OF_GROUP} of a projection; "
+        "of the rest the numbers. spectra.npz and vectors.npz have all."
+    )
+
+
+def _group(
+    group: Panel, chosen: np.ndarray | None, bands: Mapping[str, Any], blob: Blob
+) -> dict[str, Any]:
     with np.errstate(divide="ignore", invalid="ignore"):
-        base, scaling = np.log2(group.stack("sigma_base")), np.log2(group.stack("svsm"))
+        base = np.log2(group.stack("sigma_base", chosen))
+        scaling = np.log2(group.stack("svsm", chosen))
     record: dict[str, Any] = {
         "name": group.name,
         "layers": group.layers,
+        **({"experts": group.experts} if group.experts else {}),
+        **({"chosen": chosen} if chosen is not None else {}),
         "members": [m.name for m in group.members] if len(group.members) > 1 else None,
         "shape": group.shape,
         "rank": min(group.shape),
@@ -65,32 +115,49 @@ def _group(group: Panel, bands: Mapping[str, Any], blob: Blob) -> dict[str, Any]
         "ratio": blob.add(binned(scaling), "i2"),
     }
     for name in ("sim_u", "sim_v"):
-        record[name] = blob.add(np.abs(group.stack(name)), "u1", 0.0, 1.0)
-    record["i_orth"] = blob.add(group.stack("i_orth"), "i1")
-    corner = group.stack("i_orth").shape[-1]
-    for side, clustered in zip(("base", "post"), group.clustered):
+        record[name] = blob.add(np.abs(group.stack(name, chosen)), "u1", 0.0, 1.0)
+    i_orth = group.stack("i_orth", chosen)
+    record["i_orth"] = blob.add(i_orth, "i1")
+    corner = i_orth.shape[-1]
+    sides = group.clustered if chosen is None else group.clusters(chosen)
+    for side, clustered in zip(("base", "post"), sides):
         if clustered[:, :corner].any():
             record[f"clustered_{side}"] = blob.add(clustered[:, :corner], "u1", 0.0, 1.0)
     if ("clustered_base" in record) != ("clustered_post" in record):
         side = "post" if "clustered_base" in record else "base"
-        record[f"clustered_{side}"] = blob.add(
-            np.zeros((len(group.layers), corner)), "u1", 0.0, 1.0
-        )
+        record[f"clustered_{side}"] = blob.add(np.zeros((len(i_orth), corner)), "u1", 0.0, 1.0)
+    if group.experts:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            curves = np.log2(binned(group.stack("svsm")))
+        for name, curve in zip(("low", "middle", "high"), group.quantiles(curves, _QUANTILES)):
+            record[name] = blob.add(curve, "i2")
     null = [bands[member.name] for member in group.members if member.name in bands]
     if len(null) == len(group.members):
-        mean, std = (np.concatenate([np.asarray(band[k]) for band in null]) for k in (0, 1))
+        mean, std = (
+            np.concatenate([_flat(band[k], m) for band, m in zip(null, group.members)])
+            for k in (0, 1)
+        )
+        mean, std = (each if chosen is None else each[chosen] for each in (mean, std))
         if np.isfinite(mean).any():
             record["null_mean"], record["null_std"] = blob.add(binned(mean)), blob.add(binned(std))
     return record
 
 
+def _flat(array: Any, member: ProjectionResult) -> np.ndarray:
+    """An array of a projection as [M, ...]."""
+    return member.flatten(array)
+
+
 def colour_range(pages: Sequence[Sequence[Panel]]) -> int:
-    """Percent about 1 that the colours of the scaling begin with: nearly all of the top 90 %."""
-    parts = [
-        np.abs(stack[:, : statistics.top_count(stack.shape[1])] - 1).ravel()
-        for groups in pages
-        for stack in (group.stack("svsm") for group in groups)
-    ]
+    """Percent about 1 that the colours of the scaling begin with: nearly all of the top 90 %.
+
+    Of a group of many matrices an even choice tells.
+    """
+    parts = []
+    for group in (group for groups in pages for group in groups):
+        some = np.arange(group.matrices)[:: 1 + group.matrices // MOST_CURVES]
+        stack = group.stack("svsm", some)
+        parts.append(np.abs(stack[:, : statistics.top_count(stack.shape[1])] - 1).ravel())
     values = np.concatenate(parts) if parts else np.zeros(0)
     values = values[np.isfinite(values)]
     return int(np.clip(np.ceil(100 * np.quantile(values, 0.98)), 1, 100)) if values.size else 10
@@ -98,7 +165,7 @@ def colour_range(pages: Sequence[Sequence[Panel]]) -> int:
 
 def spectra_columns(comparison: Comparison) -> Iterator[Column]:
     """Columns of the analysis itself."""
-    projections = comparison.projections
+    projections = {name: one.flat for name, one in comparison.projections.items()}
     metrics = {name: layer_metrics(one) for name, one in projections.items()}
     odd = by_matrix(comparison.stands_out)
 
@@ -109,7 +176,7 @@ def spectra_columns(comparison: Comparison) -> Iterator[Column]:
         return lambda projection: np.asarray(getattr(projection.metrics, name))
 
     def odd_in(projection: ProjectionResult) -> list[str]:
-        entries = (odd.get((projection.name, layer), ()) for layer in range(projection.layers))
+        entries = (odd.get((projection.name, place), ()) for place in projection.places)
         return [" ".join(entry.metric for entry in each) for each in entries]
 
     seq, div = "sequential", "diverging"
@@ -187,7 +254,7 @@ def _fits(groups: Sequence[Panel]) -> Plot:
 
 
 def _per_layer(groups: Sequence[Panel], fields: Mapping[str, str]) -> list[dict[str, Any]]:
-    stacks = [{name: group.stack(name) for name in fields} for group in groups]
+    stacks = [{name: group.by_layer(name) for name in fields} for group in groups]
     # The legend names only what was computed.
     computed = {name for stack in stacks for name, y in stack.items() if np.isfinite(y).any()}
     return [
@@ -216,6 +283,7 @@ def _left_out(groups: Sequence[Panel]) -> str:
     )
 
 
+_QUANTILES = (0.1, 0.5, 0.9)
 _FITS = (
     ("fit_q1", "fit_q1_error", "error with Q1"),
     ("fit_q2", "fit_q2_error", "error with Q2"),

@@ -31,6 +31,7 @@ def compare(
     measure: str = "fits",
     corner: int = 25,
     split_fused: bool = False,
+    experts: int | str = "all",
     devices: int = 0,
     group_bytes: int = Settings.group_bytes,
     progress: bool = False,
@@ -49,6 +50,7 @@ def compare(
         measure: ``vectors``, ``fits`` or ``all``; explained there too.
         corner: Number of leading singular directions whose similarity matrices are kept.
         split_fused: Whether to split fused projections (phi3) into their parts.
+        experts: ``all``, or how many experts of each layer of a mixture of experts are analysed.
         devices: Number of devices to spread the layers over, 0 for all.
         group_bytes: Host bytes of one group of layers, both matrices as stored.
         progress: Whether to log lines and a bar on stderr.
@@ -64,19 +66,20 @@ def compare(
         measure=measure,
         corner=corner,
         split_fused=split_fused,
+        experts=str(experts),
         devices=devices,
         group_bytes=group_bytes,
     )
     spec = PairSpec("pair", os.fspath(base), os.fspath(post))
-    (job,) = inputs.open_pairs([spec], split_fused=split_fused)
+    (job,) = inputs.open_pairs([spec], split_fused=split_fused, experts=settings.expert_count)
     return _compare(job, settings, progress)
 
 
 def compare_params(base: Any, post: Any, *, progress: bool = False, **options: Any) -> Comparison:
     """The same analysis of two pytrees of arrays, such as the parameters of a Flax model.
 
-    Leaves [in, out] are compared, and stacks [layers, in, out]; of others the result's `coverage`
-    says why not. A projection is called by its path, without a last ``kernel``; leaves whose paths
+    Leaves [in, out] are compared, stacks [layers, in, out], and [layers, experts, in, out] where
+    "expert" is in the path; of others the result's `coverage` says why not. A projection is called by its path, without a last ``kernel``; leaves whose paths
     differ in the number of a layer are one, ``layers_*/mlp/up``.
 
     Args:

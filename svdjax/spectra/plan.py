@@ -208,8 +208,8 @@ def _with_costs(groups: Iterable[Group], plan: SpectraPlan) -> Iterable[Group]:
         pair, layers = plan.pairs[group.pair], group.stop - group.start
         sides, read = 0, 0
         for checkpoint in (pair.base, pair.post):
-            key = group_key(checkpoint, group)
-            if key not in seen or str(checkpoint.path) not in plan.shared:
+            key = group_key(checkpoint, group) if str(checkpoint.path) in plan.shared else None
+            if key is None or key not in seen:
                 sides += 1
                 read += layers * side_bytes(checkpoint, group.projection)
             seen.add(key)

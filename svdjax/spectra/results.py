@@ -1,8 +1,9 @@
 """Results of the analysis of a pair: small dataclasses of numpy arrays, and their files.
 
-Axis legend: `L` layers, `R` rank, `C` corner. Arrays carry a leading `L`; sigma descend; NF is NaN
-where a matrix is numerically rank-deficient, `nf_rank` on the common rank stands beside it, and
-`nf_stored` on what stands out of the rounding of the storage.
+Axis legend: `L` layers, `E` experts, `R` rank, `C` corner. Arrays carry a leading `L`, of experts
+`L, E` (every [L, ...] below is [L, E, ...] then); sigma descend; NF is NaN where a matrix is
+numerically rank-deficient, `nf_rank` on the common rank stands beside it, and `nf_stored` on what
+stands out of the rounding of the storage.
 
 Files of one pair (``format_version`` 1):
 
@@ -31,6 +32,7 @@ import numpy as np
 from svdjax.engine.store import ADDED, NpzFiles, Results, array_name, in_npz
 from svdjax.engine.text_table import html_table
 from svdjax.errors import InputError, did_you_mean
+from svdjax.spectra.axes import Axes
 from svdjax.spectra.standout import StandOut, stand_outs
 from svdjax.spectra.storage import limited_layers, restricted
 from svdjax.spectra.tables import FITS, ratio
@@ -52,15 +54,17 @@ _NPZ = {"vectors.npz": VECTORS, "spectra.npz": SPECTRA}
 
 
 @dataclass(frozen=True, repr=False)
-class ProjectionResult:
-    """One projection type of a pair, all its layers.
+class ProjectionResult(Axes):
+    """One projection type of a pair, all its layers and experts.
 
     Attributes:
         name: As in Hugging Face, ``q_proj``; a tensor's own name for unknown architectures.
         module: ``self_attn``, ``mlp`` or empty.
         shape: (in, out) of each matrix.
-        layers: Number of matrices `L`.
-        metrics: Every field of `svdjax.spectral.PairMetrics`, leading axis `L`.
+        layers: Number of layers `L`; `matrices` is that of matrices.
+        metrics: Every field of `svdjax.spectral.PairMetrics`, leading axes [L] or [L, E].
+        layer_numbers: Numbers of the layers in the model; by default 0, 1, ...
+        expert_numbers: Numbers of the experts of every layer; empty where there are none.
     """
 
     name: str
@@ -68,6 +72,20 @@ class ProjectionResult:
     shape: tuple[int, int]
     layers: int
     metrics: PairMetrics = field(metadata=in_npz(_NPZ))
+    layer_numbers: tuple[int, ...] = field(default=(), metadata=ADDED)
+    expert_numbers: tuple[int, ...] = field(default=(), metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        if not self.layer_numbers:
+            object.__setattr__(self, "layer_numbers", tuple(range(self.layers)))
+
+    @cached_property
+    def flat(self) -> ProjectionResult:
+        """The same with arrays of all matrices, [M, ...], whether of experts or not."""
+        if not self.expert_numbers or np.ndim(self.metrics.nf) == 1:
+            return self
+        metrics = PairMetrics(*map(self.flatten, self.metrics))
+        return dataclasses.replace(self, metrics=metrics)
 
     @cached_property
     def statistics(self) -> statistics.SvsmStatistics:
@@ -75,8 +93,15 @@ class ProjectionResult:
         return statistics.svsm_statistics(self.svsm)
 
     @property
+    def layer_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the top 90 % of every layer's SVSM, of all its experts, [L]."""
+        both = self.statistics.layer_mean, self.statistics.layer_std
+        mean, std = (self.split(np.ravel(each)) for each in both)
+        return statistics.pooled_moments(mean, std) if self.expert_numbers else (mean, std)
+
+    @property
     def svsm(self) -> np.ndarray:
-        """sigma_post / sigma_base (eq. 4), [L, R]."""
+        """sigma_post / sigma_base (eq. 4), [L, R] or [L, E, R], as all below."""
         return np.asarray(self.metrics.svsm)
 
     @property
@@ -217,17 +242,20 @@ class ProjectionResult:
     def summary(self) -> dict[str, Any]:
         """The projection's entry in summary.json; errors are as in `Comparison.entries`."""
         m = self.metrics
-        sigma_1 = np.maximum(m.sigma_base[:, 0], m.sigma_post[:, 0])
+        sigma_1 = np.maximum(m.sigma_base[..., 0], m.sigma_post[..., 0])
+        layer_mean, layer_std = self.layer_moments
         norm_post = np.asarray(m.norm_post)
         return {
             "shape": list(self.shape),
             "layers": self.layers,
+            "experts": self.experts,
+            **self.numbered(),
             "module": self.module,
             "alpha_mean": self.alpha_mean,
             "alpha_std": self.alpha_std,
             "alpha_prime": self.alpha_prime,
-            "alpha_layer_mean": self.statistics.layer_mean,
-            "alpha_layer_std": self.statistics.layer_std,
+            "alpha_layer_mean": layer_mean,
+            "alpha_layer_std": layer_std,
             "svsm_nan": int(np.isnan(self.svsm).sum()),
             "nf_mean": self.nf_mean,
             "nf_std": _over(np.std, self.nf),
@@ -274,12 +302,13 @@ class ProjectionResult:
     def _svsm_error(self) -> np.ndarray:
         """Absolute error of the top 90 % of the SVSM that `sigma_error` lets through, [L, R']."""
         top = statistics.top_count(self.svsm.shape[-1])
-        error = np.asarray(self.metrics.sigma_error)[:, None]
-        return (1 + self.svsm[:, :top]) * ratio(error, self.metrics.sigma_base[:, :top])
+        error = np.asarray(self.metrics.sigma_error)[..., None]
+        return (1 + self.svsm[..., :top]) * ratio(error, self.metrics.sigma_base[..., :top])
 
     def __repr__(self) -> str:
         return (
-            f"ProjectionResult({self.name} {self.shape[0]}x{self.shape[1]}, {self.layers} layers, "
+            f"ProjectionResult({self.name} {self.shape[0]}x{self.shape[1]}, {self.layers} layers"
+            f"{f' of {self.experts} experts' if self.expert_numbers else ''}, "
             f"alpha {self.alpha_mean:.4f} ± {self.alpha_std:.4f}, NF {self.nf_mean:.4g} "
             f"of {self.nf_unrelated:.4g} unrelated)"
         )
@@ -363,7 +392,7 @@ class Comparison(Results):
             "options": self.options,
             "rank_deficient_layers": deficient,
             "projections": projections,
-            "stands_out": [entry._asdict() for entry in self.stands_out],
+            "stands_out": [entry.entry() for entry in self.stands_out],
             "verdicts": self._verdicts(),
             "coverage": self.coverage,
         }
@@ -445,11 +474,15 @@ class Comparison(Results):
 
     def _rows(self) -> list[tuple[str, ...]]:
         """Cells of the table of projections, the head first."""
-        names = ("projection", "in", "out", "layers", "alpha", "std", "NF", "unrelated", "ratio")
-        rows: list[tuple[str, ...]] = [(*names, "co-rotation", "p")]
+        of_experts = any(result.expert_numbers for result in self.projections.values())
+        sizes = ("projection", "in", "out", "layers", *(["experts"] if of_experts else []))
+        rows: list[tuple[str, ...]] = [
+            (*sizes, "alpha", "std", "NF", "unrelated", "ratio", "co-rotation", "p")
+        ]
         for result in self.projections.values():
+            counts = (*result.shape, result.layers, *([result.experts] if of_experts else []))
             numbers = (
-                *(str(size) for size in (*result.shape, result.layers)),
+                *map(str, counts),
                 *(f"{alpha:.4f}" for alpha in (result.alpha_mean, result.alpha_std)),
                 *(f"{nf:.4g}" for nf in (result.nf_mean, result.nf_unrelated)),
                 f"{result.nf_mean / result.nf_unrelated:.3f}",

@@ -230,18 +230,19 @@ def _finished_pair(directory: pathlib.Path, entry: dict[str, Any]) -> Comparison
 
 def make_comparison(job: PairJob, settings: Settings, pieces: Sequence[Computed]) -> Comparison:
     """Joins the groups of a pair into its `Comparison`."""
-    results = collect(pieces)
+    results, projections = collect(pieces), job.plan.projections
     return Comparison(
         pair=job.spec.name,
         base=job.spec.base,
         post=job.spec.post,
         family=job.plan.family,
         coverage=job.plan.coverage,
-        projections={one.name: results[one.name] for one in job.plan.projections},
+        projections={one.name: results[one.name] for one in projections},
         options={
             "factorisation": settings.factorisation,
             "corner": settings.corner,
             "measure": settings.measure,
             "split_fused": settings.split_fused,
+            **({"experts": settings.experts} if any(p.experts for p in projections) else {}),
         },
     )

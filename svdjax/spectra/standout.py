@@ -1,7 +1,7 @@
-"""Matrices of a comparison that stand out from those of the neighbouring layers.
+"""Matrices of a comparison that stand out: from the neighbouring layers, from a layer's experts.
 
-Applies the rule of `svdjax.spectral.outliers` (docs/mathematics.md, "Layers that stand out") to
-named projections. Axis legend: `L` layers.
+Applies the rules of `svdjax.spectral.outliers` (docs/mathematics.md, "Layers that stand out") to
+named projections. Axis legend: `L` layers, `E` experts.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from svdjax.spectral.outliers import SCALES, outliers
+from svdjax.spectra.axes import Place
+from svdjax.spectral.outliers import SCALES, among_experts, outliers
 
 if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison, ProjectionResult
@@ -24,11 +25,14 @@ class StandOut(NamedTuple):
 
     Attributes:
         projection: Name of the projection; a tensor's own name for unknown architectures.
-        layer: Index of the matrix within the projection, from 0.
+        layer: Number of the layer.
         metric: ``alpha``, the mean scaling factor; ``nf``; ``change``, ||post - alpha base||_F /
             ||post||_F; ``corotation``.
         value: Value of the metric.
-        expected: Nearest value that the neighbouring layers would have let pass.
+        expected: Nearest value that the neighbouring layers, or the layer's experts, would have
+            let pass.
+        expert: Number of the expert; None where there are none, or where the median of the layer's
+            experts stands out from those of the neighbouring layers.
     """
 
     projection: str
@@ -36,6 +40,17 @@ class StandOut(NamedTuple):
     metric: str
     value: float
     expected: float
+    expert: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Layer and expert."""
+        return Place(self.layer, self.expert)
+
+    def entry(self) -> dict[str, Any]:
+        """Entry of summary.json; ``expert`` only where there is one."""
+        entry = self._asdict()
+        return entry if self.expert is not None else {k: entry[k] for k in self._fields[:-1]}
 
 
 def stand_outs(projections: Iterable[ProjectionResult]) -> tuple[StandOut, ...]:
@@ -48,19 +63,19 @@ def stand_outs(projections: Iterable[ProjectionResult]) -> tuple[StandOut, ...]:
     return tuple(entry for series in _layer_series(projections) for entry in _outliers(series))
 
 
-def by_matrix(entries: Iterable[StandOut]) -> dict[tuple[str, int], list[StandOut]]:
-    """Entries by (projection, layer), in descending order of deviation.
+def by_matrix(entries: Iterable[StandOut]) -> dict[tuple[str, Place], list[StandOut]]:
+    """Entries by projection and place, in descending order of deviation.
 
     The deviation of a matrix is its largest ratio of value to expected value in any metric.
     """
-    groups: dict[tuple[str, int], list[StandOut]] = {}
+    groups: dict[tuple[str, Place], list[StandOut]] = {}
     for entry in entries:
-        groups.setdefault((entry.projection, entry.layer), []).append(entry)
+        groups.setdefault((entry.projection, entry.place), []).append(entry)
     return dict(sorted(groups.items(), key=lambda group: -max(map(_deviation, group[1]))))
 
 
 def layer_metrics(projection: ProjectionResult) -> dict[str, np.ndarray]:
-    """Metrics that are compared along the layers of a projection: name to [L]; NF over its level.
+    """Metrics that are compared: name to [L] or [L, E]; NF over its level.
 
     Computed on the directions that storage carries.
     """
@@ -76,31 +91,39 @@ def layer_metrics(projection: ProjectionResult) -> dict[str, np.ndarray]:
     }
 
 
-def matrix_name(comparison: Comparison, projection: str, layer: int) -> str:
+def matrix_name(comparison: Comparison, projection: str, place: Place) -> str:
     """Name of a matrix in sentences; a tensor of an unknown architecture has its own."""
-    deep = comparison[projection].layers > 1
-    return f"{projection} of layer {layer}" if deep else projection
+    result = comparison[projection]
+    if result.layer_numbers == (0,) and not result.expert_numbers:
+        return projection
+    some = result.expert_numbers and place.expert is None
+    return f"{projection} of {place.words}" + (" (median of its experts)" if some else "")
 
 
 def _outliers(series: Sequence[tuple[ProjectionResult, int]]) -> Iterable[StandOut]:
-    """Entries of a series of (projection, layer), in the order of depth."""
+    """Entries of a series of (projection, layer's index), in the order of depth."""
     projection = series[0][0]
     metrics: Mapping[str, np.ndarray] = layer_metrics(projection)
     if len(series) > projection.layers:
         parts = [layer_metrics(member) for member, _ in series]
         metrics = {name: np.concatenate([part[name] for part in parts]) for name in metrics}
-    for outlier in outliers(metrics):
+    found = among_experts(metrics) if projection.expert_numbers else outliers(metrics)
+    for outlier in found:
         member, layer = series[outlier.layer]
         unit = member.nf_unrelated if outlier.metric == "nf" else 1.0
         value, expected = unit * outlier.value, unit * outlier.expected
+        index = (layer,) if outlier.expert is None else (layer, outlier.expert)
         if outlier.metric == "nf":
             usual = (1 + SCALES["nf"].effect) * expected
-            if value <= math.hypot(usual, _reversals(member, layer)):
+            if value <= math.hypot(usual, _reversals(member, index)):
                 continue
-        yield StandOut(member.name, layer, outlier.metric, value, expected)
+        number, expert = member.layer_numbers[layer], None
+        if outlier.expert is not None:
+            expert = member.expert_numbers[outlier.expert]
+        yield StandOut(member.name, number, outlier.metric, value, expected, expert)
 
 
-def _reversals(projection: ProjectionResult, layer: int) -> float:
+def _reversals(projection: ProjectionResult, index: tuple[int, ...]) -> float:
     """NF that reversed signs of the least singular directions make: 2 sqrt(k) / rank.
 
     A singular value that a change takes through zero leaves as a direction with the other sign on
@@ -108,18 +131,19 @@ def _reversals(projection: ProjectionResult, layer: int) -> float:
     change of the same size has.
     """
     m, (rows, columns) = projection.metrics, projection.shape
-    sigma = np.asarray(m.sigma_base[layer], np.float64)
-    reach = float(m.norm_delta[layer]) * (rows**-0.5 + columns**-0.5)
-    return 2 * math.sqrt(np.count_nonzero(sigma <= reach)) / sigma.size
+    sigma, delta = np.asarray(m.sigma_base)[index], np.asarray(m.norm_delta)[index]
+    reach = delta[..., None] * (rows**-0.5 + columns**-0.5)
+    count = np.median(np.count_nonzero(sigma <= reach, axis=-1))  # of a layer's experts
+    return 2 * math.sqrt(count) / sigma.shape[-1]
 
 
 def _layer_series(
     projections: Iterable[ProjectionResult],
 ) -> list[list[tuple[ProjectionResult, int]]]:
-    """Matrices of each kind as (projection, layer), in the order of depth."""
+    """Layers of each kind as (projection, layer's index), in the order of depth."""
     series, tensors = [], {}
     for projection in projections:
-        if projection.layers > 1:
+        if projection.layers > 1 or projection.expert_numbers:
             series.append([(projection, layer) for layer in range(projection.layers)])
         else:
             pattern = re.sub(r"\d+", "*", projection.name), projection.shape

@@ -29,9 +29,9 @@ def standout_lead(comparison: Comparison) -> str:
     if len(matrices) == 1:
         ((matrix, entries),) = matrices.items()
         name = matrix_name(comparison, *matrix)
-        return f"{name} stands out from the neighbouring layers: {values_in_words(entries)}."
+        return f"{name} stands out from {_others(comparison)}: {values_in_words(entries)}."
     return (
-        f"{len(matrices)} matrices stand out from the neighbouring layers: "
+        f"{len(matrices)} matrices stand out from {_others(comparison)}: "
         f"{_listed(comparison, MOST_NAMED)}."
     )
 
@@ -43,8 +43,10 @@ def standout_finding(comparison: Comparison) -> str:
     """
     if not comparison.stands_out:
         return ""
+    experts = any(entry.expert is not None for entry in comparison.stands_out)
     return (
-        "Standing out: matrices that differ from those of the three layers before and after by "
+        "Standing out: matrices that differ from those of the three layers before and after"
+        f"{', or experts from the others of their layer,' if experts else ''} by "
         "more than these differ among themselves, and by enough to matter "
         "(docs/mathematics.md, Layers that stand out): "
         f"{_listed(comparison, MOST_LISTED, ', in summary.json')}."
@@ -54,10 +56,17 @@ def standout_finding(comparison: Comparison) -> str:
 def odd_scaling(comparison: Comparison) -> list[str]:
     """Names of the matrices whose scaling factor stands out."""
     return [
-        matrix_name(comparison, entry.projection, entry.layer)
+        matrix_name(comparison, entry.projection, entry.place)
         for entry in comparison.stands_out
         if entry.metric == "alpha"
     ]
+
+
+def _others(comparison: Comparison) -> str:
+    """What the matrices that stand out differ from."""
+    kinds = {entry.expert is not None for entry in comparison.stands_out}
+    words = {False: "the neighbouring layers", True: "the other experts of the layer"}
+    return " or ".join(words[kind] for kind in sorted(kinds))
 
 
 def _listed(comparison: Comparison, most: int, where: str = "") -> str:

@@ -38,8 +38,8 @@ def restricted(projection: ProjectionResult) -> ProjectionResult:
         return projection
     m = projection.metrics
     rank = np.minimum(np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post))
-    top = np.where(rank > 0, [statistics.top_count(int(k)) for k in rank], 0)
-    beyond = limited[:, None] & (np.arange(np.shape(m.svsm)[1])[None, :] >= top[:, None])
+    top = np.where(rank > 0, np.vectorize(statistics.top_count, otypes=[int])(rank), 0)
+    beyond = limited[..., None] & (np.arange(np.shape(m.svsm)[-1]) >= top[..., None])
     metrics = m._replace(
         svsm=np.where(beyond, np.nan, m.svsm),
         nf=np.where(limited, m.nf_stored, m.nf),
@@ -55,6 +55,7 @@ def rank_notes(projections: Iterable[ProjectionResult]) -> list[str]:
     """``rank 40 of 64 in what bf16 can carry``, one for each R and format that limit a layer."""
     ranks: dict[tuple[int, str], list[int]] = {}
     for projection in projections:
+        projection = projection.flat
         m = projection.metrics
         base, post = np.asarray(m.stored_rank_base), np.asarray(m.stored_rank_post)
         for layer in np.flatnonzero(limited_layers(projection)):

@@ -37,7 +37,7 @@ def storage_finding(projections: Sequence[ProjectionResult]) -> str:
         return ""
     nf = [p.metrics.nf_rounding[p.storage_limited] for p in limited]
     sigma = [
-        ratio(p.metrics.sigma_rounding, p.metrics.sigma_base[:, 0])[p.storage_limited]
+        ratio(p.metrics.sigma_rounding, p.metrics.sigma_base[..., 0])[p.storage_limited]
         for p in limited
     ]
     return (
@@ -57,7 +57,8 @@ def storage_line(projection: ProjectionResult) -> str:
     count = int(projection.storage_limited.sum())
     if not count:
         return ""
-    where = "" if count == projection.layers else f" in {count} of {projection.layers} layers"
+    what = "matrices" if projection.expert_numbers else "layers"
+    where = "" if count == projection.matrices else f" in {count} of {projection.matrices} {what}"
     text = f" Storage limits it{where}: {listed(rank_notes([projection]))}."
     if not np.isfinite(projection.carried.nf).any():
         text += " No direction stands out of the rounding on both sides."
@@ -70,4 +71,4 @@ def _limited(projections: Sequence[ProjectionResult]) -> list[ProjectionResult]:
 
 def _count(limited: Sequence[ProjectionResult], projections: Sequence[ProjectionResult]) -> str:
     count = sum(int(projection.storage_limited.sum()) for projection in limited)
-    return f"{count} of {sum(projection.layers for projection in projections)} matrices"
+    return f"{count} of {sum(projection.matrices for projection in projections)} matrices"

@@ -14,6 +14,7 @@ import numpy as np
 
 from svdjax.report.paper_tables import PaperColumn
 from svdjax.report.table import Table
+from svdjax.spectra.experts import experts_table
 from svdjax.spectra.standout import by_matrix
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MOST_PAIRS = 12  # in a figure of several
 
 
 def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, Table]:
-    """Tables of a pair: table3, table4, nf, corotation, fits, layers, coverage."""
+    """Tables of a pair: table3, table4, nf, corotation, fits, layers, experts, coverage."""
     projections = comparison.projections.values()
     rows = [_row(comparison, projection, paper) for projection in projections]
     tables = (
@@ -46,14 +47,18 @@ def pair_tables(comparison: Comparison, paper: PaperColumn | None) -> dict[str, 
         _table("corotation", _COROTATION, rows),
         Table("fits", _FIT, tuple(row for p in projections for row in _fit_rows(p))),
         layers_table(comparison),
+        *([experts] if (experts := experts_table(comparison)) else []),
         Table("coverage", _COVERAGE, tuple(_coverage_rows(comparison.coverage))),
     )
     return {table.name: table for table in tables}
 
 
 def layers_table(comparison: Comparison) -> Table:
-    """Table of all matrices of a pair: a row per projection and layer."""
-    return Table("layers", _LAYER, tuple(_layer_rows(comparison)))
+    """Table of all matrices of a pair: a row per projection, layer and, of experts, expert."""
+    of_experts = any(one.expert_numbers for one in comparison.projections.values())
+    columns = (*_LAYER[:2], "expert", *_LAYER[2:]) if of_experts else _LAYER
+    rows = ({key: row[key] for key in columns} for row in _layer_rows(comparison))
+    return Table("layers", columns, tuple(rows))
 
 
 def pairs_table(comparisons: Mapping[str, Comparison]) -> Table:
@@ -153,12 +158,13 @@ def _layer_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
     """A row per matrix, with the metrics in which it stands out."""
     stand_outs = by_matrix(comparison.stands_out)
     for projection in comparison.projections.values():
-        columns = _layer_columns(projection)
-        for layer, values in enumerate(zip(*columns.values())):
-            entries = stand_outs.get((projection.name, layer), ())
+        columns = _layer_columns(projection.flat)
+        for place, values in zip(projection.places, zip(*columns.values())):
+            entries = stand_outs.get((projection.name, place), ())
             yield {
                 "projection": projection.name,
-                "layer": layer,
+                "layer": place.layer,
+                "expert": "" if place.expert is None else place.expert,
                 "in": projection.shape[0],
                 "out": projection.shape[1],
                 **dict(zip(columns, values)),
@@ -167,7 +173,7 @@ def _layer_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
 
 
 def _layer_columns(projection: ProjectionResult) -> dict[str, list[Any]]:
-    """Values of every layer by column."""
+    """Values of every matrix by column."""
     m, statistics = projection.metrics, projection.statistics
     clustered_base, clustered_post = projection.clustered
     columns: dict[str, Any] = {
@@ -177,7 +183,7 @@ def _layer_columns(projection: ProjectionResult) -> dict[str, list[Any]]:
         "storage_limited": projection.storage_limited.astype(int),
         "svsm_nan": np.isnan(projection.svsm).sum(axis=-1),
         "nf": projection.nf,
-        "nf_unrelated": np.full(projection.layers, projection.nf_unrelated),
+        "nf_unrelated": np.full(projection.matrices, projection.nf_unrelated),
         "nf_over_unrelated": np.asarray(projection.nf, np.float64) / projection.nf_unrelated,
         "trace_over_rank": np.asarray(m.trace, np.float64) / min(projection.shape),
         "sigma_max_base": m.sigma_base[:, 0],

@@ -10,6 +10,7 @@ import numpy as np
 from svdjax.report.matrices import Verdict
 from svdjax.report.numbers import decimal, ends, p_value, percent
 from svdjax.spectra.corotation_findings import verdict
+from svdjax.spectra.experts import expert_changes
 from svdjax.spectra.findings import nf_shares
 from svdjax.spectra.scaling_findings import (
     exceeds_drift,
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison
 
 MOST_MATRICES = 24
+MOST_EXPERTS = 5
 
 
 def pair_verdicts(comparison: Comparison, nulls: NullResults | None = None) -> list[Verdict]:
-    """Answers on a pair: scaling, rotation, relation, layers that stand out.
+    """Answers on a pair: scaling, rotation, relation, experts, layers that stand out.
 
     Args:
         comparison: The pair.
@@ -40,6 +42,7 @@ def pair_verdicts(comparison: Comparison, nulls: NullResults | None = None) -> l
         _scaling(comparison, nulls),
         _rotation(comparison),
         _relation(comparison),
+        *_experts(comparison),
         _stand_outs(comparison),
     ]
 
@@ -118,15 +121,45 @@ def _relation(comparison: Comparison) -> Verdict:
     return Verdict("relation", question, "differs by matrix", "warn", detail)
 
 
+def _experts(comparison: Comparison) -> list[Verdict]:
+    """Experts that changed most, where there are experts."""
+    changes = expert_changes(comparison)
+    if not changes:
+        return []
+    sizes = [one.change for one in changes]
+    first, middle = changes[0], float(np.median(sizes))
+    answer = f"{first.place.words}: {percent(first.change)}"
+    named = [
+        (
+            one.name,
+            comparison[one.name].index(*one.place),
+            f"{one.place.words}: {percent(one.change)}",
+        )
+        for one in changes[:MOST_EXPERTS]
+    ]
+    detail = (
+        f"change beside the scaling, all matrices of an expert together; the median of "
+        f"{len(changes)} experts is {percent(middle)}, the least {percent(sizes[-1])}"
+    )
+    return [Verdict("experts", "Which experts changed most?", answer, "", detail, named)]
+
+
 def _stand_outs(comparison: Comparison) -> Verdict:
     question = "Layers that stand out?"
     matrices = by_matrix(comparison.stands_out)
     if not matrices:
-        detail = "no matrix differs from the layers beside it by more than they do themselves"
+        experts = any(one.expert_numbers for one in comparison.projections.values())
+        others = ", nor from the other experts of its layer," if experts else ""
+        detail = (
+            f"no matrix differs from the layers beside it{others} by more than they do themselves"
+        )
         return Verdict("stands_out", question, "none", "good", detail)
     named = [
-        (*matrix, f"{matrix_name(comparison, *matrix)}: {values_in_words(entries)}")
-        for matrix, entries in list(matrices.items())[:MOST_MATRICES]
+        (
+            *(name, comparison[name].index(*place)),
+            f"{matrix_name(comparison, name, place)}: {values_in_words(entries)}",
+        )
+        for (name, place), entries in list(matrices.items())[:MOST_MATRICES]
     ]
     more = len(matrices) - len(named)
     detail = f"and {more} more, in summary.json" if more else ""

@@ -24,7 +24,7 @@ from svdjax.report.table import Table
 from svdjax.spectra.tables import FIT_NAMES
 
 _PAIR = Head("pair", text=True)
-MOST_WITHOUT_CODE = 3000
+MOST_WITHOUT_CODE, MOST_EXPERTS = 3000, 24
 
 
 def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView]:
@@ -37,6 +37,7 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
     table3, table4, nf = (tables[key] for key in ("table3", "table4", "nf"))
     limited = any(row["storage_limited_layers"] for row in nf.rows)
     views = [
+        *([experts_view(tables["experts"])] if "experts" in tables else []),
         view(
             table3,
             "Scaling of the singular values (Table 3)",
@@ -84,6 +85,19 @@ def pair_views(tables: Mapping[str, Table], paper: str | None) -> list[TableView
     return [view for view in views if view.rows]
 
 
+def experts_view(table: Table) -> TableView:
+    """View of the experts that changed most."""
+    return view(
+        table,
+        "Experts that changed most",
+        "Change: ‖post − α base‖ / ‖post‖ of all matrices of an expert together; most in: the "
+        "projection that changed most. α, NF and c are means of its matrices, c weighted by their "
+        "squared change. The file has all experts in this order.",
+        _EXPERTS,
+        most=MOST_EXPERTS,
+    )
+
+
 def every_layer(table: Table) -> TableView:
     """View of every matrix, for a browser that runs no code; the page's own table has more."""
     limited = any(row["storage_limited"] for row in table.rows)
@@ -94,7 +108,12 @@ def every_layer(table: Table) -> TableView:
         "matrix differs from the neighbouring layers by more than these do among themselves. "
         "Clustered: how many singular values of base and of post equal another one within "
         "their error, so that their vectors are arbitrary.",
-        [*_LAYERS, *(_STORED_LAYERS if limited else ())],
+        [
+            *_LAYERS[:2],
+            *([("expert", plain("expert"))] if "expert" in table.columns else ()),
+            *_LAYERS[2:],
+            *(_STORED_LAYERS if limited else ()),
+        ],
         most=MOST_WITHOUT_CODE,
     )
 
@@ -265,6 +284,16 @@ _LAYERS: list[Spec] = [
     ("best-fit error", sig("fit_optimal_error")),
     ("ΔQ asymmetry", sig("residual_asymmetry")),
     ("clustered", lambda row: f"{row['clustered_base']}, {row['clustered_post']}"),
+]
+_EXPERTS: list[Spec] = [
+    ("rank", plain("rank")),
+    ("layer", plain("layer")),
+    ("expert", plain("expert")),
+    ("change", share("change")),
+    ("most in", plain("change_of")),
+    ("α by least squares", dec("alpha_ls")),
+    ("NF / unrelated", share("nf_over_unrelated")),
+    ("co-rotation c", dec("corotation", 3)),
 ]
 _PAIRS: list[Spec] = [
     ("pair", plain("pair")),

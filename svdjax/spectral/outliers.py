@@ -1,6 +1,6 @@
-"""Layers that stand out from their neighbours, by the robust rule of docs/mathematics.md.
+"""Layers and experts that stand out, by the robust rules of docs/mathematics.md.
 
-In numpy, on numbers alone. Axis legend: `L` layers of one projection.
+In numpy, on numbers alone. Axis legend: `L` layers of one projection, `E` experts of each.
 """
 
 from __future__ import annotations
@@ -85,12 +85,15 @@ class Outlier(NamedTuple):
         metric: Key of `SCALES`.
         value: What was measured.
         expected: The nearest value that its neighbours would have let pass.
+        expert: Number of the expert that stands out from the others of its layer, from 0; None
+            for a layer.
     """
 
     layer: int
     metric: str
     value: float
     expected: float
+    expert: int | None = None
 
 
 def outliers(metrics: Mapping[str, np.ndarray]) -> list[Outlier]:
@@ -108,6 +111,49 @@ def outliers(metrics: Mapping[str, np.ndarray]) -> list[Outlier]:
         for layer, expected in _outlying(np.asarray(metrics[name], np.float64), SCALES[name])
     ]
     return sorted(named, key=lambda outlier: outlier.layer)
+
+
+def among_experts(metrics: Mapping[str, np.ndarray]) -> list[Outlier]:
+    """Finds the experts that stand out from those of their layer, and layers by their medians.
+
+    An expert is expected at the median of its layer's. The spread is the robust standard deviation
+    about it, the larger one of the layer's experts and of all layers' together.
+
+    Args:
+        metrics: Some of `SCALES` to their values, [L, E]; NaN where there is none.
+
+    Returns:
+        Them by layer and expert, then in the order of `metrics`; layers before their experts.
+    """
+    named = []
+    for name, given in metrics.items():
+        scale, values = SCALES[name], np.asarray(given, np.float64)
+        encoded = np.ma.masked_invalid(scale.encode(values))
+        middle = np.ma.median(encoded, axis=1).filled(np.nan)
+        decoded = np.array([scale.decode(each) for each in middle])
+        named += [
+            Outlier(layer, name, float(decoded[layer]), expected)
+            for layer, expected in _outlying(decoded, scale)
+        ]
+        deviation = np.ma.abs(encoded - middle[:, None])
+        own, overall = np.ma.median(deviation, axis=1).filled(np.nan), np.ma.median(deviation)
+        count = encoded.count(axis=1)
+        for layer in np.flatnonzero(count >= LEAST_LAYERS):
+            spread = _MAD * max(own[layer], float(overall))
+            least = max(scale.bound, robust_z(count[layer]) * spread)
+            far = np.flatnonzero((deviation[layer] >= least).filled(False))
+            if len(far) <= max(1, count[layer] // ONE_IN):
+                named += [
+                    Outlier(
+                        int(layer), name, float(values[layer, i]), float(decoded[layer]), int(i)
+                    )
+                    for i in far
+                ]
+    order = {name: place for place, name in enumerate(metrics)}
+    return sorted(
+        named,
+        key=lambda one: (one.layer, -1 if one.expert is None else one.expert, order[one.metric]),
+    )
 
 
 def robust_z(count: int) -> float:

@@ -24,8 +24,8 @@ class SvsmStatistics:
         alpha_mean: Mean over all layers of the top 90 % (Table 3).
         alpha_std: Population standard deviation of the same entries.
         alpha_prime: Alpha_mean rounded to one decimal (Table 4).
-        layer_mean: Mean per layer (figure 8), [L].
-        layer_std: Population standard deviation per layer, [L].
+        layer_mean: Mean per layer (figure 8), [L]; with experts of each matrix, [L, E].
+        layer_std: Population standard deviation per layer, [L] or [L, E].
         top: How many entries of each layer are looked at.
         nan_top: NaN among them, left out of the statistics.
         nan_all: NaN among all entries.
@@ -62,44 +62,67 @@ def svsm(
 
 
 def clustered(gaps: ArrayLike, sigma: ArrayLike, error: ArrayLike) -> np.ndarray:
-    """Which singular values are equal to another one as far as can be told, [L, R].
+    """Which singular values are equal to another one as far as can be told, [..., R].
 
     Their singular vectors mix: by Davis and Kahan a vector is off by an angle of up to
     ``error / (gap sigma)``, which from `ANGLE` on counts as arbitrary. Entries of sim_U, sim_V and
     I_orth, and its diagonal, that belong to them mean nothing alone.
 
     Args:
-        gaps: Distance of each singular value to the nearest other one, relative to itself, [L, R].
-        sigma: The singular values, [L, R].
-        error: Estimate of the absolute error of any of them, [L].
+        gaps: Distance of each singular value to the nearest other one, relative to itself,
+            [..., R].
+        sigma: The singular values, [..., R].
+        error: Estimate of the absolute error of any of them, [...].
     """
     distance = np.asarray(gaps, np.float64) * np.asarray(sigma, np.float64)
-    return distance * ANGLE <= np.asarray(error, np.float64)[:, None]
+    return distance * ANGLE <= np.asarray(error, np.float64)[..., None]
 
 
 def svsm_statistics(svsm: np.ndarray) -> SvsmStatistics:
     """Mean and spread of the scaling over the top 90 % of the singular values.
 
     Args:
-        svsm: S_post / s_base, [L, R], NaN where s_base is 0.
+        svsm: S_post / s_base, [L, R] or [L, E, R], NaN where s_base is 0.
 
     Returns:
         `SvsmStatistics`; NaN where a layer, or all of them, has no entry that is a number.
     """
     svsm = np.asarray(svsm, np.float64)
-    top = svsm[:, : top_count(svsm.shape[1])]
+    top = svsm[..., : top_count(svsm.shape[-1])]
     mean, std = _moments(top.reshape(-1))
-    layers = [_moments(layer) for layer in top]
+    each = np.array([_moments(layer) for layer in top.reshape(-1, top.shape[-1])])
+    layers = each.reshape(*top.shape[:-1], 2)
     return SvsmStatistics(
         alpha_mean=mean,
         alpha_std=std,
         alpha_prime=round(mean, 1) if math.isfinite(mean) else math.nan,
-        layer_mean=np.array([m for m, _ in layers]),
-        layer_std=np.array([s for _, s in layers]),
-        top=top.shape[1],
+        layer_mean=layers[..., 0].copy(),
+        layer_std=layers[..., 1].copy(),
+        top=top.shape[-1],
         nan_top=int(np.isnan(top).sum()),
         nan_all=int(np.isnan(svsm).sum()),
     )
+
+
+def pooled_moments(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation of equally many values of each expert together.
+
+    Args:
+        mean: Of the values of every expert, [L, E], NaN where there is none.
+        std: Their population standard deviation, [L, E].
+
+    Returns:
+        Both over the experts, [L].
+    """
+    known = np.isfinite(mean)
+    count = known.sum(axis=1)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        total = np.where(known, values, 0).sum(axis=1)
+        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+    pooled = average(mean)
+    return pooled, np.sqrt(average(std**2 + (mean - pooled[:, None]) ** 2))
 
 
 def nf_unrelated(rows: int, columns: int) -> float:

@@ -88,6 +88,11 @@ class Settings:
         "Split fused projections (phi3's qkv_proj and gate_up_proj) into their parts. "
         "The paper keeps them fused.",
     )
+    experts: str = setting(
+        "all",
+        "Which experts of each layer of a mixture of experts are analysed: all, or a number, drawn "
+        "by a fixed seed, the same in every layer, projection and side.",
+    )
     group_bytes: int = setting(
         64 * 2**20,
         "Host bytes of one group of layers, both checkpoints as stored; at least a layer for each "
@@ -143,6 +148,8 @@ class Settings:
     def faults(self) -> list[str]:
         """Everything that is wrong with the values, one sentence each."""
         faults = fields.faults(self, as_leaf())
+        if not re.fullmatch(r"all|[1-9]\d{0,5}", str(self.experts)):
+            faults.append(f"config.experts={self.experts}: expected all, or a number of experts")
         known = ("spectra", *REGISTRY, "report")
         unknown = [stage for stage in self.stages if stage not in known]
         if unknown or not self.stages:
@@ -213,6 +220,11 @@ class Settings:
         if "temperature" in self.stages:
             faults += self.temperature.faults(as_leaf("temperature"))
         return faults
+
+    @property
+    def expert_count(self) -> int:
+        """Most experts of each layer that are analysed, 0 for all."""
+        return 0 if self.experts == "all" else int(self.experts)
 
     @property
     def reads_prompts(self) -> bool:

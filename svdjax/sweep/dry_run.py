@@ -58,15 +58,21 @@ def _table(plan: SweepPlan, planning: float) -> str:
         lines += [f"{job.spec.name}: {job.spec.base} -> {job.spec.post} ({job.plan.family})"]
         lines += job.plan.notes
         lines.append(_row(_HEAD))
-        pair_groups = spectra.of_pair(job.spec.name)
+        by_projection: dict[str, list[Group]] = {}
+        for group in spectra.of_pair(job.spec.name):
+            by_projection.setdefault(group.projection.name, []).append(group)
         for projection in job.plan.projections:
-            groups = [group for group in pair_groups if group.projection is projection]
+            groups = by_projection[projection.name]
             lines.append(
                 _row(
                     (
                         projection.name,
                         f"{projection.shape[0]}x{projection.shape[1]}",
-                        str(len(projection.tensors)),
+                        "x".join(
+                            str(len(numbers))
+                            for numbers in (projection.layers, projection.experts)
+                            if numbers
+                        ),
                         str(len(groups)),
                         size(sum(group.read for group in groups)),
                         size(2 * groups[0].bytes),

@@ -117,7 +117,12 @@ def plan_sweep(sweep: SweepConfig, *, check: Callable[[], None] = lambda: None) 
         InputError: With every fault of every pair, or there are fewer devices than asked for.
     """
     settings = sweep.settings
-    jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused, check=check)
+    jobs = inputs.open_pairs(
+        sweep.pairs,
+        split_fused=settings.split_fused,
+        experts=settings.expert_count,
+        check=check,
+    )
     shared = SharedInputs(jobs, settings)
     after = tuple(stages_of(settings.stages))
     prepared = {stage.name: stage.prepare(shared) for stage in after}

@@ -43,7 +43,9 @@ def result(name: str, module: str, base: np.ndarray, post: np.ndarray) -> Projec
 def deepen(one: ProjectionResult, times: int) -> ProjectionResult:
     """The same layers over and over: depth without compiling another shape."""
     fields = (np.concatenate([np.asarray(value)] * times) for value in one.metrics)
-    return dataclasses.replace(one, layers=times * one.layers, metrics=PairMetrics(*fields))
+    return dataclasses.replace(
+        one, layers=times * one.layers, layer_numbers=(), metrics=PairMetrics(*fields)
+    )
 
 
 def deep(name: str, layers: int = 80, *, seed: int = 0) -> ProjectionResult:
@@ -58,11 +60,28 @@ def deep(name: str, layers: int = 80, *, seed: int = 0) -> ProjectionResult:
         nf=m.nf * np.exp(0.05 * rng.standard_normal(layers)),
         norm_delta=m.norm_delta * np.exp(0.05 * rng.standard_normal(layers)),
     )
-    return dataclasses.replace(one, layers=layers, metrics=metrics)
+    return dataclasses.replace(one, layers=layers, layer_numbers=(), metrics=metrics)
 
 
-def planted(one: ProjectionResult, field: str, layer: int, factor: float) -> ProjectionResult:
-    """The same with a field of one layer multiplied."""
+def of_experts(
+    name: str, layers: int, experts: int, *, first: int = 0, seed: int = 0
+) -> ProjectionResult:
+    """A projection of experts, which differ as the layers of `deep` do."""
+    one = deep(name, layers * experts, seed=seed)
+    metrics = (np.asarray(v).reshape(layers, experts, *np.shape(v)[1:]) for v in one.metrics)
+    return dataclasses.replace(
+        one,
+        layers=layers,
+        layer_numbers=tuple(range(first, first + layers)),
+        expert_numbers=tuple(range(experts)),
+        metrics=PairMetrics(*metrics),
+    )
+
+
+def planted(
+    one: ProjectionResult, field: str, layer: int | tuple[int, int], factor: float
+) -> ProjectionResult:
+    """The same with a field of one layer, or one expert of a layer, multiplied."""
     values = np.array(getattr(one.metrics, field))
     values[layer] *= factor
     return dataclasses.replace(one, metrics=one.metrics._replace(**{field: values}))
@@ -71,13 +90,15 @@ def planted(one: ProjectionResult, field: str, layer: int, factor: float) -> Pro
 def part(one: ProjectionResult, layer: int, *, name: str) -> ProjectionResult:
     """A layer as a projection of its own."""
     fields = (np.asarray(value)[layer : layer + 1] for value in one.metrics)
-    return dataclasses.replace(one, name=name, layers=1, metrics=PairMetrics(*fields))
+    return dataclasses.replace(
+        one, name=name, layers=1, layer_numbers=(), metrics=PairMetrics(*fields)
+    )
 
 
 def comparison(results: list[ProjectionResult], *, pair: str = "pair", **fields: Any) -> Comparison:
     """A comparison of these projections; fields override its own."""
     coverage = {
-        "analysed": [f"{one.name}.{i}" for one in results for i in range(one.layers)],
+        "analysed": [f"{one.name}.{i}" for one in results for i in range(one.matrices)],
         "left_out": {"model.embed_tokens.weight": "embedding", "model.norm.weight": "1-D"},
         "notes": [],
     }

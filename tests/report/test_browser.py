@@ -34,21 +34,30 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
 
 AXE = pathlib.Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
 DEEP = 80
+ODD = (17, 5)
+"""Layer, by its place after three dense ones, and expert that changed most."""
 # Attributes in which a name could break out of its text.
 NASTY = '"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
 @pytest.fixture(scope="module")
 def folder(related: Comparison, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Three pairs: related with a stand-out, deep, and one of tensors with hostile names."""
+    """Pairs: related with a stand-out, deep, of experts, and one of tensors with hostile names."""
     deep = [
         synthetic.planted(synthetic.deep(name, DEEP, seed=seed), "svsm", 41, 1.15)
         for seed, name in enumerate(("q_proj", "up_proj", "down_proj"))
     ]
     strange = [synthetic.part(deep[0], 0, name=name) for name in (NASTY, HOSTILE)]
+    experts = [
+        synthetic.of_experts(name, 30, 64, first=3, seed=seed)
+        for seed, name in enumerate(("experts.gate_proj", "experts.down_proj"))
+    ]
+    experts[0] = synthetic.planted(experts[0], "norm_delta", ODD, 40.0)
+    dense = synthetic.deep("q_proj", 33)
     pairs = {
         "base-instruct": dataclasses.replace(related, pair="base-instruct"),
         "deep": synthetic.comparison(deep, pair="deep", base=NASTY, post=HOSTILE),
+        "mixture": synthetic.comparison([dense, *experts], pair="mixture"),
         "strange": synthetic.comparison(strange, pair="strange", family=NASTY),
     }
     folder = tmp_path_factory.mktemp("browser")
@@ -158,6 +167,82 @@ def test_selecting_is_quick_at_eighty_layers(opened):
     page = opened("#pair=deep")
     times = page.execute_script(
         "return [...Array(9).keys()].map((i) => { select(1, 8 * i); return lastSelection; })"
+    )
+    # 50 ms on an idle machine; the tests' may be anything but.
+    assert np.median(times) < 250
+
+
+def test_experts_are_mapped_by_layer_ranked_and_selected(opened):
+    page = opened("#pair=mixture&by=change")
+    cards = _one(page, "#cards .card[data-key=experts]")
+    assert cards.find_element("css selector", "b").text.startswith("layer 20, expert 5: ")
+    cards.find_element("css selector", "button").click()
+    assert _one(page, "#selected h2").text == "Selected: experts.gate_proj, layer 20, expert 5"
+    assert "matrix=experts.gate_proj.20.5" in page.execute_script("return location.hash")
+    canvas = _one(page, ".map canvas")
+    # Rows of the map: one of q_proj, then the experts of each projection; columns: layers.
+    x, y, width, height = page.execute_script(
+        "const m = document.querySelector('.mark').getBoundingClientRect(), c ="
+        " document.querySelector('.map canvas').getBoundingClientRect(); return"
+        " [m.left + m.width / 2 - c.left, m.top + m.height / 2 - c.top, c.width, c.height]"
+    )
+    actions = webdriver.ActionChains(page)
+    actions.move_to_element_with_offset(
+        canvas, round(x - width / 2), round(y - height / 2)
+    ).perform()
+    assert "experts.gate_proj, layer 20, expert 5" in _one(page, "#tip").text
+    column = page.execute_script(
+        "const g = pairOf().groups;"
+        "return [g[0].columns[20], g[1].columns[17], layout(pairOf()).deep]"
+    )
+    assert column == [20, 20, 33]
+    _one(page, ".map").send_keys("\ue015")  # arrow down
+    assert _one(page, "#selected h2").text == "Selected: experts.gate_proj, layer 20, expert 6"
+    _one(page, ".map").send_keys("\ue014")  # arrow right
+    assert _one(page, "#selected h2").text == "Selected: experts.gate_proj, layer 21, expert 6"
+    page = opened("#pair=mixture&matrix=experts.gate_proj.3.63")
+    _one(page, ".map").send_keys("\ue015")
+    assert _one(page, "#selected h2").text == "Selected: experts.down_proj, layer 3, expert 0"
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    page.execute_script("document.querySelector('#mapSave .save button:nth-child(2)').click()")
+    assert _saved(page, "mixture-nf_over_unrelated.svg").read_bytes().startswith(b"<svg")
+
+
+def test_filter_words_find_experts(opened):
+    page = opened("#pair=mixture")
+    total = 33 + 2 * 30 * 64
+    for words, count in (
+        ("expert=5", 2 * 30),
+        ("expert>61", 2 * 30 * 2),
+        ("gate expert=5 layer>20", 12),
+        ("expert>61 layer<3", 0),
+        ("q_proj", 33),
+    ):
+        field = _one(page, "#filter")
+        field.clear()
+        field.send_keys(words)
+        assert _one(page, "#count").text == f"{count} of {total} matrices"
+    assert _one(page, "#matrices thead").text.split()[:3] == ["projection", "layer", "expert"]
+
+
+def test_of_many_matrices_some_have_curves_and_all_have_numbers(opened):
+    page = opened("#pair=mixture&matrix=experts.gate_proj.20.5")
+    note = _one(page, "#curvesNote").text
+    assert note.startswith(f"Curves and corners of {33 + 2 * 128} of {33 + 2 * 30 * 64} matrices")
+    # What changed most is among them, and stands before the other experts of its layer.
+    assert page.find_elements("css selector", "#detail .spectrum .uplot")
+    assert page.find_elements("css selector", "#detail .corners canvas")
+    assert "experts of the layer" in _one(page, "#detail .ratio").text
+    other = page.execute_script(
+        "const g = pairOf().groups[1]; return g.layers.findIndex((_, i) => !g.chosen.includes(i))"
+    )
+    page.execute_script(f"select(1, {other})")
+    assert not page.find_elements("css selector", "#detail .spectrum .uplot")
+    assert "not on this page" in _one(page, "#detail .spectrum").text
+    assert "experts of the layer" in _one(page, "#detail .ratio").text
+    assert "scaling factor" in _one(page, "#detail .numbers").text
+    times = page.execute_script(
+        "return [...Array(9).keys()].map((i) => { select(1, 200 * i); return lastSelection; })"
     )
     # 50 ms on an idle machine; the tests' may be anything but.
     assert np.median(times) < 250

@@ -55,7 +55,8 @@ def test_a_planted_layer_is_named(clean, tmp_path, metric, field, factor, layer)
         assert entry.value == odd["down_proj"].nf[layer]
     odd.save(tmp_path)
     (listed,) = json.loads((tmp_path / "summary.json").read_text())["stands_out"]
-    assert listed == entry._asdict()
+    assert listed == entry.entry()
+    assert list(listed) == ["projection", "layer", "metric", "value", "expected"]
     assert Comparison.load(tmp_path).stands_out == odd.stands_out
     assert row(odd).endswith(f"  down_proj of layer {layer} ({metric})")
 
@@ -80,7 +81,9 @@ def test_several_are_ordered_by_their_distance_and_counted(clean):
     for layer, factor in ((10, 1.15), (25, 1.3), (40, 1.2), (60, 0.6)):
         odd = planted(odd, "svsm", layer, factor)
     odd = planted(odd, "norm_delta", 25, 3.0)
-    assert list(by_matrix(odd.stands_out)) == [("down_proj", layer) for layer in (25, 60, 40, 10)]
+    assert [(name, place.layer) for name, place in by_matrix(odd.stands_out)] == [
+        ("down_proj", layer) for layer in (25, 60, 40, 10)
+    ]
     assert row(odd).endswith(
         "down_proj of layer 25 (alpha, change); down_proj of layer 60 (alpha); 2 more"
     )

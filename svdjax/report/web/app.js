@@ -22,7 +22,7 @@ function placeIn(pair) {
   const i = g < 0 ? -1 : pair.groups[g].layers.indexOf(own.layers[state.layer]);
   return i < 0 ? null : [g, i];
 }
-const matrixName = (group, i) => (group.members ? group.members[i] : `${group.name}, layer ${group.layers[i]}`);
+const matrixName = (group, i) => (group.members ? group.members[i] : `${group.name}, ${wordsOf(group, i)}`);
 
 // ---- first screen ------------------------------------------------------------------------------
 function cards() {
@@ -42,34 +42,36 @@ function cards() {
   byId('who').replaceChildren(el('code', {}, pair.base), ' → ', el('code', {}, pair.post), ` · ${pair.family} · ${pair.count} matrices`);
 }
 
-function findMatrix(pair, projection, layer) {
+function findMatrix(pair, projection, matrix) {
   for (let g = 0; g < pair.groups.length; g++) {
     const group = pair.groups[g];
     if (group.members) { const i = group.members.indexOf(projection); if (i >= 0) return [g, i]; }
-    else if (group.name === projection && layer < group.layers.length) return [g, layer];
+    else if (group.name === projection && matrix < group.layers.length) return [g, matrix];
   }
   return null;
 }
 
 // ---- the map of all matrices -------------------------------------------------------------------
-const MAP = {left: 96, row: 24};
 function mapScale(key) {
   const drawn = shownPairs().map(pairOf).map((pair) => column(pair, key)).filter(Boolean), first = drawn[0];
   if (!first) return null;
-  const range = extent(drawn.flatMap((c) => c.values.flat())) || [0, 1];
+  const range = (shownPairs().some((p) => pairOf(p).groups.some((g) => g.experts)) ? bulk : extent)(drawn.flatMap((c) => c.values.flat())) || [0, 1];
   if (first.colours !== 'diverging') return {colours: 'sequential', low: range[0], high: range[1]};
   const half = Math.max(Math.abs(range[0] - first.middle), Math.abs(range[1] - first.middle)) || 1e-6;
   return {colours: 'diverging', low: first.middle - half, high: first.middle + half};
 }
 function drawMap(pen, p, scale) {
-  const pair = pairOf(p), deep = Math.max(1, ...pair.groups.map((g) => g.layers.length)), cell = (pen.width - MAP.left - 6) / deep;
+  const pair = pairOf(p), {deep, height: bottom} = layout(pair), cell = (pen.width - MAP.left - 6) / deep, soft = {size: 10, fill: css('--soft')};
   pair.groups.forEach((group, g) => {
-    pen.text(MAP.left - 6, (g + 0.5) * MAP.row, cut(group.name, 15), {align: 'right'});
-    group.layers.forEach((_, i) => pen.rect(MAP.left + i * cell, g * MAP.row + 1, Math.max(1, cell - (cell > 5 ? 1 : 0)), MAP.row - 2, rgb(colourOf(scale, valueOf(pair, state.by, g, i)))));
+    const values = column(pair, state.by).values[g] || [];
+    pen.text(MAP.left - 6, group.top + (group.experts ? 10 : group.tall / 2), cut(group.name, 15), {align: 'right'});
+    if (group.experts) {
+      pen.text(MAP.left - 6, group.top + 24, cut(`experts ${group.experts[0]}–${group.experts.at(-1)}`, 16), {...soft, align: 'right'});
+      drawExperts(pen, group, values, scale, cell);
+    } else group.layers.forEach((_, i) => pen.rect(MAP.left + group.columns[i] * cell, group.top + 1, Math.max(1, cell - (cell > 5 ? 1 : 0)), group.tall - 2, rgb(colourOf(scale, values[i] ?? null))));
   });
-  const longest = pair.groups.reduce((a, b) => (b.layers.length > a.length ? b.layers : a), []), bottom = pair.groups.length * MAP.row;
-  const step = Math.max(1, Math.ceil(deep / Math.max(1, Math.floor((pen.width - MAP.left) / 30))));
-  for (let i = 0; i < longest.length; i += step) pen.text(MAP.left + (i + 0.5) * cell, bottom + 8, longest[i], {align: 'center', size: 10, fill: css('--soft')});
+  const step = Math.max(1, Math.ceil(deep / Math.max(1, Math.floor((pen.width - MAP.left) / 30)))), labels = columnLabels(pair);
+  for (let i = 0; i < deep; i += step) if (labels.has(i)) pen.text(MAP.left + (i + 0.5) * cell, bottom + 8, labels.get(i), {...soft, align: 'center'});
   drawBar(scale, column(pair, state.by).label, pen, MAP.left - 60, bottom + 20);
   return cell;
 }
@@ -78,7 +80,7 @@ function maps() {
   box.replaceChildren();
   box.style.gridTemplateColumns = `repeat(${innerWidth < 700 ? 1 : list.length}, minmax(0, 1fr))`;
   for (const p of list) {
-    const pair = pairOf(p), width = Math.max(240, Math.floor((box.clientWidth - 12) / (innerWidth < 700 ? 1 : list.length))), height = pair.groups.length * MAP.row + 34;
+    const pair = pairOf(p), width = Math.max(240, Math.floor((box.clientWidth - 12) / (innerWidth < 700 ? 1 : list.length))), height = layout(pair).height + 34;
     const canvas = el('canvas', {}), mark = el('i', {class: 'mark'});
     const frame = el('div', {class: 'map', tabindex: 0, role: 'application', 'aria-roledescription': 'map of matrices',
       'aria-label': `${pair.name}: projections by layers, coloured by ${column(pair, state.by)?.label}; arrow keys select`}, canvas, mark);
@@ -86,24 +88,25 @@ function maps() {
     box.append(el('div', {}, list.length > 1 ? el('div', {class: 'panel-title'}, pair.name) : '', frame));
     if (!scale || !column(pair, state.by)) { frame.replaceChildren(el('p', {class: 'soft'}, 'not measured for this pair')); continue; }
     const cell = drawMap(new CanvasPen(canvas, width, height), p, scale);
-    const at = (x, y) => { const g = Math.floor((y * height) / MAP.row), i = Math.floor((x * width - MAP.left) / cell); return pair.groups[g] && i >= 0 && i < pair.groups[g].layers.length ? [g, i] : null; };
+    const at = (x, y) => placeAt(pair, Math.floor((x * width - MAP.left) / cell), y * height);
     hover(canvas, (x, y) => { const place = at(x, y); return place ? facts(pair, ...place) : ''; });
     canvas.onclick = (event) => { const b = canvas.getBoundingClientRect(), place = at((event.clientX - b.left) / b.width, (event.clientY - b.top) / b.height); if (place) selectIn(p, place); };
     frame.onkeydown = (event) => {
       const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e9], End: [0, 1e9]}[event.key];
       if (!move) return;
       event.preventDefault();
-      const [g0, i0] = placeIn(pair) || [0, 0], g = Math.max(0, Math.min(pair.groups.length - 1, g0 + move[0]));
-      selectIn(p, [g, Math.max(0, Math.min(pair.groups[g].layers.length - 1, i0 + move[1]))]);
+      selectIn(p, moved(pair, placeIn(pair) || [0, 0], move));
     };
     frame.place = () => {
       const place = placeIn(pair);
       mark.hidden = !place;
       if (!place) return;
-      mark.style.cssText = `left:${(100 * (MAP.left + place[1] * cell)) / width}%;top:${(100 * place[0] * MAP.row) / height}%;width:${(100 * Math.max(cell, 4)) / width}%;height:${(100 * MAP.row) / height}%`;
+      const group = pair.groups[place[0]], each = eachOf(group), inner = group.experts ? (group.tall - 2) / each : group.tall;
+      const top = group.top + (group.experts ? 1 + (place[1] % each) * inner : 0);
+      mark.style.cssText = `left:${(100 * (MAP.left + group.columns[Math.floor(place[1] / each)] * cell)) / width}%;top:${(100 * top) / height}%;width:${(100 * Math.max(cell, 4)) / width}%;height:${(100 * Math.max(inner, 3)) / height}%`;
     };
   }
-  byId('mapSave').replaceChildren(scale ? exporters(`${pairOf().name}-${state.by}`, () => [720, pairOf().groups.length * MAP.row + 40], (pen) => drawMap(pen, state.pair, scale)) : '');
+  byId('mapSave').replaceChildren(scale ? exporters(`${pairOf().name}-${state.by}`, () => [720, layout(pairOf()).height + 40], (pen) => drawMap(pen, state.pair, scale)) : '');
 }
 const facts = (pair, g, i) => [matrixName(pair.groups[g], i), ...columnsOf(pair).filter((c) => c.colours).map((c) => `${c.label}  ${shown(c.format, c.values[g][i])}`)].join('\n');
 function selectIn(p, [g, i]) {
@@ -126,8 +129,11 @@ function curve(reference, i) {
   return Array.from({length: n}, (_, j) => a.at(i * n + j));
 }
 const finite = (x) => (Number.isFinite(x) ? x : null);
-function spectraOf(pair, g, i) {
-  const group = pair.groups[g], base = curve(group.base, i), ratio = curve(group.ratio, i), n = base.length;
+/** Spectrum and scaling of a matrix; of one whose curves are not on the page, its layer's experts. */
+function spectraOf(pair, g, matrix) {
+  const group = pair.groups[g], i = rowIn(group, matrix);
+  if (i < 0) return [null, group.middle ? expertsPanel(group, matrix) : null];
+  const base = curve(group.base, i), ratio = curve(group.ratio, i), n = base.length;
   const x = base.map((_, j) => Math.round(((j + 0.5) * group.rank) / n - 0.5)), top = Math.ceil(0.9 * n);
   const r = ratio.map((v) => finite(2 ** v));
   const spectrum = {title: 'spectrum', x, log: true, marks: [0.9 * group.rank - 0.5],
@@ -137,6 +143,7 @@ function spectraOf(pair, g, i) {
     const mean = curve(group.null_mean, i).map(finite), std = curve(group.null_std, i).map(finite);
     if (mean.some((v) => v !== null)) series.unshift({label: 'random signs, mean ± 2 std', y: mean, low: mean.map((m, j) => (m === null ? null : m - 2 * std[j])), high: mean.map((m, j) => (m === null ? null : m + 2 * std[j])), colour: 1, plain: true});
   }
+  if (group.middle) series.unshift(...expertsPanel(group, matrix).series);
   const near = extent([1, ...series.flatMap((s) => [s.y, s.low || [], s.high || []]).flatMap((y) => y.slice(0, top))]), room = 0.08 * (near[1] - near[0]) || 0.01;
   return [spectrum, {title: 'σ post / σ base', x, series, rules: [1], marks: [0.9 * group.rank - 0.5], range: [near[0] - room, near[1] + room]}];
 }
@@ -149,17 +156,22 @@ function detail(view) {
   view.numbers.replaceChildren(...[['in × out', group.shape.join(' × ')], ...columnsOf(pair).map((c) => [c.label, shown(c.format, c.values[g]?.[i]), c.help])].flatMap(([name, words, help]) => [el('div', {title: help || null}, el('dt', {}, name), el('dd', {}, words))]));
   const panels = spectraOf(pair, g, i), plots = [{name: 'spectrum', title: 'Spectrum', x: 'index', height: 190, sync: 'index', percent: false}, {name: 'ratio', title: 'σ post / σ base', x: 'index', height: 170, sync: 'index'}];
   panels.forEach((panel, k) => {
-    const name = plots[k].name, range = panel.range || yRange([panel], panel.log), old = view.charts[name];
+    const name = plots[k].name, range = panel && (panel.range || yRange([panel], panel.log));
     // An axis keeps its splits, so another range makes another chart; it takes a few milliseconds.
-    if (old) old.destroy();
+    view.charts[name]?.destroy();
+    delete view.charts[name];
+    view[name].replaceChildren(...(panel ? [] : [el('p', {class: 'soft'}, 'not on this page: see vectors.npz')]));
+    view[name].draw = null;
+    if (!panel) return;
     view.charts[name] = linesChart(plots[k], panel, view[name], range);
     view[name].draw = [plots[k], panel, range];
   });
-  corners(view, pair, group, g, i);
+  corners(view, pair, group, i);
 }
-function corners(view, pair, group, g, i) {
-  view.corners.replaceChildren();
-  if (!group.sim_u) return;
+function corners(view, pair, group, matrix) {
+  const i = rowIn(group, matrix);
+  view.corners.replaceChildren(...(i < 0 ? [el('p', {class: 'soft'}, 'not on this page: see vectors.npz')] : []));
+  if (!group.sim_u || i < 0) return;
   const u = array(group.sim_u), v = array(group.sim_v), o = array(group.i_orth), n = u.shape[1], start = i * n * n;
   const unit = {colours: 'sequential', low: 0, high: 1}, signed = {colours: 'diverging', low: -1, high: 1};
   const list = [['sim U', (k) => u.at(start + k), unit], ['sim V', (k) => v.at(start + k), unit], ['|sim U − sim V|', (k) => Math.abs(u.at(start + k) - v.at(start + k)), unit], ['I_orth = Q1ᵀ Q2', (k) => o.at(start + k), signed]];
@@ -169,7 +181,7 @@ function corners(view, pair, group, g, i) {
     canvas.setAttribute('role', 'img');
     canvas.setAttribute('aria-label', `${name}, leading ${n} × ${n} corner`);
     hover(canvas, (x, y) => { const r = Math.min(n - 1, Math.floor(y * n)), c = Math.min(n - 1, Math.floor(x * n)); return `${name} [${r}, ${c}] = ${significant(value(r * n + c))}`; });
-    const draw = (pen) => { pen.text(6, 10, `${matrixName(group, i)}: ${name}`, {bold: true}); pen.image(10, 22, 300, 300, canvas); drawBar(scale, '', pen, -30, 330); };
+    const draw = (pen) => { pen.text(6, 10, `${matrixName(group, matrix)}: ${name}`, {bold: true}); pen.image(10, 22, 300, 300, canvas); drawBar(scale, '', pen, -30, 330); };
     const cell = el('figure', {}, el('figcaption', {}, name, exporters(`${pair.name}-${name}`, () => [330, 350], draw)), el('div', {class: 'frame'}, canvas));
     const rows = (name.startsWith('I_') ? post : base);
     if (rows && post) for (const [axis, a] of [['row', rows], ['column', post]]) for (let k = 0; k < n; k++) if (a.at(i * n + k) > 0.5) { const m = el('i', {class: `clustered ${axis}`, title: 'singular value equal to another within its error: its vector is arbitrary'}); m.style.setProperty('--at', k / n); m.style.setProperty('--one', 1 / n); cell.lastChild.append(m); }
@@ -183,7 +195,7 @@ function details() {
     SIDES.splice(0, SIDES.length, ...list.map(side));
     box.replaceChildren(...SIDES.map((view) => view.box));
     box.style.gridTemplateColumns = `repeat(${innerWidth < 700 ? 1 : list.length}, minmax(0, 1fr))`;
-    for (const view of SIDES) for (const name of ['spectrum', 'ratio']) view[name].previousSibling.append(exporters(`${pairOf(view.p).name}-${name}`, () => [560, 300], (pen) => { const [plot, panel, range] = view[name].draw; drawLines(plot, panel, pen, [0, 0, 560, 270], range); drawLegend(panel.series.map((s) => [s.label, s.colour]), pen, 60, 282, 480); }));
+    for (const view of SIDES) for (const name of ['spectrum', 'ratio']) view[name].previousSibling.append(exporters(`${pairOf(view.p).name}-${name}`, () => [560, 300], (pen) => { if (!view[name].draw) return; const [plot, panel, range] = view[name].draw; drawLines(plot, panel, pen, [0, 0, 560, 270], range); drawLegend(panel.series.map((s) => [s.label, s.colour]), pen, 60, 282, 480); }));
   }
   SIDES.forEach(detail);
   const place = pairOf().groups[state.group];
@@ -200,13 +212,14 @@ function heatmaps() {
     if (shownPairs().length > 1) box.append(el('div', {class: 'panel-title'}, pair.name));
     box.append(row);
     pair.groups.forEach((group, g) => {
-      const a = array(group.ratio), [layers, n] = a.shape, value = (r, c) => 2 ** a.at(c * n + r);
+      const a = array(group.middle || group.ratio), [layers, n] = a.shape, value = (r, c) => 2 ** a.at(c * n + r);
+      const named = (c) => (group.experts ? `${group.name}, layer ${group.depth[c]}, median of ${eachOf(group)} experts` : matrixName(group, matrixAt(group, c)));
       const canvas = pixels(n, layers, value, scale);
       canvas.setAttribute('role', 'img');
       canvas.setAttribute('aria-label', `σ post / σ base of ${group.name}: layers across, singular values downwards`);
       const at = (x, y) => [Math.min(n - 1, Math.floor(y * n)), Math.min(layers - 1, Math.floor(x * layers))];
-      hover(canvas, (x, y) => { const [r, c] = at(x, y); return `${matrixName(group, c)}, index ${Math.round((r * group.rank) / n)}${r >= 0.9 * n ? ', below the top 90 %' : ''}\nσ post / σ base ${significant(value(r, c), 4)}`; });
-      canvas.onclick = (event) => { const b = canvas.getBoundingClientRect(); selectIn(p, [g, at((event.clientX - b.left) / b.width, 0)[1]]); };
+      hover(canvas, (x, y) => { const [r, c] = at(x, y); return `${named(c)}, index ${Math.round((r * group.rank) / n)}${r >= 0.9 * n ? ', below the top 90 %' : ''}\nσ post / σ base ${significant(value(r, c), 4)}`; });
+      canvas.onclick = (event) => { const b = canvas.getBoundingClientRect(); selectIn(p, [g, matrixAt(group, at((event.clientX - b.left) / b.width, 0)[1])]); };
       row.append(el('figure', {}, el('figcaption', {}, group.name, ' ', el('span', {class: 'soft'}, significant(group.alpha_mean, 4))), el('div', {class: 'heat'}, canvas, el('i', {class: 'ninety', 'aria-hidden': 'true'}))));
     });
   }
@@ -219,7 +232,7 @@ function heatmaps() {
       const top = k * (lines * 170 + 20);
       pen.text(4, top + 10, pairOf(p).name, {bold: true});
       pairOf(p).groups.forEach((group, g) => {
-        const a = array(group.ratio), [layers, n] = a.shape, x = (g % across) * 160, y = top + 20 + Math.floor(g / across) * 170;
+        const a = array(group.middle || group.ratio), [layers, n] = a.shape, x = (g % across) * 160, y = top + 20 + Math.floor(g / across) * 170;
         pen.text(x + 4, y + 8, cut(group.name, 24));
         pen.image(x + 4, y + 18, 150, 144, pixels(n, layers, (r, c) => 2 ** a.at(c * n + r), scale));
         pen.path([[x + 4, y + 18 + 0.9 * 144], [x + 154, y + 18 + 0.9 * 144]], {stroke: '#111', dash: [4, 3], width: 0.8});
@@ -231,23 +244,24 @@ function heatmaps() {
 const MOST_PANELS = 24;
 function perLayer() {
   const list = shownPairs(), several = list.length > 1, depth = new Map();
-  for (const p of list) for (const group of pairOf(p).groups) depth.set(group.name, Math.max(group.layers.length, depth.get(group.name) || 0));
+  for (const p of list) for (const group of pairOf(p).groups) depth.set(group.name, Math.max(group.depth.length, depth.get(group.name) || 0));
   // Of the many tensors of an unknown architecture the deepest; the map and the table have all.
   const deepest = [...depth].sort((a, b) => b[1] - a[1]).slice(0, MOST_PANELS).map(([name]) => name), names = [...depth.keys()].filter((name) => deepest.includes(name));
-  byId('panelsNote').textContent = names.length < depth.size ? `The ${names.length} deepest of ${depth.size} groups of matrices.` : '';
+  const few = names.length < depth.size ? `The ${names.length} deepest of ${depth.size} groups of matrices. ` : '', mixed = list.some((p) => pairOf(p).groups.some((group) => group.experts));
+  byId('panelsNote').textContent = `${few}${mixed ? 'Of experts: the median of a layer, and from 10 to 90 % of them.' : ''}`;
   const panelsOf = (make) => names.map((name) => {
     const series = [], rules = [];
     let labels = [];
     list.forEach((p, k) => {
       const pair = pairOf(p), g = pair.groups.findIndex((group) => group.name === name);
       if (g < 0) return;
-      if (pair.groups[g].layers.length > labels.length) labels = pair.groups[g].layers;
-      series.push({label: several ? pair.name : '', colour: several ? k : 0, ...make(pair, g, rules)});
+      if (pair.groups[g].depth.length > labels.length) labels = pair.groups[g].depth;
+      series.push({label: several ? pair.name : '', colour: several ? k : 0, ...byLayer(pair.groups[g], make(pair, g, rules))});
     });
     const pad = (y) => [...y, ...Array(labels.length - y.length).fill(null)];
     for (const s of series) for (const key of ['y', 'low', 'high']) if (s[key]) s[key] = pad(s[key]);
     return {title: name, labels, x: labels.map((_, i) => i), series, rules: [...new Set(rules)], name,
-      cursor: () => (pairOf().groups[state.group]?.name === name ? labels.indexOf(pairOf().groups[state.group].layers[state.layer]) : -9)};
+      cursor: () => (pairOf().groups[state.group]?.name === name ? labels.indexOf(layerOf(pairOf().groups[state.group], state.layer)) : -9)};
   });
   const values = (pair, key, g) => column(pair, key)?.values[g] || [];
   const shared = {kind: 'lines', x: 'layer', shared: true, height: 170};
@@ -266,13 +280,13 @@ function perLayer() {
   let panels = every.map((panel) => ({...panel, log, zero: !log, rules: [1]}));
   if (!several && names.length <= 12 && new Set(every.map((panel) => panel.labels.join())).size === 1) {
     // One pair: its projections in one panel, comparable across shapes.
-    panels = [{...panels[0], title: 'all projections', series: every.map((panel, k) => ({...panel.series[0], label: panel.name, colour: k})), cursor: () => state.layer}];
+    panels = [{...panels[0], title: 'all projections', series: every.map((panel, k) => ({...panel.series[0], label: panel.name, colour: k})), cursor: () => Math.floor(state.layer / eachOf(pairOf().groups[state.group]))}];
   }
   show(byId('share'), {...shared, percent: true, name: 'share', title: 'NF / unrelated', y: 'NF / NF unrelated', height: panels.length === 1 ? 240 : 170, panels});
   for (const id of ['bands', 'nf', 'share']) byId(id).charts.forEach((chart, k) => {
     chart.over.addEventListener('click', () => {
       const name = id === 'share' && panels.length === 1 ? groupName() : names[k], g = pairOf().groups.findIndex((group) => group.name === name);
-      if (g >= 0 && chart.cursor.idx !== null && chart.cursor.idx < pairOf().groups[g].layers.length) select(g, chart.cursor.idx);
+      if (g >= 0 && chart.cursor.idx !== null && chart.cursor.idx < pairOf().groups[g].depth.length) select(g, matrixAt(pairOf().groups[g], chart.cursor.idx));
     });
   });
 }
@@ -292,9 +306,9 @@ function fromAddress() {
   const by = query.get('by'), beside = query.get('beside'), matrix = query.get('matrix') || '';
   if (column(pairOf(), by)?.colours) state.by = by;
   if (beside === 'all' || META.pairs.some((pair) => pair.name === beside)) state.beside = beside;
-  const pair = pairOf(), dot = matrix.lastIndexOf('.');
+  const pair = pairOf();
   for (let g = 0; g < pair.groups.length; g++) {
-    const {members, layers, name} = pair.groups[g], i = members ? members.indexOf(matrix) : name === matrix.slice(0, dot) ? layers.indexOf(matrix.slice(dot + 1)) : -1;
+    const {members, layers, name} = pair.groups[g], i = members ? members.indexOf(matrix) : matrix.startsWith(`${name}.`) ? layers.indexOf(matrix.slice(name.length + 1)) : -1;
     if (i >= 0) Object.assign(state, {group: g, layer: i});
   }
 }
@@ -319,6 +333,7 @@ function everything() {
   byId('beside').replaceChildren(el('option', {value: ''}, 'nothing'), ...META.pairs.map((p, k) => (k === state.pair ? '' : el('option', {value: p.name, selected: p.name === state.beside}, p.name))), META.pairs.length > 2 ? el('option', {value: 'all', selected: state.beside === 'all'}, 'all pairs') : '');
   document.querySelectorAll('article.pair').forEach((article) => { article.hidden = article.id !== `pair-${state.pair}`; });
   byId('interactive').hidden = !pair.groups.length;
+  byId('curvesNote').textContent = pair.note || '';
   cards();
   if (pair.groups.length) { maps(); heatmaps(); perLayer(); table(); select(state.group, state.layer); }
   articlePlots();
@@ -357,6 +372,7 @@ function slider() {
   const start = performance.now();
   META = JSON.parse(new TextDecoder().decode(await inflate('meta')));
   BUFFER = await inflate('data');
+  META.pairs.forEach(prepare);
   document.documentElement.classList.add('ready');
   if (META.pairs.length) {
     byId('pairs').append(...META.pairs.map((pair, k) => el('button', {type: 'button', role: 'tab', id: `tab-${k}`, 'aria-controls': 'view', onclick: () => choosePair(k)}, pair.name)));

@@ -21,14 +21,20 @@ function filterOf(text, keys, nameOf) {
   return (row) => tests.every((test) => test(row));
 }
 
-const tableColumns = () => [{key: 'projection', label: 'projection', format: 'text'}, {key: 'layer', label: 'layer', format: 'text'}, ...columnsOf(pairOf())];
-function table() {
-  const pair = pairOf(), columns = tableColumns(), rows = [];
-  pair.groups.forEach((group, g) => group.layers.forEach((label, i) => {
-    const values = {projection: group.members ? group.members[i] : group.name, layer: /^\d+$/.test(label) ? +label : label};
+const PLACES = ['projection', 'layer', 'expert'], MOST_PRINTED = 3000;
+const placeColumns = (pair) => PLACES.filter((key) => key !== 'expert' || pair.groups.some((group) => group.experts)).map((key) => ({key, label: key, format: 'text'}));
+const tableColumns = () => [...placeColumns(pairOf()), ...columnsOf(pairOf())];
+/** All matrices of a pair; made once, since a filter reads them at every letter. */
+function allRows(pair) {
+  pair.rows ||= pair.groups.flatMap((group, g) => group.layers.map((_, i) => {
+    const label = layerOf(group, i), values = {projection: group.members ? group.members[i] : group.name, layer: /^\d+$/.test(label) ? +label : label, expert: group.experts ? group.experts[i % eachOf(group)] : ''};
     for (const c of pair.columns) values[c.key] = c.values[g]?.[i] ?? null;
-    rows.push({g, i, values});
+    return {g, i, values};
   }));
+  return pair.rows;
+}
+function table() {
+  const pair = pairOf(), columns = tableColumns(), rows = allRows(pair);
   const keep = filterOf(byId('filter').value, columns.map((c) => c.key), (row) => `${row.values.projection} ${row.values.stands_out || ''}`);
   TABLE.rows = rows.filter(keep);
   if (TABLE.sort) {
@@ -45,7 +51,7 @@ function table() {
 }
 function rowOf(row, k, columns) {
   const {g, i, values} = row;
-  const cells = columns.map((c, n) => el(n ? 'td' : 'th', n ? {class: c.format === 'text' && n > 1 ? 'text' : null} : {scope: 'row'}, c.key === 'layer' || c.key === 'projection' ? String(values[c.key]) : shown(c.format, values[c.key])));
+  const cells = columns.map((c, n) => el(n ? 'td' : 'th', n ? {class: c.format === 'text' && !PLACES.includes(c.key) ? 'text' : null} : {scope: 'row'}, PLACES.includes(c.key) ? String(values[c.key]) : shown(c.format, values[c.key])));
   return el('tr', {'data-g': g, 'data-i': i, 'aria-rowindex': k + 2, class: g === state.group && i === state.layer ? 'on' : null}, ...cells);
 }
 /** Only the rows near the sight are in the document; of a few hundred, all. */
@@ -60,7 +66,7 @@ function rowsInSight() {
 function wholeTable() {
   if (!META.pairs.length || !pairOf().groups.length) return;
   const columns = tableColumns();
-  byId('matrices').tBodies[0].replaceChildren(...TABLE.rows.map((row, k) => rowOf(row, k, columns)));
+  byId('matrices').tBodies[0].replaceChildren(...TABLE.rows.slice(0, MOST_PRINTED).map((row, k) => rowOf(row, k, columns)));
   TABLE.from = -1;
 }
 function markRow() {
@@ -79,7 +85,7 @@ function tableEvents() {
   byId('matrices').onclick = (event) => {
     const head = event.target.closest('button[data-key]'), row = event.target.closest('tr[data-g]');
     if (head) {
-      TABLE.up = TABLE.sort === head.dataset.key ? !TABLE.up : head.dataset.key === 'projection' || head.dataset.key === 'layer';
+      TABLE.up = TABLE.sort === head.dataset.key ? !TABLE.up : PLACES.includes(head.dataset.key);
       TABLE.sort = head.dataset.key;
       table();
       byId('matrices').querySelector(`button[data-key="${TABLE.sort}"]`).focus();
