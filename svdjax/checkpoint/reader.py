@@ -243,11 +243,7 @@ class Checkpoint:
                     twice.append(f"{text}, with the same values")
                 else:
                     conflicts[name] = f"{text}, with other values; expected it in one of them"
-        notes += [
-            text
-            for text in (files.listed(twice, 3), files.listed([*conflicts.values()], 3))
-            if text
-        ]
+        notes += [files.listed(texts, 3) for texts in (twice, [*conflicts.values()]) if texts]
         for names, words in (
             ([n for n in index if index[n] not in where.get(n, ())], "names {}, which {} there"),
             ([n for n in where if index and n not in index], "does not name {}, which {} there"),

@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from svdjax.checkpoint.files import LINKS
 from tests.sweep import harness
 
 
