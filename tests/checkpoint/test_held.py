@@ -576,6 +576,58 @@ def test_configs_from_windows(dense, tmp_path):
     assert "it is UTF-16, expected UTF-8" in refusal(base, post)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_factors_that_are_whole_numbers(tmp_path, whole):
+    number = int if whole else float
+    config, tensors = held.model(
+        "granite", embedding_multiplier=number(12), logits_scaling=number(8)
+    )
+    base = held.write(tmp_path / "base", config, tensors)
+    plan = plan_of(base, held.write(tmp_path / "post", config, held.moved(tensors)))
+    assert (plan.family, plan.notes) == ("granite", ())
+    assert model_config(base).logit_scale == 1 / 8
+
+
+def test_what_trainers_leave(dense, tmp_path):
+    _, base, post, plain = dense
+    run = shutil.copytree(post, tmp_path / "run")
+    step = shutil.copytree(post, run / "checkpoint-10")
+    (step / "optimizer.pt").write_bytes(b"x")
+    for side in (run, step):
+        assert_same(plan_of(base, side), plain)
+    (step / "model.safetensors").unlink()
+    assert "stopped while it saved" in refusal(base, step)
+    (step / "global_step10").mkdir()
+    assert "DeepSpeed's parts have to be gathered" in refusal(base, step)
+    (run / "model.safetensors").unlink()
+    assert "give one of the steps" in refusal(base, run)
+
+
+def test_odd_tensors_of_an_unknown_architecture(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "backbone.layers.0.mixer.conv1d.weight": (8, 1, 4),
+        "backbone.layers.0.mixer.A_log": (6, 3),
+        "backbone.layers.0.mixer.dt": (),
+        "empty.weight": (0, 8),
+        "row.weight": (1, 9),
+    }
+    tensors = {k: np.array(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
+    tensors["table.weight"] = np.arange(9).reshape(3, 3)
+    base = held.write(tmp_path / "base", {"model_type": "odd"}, tensors)
+    plan = plan_of(base, base)
+    assert [each.name for each in plan.projections] == [
+        "backbone.layers.0.mixer.A_log",
+        "row.weight",
+    ]
+    assert plan.coverage["left_out"] == {
+        "backbone.layers.0.mixer.conv1d.weight": "not a matrix: shape (8, 1, 4)",
+        "backbone.layers.0.mixer.dt": "not a matrix: shape ()",
+        "empty.weight": "empty",
+        "table.weight": "not floating point: int64 in base, int64 in post",
+    }
+
+
 # --- links -------------------------------------------------------------------------------------
 
 
