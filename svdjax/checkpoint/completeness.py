@@ -19,9 +19,7 @@ from svdjax.checkpoint.projection import Place
 from svdjax.checkpoint.reader import Checkpoint
 
 _TABLE: Mapping[str, Weight] = {
-    weight.template: weight
-    for family in FAMILIES.values()
-    for weight in family.weights
+    weight.template: weight for family in FAMILIES.values() for weight in family.weights
 }
 _FUSED = {
     f"{DECODER}*.self_attn.qkv_proj.weight": tuple(

@@ -94,7 +94,8 @@ class Experts(nn.Module):
         D, F, E, P = c.hidden_size, c.expert_size, c.num_experts, len(x)
         shapes = {"gate_proj": (E, D, F), "up_proj": (E, D, F), "down_proj": (E, F, D)}
         gate, up, down = (
-            Kernels(shape, scale, name=name)().astype(self.dtype) for name, shape in shapes.items()
+            jnp.asarray(Kernels(shape, scale, name=name)(), self.dtype)
+            for name, shape in shapes.items()
         )
         rows = block_rows(P, E)
         ends = jnp.cumsum(sizes)

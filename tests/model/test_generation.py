@@ -95,9 +95,7 @@ def test_dynamic_rope_grows_with_every_token(shallow: Callable[[str], Loaded]) -
         reference: Any = AutoModelForCausalLM.from_pretrained(
             model.directory, dtype=torch.float32, attn_implementation="eager"
         ).eval()
-        tokens = reference.generate(
-            torch.tensor([prompt]), max_new_tokens=30, do_sample=False
-        )
+        tokens = reference.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)
         assert ours == tokens[0, len(prompt) :].tolist()
 
 

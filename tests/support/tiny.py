@@ -318,7 +318,7 @@ def _experts(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def stored_name(family: str, name: str) -> str:
-    """Name in the files of a tensor of `tensor_shapes`: mixtral's experts have names of their own."""
+    """Name in the files of a tensor of `tensor_shapes`: mixtral has its own for experts."""
     if family != "mixtral":
         return name
     name = name.replace(".mlp.", ".block_sparse_moe.")
