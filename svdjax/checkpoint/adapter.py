@@ -92,7 +92,9 @@ def _outgoing(
 ) -> list[LazyTensor]:
     """Tensors by PEFT's names, in the order of the factors and, within one, of the layers."""
     weights = {
-        weight.path: weight for weight in FAMILIES[config.family].present(config) if weight.analysed
+        weight.path: weight
+        for weight in FAMILIES[config.family].present(config)
+        if weight.analysed and not weight.of_experts
     }
     tensors: list[LazyTensor] = []
     for path, (a, b) in factors.items():

@@ -50,6 +50,15 @@ _ALTERNATING = ("gpt_oss", "openai_privacy_filter")
 _MOST_EXPERTS = 4096
 
 
+class CanonicalCheckpoint(CheckpointView):
+    """A checkpoint as it is opened, under canonical names."""
+
+    @property
+    def model(self) -> Checkpoint:
+        """Itself."""
+        return self
+
+
 def canonical(checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint under canonical names; itself where its names are so already."""
     renamed, notes = _rename(checkpoint)
@@ -70,7 +79,7 @@ def canonical(checkpoint: Checkpoint) -> Checkpoint:
         for name, part in parts.items()
         if part.is_whole
     )
-    return CheckpointView(checkpoint, parts, [*notes, *more], renames=wrapped)
+    return CanonicalCheckpoint(checkpoint, parts, [*notes, *more], renames=wrapped)
 
 
 def text_config(checkpoint: Checkpoint) -> Mapping[str, Any]:

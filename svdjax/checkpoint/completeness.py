@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint.canonical import DECODER, HEADS, text_config
-from svdjax.checkpoint.config import ModelConfig
+from svdjax.checkpoint.config import ModelConfig, has_dense_layers
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.files import INDEX, SINGLE
 from svdjax.checkpoint.formats import FLOATS
@@ -19,9 +19,7 @@ from svdjax.checkpoint.projection import Place
 from svdjax.checkpoint.reader import Checkpoint
 
 _TABLE: Mapping[str, Weight] = {
-    weight.name.format(layer="*"): weight
-    for family in FAMILIES.values()
-    for weight in family.weights
+    weight.template: weight for family in FAMILIES.values() for weight in family.weights
 }
 _FUSED = {
     f"{DECODER}*.self_attn.qkv_proj.weight": tuple(
@@ -77,6 +75,8 @@ def _reason(weight: Weight) -> str:
         return "bias: a vector"
     if weight.path.endswith("/scale"):
         return "norm: a vector"
+    if weight.shape[0] == "1":
+        return "gate of the shared expert: a vector"
     return "embedding" if weight.path.startswith("embed_tokens") else "output head"
 
 
@@ -142,7 +142,7 @@ def _missing(checkpoint: Checkpoint, grid: Grid, config: ModelConfig | None) -> 
         )
         return [Fault("", text)]
     table = {
-        weight.name.format(layer="*"): weight
+        weight.template: weight
         for weight in FAMILIES[config.family].present(config)
         if weight.analysed
     }
@@ -150,6 +150,8 @@ def _missing(checkpoint: Checkpoint, grid: Grid, config: ModelConfig | None) -> 
     wanted = {template for template in grid if template in _TABLE}
     if 2 * len(there) >= len(table):
         wanted |= table.keys() - _written_otherwise(grid)
+    if has_dense_layers(text_config(checkpoint)):
+        wanted = {template for template in wanted if f"{DECODER}*.mlp." not in template}
     faults = []
     for template in [name for name in (*table, *sorted(wanted)) if name in wanted]:
         text = f"tensor {{name}} is missing from {checkpoint.listing}"
@@ -205,7 +207,7 @@ def _misshapen(
     checkpoint: Checkpoint, grid: Grid, config: ModelConfig
 ) -> tuple[list[Fault], list[str]]:
     """Matrices of another shape than in other layers, and notes where config.json is alone."""
-    table = {weight.name.format(layer="*"): weight for weight in FAMILIES[config.family].weights}
+    table = {weight.template: weight for weight in FAMILIES[config.family].weights}
     faults, notes = [], []
     for template in sorted(grid.keys() & _TABLE.keys(), key=list(_TABLE).index):
         shapes = {

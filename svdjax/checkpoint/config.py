@@ -41,6 +41,17 @@ _SIZES = {
     "max_position_embeddings": 1 << 30,
     "original_max_position_embeddings": 1 << 30,
 }
+# Read by families of mixtures of experts alone.
+_EXPERT_SIZES = {
+    "num_experts": 1 << 16,
+    "num_local_experts": 1 << 16,
+    "num_experts_per_tok": 1 << 16,
+    "moe_intermediate_size": 1 << 24,
+    "shared_expert_intermediate_size": 1 << 24,
+}
+_MOST_EXPERTS = 1 << 17  # of all layers: each has a tensor of its own in every projection
+# One field under two names. Where a file has both, transformers goes by the family's other one.
+_OTHER_NAMES = {"num_experts": "num_local_experts", "num_local_experts": "num_experts"}
 # Not looked at by every family, and by some only beside others; 0 or -1 may say "none".
 _COUNTS = ("sliding_window", "max_window_layers", "sliding_window_pattern")
 _MOST_COUNT = 1 << 30
@@ -80,6 +91,11 @@ class ModelConfig:
         post_norms: A norm after each of the two (gemma, olmo2).
         fused_qkv: q, k and v are one projection (phi3).
         fused_gate_up: gate and up are one projection (phi3).
+        num_experts: Experts in the feed-forward part of every layer; 0: it is one, for all tokens.
+        experts_per_token: Experts that each token goes through.
+        expert_size: Width of an expert, `intermediate_size` being that of a dense layer.
+        shared_expert_size: Width of the expert that all tokens go through too (qwen2_moe); 0: none.
+        norm_topk_prob: The weights of a token's experts add up to 1.
     """
 
     family: str
@@ -112,6 +128,11 @@ class ModelConfig:
     logit_scale: float | None = None
     pre_norms: bool = True
     post_norms: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_size: int = 0
+    shared_expert_size: int = 0
+    norm_topk_prob: bool = False
 
     @property
     def rope_theta(self) -> float:
@@ -188,7 +209,10 @@ def _check_bounds(raw: Mapping[str, Any], where: str) -> None:
 
 def _settings(raw: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
     """Fields that the family reads, from the file or by default, of the types of the defaults."""
-    settings = {name: raw.get(name, default) for name, default in family.defaults.items()}
+    settings = {
+        name: raw.get(_OTHER_NAMES.get(name, name), raw.get(name, default))
+        for name, default in family.defaults.items()
+    }
     for name, default in family.defaults.items():
         value = settings[name]
         if type(default) not in _EXPECTED or (value is None and name in _NULLABLE):
@@ -207,11 +231,42 @@ def _settings(raw: Mapping[str, Any], family: Family, where: str) -> dict[str, A
         if type(value) not in (int, float) or not _LEAST_FACTOR <= value <= _MOST_FACTOR:
             bounds = f"a finite number above 0 ({_LEAST_FACTOR:g} to {_MOST_FACTOR:g})"
             raise InputError(f"{where}: {name} is {shown(value)}, expected {bounds}")
+    if "num_experts_per_tok" in settings:
+        _check_experts(settings, where)
     if settings["num_key_value_heads"] is None:
         settings["num_key_value_heads"] = settings["num_attention_heads"]
     if not settings.get("use_sliding_window", True):
         settings["sliding_window"] = None
     return settings
+
+
+def _check_experts(settings: Mapping[str, Any], where: str) -> None:
+    """Raises `InputError` where experts are too many, too few, or not in every layer."""
+    for name, most in _EXPERT_SIZES.items():
+        if name in settings:
+            small_json.whole(settings[name], f"{where}: {name}", 1, most)
+    experts = settings.get("num_experts") or settings["num_local_experts"]
+    if experts * settings["num_hidden_layers"] > _MOST_EXPERTS:
+        raise InputError(
+            f"{where}: {experts} experts in each of {settings['num_hidden_layers']} layers, "
+            f"expected at most {_MOST_EXPERTS} in all"
+        )
+    if settings["num_experts_per_tok"] > experts:
+        raise InputError(
+            f"{where}: num_experts_per_tok is {settings['num_experts_per_tok']}, expected at most "
+            f"the number of experts, {experts}"
+        )
+    if has_dense_layers(settings):
+        raise InputError(
+            f"{where}: decoder_sparse_step is {settings['decoder_sparse_step']}, which is not "
+            "supported; expected 1, experts in every layer"
+        )
+
+
+def has_dense_layers(fields: Mapping[str, Any]) -> bool:
+    """Whether fields of config.json leave some layers of a mixture of experts without experts."""
+    step = fields.get("decoder_sparse_step")
+    return bool(fields.get("mlp_only_layers")) or (step is not None and step != 1)
 
 
 def _convert(settings: Mapping[str, Any], family: Family, where: str) -> ModelConfig:

@@ -2,17 +2,21 @@
 
 Shapes are written in letters, as Hugging Face stores the tensor ([out, in] for matrices):
 `V` vocabulary, `D` model, `F` ffn, `H` head dim, `Q` = N*H all heads, `KV` = K*H all key (or value)
-heads, `QKV` = Q + 2*KV and `FF` = 2*F for phi3's fused projections. `L` layers are stacked on the
-leading axis of every leaf whose name has a `{layer}`.
+heads, `QKV` = Q + 2*KV and `FF` = 2*F for phi3's fused projections; `E` experts, `I` ffn of an
+expert, `S` ffn of the shared expert, `1`. `L` layers are stacked on the leading axis of every leaf
+whose name has a `{layer}`, and `E` experts on the next where it has an `{expert}`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from svdjax.checkpoint import defaults
 
 if TYPE_CHECKING:
     from svdjax.checkpoint.config import ModelConfig
@@ -24,7 +28,8 @@ class Weight:
 
     Attributes:
         path: Path in the pytree, parts joined by "/".
-        name: Name in the checkpoint; `{layer}` stands for the number of the layer.
+        name: Name in the checkpoint; `{layer}` stands for the number of the layer, `{expert}` for
+            that of the expert in it.
         shape: Letters of the tensor's shape as stored.
         transposed: The leaf is the transpose of the tensor (kernels are [in, out]).
         module: "self_attn", "mlp" or "".
@@ -48,9 +53,20 @@ class Weight:
         return "{layer}" in self.name
 
     @property
+    def template(self) -> str:
+        """The name with "*" for the numbers of layer and expert."""
+        return self.name.format(layer="*", expert="*")
+
+    @property
     def projection(self) -> str:
-        """Hugging Face's name of the projection, such as q_proj."""
-        return self.path.split("/")[-2]
+        """Hugging Face's name of the projection, such as q_proj or experts.up_proj."""
+        inner = self.path.removeprefix("layers/").removeprefix(f"{self.module}/")
+        return inner.rpartition("/")[0].replace("/", ".")
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether there is one tensor per expert of every layer."""
+        return "{expert}" in self.name
 
     def exists(self, config: ModelConfig) -> bool:
         """Whether a model of this configuration has the tensor."""
@@ -58,9 +74,21 @@ class Weight:
         return not flag or bool(getattr(config, flag)) != self.needs.startswith("not ")
 
     def tensors(self, config: ModelConfig) -> tuple[str, ...]:
-        """Names in the checkpoint, one per layer where stacked."""
-        layers = range(config.num_layers if self.stacked else 1)
-        return tuple(self.name.format(layer=layer) for layer in layers)
+        """Names in the checkpoint, one per layer where stacked, and in it one per expert."""
+        if not self.stacked:
+            return (self.name,)
+        return tuple(
+            self.name.format(layer=layer, expert=expert[0] if expert else "")
+            for layer, *expert in self.places(config)
+        )
+
+    def leading(self, config: ModelConfig) -> tuple[int, ...]:
+        """Sizes of the leaf's axes that number tensors: (L,), (L, E) or ()."""
+        return (config.num_layers,) * self.stacked + (config.num_experts,) * self.of_experts
+
+    def places(self, config: ModelConfig) -> list[tuple[int, ...]]:
+        """Index in the leaf of each of `tensors`."""
+        return list(itertools.product(*map(range, self.leading(config))))
 
     def stored_shape(self, config: ModelConfig) -> tuple[int, ...]:
         """Shape of each tensor in the checkpoint."""
@@ -71,7 +99,7 @@ class Weight:
         """Shape of the leaf: transposed and stacked as it applies."""
         stored = self.stored_shape(config)
         shape = stored[::-1] if self.transposed else stored
-        return (config.num_layers, *shape) if self.stacked else shape
+        return (*self.leading(config), *shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +117,7 @@ class Family:
         options: From the fields with their values to those of `ModelConfig` that are not what they
             are in llama; hidden_act as config.json spells it.
         refused: Fields that must not be set, as the decoder does not do what they say.
+        renamed: Parts of the table's names, and what they are in the files that transformers reads.
     """
 
     name: str
@@ -98,6 +127,13 @@ class Family:
     windows: Callable[[Mapping[str, Any], int], bool] | None = None
     options: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
     refused: tuple[str, ...] = ("use_bidirectional_attention",)
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    def stored_name(self, name: str) -> str:
+        """Name in a file of the tensor that the table calls `name`."""
+        for part, stored in self.renamed:
+            name = name.replace(part, stored)
+        return name
 
     def present(self, config: ModelConfig) -> tuple[Weight, ...]:
         """The entries that a model of this configuration has."""
@@ -117,6 +153,10 @@ def dimensions(config: ModelConfig) -> dict[str, int]:
         "KV": kv_heads,
         "QKV": heads + 2 * kv_heads,
         "FF": 2 * config.intermediate_size,
+        "E": config.num_experts,
+        "I": config.expert_size,
+        "S": config.shared_expert_size,
+        "1": 1,
     }
 
 
@@ -130,7 +170,8 @@ def _linear(
     parts: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Weight, ...]:
     """A projection and, where the configuration has it, its bias."""
-    path, tensor = f"layers/{module}/{name}", f"model.layers.{{layer}}.{module}.{name}"
+    inner = name.replace(".{expert}", "").replace(".", "/")
+    path, tensor = f"layers/{module}/{inner}", f"model.layers.{{layer}}.{module}.{name}"
     kernel = Weight(
         f"{path}/kernel", f"{tensor}.weight", (rows, columns), True, module, True, "", parts
     )
@@ -175,6 +216,24 @@ _MLP = (
     *_linear("mlp", "up_proj", "F", "D", bias="mlp_bias"),
     *_linear("mlp", "down_proj", "D", "F", bias="mlp_bias"),
 )
+_EXPERTS = (
+    *_linear("mlp", "experts.{expert}.gate_proj", "I", "D"),
+    *_linear("mlp", "experts.{expert}.up_proj", "I", "D"),
+    *_linear("mlp", "experts.{expert}.down_proj", "D", "I"),
+    *_linear("mlp", "gate", "E", "D"),
+)
+_SHARED_EXPERT = (
+    *_linear("mlp", "shared_expert.gate_proj", "S", "D"),
+    *_linear("mlp", "shared_expert.up_proj", "S", "D"),
+    *_linear("mlp", "shared_expert.down_proj", "D", "S"),
+    Weight(
+        "layers/mlp/shared_expert_gate/kernel",
+        "model.layers.{layer}.mlp.shared_expert_gate.weight",
+        ("1", "D"),
+        True,
+        "mlp",
+    ),
+)
 _TWO_NORMS = _norms("input_layernorm", "post_attention_layernorm")
 _FOUR_NORMS = _TWO_NORMS + _norms("pre_feedforward_layernorm", "post_feedforward_layernorm")
 _LLAMA = _ATTENTION + _MLP + _TWO_NORMS + _ENDS
@@ -188,6 +247,10 @@ _OLMO2 = (
     *_norms("post_attention_layernorm", "post_feedforward_layernorm"),
     *_ENDS,
 )
+_MIXTRAL = _ATTENTION + _EXPERTS + _TWO_NORMS + _ENDS
+_QWEN2_MOE = _ATTENTION + _EXPERTS + _SHARED_EXPERT + _TWO_NORMS + _ENDS
+_QWEN3_MOE = _MIXTRAL + _qk_norms("H", "H")
+_OLMOE = _MIXTRAL + _qk_norms("Q", "KV")
 _PHI3 = (
     *_linear(
         "self_attn",
@@ -202,86 +265,6 @@ _PHI3 = (
     *_TWO_NORMS,
     *_ENDS,
 )
-
-
-_LLAMA_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,  # as many as there are heads
-    "head_dim": None,  # hidden_size / num_attention_heads
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "rope_theta": 1e4,
-    "rope_scaling": None,
-    "rope_parameters": None,
-}
-_MISTRAL_DEFAULTS = _LLAMA_DEFAULTS | {
-    "intermediate_size": 14336,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "sliding_window": 4096,
-}
-_QWEN2_DEFAULTS = _LLAMA_DEFAULTS | {
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32768,
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-    "layer_types": None,
-}
-_QWEN3_DEFAULTS = _QWEN2_DEFAULTS | {"head_dim": 128}
-_PHI3_DEFAULTS = _LLAMA_DEFAULTS | {
-    "vocab_size": 32064,
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "max_position_embeddings": 4096,
-    "original_max_position_embeddings": 4096,
-    "partial_rotary_factor": 1.0,
-    "rms_norm_eps": 1e-5,
-    "sliding_window": None,
-}
-_OLMO2_DEFAULTS = _LLAMA_DEFAULTS | {"vocab_size": 50304, "rms_norm_eps": 1e-5}
-_GRANITE_DEFAULTS = _LLAMA_DEFAULTS | {
-    "embedding_multiplier": 1.0,
-    "logits_scaling": 1.0,
-    "residual_multiplier": 1.0,
-    "attention_multiplier": 1.0,
-}
-_GEMMA2_DEFAULTS = _LLAMA_DEFAULTS | {
-    "vocab_size": 256000,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "layer_types": None,
-    "final_logit_softcapping": 30.0,
-    "attn_logit_softcapping": 50.0,
-}
-_GEMMA3_DEFAULTS = _GEMMA2_DEFAULTS | {
-    "vocab_size": 262208,
-    "max_position_embeddings": 131072,
-    "rope_theta": 1e6,
-    "rope_local_base_freq": 1e4,
-    "sliding_window_pattern": 6,
-    "final_logit_softcapping": None,
-    "attn_logit_softcapping": None,
-}
 
 
 def _has_window(settings: Mapping[str, Any], layer: int) -> bool:
@@ -310,6 +293,16 @@ def _granite(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _experts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "num_experts": settings.get("num_local_experts") or settings["num_experts"],
+        "experts_per_token": settings["num_experts_per_tok"],
+        "expert_size": settings.get("moe_intermediate_size") or settings["intermediate_size"],
+        "shared_expert_size": settings.get("shared_expert_intermediate_size", 0),
+        "norm_topk_prob": settings.get("norm_topk_prob", True),
+    }
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.name: family
@@ -318,17 +311,17 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "qwen2",
                 "Qwen2ForCausalLM",
                 _LLAMA,
-                _QWEN2_DEFAULTS,
+                defaults.QWEN2,
                 windows=_has_window,
                 options=lambda settings: {"attention_bias": True, "attention_out_bias": False},
             ),
-            Family("llama", "LlamaForCausalLM", _LLAMA, _LLAMA_DEFAULTS),
-            Family("mistral", "MistralForCausalLM", _LLAMA, _MISTRAL_DEFAULTS, windows=_has_window),
+            Family("llama", "LlamaForCausalLM", _LLAMA, defaults.LLAMA),
+            Family("mistral", "MistralForCausalLM", _LLAMA, defaults.MISTRAL, windows=_has_window),
             Family(
                 "gemma2",
                 "Gemma2ForCausalLM",
                 _GEMMA2,
-                _GEMMA2_DEFAULTS,
+                defaults.GEMMA2,
                 windows=lambda settings, layer: layer % 2 == 0,
                 options=lambda settings: {
                     **_gemma(settings),
@@ -339,7 +332,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "phi3",
                 "Phi3ForCausalLM",
                 _PHI3,
-                _PHI3_DEFAULTS,
+                defaults.PHI3,
                 windows=_has_window,
                 options=lambda settings: {"fused_qkv": True, "fused_gate_up": True},
             ),
@@ -347,7 +340,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "qwen3",
                 "Qwen3ForCausalLM",
                 _QWEN3,
-                _QWEN3_DEFAULTS,
+                defaults.QWEN3,
                 windows=_has_window,
                 options=lambda settings: {"qk_norm": "head"},
             ),
@@ -355,7 +348,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "olmo2",
                 "Olmo2ForCausalLM",
                 _OLMO2,
-                _OLMO2_DEFAULTS,
+                defaults.OLMO2,
                 options=lambda settings: {
                     "qk_norm": "all",
                     "pre_norms": False,
@@ -366,7 +359,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "gemma3_text",
                 "Gemma3ForCausalLM",
                 _GEMMA3,
-                _GEMMA3_DEFAULTS,
+                defaults.GEMMA3,
                 windows=lambda settings, layer: (
                     (layer + 1) % settings["sliding_window_pattern"] > 0
                 ),
@@ -374,7 +367,55 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 # It has the second field from gemma2; transformers reads it and caps nothing.
                 refused=("use_bidirectional_attention", "attn_logit_softcapping"),
             ),
-            Family("granite", "GraniteForCausalLM", _LLAMA, _GRANITE_DEFAULTS, options=_granite),
+            Family("granite", "GraniteForCausalLM", _LLAMA, defaults.GRANITE, options=_granite),
+            Family(
+                "mixtral",
+                "MixtralForCausalLM",
+                _MIXTRAL,
+                defaults.MIXTRAL,
+                windows=_has_window,
+                options=_experts,
+                renamed=(
+                    (".mlp.", ".block_sparse_moe."),
+                    (".gate_proj.", ".w1."),
+                    (".down_proj.", ".w2."),
+                    (".up_proj.", ".w3."),
+                ),
+            ),
+            Family(
+                "qwen2_moe",
+                "Qwen2MoeForCausalLM",
+                _QWEN2_MOE,
+                defaults.QWEN2_MOE,
+                windows=lambda settings, layer: (
+                    settings["use_sliding_window"]
+                    and layer % 2 == 0
+                    and layer < settings["max_window_layers"]
+                ),
+                options=lambda settings: {
+                    **_experts(settings),
+                    "attention_bias": settings["qkv_bias"],
+                    "attention_out_bias": False,
+                },
+                refused=("use_bidirectional_attention", "mlp_only_layers"),
+            ),
+            Family(
+                "qwen3_moe",
+                "Qwen3MoeForCausalLM",
+                _QWEN3_MOE,
+                defaults.QWEN3_MOE,
+                windows=_has_window,
+                options=lambda settings: {**_experts(settings), "qk_norm": "head"},
+                refused=("use_bidirectional_attention", "mlp_only_layers"),
+            ),
+            Family(
+                "olmoe",
+                "OlmoeForCausalLM",
+                _OLMOE,
+                defaults.OLMOE,
+                options=lambda settings: {**_experts(settings), "qk_norm": "all"},
+                refused=("use_bidirectional_attention", "clip_qkv"),
+            ),
         )
     }
 )

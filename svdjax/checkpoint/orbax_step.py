@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.checkpoint import contents, files, small_json
-from svdjax.checkpoint.config import config_from
+from svdjax.checkpoint.config import ModelConfig, config_from
 from svdjax.checkpoint.families import FAMILIES, Weight
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.reader import Checkpoint
@@ -78,12 +78,10 @@ class OrbaxCheckpoint(Checkpoint):
             )
         config = config_from(self.config, str(self.settings.path))
         self._root, self._leaves = _parameters(_leaves(self.folder), self.folder)
-        self._sources: dict[str, tuple[str, int | None, bool]] = {}
+        self._sources: dict[str, tuple[str, tuple[int, ...], bool]] = {}
         self._specs: dict[str, TensorSpec] = {}
         weights = FAMILIES[config.family].present(config)
-        faults = [
-            fault for weight in weights if (fault := self._match(weight, weight.tensors(config)))
-        ]
+        faults = [fault for weight in weights if (fault := self._match(weight, config))]
         known = {weight.path for weight in weights}
         faults += [
             f"leaf {leaf} is not part of a {config.family} model with this config.json"
@@ -94,20 +92,21 @@ class OrbaxCheckpoint(Checkpoint):
         self.names = tuple(sorted(self._specs))
         self._key = object()
 
-    def _match(self, weight: Weight, names: tuple[str, ...]) -> str:
+    def _match(self, weight: Weight, config: ModelConfig) -> str:
         """Notes the leaf and the specs of a weight's tensors; returns its fault, if any."""
         if weight.path not in self._leaves:
             return f"leaf {weight.path} is missing"
         shape, dtype = self._leaves[weight.path]
         if dtype not in FLOATS:
             return f"leaf {weight.path} is {dtype}, expected bf16, f16 or f32"
-        if weight.stacked and (not shape or shape[0] != len(names)):
-            return f"leaf {weight.path} has shape {shape}, expected {len(names)} layers first"
-        stored = shape[1:] if weight.stacked else shape
+        leading = weight.leading(config)
+        if shape[: len(leading)] != leading:
+            sizes = " of ".join(f"{n} {what}" for n, what in zip(leading, ("layers", "experts")))
+            return f"leaf {weight.path} has shape {shape}, expected {sizes} first"
+        stored = shape[len(leading) :]
         stored = stored[::-1] if weight.transposed else stored
-        for layer, name in enumerate(names):
-            index = layer if weight.stacked else None
-            self._sources[name] = (weight.path, index, weight.transposed)
+        for place, name in zip(weight.places(config), weight.tensors(config)):
+            self._sources[name] = (weight.path, place, weight.transposed)
             self._specs[name] = TensorSpec(stored, dtype, self.folder.name, (0, 0))
         return ""
 
@@ -146,9 +145,8 @@ class OrbaxCheckpoint(Checkpoint):
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """A tensor, matrices as [O, I], or its rows, as `Checkpoint.read`."""
         self.spec(name)
-        leaf, layer, transposed = self._sources[name]
-        tensor = self._leaf(leaf)
-        tensor = tensor if layer is None else tensor[layer]
+        leaf, place, transposed = self._sources[name]
+        tensor = self._leaf(leaf)[place]
         tensor = tensor.T if transposed else tensor
         return np.array(tensor if rows is None else tensor[rows[0] : rows[1]], order="C")
 

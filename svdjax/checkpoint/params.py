@@ -1,6 +1,7 @@
 """Whole models as pytrees: shapes, and loading for the decoder.
 
-Leaves in the layout of `svdjax.model`: kernels [L, I, O], biases [L, O], norms [L, D].
+Leaves in the layout of `svdjax.model`: kernels [L, I, O] (of experts [L, E, I, O]), biases [L, O],
+norms [L, D].
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def _leaf(checkpoint: Checkpoint, weight: Weight, config: ModelConfig, dtype: An
     names = weight.tensors(config)
     wanted = np.dtype(checkpoint.spec(names[0]).dtype if dtype is None else dtype)
     leaf = np.empty(weight.leaf_shape(config), wanted)
-    for layer, name in enumerate(names):
+    for place, name in zip(weight.places(config), names):
         tensor = checkpoint.read(name)
         check_finite(checkpoint, name, tensor)
         tensor = tensor.T if weight.transposed else tensor
-        leaf[layer if weight.stacked else ...] = tensor.astype(wanted, copy=False)
+        leaf[place] = tensor.astype(wanted, copy=False)
     return leaf
 
 

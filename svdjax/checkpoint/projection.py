@@ -70,6 +70,12 @@ class Projection:
         return (columns, rows) if self.transposed else (rows, columns)
 
     @property
+    def path(self) -> str:
+        """Path of the decoder's leaf, [L, I, O] or of experts [L, E, I, O]."""
+        name = "gate" if self.name == "router" else self.name.replace(".", "/")
+        return f"layers/{self.module}/{name}/kernel"
+
+    @property
     def turned(self) -> bool:
         """Whether a matrix with its short side as rows is W^T; a square one is as stored."""
         rows, columns = self.shape

@@ -19,16 +19,21 @@ class Rope:
     """Rotary position embedding: how the `H` dimensions of queries and keys turn with position.
 
     Attributes:
-        kind: "default", "linear", "llama3" or "longrope".
+        kind: "default", "linear", "dynamic", "yarn", "llama3" or "longrope".
         theta: Base of the wavelengths.
         partial_rotary_factor: Share of the head dimensions that turn; the rest passes unchanged.
-        factor: Stretch of the wavelengths (linear, llama3).
+        factor: Stretch of the wavelengths (linear, yarn, llama3), or how fast it grows with the
+            length of the sequence (dynamic).
         low_freq_factor: llama3: wavelengths above original / low_freq_factor are stretched fully.
         high_freq_factor: llama3: wavelengths below original / high_freq_factor are left alone.
-        original_max_position_embeddings: Context length of pre-training (llama3, longrope).
+        original_max_position_embeddings: Context length of pre-training (dynamic, yarn, llama3,
+            longrope).
         short_factor: longrope: stretch of each frequency in sequences up to the original length.
         long_factor: longrope: stretch of each frequency in longer sequences.
-        attention_factor: longrope: multiplies cosines and sines.
+        attention_factor: yarn, longrope: multiplies cosines and sines.
+        beta_fast: yarn: angles of more turns within the original length are left alone.
+        beta_slow: yarn: angles of fewer turns are stretched fully.
+        truncate: yarn: the two bounds are rounded outwards to whole angles.
     """
 
     kind: str = "default"
@@ -41,6 +46,9 @@ class Rope:
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
     attention_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
 
 
 def read_rope(settings: Mapping[str, Any], head_dim: int, where: str) -> tuple[Rope, Rope | None]:
@@ -105,7 +113,7 @@ def _rope(
         return small_json.number(value, f"{where}: {name} of its rope", above=0.0)
 
     kind = fields.get("rope_type", fields.get("type", "default"))
-    kinds, partial = ("default", "linear", "llama3", "longrope"), 1.0
+    kinds, partial = ("default", "linear", "dynamic", "yarn", "llama3", "longrope"), 1.0
     # phi3 alone turns a part of the head dimensions; transformers ignores the field elsewhere.
     if "partial_rotary_factor" in settings:
         kinds = ("default", "longrope")
@@ -128,6 +136,11 @@ def _rope(
     if kind == "linear":
         return Rope("linear", theta, partial, factor=positive("factor"))
     longest = settings["max_position_embeddings"]
+    if kind == "dynamic":
+        if turning < 4:
+            raise InputError(f"{where}: rope type 'dynamic' needs 4 turning dimensions at least")
+        factor = positive("factor")
+        return Rope(kind, theta, partial, factor, original_max_position_embeddings=longest)
     original = int(positive("original_max_position_embeddings", longest))
     # phi3 states it beside its rope, whatever that says.
     original = settings.get("original_max_position_embeddings", original)
@@ -136,6 +149,8 @@ def _rope(
             f"{where}: original_max_position_embeddings is {original}, expected a whole number in "
             f"2..{_MOST_POSITIONS}"
         )
+    if kind == "yarn":
+        return _yarn(fields, positive, theta, partial, longest, original, where)
     if kind == "llama3":
         low, high = positive("low_freq_factor"), positive("high_freq_factor")
         if low == high:
@@ -159,6 +174,43 @@ def _rope(
         short_factor=_factors(fields.get("short_factor"), turning // 2, f"{where}: short_factor"),
         long_factor=_factors(fields.get("long_factor"), turning // 2, f"{where}: long_factor"),
         attention_factor=_attention_factor(positive, fields, longest, original),
+    )
+
+
+def _yarn(
+    fields: Mapping[str, Any],
+    positive: Callable[..., float],
+    theta: float,
+    partial: float,
+    longest: int,
+    original: int,
+    where: str,
+) -> Rope:
+    """The embedding of YaRN (arXiv 2309.00071): stretched where an angle turns slowly."""
+    # A factor that is null, though stated, follows from the two lengths (DeepSeek-V3).
+    stated = "factor" in fields and fields["factor"] is None
+    factor = positive("factor", longest / original if stated else None)
+    if theta == 1.0:
+        raise InputError(f"{where}: rope_theta of its rope is 1, expected another for yarn")
+    attention_factor = 1.0
+    if fields.get("attention_factor") is not None:
+        attention_factor = positive("attention_factor")
+    elif factor > 1.0:
+        stretch, scale, beside = math.log(factor), 1.0, 0.0
+        if fields.get("mscale") and fields.get("mscale_all_dim"):
+            scale, beside = positive("mscale"), positive("mscale_all_dim")
+        attention_factor = (0.1 * scale * stretch + 1.0) / (0.1 * beside * stretch + 1.0)
+    truncate = fields.get("truncate", True)
+    return Rope(
+        "yarn",
+        theta,
+        partial,
+        factor=factor,
+        beta_fast=positive("beta_fast") if fields.get("beta_fast") else 32.0,
+        beta_slow=positive("beta_slow") if fields.get("beta_slow") else 1.0,
+        truncate=small_json.flag(truncate, f"{where}: truncate of its rope"),
+        original_max_position_embeddings=original,
+        attention_factor=attention_factor,
     )
 
 

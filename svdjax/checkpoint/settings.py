@@ -17,7 +17,8 @@ _DECODER_ONLY = (
 _SHAPES = (
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings"),
-    *("attention_bias", "mlp_bias"),
+    *("attention_bias", "mlp_bias", "qkv_bias", "num_experts", "num_local_experts"),
+    *("moe_intermediate_size", "shared_expert_intermediate_size"),
 )
 
 

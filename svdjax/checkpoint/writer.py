@@ -55,14 +55,20 @@ def save_checkpoint(
     config = model_config(config_dict)
     stored = _storage_dtype(dtype)
     leaves = traverse_util.flatten_dict(params, sep="/")
-    weights = FAMILIES[config.family].present(config)
+    family = FAMILIES[config.family]
+    weights = family.present(config)
     _check_leaves(leaves, {weight.path: weight.leaf_shape(config) for weight in weights})
     outgoing = [
-        LazyTensor(name, weight.stored_shape(config), stored, _slice_of(leaves, weight, layer))
+        LazyTensor(
+            family.stored_name(name),
+            weight.stored_shape(config),
+            stored,
+            _slice_of(leaves, weight, place),
+        )
         for weight in weights
-        for layer, name in enumerate(weight.tensors(config))
+        for place, name in zip(weight.places(config), weight.tensors(config))
     ]
-    raw = {"architectures": [FAMILIES[config.family].architecture], **config_dict}
+    raw = {"architectures": [family.architecture], **config_dict}
     return write_checkpoint(
         directory,
         outgoing,
@@ -128,10 +134,11 @@ def _check_leaves(leaves: Mapping[str, Any], expected: Mapping[str, tuple[int, .
         raise InputError(f"parameters do not fit the config: {files.listed(faults)}")
 
 
-def _slice_of(leaves: Mapping[str, Any], weight: Weight, layer: int) -> Callable[[], np.ndarray]:
+def _slice_of(
+    leaves: Mapping[str, Any], weight: Weight, place: tuple[int, ...]
+) -> Callable[[], np.ndarray]:
     def make() -> np.ndarray:
-        leaf = leaves[weight.path]
-        array = np.asarray(leaf[layer] if weight.stacked else leaf)
+        array = np.asarray(leaves[weight.path][place])
         return array.T if weight.transposed else array
 
     return make

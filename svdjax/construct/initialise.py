@@ -51,6 +51,12 @@ class Initialisation(Edit):
                 "an adapter cannot name its layers; scaled works"
             )
         super().__init__(job, plan, stop)
+        experts = [each.name for each in self.whole.projections if each.experts]
+        if job.lora and experts:
+            raise InputError(
+                f"--modules={job.modules or 'all'}: chooses {', '.join(experts)}, and PEFT's LoRA "
+                "has no layer for an expert's matrix; choose others, such as self_attn"
+            )
         self.starts = {
             each.name: start_of(job.components, job.rank, min(each.shape), each.name)
             for each in self.whole.projections
@@ -98,10 +104,7 @@ class Initialisation(Edit):
             save_adapter(
                 rewrite.data / "adapter",
                 {
-                    f"layers/{each.module}/{each.name}/kernel": (
-                        parts[each.name]["a"],
-                        parts[each.name]["b"],
-                    )
+                    each.path: (parts[each.name]["a"], parts[each.name]["b"])
                     for each in self.plan.projections
                 },
                 model_config(self.plan.post.home),

@@ -231,6 +231,11 @@ def leaf_at(tree: Tree, path: str) -> Any:
 
 def replaced_leaves(tree: Tree, new: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A new tree with some leaves replaced, the others shared."""
+    if not prefix and (unknown := new.keys() - set(paths(tree))):
+        raise InputError(
+            f"{', '.join(sorted(unknown))}: no leaf of the model, whose linear layers are written "
+            "otherwise (fused, or not as experts) than those that were constructed"
+        )
     return {
         key: replaced_leaves(value, new, f"{prefix}{key}/")
         if isinstance(value, Mapping)

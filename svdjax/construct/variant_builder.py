@@ -190,7 +190,9 @@ def variant_of(model: Model) -> Variant:
 def store(leaves: dict[str, np.ndarray], group: Group, built: Built) -> None:
     """Puts the layers of a group into the leaf that is to replace that of post."""
     projection = group.projection
-    path = f"layers/{projection.module}/{projection.name}/kernel"
-    if path not in leaves:
-        leaves[path] = np.empty((len(projection.tensors), *projection.shape), built.w.dtype)
-    leaves[path][group.start : group.stop] = built.w[: len(group.tensors)]
+    experts = (len(projection.experts),) if projection.experts else ()
+    if projection.path not in leaves:
+        shape = (len(projection.layers), *experts, *projection.shape)
+        leaves[projection.path] = np.empty(shape, built.w.dtype)
+    matrices = leaves[projection.path].reshape(-1, *projection.shape)
+    matrices[group.start : group.stop] = built.w[: len(group.tensors)]

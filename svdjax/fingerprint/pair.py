@@ -14,7 +14,6 @@ from svdjax.errors import InputError
 from svdjax.fingerprint.canonical import canonical
 from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD, Layer, read_layer
 
-
 _HEAD = "lm_head.weight"
 
 
@@ -70,6 +69,11 @@ def open_model(source: str) -> Model:
             f"model_type is {kind!r}, expected one of {', '.join(FAMILIES)}"
         )
     config, notes = read_config(checkpoint)
+    if config.num_experts:
+        raise InputError(
+            f"{checkpoint.path}: is a mixture of experts ({kind}), whose experts are not aligned; "
+            "expected a dense model"
+        )
     headless = not config.tie_word_embeddings and _HEAD not in checkpoint
     if headless:
         config = dataclasses.replace(config, tie_word_embeddings=True)

@@ -1,6 +1,6 @@
-"""One transformer block: norms, attention and the gated feed-forward part.
+"""One transformer block: norms, attention and the feed-forward part.
 
-Axes: `B` batch, `T` time, `D` model, `F` ffn.
+Axes: `B` batch, `T` time, `D` model.
 """
 
 from __future__ import annotations
@@ -12,31 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.checkpoint.config import ModelConfig
-from svdjax.model.attention import KV, Attention, SequenceInfo, linear
+from svdjax.model.attention import KV, Attention, SequenceInfo
+from svdjax.model.experts import SparseFeedForward
+from svdjax.model.feed_forward import FeedForward
 from svdjax.model.norm import RMSNorm
 from svdjax.model.taps import Taps
-
-
-class FeedForward(nn.Module):
-    """`(act(x W_gate) * (x W_up)) W_down`."""
-
-    config: ModelConfig
-    dtype: Any
-    init_scale: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Output [B, T, D] for x [B, T, D]."""
-        c, dtype, scale = self.config, self.dtype, self.init_scale
-        F, bias = c.intermediate_size, c.mlp_bias
-        if c.fused_gate_up:
-            fused = linear(2 * F, bias, dtype, scale, "gate_up_proj")(x)
-            gate, up = jnp.split(fused, 2, axis=-1)
-        else:
-            gate = linear(F, bias, dtype, scale, "gate_proj")(x)
-            up = linear(F, bias, dtype, scale, "up_proj")(x)
-        gate = jax.nn.silu(gate) if c.hidden_act == "silu" else jax.nn.gelu(gate, approximate=True)
-        return linear(c.hidden_size, bias, dtype, scale, "down_proj")(gate * up)
 
 
 class Block(nn.Module):
@@ -70,7 +50,8 @@ class Block(nn.Module):
             return x + out
 
         attention = Attention(c, dtype, self.init_scale, self.taps, name="self_attn")
-        feed_forward = FeedForward(c, dtype, self.init_scale, name="mlp")
+        module = SparseFeedForward if c.num_experts else FeedForward
+        feed_forward = module(c, dtype, self.init_scale, name="mlp")
         out, kv = attention(pre_norm(x, "input_layernorm"), sequence, window, cache)
         x = residual(x, out, "post_attention_layernorm")
         # Hugging Face's name of the second norm depends on whether there is one after attention.

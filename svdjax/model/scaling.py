@@ -2,9 +2,10 @@
 
 `W = U S V^T`, so `c W = U (c S) V^T`: all singular values are scaled, and nothing is factorised.
 Leaves keep shape and dtype, so that programs compiled for the model serve every scaling of it.
-Parts of fused projections are columns of their kernels.
+Parts of fused projections are columns of their kernels. A layer's experts, the shared one among
+them, are scaled alike.
 
-Axes: `L` layers, `I` in, `O` out.
+Axes: `L` layers, `E` experts, `I` in, `O` out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from svdjax.checkpoint import ModelConfig
 from svdjax.checkpoint.families import FAMILIES, dimensions
@@ -44,31 +46,29 @@ def scale_projections(
     Raises:
         ValueError: A name is no projection, or there is another number of factors than layers.
     """
-    tables: dict[tuple[str, str, str], np.ndarray] = {}
-    unused = dict(factors)
-    for module, owner, parts in _projections(config):
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    tables: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    for path, parts in _projections(config):
         start = 0
         for name, size in parts:
             start += size
             if name not in factors:
                 continue
-            by_layer = np.asarray(unused.pop(name), np.float32)
+            used.add(name)
+            by_layer = np.asarray(factors[name], np.float32)
             if by_layer.shape != (config.num_layers,):
                 raise ValueError(f"{name}: shape {by_layer.shape}, there are {config.num_layers}")
             width = sum(columns for _, columns in parts)
             for kind in ("kernel", "bias") if name in biases else ("kernel",):
-                if kind in params["layers"][module][owner]:
+                if f"{path}/{kind}" in leaves:
                     ones = np.ones((config.num_layers, width), np.float32)
-                    table = tables.setdefault((module, owner, kind), ones)
+                    table = tables.setdefault(f"{path}/{kind}", ones)
                     table[:, start - size : start] = by_layer[:, None]
-    if unused:
-        raise ValueError(f"{', '.join(unused)}: no projection of {config.family}")
-    layers = dict(params["layers"])
-    for (module, owner, kind), table in tables.items():
-        leaves = layers[module][owner]
-        scaled = _multiplied(leaves[kind], table)
-        layers[module] = layers[module] | {owner: leaves | {kind: scaled}}
-    return params | {"layers": layers}
+    if unused := set(factors) - used:
+        raise ValueError(f"{', '.join(sorted(unused))}: no projection of {config.family}")
+    scaled = {path: _multiplied(leaves[path], table) for path, table in tables.items()}
+    return traverse_util.unflatten_dict(leaves | scaled, sep="/")
 
 
 def without_effect(config: ModelConfig, names: Collection[str]) -> str:
@@ -93,18 +93,18 @@ def _biased(config: ModelConfig, name: str) -> bool:
     return config.attention_out_bias or (name == "v_proj" and config.attention_bias)
 
 
-def _projections(config: ModelConfig) -> Iterator[tuple[str, str, list[tuple[str, int]]]]:
-    """Module, projection, and its parts with their columns in the kernel."""
+def _projections(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """Path of a projection, and its parts with their columns in the kernel."""
     sizes = dimensions(config)
     for weight in FAMILIES[config.family].present(config):
         if weight.analysed:
-            own = ((weight.projection, weight.shape[0]),)
-            parts = [(name, sizes[letter]) for name, letter in weight.parts or own]
-            yield weight.module, weight.projection, parts
+            path = weight.path.removesuffix("/kernel")
+            own = ((path.rpartition("/")[2], weight.shape[0]),)
+            yield path, [(name, sizes[letter]) for name, letter in weight.parts or own]
 
 
 @jax.jit
 def _multiplied(leaf: jax.Array, table: jax.Array) -> jax.Array:
-    """A kernel [L, I, O], or a bias [L, O], by the factors of its columns [L, O]."""
-    columns = table[:, None, :] if leaf.ndim == 3 else table
+    """A kernel [L, I, O] or [L, E, I, O], or a bias [L, O], by its columns' factors [L, O]."""
+    columns = table.reshape(len(leaf), *(1,) * (leaf.ndim - 2), -1)
     return (leaf.astype(jnp.float32) * columns).astype(leaf.dtype)

@@ -16,6 +16,8 @@ from svdjax.errors import InputError
 ROWS, WEIGHTS = "rows", "weights"
 # Projections split by input: their inputs are split by output, and nothing is gathered between.
 _BY_INPUT = ("o_proj", "down_proj")
+# The routers of mixtures of experts, small, and needed whole.
+_WHOLE = ("gate", "shared_expert_gate")
 
 
 def decoder_mesh(devices: int = 0, tensor_parallel: int = 1) -> Mesh:
@@ -50,8 +52,9 @@ def shard_params(params: Any, mesh: Mesh, dtype: Any) -> Any:
     """Floating leaves on the devices in the compute dtype, split over the axis `WEIGHTS`.
 
     Query, key, value, gate and up projections are split by output, o_proj and down_proj by input,
-    embedding and head by vocabulary, each where the devices divide it; norms lie on all. Leaf by
-    leaf, so that the host holds one converted leaf at a time.
+    embedding and head by vocabulary, each where the devices divide it; experts are split each in
+    itself, by the same rule; norms and routers lie on all. Leaf by leaf, so that the host holds one
+    converted leaf at a time.
     """
 
     def put(path: Any, leaf: Any) -> jax.Array:
@@ -67,7 +70,7 @@ def shard_params(params: Any, mesh: Mesh, dtype: Any) -> Any:
 def _axes(names: list[str], shape: tuple[int, ...], shards: int) -> list[str | None]:
     axes: list[str | None] = [None] * len(shape)
     *_, owner, kind = names
-    if kind == "scale" or (kind == "bias" and owner in _BY_INPUT):
+    if kind == "scale" or owner in _WHOLE or (kind == "bias" and owner in _BY_INPUT):
         return axes
     axis = len(shape) - (2 if owner in _BY_INPUT or kind == "embedding" else 1)
     if shape[axis] % shards == 0:

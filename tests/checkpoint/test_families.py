@@ -63,8 +63,37 @@ SPARSE: tuple[dict[str, Any], ...] = (
     {"partial_rotary_factor": 0.5},
     {"head_dim": 48},
     {"final_logit_softcapping": None, "attn_logit_softcapping": None},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+    {"rope_scaling": {"type": "yarn"}},
+    {
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": None,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 16,
+            "beta_slow": 2.0,
+            "truncate": False,
+        }
+    },
+    {"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.707}},
+    {"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 0.707, "beta_fast": 0}},
+    {"rope_scaling": {"type": "yarn", "factor": 0.5, "attention_factor": 1.25}},
+    {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 512},
+    {"rope_scaling": {"rope_type": "dynamic"}},
     {"torch_dtype": "bfloat16", "architectures": ["X"], "transformers_version": "4.40.0"},
     {"dtype": "float32", "num_labels": 3, "eos_token_id": [1, 2], "pad_token_id": None},
+)
+EXPERTS: tuple[dict[str, Any], ...] = (
+    {"num_experts": 5, "num_experts_per_tok": 2},
+    {"num_experts": 2, "num_experts_per_tok": 1, "norm_topk_prob": True},
+    {"moe_intermediate_size": 256, "shared_expert_intermediate_size": 128},
+    {"qkv_bias": False},
+    {"mlp_only_layers": [], "decoder_sparse_step": 1, "clip_qkv": None},
+    {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 9},
+)
+OTHER_NAME: tuple[dict[str, Any], ...] = (
+    {"num_local_experts": 5, "num_experts_per_tok": 2},
+    {"num_local_experts": 5, "num_experts": 4, "num_experts_per_tok": 2},
 )
 ONE_ROPE: tuple[dict[str, Any], ...] = (
     {"rope_scaling": {"rope_type": "default"}, "rope_parameters": {"rope_theta": 7.0}},
@@ -90,6 +119,8 @@ def contents(family: str) -> Iterator[dict[str, Any]]:
     """Contents of config.json, bare and full, of both forms, and full ones without a field."""
     yield from SPARSE
     yield from BY_KIND if family == "gemma3_text" else ONE_ROPE
+    if family in tiny.SPARSE:
+        yield from EXPERTS if family == "qwen2_moe" else EXPERTS + OTHER_NAME
     for variant in VARIANTS.values():
         for style in ("v4", "v5"):
             if variant.family == family:
@@ -124,10 +155,14 @@ def expected_rope(fields: dict[str, Any], reference: Any) -> Rope:
         "theta": float(fields["rope_theta"]),
         "partial_rotary_factor": fields["partial_rotary_factor"] if phi3 else 1.0,
     }
-    if kind in ("linear", "llama3"):
+    if kind in ("linear", "llama3", "dynamic"):
         values["factor"] = float(fields["factor"])
     if kind == "llama3":
         values |= {name: float(fields[name]) for name in ("low_freq_factor", "high_freq_factor")}
+    if kind == "dynamic":
+        values["original_max_position_embeddings"] = reference.max_position_embeddings
+    if kind == "yarn":
+        values |= expected_yarn(fields, reference)
     if kind in ("llama3", "longrope"):
         values["original_max_position_embeddings"] = original
     if kind == "longrope":
@@ -138,14 +173,37 @@ def expected_rope(fields: dict[str, Any], reference: Any) -> Rope:
     return Rope(**values)
 
 
+def expected_yarn(fields: dict[str, Any], reference: Any) -> dict[str, Any]:
+    """What YaRN adds, from its paper and transformers' documentation of the fields."""
+    original = fields["original_max_position_embeddings"]
+    factor = fields["factor"] or reference.max_position_embeddings / original
+
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    attention = fields.get("attention_factor")
+    if attention is None:
+        attention = scale(1.0)
+        if fields.get("mscale") and fields.get("mscale_all_dim"):
+            attention = scale(fields["mscale"]) / scale(fields["mscale_all_dim"])
+    return {
+        "factor": float(factor),
+        "beta_fast": float(fields.get("beta_fast") or 32),
+        "beta_slow": float(fields.get("beta_slow") or 1),
+        "truncate": fields.get("truncate", True),
+        "original_max_position_embeddings": original,
+        "attention_factor": attention,
+    }
+
+
 def expected_config(family: str, reference: Any) -> dict[str, Any]:
     """Fields of `ModelConfig`, from transformers' configuration."""
     layers, heads = reference.num_hidden_layers, reference.num_attention_heads
     head_dim = getattr(reference, "head_dim", None) or reference.hidden_size // heads
     window, kinds = getattr(reference, "sliding_window", None), ("full_attention",) * layers
-    if family in ("qwen2", "qwen3", *GEMMA):
+    if family in ("qwen2", "qwen3", "qwen2_moe", *GEMMA):
         kinds = reference.layer_types
-    elif family in ("mistral", "phi3"):
+    elif family in ("mistral", "phi3", "mixtral", "qwen3_moe"):
         kinds = ("sliding_attention",) * layers
     bias = getattr(reference, "attention_bias", False)
     values: dict[str, Any] = {
@@ -163,8 +221,8 @@ def expected_config(family: str, reference: Any) -> dict[str, Any]:
         "rms_norm_eps": reference.rms_norm_eps,
         "hidden_act": "gelu_tanh" if family in GEMMA else reference.hidden_act,
         "tie_word_embeddings": reference.tie_word_embeddings,
-        "attention_bias": family == "qwen2" or bias,
-        "attention_out_bias": family != "qwen2" and bias,
+        "attention_bias": family == "qwen2" or getattr(reference, "qkv_bias", bias),
+        "attention_out_bias": family not in ("qwen2", "qwen2_moe") and bias,
         "mlp_bias": getattr(reference, "mlp_bias", False),
     }
     ropes = reference.rope_parameters
@@ -179,6 +237,18 @@ def expected_config(family: str, reference: Any) -> dict[str, Any]:
         values["final_logit_softcap"] = reference.final_logit_softcapping
     if family == "gemma2":
         values["attn_logit_softcap"] = reference.attn_logit_softcapping
+    if family in tiny.SPARSE:
+        wide = family in ("mixtral", "olmoe")
+        size = reference.intermediate_size if wide else reference.moe_intermediate_size
+        values |= {
+            "num_experts": reference.num_experts,
+            "experts_per_token": reference.num_experts_per_tok,
+            "expert_size": size,
+            "shared_expert_size": (
+                reference.shared_expert_intermediate_size if family == "qwen2_moe" else 0
+            ),
+            "norm_topk_prob": family == "mixtral" or reference.norm_topk_prob,
+        }
     if family == "granite":
         values["query_scale"] = reference.attention_multiplier
         values["embedding_scale"] = reference.embedding_multiplier
@@ -198,9 +268,13 @@ def test_every_field_is_read_as_transformers_reads_it(family: str) -> None:
             with pytest.raises(InputError):
                 model_config(content)
             continue
-        if reference.num_attention_heads % reference.num_key_value_heads or (
-            "sliding_attention" in getattr(reference, "layer_types", [])
-            and reference.sliding_window is None
+        if (
+            reference.num_attention_heads % reference.num_key_value_heads
+            or getattr(reference, "num_experts_per_tok", 0) > getattr(reference, "num_experts", 0)
+            or (
+                "sliding_attention" in getattr(reference, "layer_types", [])
+                and not reference.sliding_window
+            )
         ):
             with pytest.raises(InputError):
                 model_config(content)

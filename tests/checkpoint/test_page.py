@@ -12,7 +12,10 @@ from tests.support import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "adding_a_family.md").read_text(encoding="utf-8")
-SHOWN = ("svdjax/checkpoint/families.py", "tests/support/tiny.py", "tests/model/variants.py")
+SHOWN = (
+    *("svdjax/checkpoint/families.py", "svdjax/checkpoint/defaults.py"),
+    *("tests/support/tiny.py", "tests/model/variants.py"),
+)
 
 
 def test_every_line_it_shows_is_there() -> None:

@@ -26,6 +26,13 @@ from tests.support import tiny
 
 ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+SPARSE = [*ORDER[:4], "router", *(f"experts.{name}" for name in ORDER[4:])]
+SHARED = ["shared_expert.down_proj", "shared_expert.gate_proj", "shared_expert.up_proj"]
+PROJECTIONS = {
+    "phi3": FUSED,
+    **dict.fromkeys(tiny.SPARSE, SPARSE),
+    "qwen2_moe": [*SPARSE, *SHARED],
+}
 
 
 def plan_of(base, post, **options) -> PairPlan:
@@ -75,17 +82,40 @@ def test_every_family(tmp_path, family, style):
     post = tiny.perturb(base, tmp_path / "post")
     plan = plan_of(base, post)
     assert plan.family == family
-    assert [each.name for each in plan.projections] == (FUSED if family == "phi3" else ORDER)
-    assert plan.notes == ()
+    assert [each.name for each in plan.projections] == PROJECTIONS.get(family, ORDER)
+    assert bool(plan.notes) == (family == "mixtral")  # that its experts are renamed
     assert_accounted(plan)
     shapes = tiny.tensor_shapes(tiny.tiny_config(family))
     for each in plan.projections:
-        assert each.module == ("mlp" if each.name[0] in "gud" else "self_attn")
+        attention = each.name.endswith(("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"))
+        assert each.module == ("self_attn" if attention else "mlp")
         assert (each.transposed, each.rows) == (True, None)
-        for layer, name in enumerate(each.tensors):
-            assert name == f"model.layers.{layer}.{each.module}.{each.name}.weight"
+        count = len(each.tensors) // 4  # one, or as many as there are experts
+        for number, name in enumerate(each.tensors):
+            inner = each.name.replace("experts.", f"experts.{number % count}.", count > 1)
+            inner = "gate" if inner == "router" else inner
+            assert name == f"model.layers.{number // count}.{each.module}.{inner}.weight"
             assert shapes[name] == each.shape[::-1]
     assert not [name for name in plan.coverage["left_out"] if "proj.weight" in name]
+
+
+def test_layers_without_experts_are_compared(tmp_path):
+    base = tiny.make_checkpoint(tmp_path / "base", "qwen3_moe")
+    dense = tiny.random_tensors(tiny.tiny_config("qwen3"))
+
+    def drop(tensors):
+        for name in [name for name in tensors if name.startswith("model.layers.1.mlp.")]:
+            del tensors[name]
+        tensors |= {name: dense[name] for name in dense if name.startswith("model.layers.1.mlp.")}
+
+    edit(base, drop)
+    edit_config(base, mlp_only_layers=[1])
+    plan = plan_of(base, tiny.perturb(base, tmp_path / "post"))
+    layers = {each.name: each.layers for each in plan.projections}
+    assert layers["experts.up_proj"] == layers["router"] == (0, 2, 3)
+    assert layers["up_proj"] == (1,)
+    assert "mlp_only_layers is [1], which is not supported" in " | ".join(plan.notes)
+    assert_accounted(plan)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

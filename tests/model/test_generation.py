@@ -56,6 +56,10 @@ FAMILIES = (
     "olmo2",
     "gemma3_text",
     "granite",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe_yarn",
+    "olmoe",
 )
 
 
@@ -76,6 +80,26 @@ def test_greedy_equals_transformers(name: str, shallow: Callable[[str], Loaded])
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_dynamic_rope_grows_with_every_token(shallow: Callable[[str], Loaded]) -> None:
+    # Keys stay as they were turned at the length of their time: transformers with its cache.
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    model = shallow("llama_dynamic")
+    prompts = [[5, 9, 77], [8, 3] * 8, [20, 30, 40] * 8]  # below, at and beyond a context of 16
+    found = run(
+        Generator(model.params, model.config, batch_size=2), [Request(p, 30) for p in prompts]
+    )
+    for prompt, ours in zip(prompts, found):
+        # Anew for each, as it remembers how long the last one was.
+        reference: Any = AutoModelForCausalLM.from_pretrained(
+            model.directory, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        tokens = reference.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)
+        assert ours == tokens[0, len(prompt) :].tolist()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_real_model_equals_transformers(shared: pathlib.Path) -> None:
     directory = shared / "checkpoints" / "stories260k"
     config, params = load(directory)
@@ -86,7 +110,9 @@ def test_a_real_model_equals_transformers(shared: pathlib.Path) -> None:
         assert ours == likeliest(directory, prompt, ours)
 
 
-@pytest.mark.parametrize(("name", "temperature"), [("mistral", 0.0), ("phi3", 0.8)])
+@pytest.mark.parametrize(
+    ("name", "temperature"), [("mistral", 0.0), ("phi3", 0.8), ("qwen3_moe", 0.8)]
+)
 def test_other_requests_change_nothing(
     name: str, temperature: float, shallow: Callable[[str], Loaded]
 ) -> None:
@@ -124,7 +150,9 @@ def test_streams_and_seeds_differ(shallow: Callable[[str], Loaded]) -> None:
     assert one[0] != two[0]
 
 
-@pytest.mark.parametrize(("name", "parts"), [("qwen2_windows", 2), ("phi3", 1)])
+@pytest.mark.parametrize(
+    ("name", "parts"), [("qwen2_windows", 2), ("phi3", 1), ("qwen3_moe", 2), ("qwen3_moe", 1)]
+)
 def test_sharded_is_the_same(name: str, parts: int, shallow: Callable[[str], Loaded]) -> None:
     model = shallow(name)
     draw = np.random.default_rng(2)
@@ -132,8 +160,9 @@ def test_sharded_is_the_same(name: str, parts: int, shallow: Callable[[str], Loa
     alone = run(Generator(model.params, model.config, batch_size=2), requests)
     mesh = decoder_mesh(2, tensor_parallel=parts)
     spread = Generator(model.params, model.config, batch_size=4, mesh=mesh)
-    kernel = spread._params["layer_0"]["mlp"]["down_proj"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape[0] == kernel.shape[0] // parts
+    mlp = spread._params["layer_0"]["mlp"]
+    kernel = mlp.get("experts", mlp)["down_proj"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape[-2] == kernel.shape[-2] // parts
     assert run(spread, requests) == alone
 
 

@@ -57,6 +57,10 @@ FIELDS: list[tuple[str, str, Any]] = [
     ("granite", "embedding_scale", None),
     ("granite", "residual_scale", None),
     ("granite", "logit_scale", None),
+    ("mixtral", "norm_topk_prob", False),
+    ("qwen2_moe", "norm_topk_prob", True),
+    ("qwen3_moe", "experts_per_token", 2),
+    ("qwen2_moe", "shared_expert_size", 0),
 ]
 ROPES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {"theta": 10_000.0}),
@@ -74,6 +78,16 @@ ROPES: list[tuple[str, dict[str, Any]]] = [
     ("phi3", {"attention_factor": 1.0}),
     ("phi3_plain", {"partial_rotary_factor": 0.75}),
     ("gemma3_text", {"factor": 1.0}),
+    ("llama_dynamic", {"kind": "default"}),
+    ("llama_dynamic", {"factor": 1.0}),
+    ("llama_dynamic", {"original_max_position_embeddings": 24}),
+    ("llama_yarn", {"kind": "default"}),
+    ("llama_yarn", {"factor": 2.0}),
+    ("llama_yarn", {"attention_factor": 1.0}),
+    ("llama_yarn", {"beta_fast": 32.0}),
+    ("llama_yarn", {"beta_slow": 1.0}),
+    ("llama_yarn", {"truncate": False}),
+    ("llama_yarn", {"original_max_position_embeddings": 16}),
 ]
 SHORT = {"short_factor": (1.5, 2.0, 3.0, 5.0, 7.0, 8.0)}  # of sequences within the first context
 # Fields without a switch: they name the family or decide shapes, so that a wrong one cannot load.
@@ -90,6 +104,8 @@ SHAPES = {
     "max_position_embeddings",
     "fused_qkv",
     "fused_gate_up",
+    "num_experts",
+    "expert_size",
 }
 
 
@@ -178,11 +194,15 @@ def test_order_within_fused_projections(
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen2", "llama_linear", "gemma2_uncapped", "phi3", "qwen3", "olmo2"]
+    "name", ["qwen2", "llama_linear", "gemma2_uncapped", "phi3", "qwen3", "olmo2", "qwen2_moe"]
 )
 def test_every_parameter_matters(name: str, variant: Callable[[str], Loaded]) -> None:
     model = variant(name)
+
+    def roll(leaf: np.ndarray) -> np.ndarray:
+        return np.roll(leaf, 1, axis=-1 if leaf.shape[-1] > 1 else -2)
+
     for path, _ in jax.tree_util.tree_flatten_with_path(model.params)[0]:
         keys = [str(part.key) for part in path]
-        params = edited(model.params, *keys, edit=lambda leaf: np.roll(leaf, 1, axis=-1))
+        params = edited(model.params, *keys, edit=roll)
         assert moved(model, model.logits(params=params)) > MOVES, keys

@@ -72,4 +72,44 @@ VARIANTS: dict[str, Variant] = {
     "olmo2": Variant("olmo2"),
     "gemma3_text": Variant("gemma3_text"),
     "granite": Variant("granite"),
+    "mixtral": Variant("mixtral"),
+    "mixtral_windows": Variant("mixtral", {"sliding_window": 8, "head_dim": 24}),
+    "qwen2_moe": Variant("qwen2_moe", {"use_sliding_window": True}),
+    "qwen3_moe": Variant("qwen3_moe"),
+    "olmoe": Variant("olmoe"),
+    "llama_yarn": Variant(
+        "llama",
+        {
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 60,
+                "beta_fast": 1.2,
+                "beta_slow": 0.27,
+            }
+        },
+    ),
+    "qwen3_moe_yarn": Variant(
+        "qwen3_moe",
+        {
+            "norm_topk_prob": False,
+            "use_sliding_window": True,
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 24,
+                "mscale": 1.4,
+                "mscale_all_dim": 0.7,
+                "truncate": False,
+                "beta_slow": 0.5,
+            },
+        },
+    ),
+    "llama_dynamic": Variant(
+        "llama",
+        {
+            "rope_scaling": {"rope_type": "dynamic", "factor": 4.0},
+            "max_position_embeddings": 16,
+        },
+    ),
 }

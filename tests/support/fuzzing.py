@@ -212,6 +212,10 @@ def config_fuzzer(folder: pathlib.Path, family: str) -> Fuzzer:
     good = [tiny.tiny_config(family, style=style, **_sizes(family)) for style in ("v4", "v5")]
     # A few fields that some families go by and others do not.
     good[0] |= {"num_labels": 2, "head_dim": good[0].get("head_dim"), "text_config": {}}
+    if "partial_rotary_factor" not in good[0]:
+        yarn = {"type": "yarn", "factor": 4.0, "beta_fast": 8, "mscale": 1.0, "mscale_all_dim": 2}
+        good.append(good[0] | {"rope_scaling": yarn})
+        good.append(good[0] | {"rope_scaling": {"type": "dynamic", "factor": 2.0}})
     return Fuzzer(damaged / "config.json", good, lambda: _everything(plan, decode))
 
 

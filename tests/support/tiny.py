@@ -5,13 +5,15 @@ attention, non-zero biases, random norm scales (a default initialisation gives l
 0.16, on which removing gemma2's soft-capping is invisible). Names and shapes are written down here
 once more, independently of the package's name tables.
 
-Axes: `L` layers, `D` model, `F` ffn, `N` heads, `K` kv heads, `H` head dim, `V` vocabulary.
+Axes: `L` layers, `D` model, `F` ffn, `N` heads, `K` kv heads, `H` head dim, `V` vocabulary,
+`E` experts, `I` ffn of an expert.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shutil
 import zlib
 from collections.abc import Iterable
@@ -24,7 +26,9 @@ from safetensors.numpy import load_file, save_file
 # These have linear layers, biases, ends and norms in every arrangement there is; the later ones add
 # nothing for tests that are about nothing else.
 LAYOUTS = ("qwen2", "llama", "mistral", "gemma2", "phi3")
-FAMILIES = (*LAYOUTS, "qwen3", "olmo2", "gemma3_text", "granite")
+DENSE = (*LAYOUTS, "qwen3", "olmo2", "gemma3_text", "granite")
+SPARSE = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")
+FAMILIES = (*DENSE, *SPARSE)
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 _COMMON: dict[str, Any] = {
@@ -140,6 +144,58 @@ _SPECIFIC: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.6,
         "logits_scaling": 1.5,
     },
+    "mixtral": {
+        "architectures": ["MixtralForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "intermediate_size": 48,
+        "sliding_window": None,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+    },
+    "qwen2_moe": {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "sliding_window": 8,
+        "max_window_layers": 3,
+        "qkv_bias": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 56,
+        "norm_topk_prob": False,
+    },
+    "qwen3_moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "head_dim": 24,
+        "use_sliding_window": False,
+        "sliding_window": 8,
+        "max_window_layers": 2,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "norm_topk_prob": True,
+    },
+    "olmoe": {
+        "architectures": ["OlmoeForCausalLM"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "intermediate_size": 48,
+        "clip_qkv": None,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": False,
+    },
 }
 
 
@@ -187,6 +243,11 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
             "sliding_attention" if i % every else "full_attention" for i in range(1, layers + 1)
         ]
         config["layer_types"] = kinds
+    if config["model_type"] == "qwen2_moe":
+        windowed = range(0, config["max_window_layers"] * config["use_sliding_window"], 2)
+        config["layer_types"] = [
+            "sliding_attention" if i in windowed else "full_attention" for i in range(layers)
+        ]
     if config["model_type"] in ("qwen2", "qwen3"):
         first = config["max_window_layers"] if config["use_sliding_window"] else layers
         kinds = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
@@ -213,9 +274,12 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         attention = {"qkv_proj": ((N + 2 * K) * H, D)}
         mlp = {"gate_up_proj": (2 * F, D)}
     attention, mlp = attention | {"o_proj": (D, N * H)}, mlp | {"down_proj": (D, F)}
+    if family in SPARSE:
+        mlp = _experts(config)
     biased = {f"mlp.{name}" for name in mlp} if config.get("mlp_bias") else set()
-    if config.get("attention_bias") or family == "qwen2":
-        names = set(attention) - ({"o_proj"} if family == "qwen2" else set())
+    qkv = family == "qwen2" or config.get("qkv_bias")
+    if config.get("attention_bias") or qkv:
+        names = set(attention) - ({"o_proj"} if qkv else set())
         biased |= {f"self_attn.{name}" for name in names}
     norms: dict[str, int] = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), D)
     if family in ("gemma2", "gemma3_text"):
@@ -223,7 +287,9 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if family == "olmo2":
         norms = dict.fromkeys(("post_attention_layernorm", "post_feedforward_layernorm"), D)
         norms |= {"self_attn.q_norm": N * H, "self_attn.k_norm": K * H}
-    if family in ("qwen3", "gemma3_text"):
+    if family == "olmoe":
+        norms |= {"self_attn.q_norm": N * H, "self_attn.k_norm": K * H}
+    if family in ("qwen3", "gemma3_text", "qwen3_moe"):
         norms |= {"self_attn.q_norm": H, "self_attn.k_norm": H}
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
@@ -234,6 +300,31 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                     shapes[f"{prefix}{module}.{name}.bias"] = shape[:1]
         shapes |= {f"{prefix}{norm}.weight": (size,) for norm, size in norms.items()}
     return shapes
+
+
+def _experts(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Names inside `mlp` and shapes of the tensors of a mixture of experts."""
+    D, count = config["hidden_size"], config.get("num_local_experts") or config["num_experts"]
+    sizes = {f"experts.{e}.": config.get("moe_intermediate_size") or config["intermediate_size"]
+             for e in range(count)}  # fmt: skip
+    names: dict[str, tuple[int, int]] = {"gate": (count, D)}
+    if config["model_type"] == "qwen2_moe":
+        sizes["shared_expert."] = config["shared_expert_intermediate_size"]
+        names["shared_expert_gate"] = (1, D)
+    for prefix, size in sizes.items():
+        names |= {f"{prefix}{name}": (size, D) for name in ("gate_proj", "up_proj")}
+        names[f"{prefix}down_proj"] = (D, size)
+    return names
+
+
+def stored_name(family: str, name: str) -> str:
+    """Name in the files of a tensor of `tensor_shapes`: mixtral has its own for experts."""
+    if family != "mixtral":
+        return name
+    name = name.replace(".mlp.", ".block_sparse_moe.")
+    for role, number in (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")):
+        name = name.replace(f".{role}.", f".{number}.")
+    return name
 
 
 def random_tensors(
@@ -266,7 +357,7 @@ def _gain(name: str) -> float:
     """Deviation of a matrix's output for inputs of deviation 1."""
     if "q_proj" in name or "k_proj" in name or "qkv_proj" in name:
         return 1.4
-    return 2.0 if "lm_head" in name or "embed_tokens" in name else 1.2
+    return 2.0 if re.search(r"lm_head|embed_tokens|\.gate\.|shared_expert_gate", name) else 1.2
 
 
 def make_checkpoint(
@@ -288,6 +379,7 @@ def make_checkpoint(
     config = tiny_config(family, style=style, **config_overrides)
     config["dtype" if style == "v5" else "torch_dtype"] = dtype
     tensors = random_tensors(config, seed=seed, dtype=dtype, scale=scale)
+    tensors = {stored_name(family, name): tensor for name, tensor in tensors.items()}
     return write_checkpoint(directory, config, tensors, shards=shards)
 
 
