@@ -3,13 +3,14 @@
     python tools/disguise.py --model=DIR --disguise=neurons,rotation --out=DIR
     python tools/disguise.py --model=DIR --disguise=all,bf16 --out=DIR --seed=3
 
-neurons: their order; heads: query heads within their groups; groups: kv heads with their query
-heads; vo: scales between v and o; values: any invertible basis of a value head; planes: phases and
-scales of rotary planes between q and k; updown: scales and signs between up and down; norms: scales
-between a norm and what follows it; rotation: another basis of the residual stream (norms folded in,
-head untied); all: all of these that the architecture allows. noise (added first) and bf16 (rounded
-to last) change the function a little. The tool compares the logits of both checkpoints as they lie
-on disk and fails, leaving nothing behind, if a disguise that should not have changed them did.
+neurons: their order; experts: theirs, with the router; heads: query heads within their groups;
+groups: kv heads with their query heads; vo: scales between v and o; values: any invertible basis
+of a value head; planes: phases and scales of rotary planes between q and k; updown: scales and
+signs between up and down; norms: scales between a norm and what follows it; rotation: another basis
+of the residual stream (norms folded in, head untied); all: all of these that the architecture
+allows. noise (added first) and bf16 (rounded to last) change the function a little. The tool
+compares the logits of both checkpoints as they lie on disk and fails, leaving nothing behind, if a
+disguise that should not have changed them did.
 """
 
 from __future__ import annotations

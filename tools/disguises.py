@@ -8,7 +8,7 @@ them in place, with leaves in float64 and fused projections split.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -119,13 +119,34 @@ def _fused(config: ModelConfig) -> list[tuple[str, str, tuple[tuple[str, str], .
 
 def _neurons(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
     """Another order of the neurons in every block."""
-    mlp = tree["layers"]["mlp"]
-    for layer in range(config.num_layers):
-        order = _cycle(config.intermediate_size, rng)
+    for place, mlp in _feed_forwards(tree, config):
+        order = _cycle(mlp["down_proj"]["kernel"].shape[-2], rng)
         for name in ("gate_proj", "up_proj"):
             for leaf in mlp[name].values():
-                leaf[layer] = leaf[layer][..., order]
-        mlp["down_proj"]["kernel"][layer] = mlp["down_proj"]["kernel"][layer][order]
+                leaf[place] = leaf[place][..., order]
+        mlp["down_proj"]["kernel"][place] = mlp["down_proj"]["kernel"][place][order]
+
+
+def _feed_forwards(tree: Tree, config: ModelConfig) -> Iterator[tuple[tuple[int, ...], Tree]]:
+    """Yields the feed-forward parts of every block, its experts': index in the leaves, leaves."""
+    mlp = tree["layers"]["mlp"]
+    for layer in range(config.num_layers):
+        if config.num_experts:
+            yield from (((layer, expert), mlp["experts"]) for expert in range(config.num_experts))
+        if config.shared_expert_size:
+            yield (layer,), mlp["shared_expert"]
+        if not config.num_experts:
+            yield (layer,), mlp
+
+
+def _experts(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
+    """Another order of the experts, each with its column of the router."""
+    mlp = tree["layers"]["mlp"]
+    for layer in range(config.num_layers):
+        order = _cycle(config.num_experts, rng)
+        for leaves in mlp["experts"].values():
+            leaves["kernel"][layer] = leaves["kernel"][layer][order]
+        mlp["gate"]["kernel"][layer] = mlp["gate"]["kernel"][layer][:, order]
 
 
 def _heads(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
@@ -214,12 +235,15 @@ def _planes(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
 
 def _updown(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
     """Each neuron's up scaled, by either sign, and its down scaled back."""
-    shape = (config.num_layers, config.intermediate_size)
-    factor = np.exp(rng.uniform(-_SPREAD, _SPREAD, shape)) * rng.choice([-1.0, 1.0], shape)
     mlp = tree["layers"]["mlp"]
-    for leaf in mlp["up_proj"].values():
-        leaf *= factor[:, None] if leaf.ndim == 3 else factor
-    mlp["down_proj"]["kernel"] /= factor[:, :, None]
+    parts = [mlp[name] for name in ("experts", "shared_expert") if name in mlp] or [mlp]
+    for part in parts:
+        down = part["down_proj"]["kernel"]
+        shape = down.shape[:-1]
+        factor = np.exp(rng.uniform(-_SPREAD, _SPREAD, shape)) * rng.choice([-1.0, 1.0], shape)
+        for leaf in part["up_proj"].values():
+            leaf *= factor if leaf.ndim == factor.ndim else factor[..., None, :]
+        down /= factor[..., None]
 
 
 def _norms(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None:
@@ -240,10 +264,9 @@ def _rotation(tree: Tree, config: ModelConfig, rng: np.random.Generator) -> None
     for module, norm in norms_before(config).items():
         scale = tree["layers"][norm]["scale"] + config.norm_plus_one
         _fold(tree, config, module, norm, scale)
-        for name in READERS[module]:
-            leaf = tree["layers"][module][name]["kernel"]
+        for leaf in _readers(tree, module):
             leaf[...] = r.T @ leaf
-        for leaf in tree["layers"][module][_OUT[module]].values():
+        for leaf in _writers(tree, module):
             leaf[...] = leaf @ r
     _fold_head(tree, config, tree["norm"]["scale"] + config.norm_plus_one)
     tree["lm_head"]["kernel"] = r.T @ tree["lm_head"]["kernel"]
@@ -257,6 +280,8 @@ def impossible(config: ModelConfig) -> dict[str, str]:
         reasons["rotation"] = "which scales what it adds to the residual stream"
     if config.qk_norm:
         reasons["planes"] = "which normalises queries and keys"
+    if not config.num_experts:
+        reasons["experts"] = "which has none"
     return reasons
 
 
@@ -264,8 +289,32 @@ def _fold(tree: Tree, config: ModelConfig, module: str, norm: str, factor: np.nd
     """Divides the norm's scale [L, D] by `factor` and multiplies the rows after it by it."""
     scale = tree["layers"][norm]["scale"]
     scale[...] = (scale + config.norm_plus_one) / factor - config.norm_plus_one
-    for name in READERS[module]:
-        tree["layers"][module][name]["kernel"] *= factor[:, :, None]
+    for leaf in _readers(tree, module):
+        leaf *= factor.reshape(len(factor), *(1,) * (leaf.ndim - 3), -1, 1)
+
+
+def _readers(tree: Tree, module: str) -> list[np.ndarray]:
+    """Kernels [..., D, out] of a module that read the residual stream."""
+    leaves = tree["layers"][module]
+    kernels = [
+        part[name]["kernel"]
+        for part in (leaves, leaves.get("experts", {}), leaves.get("shared_expert", {}))
+        for name in READERS[module]
+        if name in part
+    ]
+    gates = ("gate", "shared_expert_gate")
+    return kernels + [leaves[name]["kernel"] for name in gates if name in leaves]
+
+
+def _writers(tree: Tree, module: str) -> list[np.ndarray]:
+    """Leaves [..., D] of a module that write to it."""
+    leaves = tree["layers"][module]
+    return [
+        leaf
+        for part in (leaves, leaves.get("experts", {}), leaves.get("shared_expert", {}))
+        if _OUT[module] in part
+        for leaf in part[_OUT[module]].values()
+    ]
 
 
 def _fold_head(tree: Tree, config: ModelConfig, factor: np.ndarray) -> None:
@@ -277,6 +326,7 @@ def _fold_head(tree: Tree, config: ModelConfig, factor: np.ndarray) -> None:
 DISGUISES: Mapping[str, Change] = MappingProxyType(
     {
         "neurons": _neurons,
+        "experts": _experts,
         "heads": _heads,
         "groups": _groups,
         "values": _values,

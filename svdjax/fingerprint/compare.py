@@ -21,6 +21,7 @@ from svdjax.fingerprint.alignment import (
     Check,
 )
 from svdjax.fingerprint.embeddings import EmbeddingSums, read_embeddings
+from svdjax.fingerprint.layer import feed_forward_width
 from svdjax.fingerprint.pair import Pair
 from svdjax.fingerprint.parts import Part, judge_parts, of_layers, related
 from svdjax.fingerprint.result import content
@@ -46,7 +47,8 @@ def compare_pair(pair: Pair, thresholds: Thresholds, limit: int, check: Check) -
         InputError: All matrices of one model are zero, or a tensor holds NaN or Inf.
     """
     begun = time.perf_counter()
-    width, inner = pair.reference.config.hidden_size, pair.reference.config.intermediate_size
+    width = pair.reference.config.hidden_size
+    inner = feed_forward_width(pair.reference.config)
     blocks = BlockComparison(pair, devices.layer_mesh(limit, width * inner * 8 * 8), check)
     embeddings = read_embeddings(pair)
     tried, notes = _first_alignments(blocks, embeddings)

@@ -1,10 +1,14 @@
 """A block of a decoder by the roles of its matrices, read from any family's checkpoint.
 
-Axes: `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim.
+Axes: `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim, `E` experts.
+
+A mixture of experts is one feed-forward part whose neurons are those of all its experts, expert by
+expert, then those of the shared one: as such it is compared, whatever the order of the experts.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 
@@ -38,6 +42,8 @@ class Layer:
             `ModelConfig`.
         eps: Distance from 1 to the next number of the dtype that the matrices were stored in, the
             finest where they differ; 0 where they are exact.
+        router: Of a mixture of experts, [D, E].
+        expert_size: Neurons of each expert; further ones are those of the shared expert.
     """
 
     q: np.ndarray
@@ -50,6 +56,18 @@ class Layer:
     planes: int
     qk_norm: str = ""
     eps: float = 0.0
+    router: np.ndarray | None = None
+    expert_size: int = 0
+
+    @property
+    def expert_slices(self) -> list[slice]:
+        """Neurons of each expert, then those of the shared one; all, where there are no experts."""
+        if self.router is None:
+            return [slice(0, len(self.down))]
+        size, count = self.expert_size, self.router.shape[1]
+        slices = [slice(start, start + size) for start in range(0, count * size, size)]
+        rest = slice(count * size, len(self.down))
+        return [*slices, *([rest] if rest.start < rest.stop else [])]
 
     def matrices(self) -> dict[str, np.ndarray]:
         """The matrices [in, out] by projection."""
@@ -90,6 +108,13 @@ def rotary_planes(config: ModelConfig) -> int:
     return int(config.head_dim * config.rope.partial_rotary_factor) // 2
 
 
+def feed_forward_width(config: ModelConfig) -> int:
+    """Number of neurons of a block."""
+    if not config.num_experts:
+        return config.intermediate_size
+    return config.num_experts * config.expert_size + config.shared_expert_size
+
+
 def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer:
     """Reads a block, with the norm scales folded into the matrices that follow them.
 
@@ -99,26 +124,35 @@ def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer
     Raises:
         InputError: A tensor holds NaN or Inf, or cannot be read.
     """
-    parts: dict[str, np.ndarray] = {}
+    pieces: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     scales: dict[str, np.ndarray] = {}
     eps: list[float] = []
     for weight in FAMILIES[config.family].present(config):
         if not weight.stacked or not weight.path.endswith(("/kernel", "/scale")):
             continue
-        name = weight.name.format(layer=index)
-        tensor = checkpoint.read(name)
-        check_finite(checkpoint, name, tensor)
-        tensor = tensor.astype(np.float64)
-        if weight.path.endswith("/scale"):
-            scales[weight.projection] = tensor + config.norm_plus_one
-            continue
-        eps.append(eps_of(checkpoint.spec(name).dtype))
-        start, sizes = 0, dimensions(config)
-        for role, letter in weight.parts or ((weight.projection, weight.shape[0]),):
-            parts[role] = tensor[start : start + sizes[letter]].T
-            start += sizes[letter]
+        scale = weight.path.endswith("/scale")
+        if not (scale or weight.analysed):
+            continue  # how much of the shared expert is added
+        for expert in range(config.num_experts if weight.of_experts else 1):
+            name = weight.name.format(layer=index, expert=expert)
+            tensor = checkpoint.read(name)
+            check_finite(checkpoint, name, tensor)
+            tensor = tensor.astype(np.float64)
+            if scale:
+                scales[weight.projection] = tensor + config.norm_plus_one
+                continue
+            eps.append(eps_of(checkpoint.spec(name).dtype))
+            start, sizes = 0, dimensions(config)
+            for role, letter in weight.parts or ((weight.projection, weight.shape[0]),):
+                role = role.rpartition(".")[2]
+                pieces[role].append(tensor[start : start + sizes[letter]].T)
+                start += sizes[letter]
+    parts = {
+        role: np.concatenate(each, axis=0 if role == "down_proj" else 1)
+        for role, each in pieces.items()
+    }
     for module, norm in norms_before(config).items():
-        for role in READERS[module]:
+        for role in (*READERS[module], *(["gate"] if module == "mlp" and "gate" in parts else [])):
             parts[role] = scales[norm][:, None] * parts[role]
     D, K, H = config.hidden_size, config.num_kv_heads, config.head_dim
     return Layer(
@@ -129,6 +163,8 @@ def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer
         gate=parts["gate_proj"],
         up=parts["up_proj"],
         down=np.ascontiguousarray(parts["down_proj"]),
+        router=parts.get("gate"),
+        expert_size=config.expert_size,
         planes=rotary_planes(config),
         qk_norm=config.qk_norm,
         eps=min(eps),

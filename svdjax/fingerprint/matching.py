@@ -1,10 +1,11 @@
 """Neurons and heads of the suspect matched to those of the reference, by their weights.
 
 Axes: `D` model, `F` ffn, `K` kv heads, `G` query heads per kv head, `H` head dim, `A` rotary
-planes.
+planes, `E` experts.
 
 Every choice is made for one tested matrix, and from other matrices than that one: neurons of gate
-from up and down, of up from gate and down, of down from gate and up; heads of q and k from v and o,
+from up and down, of up from gate and down, of down from gate and up, and so experts, from the
+router besides; heads of q and k from v and o,
 and of v and o from q and k; the phases of q from k and of k from q, the bases of v from o and of o
 from v. So the search cannot make unrelated matrices agree: given what the choice was made from, a
 tested matrix that is independent of it is as random as before.
@@ -77,6 +78,7 @@ def rotated(layer: Layer, rotation: np.ndarray | None) -> Layer:
         gate=inward(layer.gate),
         up=inward(layer.up),
         down=layer.down @ r,
+        router=None if layer.router is None else inward(layer.router),
     )
 
 
@@ -196,7 +198,7 @@ def match_neurons(reference: Layer, suspect: Layer) -> tuple[Neurons, Neurons, N
         (unit_rows(layer.gate.T), unit_rows(layer.up.T), unit_rows(layer.down))
         for layer in (reference, suspect)
     )
-    gate, up, down = (assign(np.asarray(table)) for table in _neuron_cosines(ours, theirs))
+    gate, up, down = _assign_neurons(reference, suspect, ours, theirs)
 
     def signs(part: int, order: np.ndarray) -> np.ndarray:
         cosines = np.einsum("fd,fd->f", ours[part], theirs[part][order])
@@ -207,6 +209,57 @@ def match_neurons(reference: Layer, suspect: Layer) -> tuple[Neurons, Neurons, N
         Neurons(up, signs(2, up)),
         Neurons(down, signs(1, down)),
     )
+
+
+def match_experts(reference: Layer, suspect: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An order of the suspect's experts for each of gate, up and down, from the rest, [E] each.
+
+    Cosines of the router's columns, less their mean over the experts (which the router's softmax
+    does not see), and of how much of the other two matrices lies in each dimension of the residual
+    stream, less the mean too: the order and the signs of an expert's neurons do not change these.
+    """
+    assert reference.router is not None
+    count = reference.router.shape[1]
+
+    def features(layer: Layer) -> list[np.ndarray]:
+        assert layer.router is not None
+        slices = layer.expert_slices[:count]
+        energies = [
+            np.array([np.sum(w[part] ** 2, axis=0) for part in slices])
+            for w in (layer.gate.T, layer.up.T, layer.down)
+        ]
+        each = [layer.router.T, *map(np.sqrt, energies)]
+        return [unit_rows(rows - rows.mean(axis=0)) for rows in each]
+
+    router, *cosines = (a @ b.T for a, b in zip(features(reference), features(suspect)))
+    gate, up, down = (
+        assign(router + sum(table for k, table in enumerate(cosines) if k != part))
+        for part in range(3)
+    )
+    return gate, up, down
+
+
+def _assign_neurons(
+    reference: Layer, suspect: Layer, ours: tuple[np.ndarray, ...], theirs: tuple[np.ndarray, ...]
+) -> list[np.ndarray]:
+    """Orders of the neurons for gate, up and down, [F] each: those of an expert stay together."""
+    slices = reference.expert_slices
+    own = np.arange(len(slices))
+    orders = [own] * 3
+    if reference.router is not None:
+        found = match_experts(reference, suspect)
+        orders = [np.concatenate([order, own[len(order) :]]) for order in found]
+    result = [np.empty(len(reference.down), int) for _ in range(3)]
+    for expert, place in enumerate(slices):
+        tables: dict[int, tuple[jax.Array, ...]] = {}
+        for part, order in enumerate(orders):
+            other = int(order[expert])
+            there = suspect.expert_slices[other]
+            if other not in tables:
+                sides = [w[place] for w in ours], [w[there] for w in theirs]
+                tables[other] = _neuron_cosines(*map(tuple, sides))
+            result[part][place] = there.start + assign(np.asarray(tables[other][part]))
+    return result
 
 
 def assign(table: np.ndarray) -> np.ndarray:

@@ -69,11 +69,6 @@ def open_model(source: str) -> Model:
             f"model_type is {kind!r}, expected one of {', '.join(FAMILIES)}"
         )
     config, notes = read_config(checkpoint)
-    if config.num_experts:
-        raise InputError(
-            f"{checkpoint.path}: is a mixture of experts ({kind}), whose experts are not aligned; "
-            "expected a dense model"
-        )
     headless = not config.tie_word_embeddings and _HEAD not in checkpoint
     if headless:
         config = dataclasses.replace(config, tie_word_embeddings=True)
@@ -131,7 +126,8 @@ def _pair(reference: Model, suspect: Model) -> Pair:
             "of one width"
         )
     attention = unlike("num_heads", "num_kv_heads", "head_dim")
-    feed_forward = unlike("intermediate_size")
+    dense = [] if a.num_experts and b.num_experts else ["intermediate_size"]
+    feed_forward = unlike("num_experts", "expert_size", "shared_expert_size", *dense)
     if attention and feed_forward:
         raise InputError(f"{where} {attention}, {feed_forward}: no projection has the same shape")
     projections = (*(() if attention else ATTENTION), *(() if feed_forward else FEED_FORWARD))

@@ -10,6 +10,7 @@ from svdjax.checkpoint import input_digest
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.fingerprint.compare import compare_pair
 from svdjax.fingerprint.job import FingerprintJob
+from svdjax.fingerprint.layer import feed_forward_width
 from svdjax.fingerprint.pair import Pair, open_pair
 
 
@@ -51,7 +52,7 @@ class PairsWork:
                 label=f"{pair.reference.checkpoint.source} and {pair.suspect.checkpoint.source}",
                 task=number,
                 # Factors of two blocks for each of the reference's.
-                cost=pair.reference.config.num_layers * pair.reference.config.intermediate_size,
+                cost=pair.reference.config.num_layers * feed_forward_width(pair.reference.config),
             )
             for number, pair in enumerate(self._pairs)
         ]

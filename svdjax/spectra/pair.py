@@ -79,8 +79,9 @@ def compare_params(base: Any, post: Any, *, progress: bool = False, **options: A
     """The same analysis of two pytrees of arrays, such as the parameters of a Flax model.
 
     Leaves [in, out] are compared, stacks [layers, in, out], and [layers, experts, in, out] where
-    "expert" is in the path; of others the result's `coverage` says why not. A projection is called by its path, without a last ``kernel``; leaves whose paths
-    differ in the number of a layer are one, ``layers_*/mlp/up``.
+    "expert" is in the path; of others the result's `coverage` says why not. A projection is called
+    by its path, without a last ``kernel``; leaves whose paths differ in the number of a layer are
+    one, ``layers_*/mlp/up``.
 
     Args:
         base: Nested dicts, a Flax state or any other pytree of numpy or jax arrays.

@@ -50,8 +50,8 @@ def job(
         )
     names = [name for one in projections for name in one.tensors]
     coverage = {"analysed": sorted(names), "left_out": {}, "notes": []}
-    checkpoints = [ArrayCheckpoint(s, arrays) for s, arrays in zip(("base", "post"), sides)]
-    plan = PairPlan(*checkpoints, "mixture", tuple(projections), coverage, ())
+    first, second = (ArrayCheckpoint(s, arrays) for s, arrays in zip(("base", "post"), sides))
+    plan = PairPlan(first, second, "mixture", tuple(projections), coverage, ())
     return PairJob(PairSpec("pair", "base", "post"), plan)
 
 
