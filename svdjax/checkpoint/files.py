@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+from collections.abc import Collection
 
 from svdjax.checkpoint.small_json import read_object
 from svdjax.errors import InputError
@@ -88,10 +89,16 @@ def contained(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     return real
 
 
-def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[str, ...]]:
+def weight_map(
+    directory: pathlib.Path, remote: Collection[str] = ()
+) -> tuple[dict[str, str] | None, tuple[str, ...]]:
     """File name of each tensor, and all file names, without opening any weights.
 
     As in transformers a single `model.safetensors` goes before an index.
+
+    Args:
+        directory: Directory with the index, or with the weights.
+        remote: Names of files that lie elsewhere and are known to be there.
 
     Returns:
         ({tensor: file name}, or None for a single file whose header must tell; file names).
@@ -100,6 +107,8 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
         InputError: There are no safetensors (pickles get a hint how to convert), or the index is
             malformed, leads outside the directory or names files that are missing.
     """
+    if SINGLE in remote:
+        return None, (SINGLE,)
     if os.path.lexists(directory / SINGLE):
         checked_path(directory, SINGLE)
         return None, (SINGLE,)
@@ -121,6 +130,8 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
             faults.append(f"{file} is a pickle, which is never opened; {_CONVERT}")
         elif not file.endswith(".safetensors"):
             faults.append(f"{file!r} (tensor {first[file]}) is no .safetensors file")
+        elif file in remote:
+            continue
         # Without an exception for each, which takes seconds for a hundred thousand.
         elif is_bare(file) and not os.path.lexists(shard := os.path.join(directory, file)):  # noqa: PTH118
             faults.append(f"tensor {first[file]}: {shard}: no such file")

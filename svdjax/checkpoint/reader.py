@@ -12,6 +12,7 @@ import threading
 import numpy as np
 
 from svdjax.checkpoint import files, formats, small_json
+from svdjax.checkpoint.hub import HubFile, HubSnapshot
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.watched import WatchedFile
@@ -39,12 +40,18 @@ class Checkpoint:
         described: Files that were read whole: config.json, and the index.
     """
 
-    def __init__(self, source: str | os.PathLike[str], path: pathlib.Path | None = None):
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        path: pathlib.Path | None = None,
+        snapshot: HubSnapshot | None = None,
+    ):
         """Opens a checkpoint.
 
         Args:
             source: Directory or hub id.
             path: Directory of `source`, where that is known already.
+            snapshot: What is read from the hub instead of from `path`.
 
         Raises:
             InputError: As `svdjax.checkpoint.open_checkpoint`.
@@ -64,20 +71,23 @@ class Checkpoint:
                 f"{config}: model_type is {small_json.shown(kind)}, expected a name such as qwen2"
             )
         formats.refuse_quantised_config(self.config, str(config))
-        index, self.files = files.weight_map(self.path)
+        self._remote = snapshot.weights if snapshot else {}
+        index, self.files = files.weight_map(self.path, self._remote)
         self._shards: dict[str, Shard] = {}
         self._lock = threading.Lock()
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = (snapshot.note,) if self._remote and snapshot else ()
         if index is None:
-            shard = Shard(files.checked_path(self.path, files.SINGLE))
+            shard = self._open(files.SINGLE)
             self._shards[files.SINGLE] = shard
             index = dict.fromkeys(shard.specs, files.SINGLE)
             self.listing = shard.path
             if os.path.lexists(self.path / files.INDEX):
-                self.notes = (f"{self.path}: {files.SINGLE} is read, {files.INDEX} is not",)
+                self.notes += (f"{self.path}: {files.SINGLE} is read, {files.INDEX} is not",)
         else:
             self.listing = self.path / files.INDEX
             described.append(WatchedFile(self.listing))
+            if snapshot:
+                snapshot.fetch_heads(self.files)
         self.described: tuple[WatchedFile, ...] = tuple(described)
         described[0].check()
         self._index: dict[str, str] = index
@@ -108,6 +118,11 @@ class Checkpoint:
     def close(self) -> None:
         """Frees what is in memory; the checkpoint can still be read, for no file stays open."""
 
+    @property
+    def streamed(self) -> bool:
+        """Whether weights come from the hub as they are read; several at a time are quicker."""
+        return any(isinstance(self.header(file).file, HubFile) for file in self.files[:1])
+
     def check_unchanged(self) -> None:
         """Raises `InputError` if a file that was read has changed since; `read` does so too."""
         with self._lock:
@@ -128,7 +143,7 @@ class Checkpoint:
 
     def where(self, name: str) -> pathlib.Path:
         """File that a tensor's values come from, for messages."""
-        return self.path / self.spec(name).file
+        return self._shard(name).path
 
     def stored(self, name: str) -> bool:
         """Whether a tensor's bytes are those in its file (`spec`), and may be copied from there."""
@@ -155,10 +170,14 @@ class Checkpoint:
         """One of `files`, opened; raises `InputError` if it is broken."""
         with self._lock:
             if file not in self._shards:
-                shard = Shard(files.checked_path(self.path, file))
+                shard = self._open(file)
                 self._check_index(shard)
                 self._shards[file] = shard
             return self._shards[file]
+
+    def _open(self, file: str) -> Shard:
+        remote = self._remote.get(file)
+        return Shard(remote.path, remote) if remote else Shard(files.checked_path(self.path, file))
 
     def _check_index(self, shard: Shard) -> None:
         """Checks that index and shard name the same tensors."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from svdjax.checkpoint.hub import Streaming
 from svdjax.engine import devices, inputs
 from svdjax.engine.cost import START_SECONDS, Rates
 from svdjax.engine.groups import side_bytes, working_bytes
@@ -106,18 +108,29 @@ class SweepPlan:
         return count + sum(stage.figures * len(stage.pairs(specs)) for stage in self.stages)
 
 
-def plan_sweep(sweep: SweepConfig, *, check: Callable[[], None] = lambda: None) -> SweepPlan:
+def plan_sweep(
+    sweep: SweepConfig,
+    *,
+    digests: Mapping[str, Any] = types.MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
+) -> SweepPlan:
     """Opens and checks all that a sweep reads, headers only, and plans it.
 
     Args:
         sweep: The config.
+        digests: Of the inputs of the sweep that is gone on with, whose commits of the hub are read.
         check: Called between checkpoints; may raise to stop.
 
     Raises:
         InputError: With every fault of every pair, or there are fewer devices than asked for.
     """
     settings = sweep.settings
-    jobs = inputs.open_pairs(sweep.pairs, split_fused=settings.split_fused, check=check)
+    jobs = inputs.open_pairs(
+        sweep.pairs,
+        split_fused=settings.split_fused,
+        streaming=Streaming.of(settings, digests, check),
+        check=check,
+    )
     shared = SharedInputs(jobs, settings)
     after = tuple(stages_of(settings.stages))
     prepared = {stage.name: stage.prepare(shared) for stage in after}
