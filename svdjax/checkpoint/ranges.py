@@ -58,6 +58,7 @@ class Ranges:
         self._kept = _KeptRanges(cache_bytes)
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="svdjax-hub")
         self._lock = threading.Lock()
+        self._lost: Exception | None = None
         self._blocks: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
         self._most_blocks = _BLOCKS
 
@@ -119,13 +120,20 @@ class Ranges:
         patience = _OPENING_PATIENCE if patience is None else patience
         pause, received, deadline = _FIRST_WAIT, progress(), time.monotonic() + patience
         while True:
+            self._check()
+            # Whatever waits for its turn is not asked for any more, nor waited for when we end.
+            if self._lost is not None:
+                raise self._lost
             try:
                 return ask()
             except Exception as error:
                 if progress() > received:
                     pause, received, deadline = _FIRST_WAIT, progress(), time.monotonic() + patience
                 pause_now = max(pause, _retry_after(error))
-                if not _may_pass(error) or time.monotonic() + pause_now > deadline:
+                if not _may_pass(error):
+                    raise
+                if time.monotonic() + pause_now > deadline:
+                    self._lost = error
                     raise
             until = time.monotonic() + pause_now
             while (left := until - time.monotonic()) > 0:
@@ -269,12 +277,12 @@ class _KeptRanges:
     def __init__(self, most: int):
         self._most, self._used = most, 0
         self._lock = threading.Lock()
-        self._keys: set[str] = set()
+        self._whole: dict[str, bool] = {}  # by key; False while it is written
         self._folder: pathlib.Path | None = None
 
     def read(self, key: str, view: memoryview) -> bool:
         """Fills a buffer, if the range is kept."""
-        if key not in self._keys or self._folder is None:
+        if not self._whole.get(key) or self._folder is None:
             return False
         try:
             with (self._folder / key).open("rb", buffering=0) as stream:
@@ -285,16 +293,17 @@ class _KeptRanges:
     def write(self, key: str, view: memoryview) -> None:
         """Keeps a range, if there is room."""
         with self._lock:
-            if key in self._keys or self._used + len(view) > self._most:
+            if key in self._whole or self._used + len(view) > self._most:
+                return
+            folder = self._place()
+            if folder is None:
                 return
             self._used += len(view)
-            folder = self._place()
-        if folder is None:
-            return
+            self._whole[key] = False
         try:
             with (folder / key).open("xb") as stream:
                 stream.write(view)
-            self._keys.add(key)
+            self._whole[key] = True
         except OSError:
             # A full disk, most likely: what was fetched is kept no longer.
             with contextlib.suppress(OSError):

@@ -104,7 +104,7 @@ def hub_reason(error: Exception) -> str:
     """An error of the hub's client, in short; tokens and signatures of addresses are left out."""
     from huggingface_hub import get_token
 
-    text = re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", one_line(error))
+    text = re.sub(r"(https?://)(?:[^\s/@]+@)?([^\s?]+)(?:\?\S*)?", r"\1\2", one_line(error))
     if token := get_token():
         text = text.replace(token, "<token>")
     text = text if len(text) <= _MOST_REASON else text[:_MOST_REASON] + "..."

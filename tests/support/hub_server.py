@@ -178,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._api(hub, parts[1], parts[2] or "revision", parts[3] or "main", token)
         parts = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^/]+)", path)
         if parts:
-            return self._file(hub, *parts.groups(), span, token, fault)
+            repo, revision, name = parts.groups()
+            return self._file(hub, repo, revision, name, span, token, fault)
         return self._send(404, b"", {})
 
     def _api(self, hub: HubServer, repo: str, kind: str, revision: str, token: str | None) -> None:
