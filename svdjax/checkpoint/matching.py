@@ -17,7 +17,7 @@ from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
 
-_BUFFERS = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+BUFFERS = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -68,7 +68,7 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
         if name in expected or name in renamed:
             continue
         spec = checkpoint.spec(name)  # every header is looked at
-        if _BUFFERS.search(name):
+        if BUFFERS.search(name):
             left_out[name] = "buffer of the rotary embedding, follows from config.json"
         elif name == "lm_head.weight" and config.tie_word_embeddings:
             left_out[name] = "output head, tied to the embedding by config.json"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from svdjax.checkpoint.params import check_finite
-from svdjax.checkpoint.plan import Projection
+from svdjax.checkpoint.projection import Projection
 from svdjax.checkpoint.ranges import CONNECTIONS
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError

@@ -171,7 +171,11 @@ class ValuesWork:
         Those that come from the hub are looked at when they are read: they are fetched once.
         """
         layers = {
-            (str(checkpoint.path), tensor, projection.rows): (checkpoint, projection, layer)
+            (str(checkpoint.path), checkpoint.part(tensor), projection.rows): (
+                checkpoint,
+                projection,
+                layer,
+            )
             for job in jobs
             for checkpoint in job.sources.values()
             if not checkpoint.streamed
