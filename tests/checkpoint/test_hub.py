@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -518,3 +520,25 @@ def test_once_the_hub_is_lost_nothing_more_is_asked_for(server):
     asked = len(server.asked("safetensors"))
     assert "500" in refusal(checkpoint.read, "model.layers.2.mlp.up_proj.weight")
     assert len(server.asked("safetensors")) == asked
+
+
+CASES = ("03_index_stale", "04_stray_files", "06_prefixes", "09_moe", "13_granite")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_people_meet_is_read_as_from_the_disk(server, shared, tmp_path, case):
+    script = shared / "cases" / f"case_{case}.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path / "case")], check=True)
+    folders = sorted(path.parent for path in (tmp_path / "case").rglob("config.json"))
+    assert folders
+    for number, folder in enumerate(folders):
+        commit = server.commit(f"org/model-{number}", folder)
+        remote, local = stream(f"org/model-{number}"), open_checkpoint(folder)
+        assert remote.names == local.names
+        for name in local.names:
+            assert remote.read(name).tobytes() == local.read(name).tobytes(), (folder, name)
+        snapshot = str(remote.path)
+        assert snapshot.endswith(commit)
+        first, *notes = (note.replace(snapshot, str(folder)) for note in remote.notes)
+        assert "read from the hub" in first
+        assert notes == list(local.notes)
