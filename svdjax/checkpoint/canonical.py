@@ -62,6 +62,7 @@ def canonical(checkpoint: Checkpoint) -> Checkpoint:
     }
     parts |= experts
     if not parts:
+        checkpoint.notes += (*notes, *more)
         return checkpoint
     # What only wraps a model goes from a copy too; models of several parts have their own names.
     wrapped = "text_config" not in checkpoint.config and all(

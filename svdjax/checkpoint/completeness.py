@@ -152,8 +152,9 @@ def _missing(checkpoint: Checkpoint, grid: Grid, config: ModelConfig | None) -> 
         wanted |= table.keys() - _written_otherwise(grid)
     faults = []
     for template in [name for name in (*table, *sorted(wanted)) if name in wanted]:
-        shape = f", expected shape {table[template].stored_shape(config)}" * (template in table)
-        text = f"tensor {{name}} is missing from {checkpoint.listing}{shape}"
+        text = f"tensor {{name}} is missing from {checkpoint.listing}"
+        if template in table:
+            text += f", expected shape {table[template].stored_shape(config)}"
         faults += [
             Fault(template.replace("*", str(layer), 1), text)
             for layer in layers

@@ -92,12 +92,8 @@ def checked_path(
     except InputError:
         raise
     except FileNotFoundError:
-        if path.is_symlink():
-            raise InputError(
-                f"{path}: no such file: it is a link to {str(path.readlink())!r}, which is not there; "
-                "fetch it again"
-            ) from None
-        raise InputError(f"{path}: no such file") from None
+        why = f": it is a link to {path.readlink()}, which is not there; fetch it again"
+        raise InputError(f"{path}: no such file{why * path.is_symlink()}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be opened ({one_line(error)})") from None
     if not stat.S_ISREG(mode):

@@ -9,7 +9,7 @@ from svdjax.checkpoint.canonical import DECODER
 from svdjax.checkpoint.depth import match_layers
 from svdjax.checkpoint.projection import Place, places
 from svdjax.checkpoint.reader import Checkpoint, Part
-from svdjax.checkpoint.view import CheckpointView
+from svdjax.checkpoint.view import PairView
 
 _FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -58,7 +58,7 @@ def _renamed(base: Checkpoint, post: Checkpoint) -> Checkpoint:
                 f"{len(moved)} tensors of {base.path} are compared under the names of {post.path} "
                 f"that end as theirs do: {old} as {new}"
             )
-    return CheckpointView(base, parts, notes) if parts else base
+    return PairView(base, parts, notes) if parts else base
 
 
 def _shapes_by_template(
@@ -142,7 +142,7 @@ def _split_like(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
         return checkpoint
     fused = sorted({part.tensor for part in parts.values()})
     note = f"{len(fused)} fused matrices of {checkpoint.path}, such as {fused[0]}, are compared "
-    return CheckpointView(checkpoint, parts, [f"{note}part by part, as {other.path} has them"])
+    return PairView(checkpoint, parts, [f"{note}part by part, as {other.path} has them"])
 
 
 def same_layers(
@@ -182,7 +182,7 @@ def same_layers(
         f"layers are matched by their values, as base has {len(layers[0])} and post has "
         f"{len(layers[1])} (layer of post with layer of base): {told}"
     )
-    view = CheckpointView(base, parts, [note + ", ..." * (len(matched) > 100)], dropped)
+    view = PairView(base, parts, [note + ", ..." * (len(matched) > 100)], dropped)
     return view, matched, {f"base: {name}": reason for name, reason in dropped.items()}
 
 

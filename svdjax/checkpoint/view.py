@@ -51,11 +51,6 @@ class CheckpointView(Checkpoint):
         self._copied = self._whole if renames else {}
 
     @property
-    def model(self) -> Checkpoint:
-        """The checkpoint as it was opened."""
-        return self.inner.model
-
-    @property
     def home(self) -> pathlib.Path:
         """Directory with config.json."""
         return self.inner.home
@@ -136,3 +131,12 @@ class CheckpointView(Checkpoint):
         part = self.parts.get(name, Part(name))
         place = part.of(self.inner.place(part.tensor))
         return dataclasses.replace(place, tensor=self._copied.get(place.tensor, place.tensor))
+
+
+class PairView(CheckpointView):
+    """View for one pair: of what the other side has."""
+
+    @property
+    def model(self) -> Checkpoint:
+        """The checkpoint as it was opened."""
+        return self.inner.model
