@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import pathlib
 import re
 import shutil
@@ -40,6 +41,8 @@ _TIMEOUT = 30.0
 _PASSING = (408, 429, 500, 502, 503, 504)
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _FOLDER = "svdjax-stream-"
+# HTTP clients of huggingface_hub; each tells of every request, with the signature of its address.
+_CLIENTS = ("httpx", "httpx2")
 
 Answer = TypeVar("Answer")
 
@@ -54,6 +57,9 @@ class Ranges:
             cache_bytes: Most bytes of disk for what may be read again.
             check: Called while an answer is waited for; may raise to stop.
         """
+        for client in _CLIENTS:
+            if logging.getLogger(client).level == logging.NOTSET:
+                logging.getLogger(client).setLevel(logging.WARNING)
         self._check = check
         self._kept = _KeptRanges(cache_bytes)
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="svdjax-hub")

@@ -244,6 +244,7 @@ def test_a_killed_process_goes_on_from_a_hub_that_fails(hub, local, square, env,
     assert again.status == 0, again.err
     assert_same(workdir, local)
     assert TOKEN not in done.err + again.err + again.out
+    assert "HTTP Request" not in done.err + again.err
     assert all(one.token == f"Bearer {TOKEN}" for one in hub.asked("model.safetensors"))
     assert sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) < most + 20_000
     assert not list(cache.glob("svdjax-stream-*"))
