@@ -163,7 +163,7 @@ def chosen_projections(plan: PairPlan, modules: Modules) -> tuple[Projection, ..
         raise InputError(
             f"{plan.post.path}: model_type {kind!r} has no name table, so linear layers cannot "
             "be told from embeddings; choose with a regular expression, such as "
-            r"--modules='h\.\*\.(attn|mlp)\.'"
+            f"--modules='{re.escape(site(plan.projections[0]))}'"
         )
     by_site = {site(projection): projection for projection in plan.projections}
     return tuple(by_site[name] for name in modules.choose(list(by_site)))
