@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from svdjax.atomic import plain
+from svdjax.checkpoint.hub import HubFile
 from svdjax.checkpoint.lora import WEIGHTS
 from svdjax.checkpoint.merged import MergedCheckpoint
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint
@@ -37,7 +38,8 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
     Training moves nearly every value, so that other weights are noticed; a change made elsewhere on
     purpose is found by the full hash only. config.json and the index are hashed whole. A merged
     checkpoint has the files of the base and those of the adapter, an Orbax step every file, above
-    64 MiB the first 4 KiB of each MiB.
+    64 MiB the first 4 KiB of each MiB. Of a file that is read from the hub, the commit and the
+    hub's own hash of the whole take the place of the samples.
 
     Args:
         checkpoint: Checkpoint of any kind.
@@ -63,13 +65,14 @@ def input_digest(checkpoint: Checkpoint, *, full: bool = False) -> dict[str, Any
         digests[file.path.name] = file_digest(file)
     for name in names:
         shard = checkpoint.header(name)
-        digest = {
-            "size": shard.size,
-            "header_sha256": hashlib.sha256(shard.header).hexdigest(),
-            "sampled_sha256": _hash_samples(shard),
-        }
-        if full:
-            digest["sha256"] = shard.file.hash_blocks()
+        header = hashlib.sha256(shard.header).hexdigest()
+        digest = {"size": shard.size, "header_sha256": header}
+        if isinstance(shard.file, HubFile):
+            digest |= shard.file.identity
+        else:
+            digest["sampled_sha256"] = _hash_samples(shard)
+            if full:
+                digest["sha256"] = shard.file.hash_blocks()
         digests[name] = digest
     return digests
 

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from svdjax.checkpoint.small_json import read_object
@@ -146,7 +146,9 @@ class Weights(NamedTuple):
 
 
 def find_weights(
-    directory: pathlib.Path, usable: Callable[[pathlib.Path, Mapping[str, str]], str]
+    directory: pathlib.Path,
+    usable: Callable[[str, Mapping[str, str]], str],
+    remote: Collection[str] = (),
 ) -> Weights:
     """Files with the weights, without opening any but a single file beside shards.
 
@@ -157,13 +159,14 @@ def find_weights(
     Args:
         directory: Directory of the checkpoint.
         usable: Says what is wrong with a single file, beside an index; empty if nothing is.
+        remote: Names of weights that lie elsewhere, and are there.
 
     Raises:
         InputError: There are no safetensors (pickles get a hint how to convert), shards are
             missing, or the index is malformed or leads outside the directory.
     """
-    single, indexed = (os.path.lexists(directory / name) for name in (SINGLE, INDEX))
-    names = _entries(directory)
+    names = sorted({*_entries(directory), *remote})
+    single, indexed = SINGLE in names, INDEX in names
     beside = tuple(
         f"{directory}: {name} is not read"
         for name in names
@@ -171,21 +174,31 @@ def find_weights(
     )
     if single and indexed:
         try:
-            shards = _read_index(directory, INDEX, names)
+            shards = _read_index(directory, INDEX, names, remote)
         except InputError:
             shards = None
-        why = usable(directory / SINGLE, shards.index) if shards else ""
+        why = usable(SINGLE, shards.index) if shards else ""
         if shards and why:
             note = f"{directory}: {SINGLE} is not read, the shards of {INDEX} are: {why}"
             return shards._replace(notes=(*shards.notes, note, *beside))
-        checked_path(directory, SINGLE)
+        _check_there(directory, [SINGLE], remote)
         note = f"{directory}: {SINGLE} is read, {INDEX} is not"
         return Weights({}, (SINGLE,), directory / SINGLE, notes=(note, *beside))
     if single:
-        checked_path(directory, SINGLE)
+        _check_there(directory, [SINGLE], remote)
         return Weights({}, (SINGLE,), directory / SINGLE, notes=beside)
-    weights = _read_index(directory, INDEX, names) if indexed else _without_index(directory, names)
+    if indexed:
+        weights = _read_index(directory, INDEX, names, remote)
+    else:
+        weights = _without_index(directory, names, remote)
     return weights._replace(notes=(*weights.notes, *beside))
+
+
+def _check_there(directory: pathlib.Path, names: Iterable[str], remote: Collection[str]) -> None:
+    """Raises `InputError` as `checked_path`; what lies elsewhere is there."""
+    for name in names:
+        if name not in remote:
+            checked_path(directory, name)
 
 
 def _entries(directory: pathlib.Path) -> list[str]:
@@ -195,7 +208,9 @@ def _entries(directory: pathlib.Path) -> list[str]:
         raise InputError(f"{directory}: cannot be read ({one_line(error)})") from None
 
 
-def _without_index(directory: pathlib.Path, names: Sequence[str]) -> Weights:
+def _without_index(
+    directory: pathlib.Path, names: Sequence[str], remote: Collection[str]
+) -> Weights:
     """Shards by their numbers, or the only variant that there is."""
     by_variant: dict[str, list[str]] = {}
     indices: dict[str, str] = {}
@@ -218,18 +233,20 @@ def _without_index(directory: pathlib.Path, names: Sequence[str]) -> Weights:
     (variant,) = variants
     note = f"{directory}: the variant {variant!r} is read, there is no {SINGLE}"
     if variant in indices:
-        weights = _read_index(directory, indices[variant], names)
+        weights = _read_index(directory, indices[variant], names, remote)
         return weights._replace(notes=(*weights.notes, note))
     files = tuple(by_variant[variant])
     if len(files) == 1 and not _SHARD.fullmatch(files[0]):
-        checked_path(directory, files[0])
+        _check_there(directory, files, remote)
         return Weights({}, files, directory / files[0], notes=(note,))
-    files = _complete(directory, files)
+    files = _complete(directory, files, remote)
     notes = (f"{directory}: there is no {INDEX}, the {len(files)} shards are read without",)
     return Weights({}, files, directory / files[0], notes=(*notes, note) if variant else notes)
 
 
-def _complete(directory: pathlib.Path, files: Iterable[str]) -> tuple[str, ...]:
+def _complete(
+    directory: pathlib.Path, files: Iterable[str], remote: Collection[str]
+) -> tuple[str, ...]:
     """Shards of one set by number; raises `InputError` if it is not whole."""
     by_count: dict[int, dict[int, str]] = {}
     for file in files:
@@ -250,12 +267,13 @@ def _complete(directory: pathlib.Path, files: Iterable[str]) -> tuple[str, ...]:
             f"{directory}: there is no {INDEX}, and {told}; expected one whole set of shards: "
             "fetch the others"
         )
-    for file in whole[0].values():
-        checked_path(directory, file)
+    _check_there(directory, whole[0].values(), remote)
     return tuple(whole[0][number] for number in sorted(whole[0]))
 
 
-def _read_index(directory: pathlib.Path, name: str, names: Sequence[str]) -> Weights:
+def _read_index(
+    directory: pathlib.Path, name: str, names: Sequence[str], remote: Collection[str]
+) -> Weights:
     """Files that an index names, or the whole set of shards that lies there in their place."""
     path = checked_path(directory, name)
     index = read_object(path, _MOST_INDEX_BYTES).get("weight_map")
@@ -276,6 +294,8 @@ def _read_index(directory: pathlib.Path, name: str, names: Sequence[str]) -> Wei
         elif not file.endswith(".safetensors"):
             faults.append(f"{file!r} (tensor {first[file]}) is no .safetensors file")
             only_missing = False
+        elif file in remote:
+            continue
         # Without an exception for each, which takes seconds for a hundred thousand.
         elif is_bare(file) and not os.path.lexists(shard := os.path.join(directory, file)):  # noqa: PTH118
             faults.append(f"tensor {first[file]}: {shard}: no such file")
@@ -288,7 +308,7 @@ def _read_index(directory: pathlib.Path, name: str, names: Sequence[str]) -> Wei
     if faults and only_missing:
         others = [file for file in names if _SHARD.fullmatch(file)]
         with contextlib.suppress(InputError):
-            files = _complete(directory, others) if others else files
+            files = _complete(directory, others, remote) if others else files
             if others:
                 note = f"{path}: names files that are not there ({faults[0]})"
                 note += f"; the {len(files)} shards beside it are read"

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 
 from svdjax.checkpoint.canonical import canonical
+from svdjax.checkpoint.hub import Streaming
 from svdjax.checkpoint.lora import CONFIG, read_lora_config
 from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint, is_orbax
@@ -16,7 +17,9 @@ from svdjax.errors import InputError
 
 
 def open_checkpoint(
-    source: str | os.PathLike[str], base: Callable[[], Checkpoint | None] = lambda: None
+    source: str | os.PathLike[str],
+    base: Callable[[], Checkpoint | None] = lambda: None,
+    streaming: Streaming | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint without reading any weights.
 
@@ -26,6 +29,7 @@ def open_checkpoint(
         base: Returns the base of an adapter, called only where there is one; a merged base stands
             for its own base. Where it returns None, the base is the one that adapter_config.json
             names, if that is a directory or in the hub's cache.
+        streaming: How the weights of hub ids are read; None where they are downloaded.
 
     Raises:
         InputError: There is no such checkpoint, or it is not one that can be read: no or invalid
@@ -33,11 +37,12 @@ def open_checkpoint(
             names missing files or leads outside the directory; an adapter that does not fit its
             base, or whose base is not known. The message has the remedy.
     """
-    path = resolve(source)
+    snapshot = streaming.snapshot(os.fspath(source)) if streaming else None
+    path = snapshot.path if snapshot else resolve(source)
     if is_orbax(path):
         return OrbaxCheckpoint(source, path)
     if not is_adapter(path):
-        return canonical(Checkpoint(source, path))
+        return canonical(Checkpoint(source, path, snapshot))
     model = base() or _named_base(path)
     return MergedCheckpoint(
         source, path, model.base if isinstance(model, MergedCheckpoint) else model

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from svdjax.checkpoint import files, formats, small_json
+from svdjax.checkpoint.hub import HubFile, HubSnapshot
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec, same_bytes
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.watched import WatchedFile
@@ -81,22 +82,29 @@ class Checkpoint:
 
     _conflicts: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, source: str | os.PathLike[str], path: pathlib.Path | None = None):
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        path: pathlib.Path | None = None,
+        snapshot: HubSnapshot | None = None,
+    ):
         """Opens a checkpoint.
 
         Args:
             source: Directory or hub id.
             path: Directory of `source`, where that is known already.
+            snapshot: What is read from the hub instead of from `path`.
 
         Raises:
             InputError: As `svdjax.checkpoint.open_checkpoint`.
         """
         self.source = os.fspath(source)
         self.path = resolve(source) if path is None else path
+        self._remote = snapshot.weights if snapshot else {}
         config = self.path / "config.json"
         if not os.path.lexists(config):
             # Pickles and adapters have messages of their own.
-            files.find_weights(self.path, _misfit)
+            files.find_weights(self.path, self._misfit, self._remote)
             raise InputError(f"{config}: no such file; expected a model's config.json")
         described = [WatchedFile(files.checked_path(self.path, "config.json"))]
         self.config = small_json.read_object(config)
@@ -105,17 +113,21 @@ class Checkpoint:
             raise InputError(
                 f"{config}: model_type is {small_json.shown(kind)}, expected a name such as qwen2"
             )
-        weights = files.find_weights(self.path, _misfit)
+        weights = files.find_weights(self.path, self._misfit, self._remote)
         self.files, self.listing = weights.files, weights.listing
         self._shards: dict[str, Shard] = {}
         self._lock = threading.Lock()
         if weights.indexed:
             described.append(WatchedFile(self.listing))
+        if snapshot:
+            snapshot.fetch_heads(self.files)
         self.described: tuple[WatchedFile, ...] = tuple(described)
         described[0].check()
         self._index, notes, self._conflicts = self._match_index(weights.index)
         self._specs = {n: self._shards[file].specs[n] for n, file in self._index.items()}
         self.notes: tuple[str, ...] = (*weights.notes, *notes)
+        if snapshot and self._remote:
+            self.notes = (snapshot.note, *self.notes)
         self.names: tuple[str, ...] = tuple(sorted(self._index))
         if not self.names:
             raise InputError(f"{self.listing}: holds no tensor")
@@ -155,6 +167,11 @@ class Checkpoint:
     def close(self) -> None:
         """Frees what is in memory; the checkpoint can still be read, for no file stays open."""
 
+    @property
+    def streamed(self) -> bool:
+        """Whether weights come from the hub as they are read; several at a time are quicker."""
+        return any(isinstance(self.header(file).file, HubFile) for file in self.files[:1])
+
     def check_unchanged(self) -> None:
         """Raises `InputError` if a file that was read has changed since; `read` does so too."""
         with self._lock:
@@ -178,7 +195,7 @@ class Checkpoint:
 
     def where(self, name: str) -> pathlib.Path:
         """File that a tensor's values come from, for messages."""
-        return self.path / self.spec(name).file
+        return self._shard(name).path
 
     def stored(self, name: str) -> bool:
         """Whether a tensor's bytes are those in its file (`spec`), and may be copied from there."""
@@ -223,8 +240,25 @@ class Checkpoint:
         """One of `files`, opened; raises `InputError` if it is broken."""
         with self._lock:
             if file not in self._shards:
-                self._shards[file] = Shard(files.checked_path(self.path, file))
+                self._shards[file] = self._open(file)
             return self._shards[file]
+
+    def _open(self, file: str) -> Shard:
+        remote = self._remote.get(file)
+        return Shard(remote.path, remote) if remote else Shard(files.checked_path(self.path, file))
+
+    def _misfit(self, file: str, index: Mapping[str, str]) -> str:
+        """Why a single file is not the model whose shards an index names; empty if it may be."""
+        try:
+            specs = self._open(file).specs
+        except InputError as error:
+            return str(error)
+        for name in sorted(index):
+            if name not in specs:
+                return f"it has no tensor {name}"
+            if len(specs[name].shape) == 2 and specs[name].dtype not in formats.FLOATS:
+                return f"its tensor {name} is {specs[name].dtype}"
+        return ""
 
     def _match_index(
         self, index: Mapping[str, str]
@@ -261,17 +295,3 @@ class Checkpoint:
                 told = words.format(f"tensor {first} in {where_}{more}", verb)
                 notes.append(f"{self.listing}: {told}")
         return chosen, notes, conflicts
-
-
-def _misfit(path: pathlib.Path, index: Mapping[str, str]) -> str:
-    """Why a single file is not the model whose shards an index names; empty if it may be."""
-    try:
-        specs = Shard(path).specs
-    except InputError as error:
-        return str(error)
-    for name in sorted(index):
-        if name not in specs:
-            return f"it has no tensor {name}"
-        if len(specs[name].shape) == 2 and specs[name].dtype not in formats.FLOATS:
-            return f"its tensor {name} is {specs[name].dtype}"
-    return ""

@@ -45,7 +45,7 @@ class Shard:
 
     Attributes:
         path: Path of the file.
-        file: The file, watched for changes.
+        file: The file, watched for changes; given where it is none of this machine.
         size: Size of the file in bytes.
         header: Bytes of the header.
         specs: Entries of the tensors by name.
@@ -54,9 +54,8 @@ class Shard:
         InputError: The file is truncated or corrupt, repeats a tensor, or has quantised formats.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        self.file = WatchedFile(path)
+    def __init__(self, path: pathlib.Path, file: WatchedFile | None = None):
+        self.path, self.file = path, file or WatchedFile(path)
         self.size = self.file.size
         if self.size < 8:
             raise self._corrupt("no header")
@@ -71,7 +70,7 @@ class Shard:
         self.header = bytes(header)
         if not self.header.startswith(b"{"):
             raise self._corrupt("its header is no JSON object")
-        fields = small_json.parse_object(self.header, f"{path} (header)")
+        fields = small_json.parse_object(self.header, f"{self.path} (header)")
         metadata = fields.pop("__metadata__", None)
         if metadata is not None and not (
             isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())

@@ -6,15 +6,32 @@ import difflib
 import os
 import pathlib
 import re
+from dataclasses import dataclass
 
 from svdjax.checkpoint.files import one_line
 from svdjax.errors import InputError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Weights in other formats are not fetched.
-_ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt"]
-_ALLOWED += ["LICENSE*", "README.md"]
-_IGNORED = ["*/*", "consolidated*"]
+ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt")
+ALLOWED += ("LICENSE*", "README.md")
+IGNORED = ("*/*", "consolidated*")
+_MOST_REASON = 200  # characters of an error of the hub's client
+
+
+@dataclass(frozen=True)
+class HubId:
+    """Repository of the Hugging Face hub.
+
+    Attributes:
+        source: As the user gave it, "org/name" or "org/name@revision".
+        repo: "org/name".
+        revision: Branch, tag or commit; None for the default branch.
+    """
+
+    source: str
+    repo: str
+    revision: str | None
 
 
 def resolve(source: str | os.PathLike[str], *, cached: bool = False) -> pathlib.Path:
@@ -29,6 +46,32 @@ def resolve(source: str | os.PathLike[str], *, cached: bool = False) -> pathlib.
 
     Raises:
         InputError: There is neither, or the hub cannot be reached.
+    """
+    place = locate(source)
+    if isinstance(place, pathlib.Path):
+        return place
+    import huggingface_hub  # slow to import: only for hub ids
+
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                place.repo,
+                revision=place.revision,
+                allow_patterns=list(ALLOWED),
+                ignore_patterns=list(IGNORED),
+                local_files_only=cached,
+            )
+        )
+    # The kinds of errors of its HTTP client vary with versions.
+    except Exception as error:
+        raise unavailable(place, error) from None
+
+
+def locate(source: str | os.PathLike[str]) -> pathlib.Path | HubId:
+    """Directory, or repository of the hub, that a source names; nothing is fetched.
+
+    Raises:
+        InputError: It names neither.
     """
     text = os.fspath(source)
     if not text or "\0" in text:
@@ -45,37 +88,32 @@ def resolve(source: str | os.PathLike[str], *, cached: bool = False) -> pathlib.
     hub = _HUB_ID.fullmatch(text)
     if hub is None or text.startswith((".", "~")):
         raise InputError(f"checkpoint {text}: no such directory{_candidates(path)}")
-    return _fetch(text, hub["repo"], hub["revision"], path, cached)
+    return HubId(text, hub["repo"], hub["revision"])
 
 
-def _fetch(
-    source: str, repo: str, revision: str | None, path: pathlib.Path, cached: bool
-) -> pathlib.Path:
-    import huggingface_hub  # slow to import: only for hub ids
-
-    try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=_ALLOWED,
-                ignore_patterns=_IGNORED,
-                local_files_only=cached,
-            )
-        )
-    # The kinds of errors of its HTTP client vary with versions.
-    except Exception as error:
-        reason = one_line(error)
-        reason = reason if len(reason) <= 200 else reason[:200] + "..."
-        raise InputError(
-            f"checkpoint {source}: no such directory{_candidates(path)}, and not to be had from "
-            f"the Hugging Face hub either ({type(error).__name__}: {reason})"
-            f"{_remedy(type(error).__name__, repo, revision)}"
-        ) from None
+def unavailable(place: HubId, error: Exception) -> InputError:
+    """What to tell of a repository that the hub's client cannot get."""
+    return InputError(
+        f"checkpoint {place.source}: no such directory{_candidates(pathlib.Path(place.source))}, "
+        f"and not to be had from the Hugging Face hub either ({hub_reason(error)})"
+        f"{hub_remedy(error, place.repo, place.revision)}"
+    )
 
 
-def _remedy(kind: str, repo: str, revision: str | None) -> str:
+def hub_reason(error: Exception) -> str:
+    """An error of the hub's client, in short; tokens and signatures of addresses are left out."""
+    from huggingface_hub import get_token
+
+    text = re.sub(r"(https?://)(?:[^\s/@]+@)?([^\s?]+)(?:\?\S*)?", r"\1\2", one_line(error))
+    if token := get_token():
+        text = text.replace(token, "<token>")
+    text = text if len(text) <= _MOST_REASON else text[:_MOST_REASON] + "..."
+    return f"{type(error).__name__}: {text}"
+
+
+def hub_remedy(error: Exception, repo: str, revision: str | None) -> str:
     """What to do about an error of the hub's client, by the name of its class."""
+    kind = type(error).__name__
     fetch = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
     if kind == "LocalEntryNotFoundError":
         unset = "unset HF_HUB_OFFLINE, or " * bool(os.environ.get("HF_HUB_OFFLINE"))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from svdjax.checkpoint.params import check_finite
 from svdjax.checkpoint.projection import Projection
+from svdjax.checkpoint.ranges import CONNECTIONS
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
 
 _ALIGNMENT = 64
 _STRIP = 256
+_AT_ONCE = 64 << 20  # bytes of tensors that are fetched together
 
 
 def stack_dtype(checkpoint: Checkpoint, projection: Projection, start: int, stop: int) -> np.dtype:
@@ -35,6 +39,8 @@ def read_stack(
 ) -> np.ndarray:
     """Layers [start, stop) of a projection; beside them one tensor is held in memory.
 
+    Of a checkpoint that is read from the hub it is several, of 64 MiB together.
+
     Args:
         checkpoint: Either side of the pair.
         projection: Projection of the pair's plan.
@@ -56,15 +62,32 @@ def read_stack(
     layers = range(len(projection.tensors))[start:stop]
     transpose = wide and projection.turned != projection.transposed
     buffer = _aligned((length or len(layers), *(shape[::-1] if transpose else shape)), dtype)
-    for index, layer in enumerate(layers):
-        tensor = _read(checkpoint, projection, layer).astype(dtype, copy=False)
+
+    def load(index: int) -> None:
+        tensor = _read(checkpoint, projection, layers[index]).astype(dtype, copy=False)
         if transpose:
             _transpose(tensor, buffer[index])
         else:
             buffer[index] = tensor
-        del tensor
+
+    if checkpoint.streamed:
+        _at_once(load, len(layers), buffer[0].nbytes)
+    else:
+        for index in range(len(layers)):
+            load(index)
     buffer[len(layers) :] = buffer[len(layers) - 1]
     return buffer.transpose(0, 2, 1) if projection.transposed and not wide else buffer
+
+
+def _at_once(load: Callable[[int], None], count: int, nbytes: int) -> None:
+    """Calls `load` for each number, several at a time: answers of a network take a while."""
+    most = min(CONNECTIONS, count, max(_AT_ONCE // max(nbytes, 1), 1))
+    pool = ThreadPoolExecutor(most, thread_name_prefix="svdjax-stack")
+    try:
+        for _ in pool.map(load, range(count)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

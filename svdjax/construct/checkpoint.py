@@ -5,6 +5,7 @@ Axis legend: `L` layers, `I` in, `O` out, `R` = min(I, O).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from svdjax.checkpoint import Projection, input_digest
 from svdjax.checkpoint.cache import ArrayCache
+from svdjax.checkpoint.hub import Streaming
 from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.construct.build import ControlSpec, StackBuilder, build_groups
 from svdjax.construct.card import model_card
@@ -55,8 +57,8 @@ def run_construct(
 
 
 def dry_run_construct(job: ConstructJob | InitialiseJob, stop: StopRequest) -> str:
-    """What `run_construct` would read, hold and write; nothing is fetched."""
-    with offline():
+    """What `run_construct` would read, hold and write; nothing is fetched unless streamed."""
+    with contextlib.nullcontext() if job.stream else offline():
         return _edit(job, stop).dry_run()
 
 
@@ -80,7 +82,11 @@ class Construction(Edit):
         specs = [PairSpec("base", job.base, job.post)]
         specs += [PairSpec("other", job.other, job.post)] * bool(job.other)
         self._pairs = inputs.open_pairs(
-            specs, split_fused=False, merge_base=job.base, check=stop.check
+            specs,
+            split_fused=False,
+            merge_base=job.base,
+            streaming=Streaming.of(job, check=stop.check),
+            check=stop.check,
         )
         inputs.note_swapped(self._pairs[:1])
         super().__init__(job, self._pairs[-1].plan, stop)

@@ -14,6 +14,7 @@ import numpy as np
 
 from svdjax.checkpoint import input_digest, model_config, open_checkpoint, plan_pair
 from svdjax.checkpoint.adapter import save_adapter
+from svdjax.checkpoint.hub import Streaming
 from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.construct.card import initialisation_card
 from svdjax.construct.changes import Change
@@ -43,7 +44,7 @@ class Initialisation(Edit):
     job: InitialiseJob
 
     def __init__(self, job: InitialiseJob, stop: StopRequest):
-        base = open_checkpoint(job.base)
+        base = open_checkpoint(job.base, streaming=Streaming.of(job, check=stop.check))
         plan = plan_pair(base, base)
         if job.lora and plan.family == "unknown":
             raise InputError(

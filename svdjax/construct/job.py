@@ -15,6 +15,7 @@ from svdjax.construct.recipes import SIGNS, Recipe, get_recipe
 from svdjax.construct.selection import Layers, Modules
 from svdjax.errors import InputError, printable
 from svdjax.fields import setting
+from svdjax.streaming import StreamOptions
 
 DTYPES = ("bfloat16", "float16", "float32")
 INITIALISATIONS = {
@@ -25,7 +26,7 @@ INITIALISATIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditJob:
+class EditJob(StreamOptions):
     """What constructions of two models and initialisations of one have in common.
 
     Attributes:

@@ -20,6 +20,7 @@ from svdjax.checkpoint import (
 )
 from svdjax.checkpoint.digest import file_digest
 from svdjax.checkpoint.experts import with_experts
+from svdjax.checkpoint.hub import Streaming
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.engine.pairs import PairSpec
 from svdjax.engine.progress import note
@@ -57,6 +58,7 @@ def open_pairs(
     split_fused: bool,
     experts: int = 0,
     merge_base: str = "",
+    streaming: Streaming | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[PairJob]:
     """Opens all checkpoints (headers only) and plans all pairs.
@@ -70,6 +72,7 @@ def open_pairs(
         split_fused: Whether the parts of fused projections are analysed.
         experts: Most experts of each layer that are analysed, 0 for all (`with_experts`).
         merge_base: Model that adapters are merged into, where it is not the base of their pair.
+        streaming: How the weights of hub ids are read; None where they are downloaded.
         check: Called between checkpoints; may raise to stop.
 
     Raises:
@@ -86,7 +89,7 @@ def open_pairs(
             check()
             opening.add(source)
             try:
-                opened[source] = open_checkpoint(source, lambda: adapter_base(source))
+                opened[source] = open_checkpoint(source, lambda: adapter_base(source), streaming)
             except InputError as error:
                 faults.append(str(error))
                 opened[source] = None
@@ -168,7 +171,10 @@ class ValuesWork:
     name, reads_ahead = "validate", True
 
     def __init__(self, jobs: Sequence[PairJob]):
-        """Every layer of the pairs' checkpoints once, also of those that occur in several."""
+        """Every layer of the pairs' checkpoints once, also of those that occur in several.
+
+        Those that come from the hub are looked at when they are read: they are fetched once.
+        """
         layers = {
             (str(checkpoint.path), checkpoint.part(tensor), projection.rows): (
                 checkpoint,
@@ -177,6 +183,7 @@ class ValuesWork:
             )
             for job in jobs
             for checkpoint in job.sources.values()
+            if not checkpoint.streamed
             for projection in job.plan.projections
             for layer, tensor in enumerate(projection.tensors)
         }

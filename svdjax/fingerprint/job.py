@@ -10,10 +10,11 @@ from svdjax import fields
 from svdjax.errors import InputError
 from svdjax.fields import setting
 from svdjax.fingerprint.verdict import Thresholds
+from svdjax.streaming import StreamOptions
 
 
 @dataclass(frozen=True)
-class FingerprintJob:
+class FingerprintJob(StreamOptions):
     """A suspect, one reference or several, an ancestor: ``python -m svdjax.fingerprint``'s flags.
 
     Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig, open_checkpoint
 from svdjax.checkpoint.completeness import kind_of
 from svdjax.checkpoint.files import listed
+from svdjax.checkpoint.hub import Streaming
 from svdjax.checkpoint.matching import grouped, match_family
 from svdjax.checkpoint.settings import read_config
 from svdjax.errors import InputError
@@ -55,13 +56,17 @@ class Pair:
     notes: tuple[str, ...]
 
 
-def open_model(source: str) -> Model:
+def open_model(source: str, streaming: Streaming | None = None) -> Model:
     """Opens a checkpoint and checks its headers.
+
+    Args:
+        source: Directory or hub id.
+        streaming: How the weights of hub ids are read; None where they are downloaded.
 
     Raises:
         InputError: It cannot be read, or is not of a family that is known.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, streaming=streaming)
     kind = kind_of(checkpoint)
     if kind not in FAMILIES:
         raise InputError(
@@ -85,8 +90,13 @@ def open_model(source: str) -> Model:
     return Model(checkpoint, config, (*checkpoint.notes, *notes), headless)
 
 
-def open_pair(reference: str, suspect: str) -> Pair:
+def open_pair(reference: str, suspect: str, streaming: Streaming | None = None) -> Pair:
     """Opens two checkpoints and finds what of them can be compared.
+
+    Args:
+        reference: Directory or hub id.
+        suspect: The other's.
+        streaming: How the weights of hub ids are read; None where they are downloaded.
 
     Raises:
         InputError: One cannot be read, or nothing can be compared.
@@ -94,7 +104,7 @@ def open_pair(reference: str, suspect: str) -> Pair:
     models, faults = [], []
     for source in (reference, suspect):
         try:
-            models.append(open_model(source))
+            models.append(open_model(source, streaming))
         except InputError as error:
             faults.append(str(error))
     if faults:

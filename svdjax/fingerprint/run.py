@@ -75,7 +75,7 @@ def run_fingerprint(
             return run_fingerprint(job, page=page, stop=own, workers=workers)
     file = job.file
     remove_leftovers([file.parent])
-    pairs = open_pairs(job)
+    pairs = open_pairs(job, check=stop.check)
     request = _request(job, pairs)
     finished = _finished(job, request) if not page or job.page.is_file() else None
     if finished is not None:
@@ -94,8 +94,8 @@ def run_fingerprint(
 
 
 def dry_run_fingerprint(job: FingerprintJob) -> str:
-    """What `run_fingerprint` would compare; nothing is fetched or written."""
-    with offline():
+    """What `run_fingerprint` would compare; nothing is written, nor fetched unless streamed."""
+    with contextlib.nullcontext() if job.stream else offline():
         pairs = open_pairs(job)
     lines = ["dry run of a fingerprint: nothing is written"]
     for pair in pairs:
@@ -141,7 +141,8 @@ def _on_ray(job: FingerprintJob, pairs: Sequence[Pair], stop: StopRequest) -> It
 
     job = dataclasses.replace(job, devices=job.devices or 1)
     expected = {"versions": devices.versions(), "inputs": inputs(pairs)}
-    with RayWorkers(open_session, (job,), expected, devices=job.devices, stop=stop) as workers:
+    arguments = (job, expected["inputs"])
+    with RayWorkers(open_session, arguments, expected, devices=job.devices, stop=stop) as workers:
         workers.open(stop.check)
         yield workers
 

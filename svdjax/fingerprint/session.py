@@ -5,6 +5,7 @@ Imports no jax: a worker loads this before it has configured its process.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from svdjax.fingerprint.job import FingerprintJob
@@ -13,19 +14,20 @@ if TYPE_CHECKING:
     from svdjax.engine.work.unit import Work
 
 
-def open_session(job: FingerprintJob) -> FingerprintSession:
+def open_session(job: FingerprintJob, digests: Mapping[str, Any]) -> FingerprintSession:
     """Opens a fingerprint's session on a worker; see `FingerprintSession`."""
-    return FingerprintSession(job)
+    return FingerprintSession(job, digests)
 
 
 class FingerprintSession:
     """A fingerprint on a worker; see `svdjax.engine.work.worker.Session`."""
 
-    def __init__(self, job: FingerprintJob):
+    def __init__(self, job: FingerprintJob, digests: Mapping[str, Any]):
         """Opens all checkpoints.
 
         Args:
             job: With the devices of a worker.
+            digests: Of the checkpoints, as the driver has them.
 
         Raises:
             InputError: One cannot be read here, or there are fewer devices than asked for.
@@ -33,7 +35,7 @@ class FingerprintSession:
         from svdjax.engine import devices
         from svdjax.fingerprint.work import open_pairs
 
-        self._job, self._pairs = job, open_pairs(job)
+        self._job, self._pairs = job, open_pairs(job, digests)
         self._mesh = devices.layer_mesh(job.devices)
 
     def about(self) -> dict[str, Any]:

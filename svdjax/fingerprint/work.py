@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from svdjax.atomic import plain
 from svdjax.checkpoint import input_digest
+from svdjax.checkpoint.hub import Streaming
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.fingerprint.compare import compare_pair
 from svdjax.fingerprint.job import FingerprintJob
@@ -14,15 +16,26 @@ from svdjax.fingerprint.layer import feed_forward_width
 from svdjax.fingerprint.pair import Pair, open_pair
 
 
-def open_pairs(job: FingerprintJob) -> list[Pair]:
+def open_pairs(
+    job: FingerprintJob,
+    digests: Mapping[str, Any] = types.MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
+) -> list[Pair]:
     """Each reference with the suspect, then the ancestor with the suspect and with the reference.
+
+    Args:
+        job: The checkpoints.
+        digests: Of the same checkpoints, whose commits of the hub are read.
+        check: Called while the hub is waited for; may raise to stop.
 
     Raises:
         InputError: A checkpoint cannot be read, or two cannot be compared.
     """
+    streaming = Streaming.of(job, digests, check)
     ancestors = [job.ancestor] if job.ancestor else []
-    pairs = [open_pair(source, job.suspect) for source in (*job.references, *ancestors)]
-    return pairs + [open_pair(source, job.references[0]) for source in ancestors]
+    sides = [(source, job.suspect) for source in (*job.references, *ancestors)]
+    sides += [(source, job.references[0]) for source in ancestors]
+    return [open_pair(*pair, streaming) for pair in sides]
 
 
 def inputs(pairs: Sequence[Pair]) -> dict[str, Any]:

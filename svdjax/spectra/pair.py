@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from svdjax.checkpoint.hub import Streaming
 from svdjax.engine import devices as machine
 from svdjax.engine import inputs
 from svdjax.engine.compile_queue import CompileQueue
@@ -35,6 +36,7 @@ def compare(
     devices: int = 0,
     group_bytes: int = Settings.group_bytes,
     progress: bool = False,
+    stream: bool = False,
 ) -> Comparison:
     """Analysis of a pair: how the linear layers of `post` differ from those of `base`.
 
@@ -54,6 +56,7 @@ def compare(
         devices: Number of devices to spread the layers over, 0 for all.
         group_bytes: Host bytes of one group of layers, both matrices as stored.
         progress: Whether to log lines and a bar on stderr.
+        stream: Whether the weights of hub ids are fetched as they are read, not downloaded.
 
     Returns:
         The results as numpy arrays in small dataclasses; nothing is written.
@@ -71,7 +74,10 @@ def compare(
         group_bytes=group_bytes,
     )
     spec = PairSpec("pair", os.fspath(base), os.fspath(post))
-    (job,) = inputs.open_pairs([spec], split_fused=split_fused, experts=settings.expert_count)
+    streaming = Streaming() if stream else None
+    (job,) = inputs.open_pairs(
+        [spec], split_fused=split_fused, experts=settings.expert_count, streaming=streaming
+    )
     return _compare(job, settings, progress)
 
 

@@ -12,6 +12,8 @@ from svdjax import cli
 from svdjax.engine.process import open_jax, prepare_process, set_cpu_devices
 from svdjax.engine.signals import StopRequest
 from svdjax.errors import InputError
+from svdjax.fields import Flags
+from svdjax.streaming import StreamOptions
 from svdjax.sweep.config import read_config
 from svdjax.sweep.session import for_workers
 
@@ -33,11 +35,15 @@ class SweepFlags:
         self._place = flags.DEFINE_string(
             place, None, "Directory for the results; default runs/<name of the config>."
         )
+        self._stream = Flags(StreamOptions)
         self._workers = cli.define_workers("config.devices")
         self._dry_run = cli.define_common()
 
     def run(self, config: Any) -> str:
         """Sweeps a `ConfigDict`, or tells what that would take; returns the summary for stdout."""
+        for leaf, value in self._stream.values(StreamOptions).items():
+            if flags.FLAGS[leaf].present:
+                config[leaf] = value
         if self._dry_run.value:
             prepare_process()
             sweep = read_config(config)

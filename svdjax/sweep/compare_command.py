@@ -2,12 +2,13 @@ r"""Compares two checkpoints: what post-training did to singular values and vect
 
     svdjax compare BASE POST
     svdjax compare BASE POST --out=runs/mine --nulls
-    svdjax compare Qwen/Qwen2.5-Math-1.5B Qwen/Qwen2.5-Math-1.5B-Instruct --dry_run
+    svdjax compare Qwen/Qwen2.5-Math-1.5B Qwen/Qwen2.5-Math-1.5B-Instruct --stream
 
 BASE is what POST was trained from; both are Hugging Face directories with safetensors, or hub ids
 org/name[@revision]. POST may be a directory with a LoRA adapter, which is merged into BASE as it is
 read. OUT then holds report.html, and in OUT/pair the arrays (spectra.npz), summary.json, tables and
-a report of the pair. --nulls adds what a random change of the same size would show.
+a report of the pair. --nulls adds what a random change of the same size would show; --stream reads
+hub ids without downloading them.
 
 It is the sweep of the config `pair` (svdjax sweep --help): a command that was killed goes on when
 it is given again, a finished one does nothing. Exit status: 0 done, 2 the input cannot be used (one

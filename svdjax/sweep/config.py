@@ -20,6 +20,7 @@ from svdjax.evaluate.job import EvaluationOptions
 from svdjax.fields import as_leaf, setting
 from svdjax.nulls.options import NullOptions
 from svdjax.probe.job import ProbeOptions
+from svdjax.streaming import StreamOptions
 from svdjax.sweep.stages import REGISTRY
 from svdjax.sweep.trajectory import trajectory_names
 from svdjax.temperature.options import TemperatureOptions
@@ -62,7 +63,7 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StreamOptions):
     """Leaves of a config beside its name and pairs."""
 
     factorisation: str = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,8 @@ _HEAD = ("projection", "in x out", "layers", "groups", "read", "host", "device",
 def dry_run(config: Any) -> str:
     """Returns a table of shapes, memory and predicted time of the sweep of `config`.
 
-    Opens the checkpoints' headers only, and downloads nothing: hub ids must be in the hub's cache.
+    Opens the checkpoints' headers only, and downloads nothing: hub ids must be in the hub's cache,
+    or streamed; then their headers, and what is small, are fetched.
     Time is predicted from rates that are measured on this machine: of a product, of some symmetric
     eigenproblems, of drawing a figure (docs/scale.md).
 
@@ -39,8 +41,9 @@ def dry_run(config: Any) -> str:
     """
     sweep = read_config(config)
     get_factorisation(sweep.settings.factorisation)
-    with offline():
-        _need_local(sweep.pairs)
+    with contextlib.nullcontext() if sweep.settings.stream else offline():
+        if not sweep.settings.stream:
+            _need_local(sweep.pairs)
         start = time.perf_counter()
         plan = plan_sweep(sweep)
     note_swapped(plan.jobs)
@@ -149,7 +152,7 @@ def _need_local(pairs: Sequence[PairSpec]) -> None:
     if absent:
         raise InputError(
             f"{', '.join(absent)}: neither a directory nor in the Hugging Face hub's cache, and a "
-            "dry run downloads nothing; fetch hub ids with `hf download ID` first"
+            "dry run downloads nothing; fetch hub ids with `hf download ID` first, or give --stream"
         )
 
 

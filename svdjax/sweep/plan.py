@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from svdjax.checkpoint.hub import Streaming
 from svdjax.engine import devices, inputs
 from svdjax.engine.cost import START_SECONDS, Rates
 from svdjax.engine.groups import side_bytes, working_bytes
@@ -106,11 +108,17 @@ class SweepPlan:
         return count + sum(stage.figures * len(stage.pairs(specs)) for stage in self.stages)
 
 
-def plan_sweep(sweep: SweepConfig, *, check: Callable[[], None] = lambda: None) -> SweepPlan:
+def plan_sweep(
+    sweep: SweepConfig,
+    *,
+    digests: Mapping[str, Any] = types.MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
+) -> SweepPlan:
     """Opens and checks all that a sweep reads, headers only, and plans it.
 
     Args:
         sweep: The config.
+        digests: Of the inputs of the sweep that is gone on with, whose commits of the hub are read.
         check: Called between checkpoints; may raise to stop.
 
     Raises:
@@ -121,6 +129,7 @@ def plan_sweep(sweep: SweepConfig, *, check: Callable[[], None] = lambda: None) 
         sweep.pairs,
         split_fused=settings.split_fused,
         experts=settings.expert_count,
+        streaming=Streaming.of(settings, digests, check),
         check=check,
     )
     shared = SharedInputs(jobs, settings)

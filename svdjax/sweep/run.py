@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -28,11 +29,13 @@ from svdjax.spectra.compute import compile_groups
 from svdjax.spectra.results import Comparison
 from svdjax.spectra.stage import run_spectra
 from svdjax.spectral import get_factorisation
+from svdjax.streaming import StreamOptions
 from svdjax.sweep.config import SweepConfig, read_config
 from svdjax.sweep.outcome import SweepOutcome
 from svdjax.sweep.plan import SweepPlan, plan_sweep
 from svdjax.sweep.session import for_workers, open_session
 
+_NOT_COMPUTED = ("report", *(field.name for field in dataclasses.fields(StreamOptions)))
 _OUTPUTS = ("summary.json", "spectra.npz", "vectors.npz")
 
 
@@ -124,7 +127,8 @@ class _Sweep:
     def run(self) -> SweepOutcome:
         if self.place.existed:
             self._take()
-        plan = plan_sweep(self.sweep, check=self.stop.check)
+        known = self.state.get("inputs", {})
+        plan = plan_sweep(self.sweep, digests=known, check=self.stop.check)
         inputs.note_swapped(plan.jobs)
         digests = plan.digests(self.stop.check)
         self._refuse_inputs(digests)
@@ -300,8 +304,8 @@ class _Sweep:
 
 
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config without what the report alone reads."""
-    return {key: value for key, value in config.items() if key != "report"}
+    """A resolved config without what changes no number: what is drawn, and how files are read."""
+    return {key: value for key, value in config.items() if key not in _NOT_COMPUTED}
 
 
 def _now() -> str:

@@ -49,7 +49,7 @@ class SweepSession:
         from svdjax.engine.compile_queue import CompileQueue
         from svdjax.sweep.plan import plan_sweep
 
-        self._plan = plan_sweep(sweep)
+        self._plan = plan_sweep(sweep, digests=digests)
         self._digests = digests
         self._compile_queue = CompileQueue()
         self._folder = own_folder(_FOLDER)
