@@ -11,7 +11,8 @@ import threading
 
 import numpy as np
 
-from svdjax.checkpoint import files, formats, small_json
+from svdjax.checkpoint import files, small_json
+from svdjax.checkpoint.formats import Precision, precision_of
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.watched import WatchedFile
@@ -63,7 +64,6 @@ class Checkpoint:
             raise InputError(
                 f"{config}: model_type is {small_json.shown(kind)}, expected a name such as qwen2"
             )
-        formats.refuse_quantised_config(self.config, str(config))
         index, self.files = files.weight_map(self.path)
         self._shards: dict[str, Shard] = {}
         self._lock = threading.Lock()
@@ -87,7 +87,6 @@ class Checkpoint:
         self.names: tuple[str, ...] = tuple(sorted(index))
         if not self.names:
             raise InputError(f"{self.listing}: holds no tensor")
-        formats.refuse_quantised_names(self.names, str(self.listing))
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -133,6 +132,16 @@ class Checkpoint:
     def stored(self, name: str) -> bool:
         """Whether a tensor's bytes are those in its file (`spec`), and may be copied from there."""
         return name in self._index
+
+    def packed(self, name: str) -> str:
+        """Format that a tensor is quantised in, such as "fp8"; empty where floats are stored."""
+        del name
+        return ""
+
+    def precision(self, name: str, rows: tuple[int, int] | None = None) -> Precision:
+        """What storing a tensor, or its rows [start, stop), rounded of it."""
+        del rows
+        return precision_of(self.spec(name).dtype)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """A tensor in its storage dtype and orientation, as a new array.

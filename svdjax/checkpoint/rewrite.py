@@ -26,9 +26,9 @@ import numpy as np
 from svdjax.atomic import plain, read_npz, sync, write_json, write_npz
 from svdjax.checkpoint import files
 from svdjax.checkpoint.digest import digest_of, input_digest
-from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.formats import DTYPES, FLOATS
 from svdjax.checkpoint.opening import open_checkpoint
-from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.reader import Checkpoint, TensorSpec
 from svdjax.checkpoint.replace import check_target, copy_companions, publish, write_text
 from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
 from svdjax.checkpoint.writer import with_dtype
@@ -36,6 +36,7 @@ from svdjax.errors import InputError
 from svdjax.locks import Lock
 
 _FORMAT = 1
+_BF16 = DTYPES["BF16"]
 _CHUNK = 8 << 20
 _DATA, _OLD, _LOCK, _JOURNAL = "files", "old", ".lock", "journal.json"
 _CARD = "README.md"
@@ -91,7 +92,8 @@ class CheckpointRewrite:
             replaced: Names of the tensors that will be given to `write`.
             identity: JSON-able; whatever determines the result. A job of another identity does
                 not go on from what this one left.
-            dtype: Storage dtype of all floating tensors; None keeps theirs.
+            dtype: Storage dtype of all floating tensors; None keeps theirs, bf16 for quantised
+                ones.
             overwrite: See `target`.
         """
         self.source, self.overwrite = source, overwrite
@@ -162,10 +164,10 @@ class CheckpointRewrite:
                 continue
             with self._disk():
                 stream = self._streams[file]
-                for name, spec in self.source.header(file).specs.items():
-                    if name in self._replaced:
+                for name, slot in self._slots.items():
+                    if name in self._replaced or slot.file != file:
                         continue
-                    slot = self._slots[name]
+                    spec = self.source.spec(name)
                     stream.seek(slot.span[0])
                     if slot.dtype == spec.dtype and self.source.stored(name):
                         self._copy_bytes(file, spec.offsets, stream)
@@ -227,7 +229,8 @@ class CheckpointRewrite:
     def finish(self, card: str, about: Any = None) -> pathlib.Path:
         """Adds config, index and model card; puts it in its place.
 
-        config.json is that of the source, its dtype renamed, without pointers to code.
+        config.json is that of the source, its dtype renamed, without pointers to code and what it
+        says of quantisation.
 
         Args:
             card: README.md.
@@ -244,7 +247,8 @@ class CheckpointRewrite:
                 index = {name: slot.file for name, slot in self._slots.items()}
                 write_index(data, index, self.nbytes)
             config = {key: value for key, value in source.config.items() if key != "auto_map"}
-            config = config if self._dtype is None else with_dtype(config, self._dtype.name)
+            kind = self._dtype or (_BF16 if any(map(source.packed, source.names)) else None)
+            config = config if kind is None else with_dtype(config, kind.name)
             text = json.dumps(config, indent=2, allow_nan=False) + "\n"
             write_text(data / "config.json", text)
             record = {"job": digest_of(self._identity), "result": _digest(data), "about": about}
@@ -451,14 +455,22 @@ def _layout(
         )
     slots: dict[str, TensorSlot] = {}
     heads: dict[str, bytes] = {}
-    for file in source.files:
-        specs = source.header(file).specs
-        names = sorted(specs, key=lambda name: specs[name].offsets)
-        stored = {
-            name: dtype if dtype is not None and specs[name].dtype in FLOATS else specs[name].dtype
-            for name in names
-        }
+    by_file: dict[str, dict[str, TensorSpec]] = {file: {} for file in source.files}
+    for name in source.names:
+        spec = source.spec(name)
+        by_file[spec.file][name] = spec
+    for file, specs in by_file.items():
+        names = sorted(specs, key=lambda name: (specs[name].offsets, name))
+        stored = {name: _stored_dtype(source, name, dtype) for name in names}
         heads[file], spans = header_of((name, specs[name].shape, stored[name]) for name in names)
         for name in names:
             slots[name] = TensorSlot(file, specs[name].shape, stored[name], spans[name])
     return slots, heads
+
+
+def _stored_dtype(source: Checkpoint, name: str, dtype: np.dtype | None) -> np.dtype:
+    """Storage dtype of a tensor; bf16 where the source's is quantised and no other is asked for."""
+    own = source.spec(name).dtype
+    if own not in FLOATS:
+        return own
+    return dtype or (_BF16 if source.packed(name) else own)

@@ -134,7 +134,6 @@ def truncate(directory) -> None:
         ("post", truncate, ["truncated"]),
         ("base", shutil.rmtree, ["no such directory"]),
         ("base", lambda d: edit(d, model_type="llama"), ["llama", "gemma2"]),
-        ("post", lambda d: edit(d, quantization_config={"quant_method": "awq"}), ["awq"]),
     ],
 )
 def test_checkpoints(side, damage, words, copies, tmp_path):

@@ -95,8 +95,12 @@ def _escape(directory):
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _quantised(method):
-    return lambda directory: config_edit(directory, quantization_config={"quant_method": method})
+def _quantised(directory):
+    config_edit(directory, quantization_config={"quant_method": "hqq"})
+    (file,) = directory.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[Q.replace("weight", "W_q")] = tensors.pop(Q).view(np.uint8)
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 BAD = {
@@ -108,9 +112,7 @@ BAD = {
     "corrupt": (_garble, (".safetensors",)),
     "pickle": (_pickle, (".bin",)),
     "index outside": (_escape, ("outside",)),
-    "gptq": (_quantised("gptq"), ("gptq",)),
-    "fp8": (_quantised("fp8"), ("fp8",)),
-    "bitsandbytes": (_quantised("bitsandbytes"), ("bitsandbytes",)),
+    "another format": (_quantised, ("hqq", "W_q")),
     "no directory": (shutil.rmtree, ("post",)),
     "no config": (lambda directory: (directory / "config.json").unlink(), ("config.json",)),
 }
