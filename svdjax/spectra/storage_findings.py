@@ -59,8 +59,8 @@ def quantisation_lead(projections: Sequence[ProjectionResult]) -> str:
         return ""
     total = sum(projection.layers for projection in projections)
     return (
-        f"In {hidden} of {total} matrices the change is no larger than quantisation alone makes "
-        "it: smaller ones are invisible."
+        f"In {hidden} of {total} matrices the change is hardly larger than what quantisation alone "
+        "makes: a smaller one is invisible."
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from tests.sweep import harness
 
