@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +131,10 @@ class MergedCheckpoint(Checkpoint):
         return (
             super().precision(name) if name in self._replaced else self.base.precision(name, rows)
         )
+
+    def layout(self, file: str) -> Mapping[str, TensorSpec]:
+        """Tensors of a file of the base."""
+        return self.base.layout(file)
 
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""

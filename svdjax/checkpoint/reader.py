@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -154,6 +155,10 @@ class Checkpoint:
             InputError: There is no such tensor, or its file is broken.
         """
         return self._shard(name).read(name, rows)
+
+    def layout(self, file: str) -> Mapping[str, TensorSpec]:
+        """Tensors of a file, under the names that a copy of the checkpoint gives them."""
+        return self.header(file).specs
 
     def _shard(self, name: str) -> Shard:
         if name not in self._index:

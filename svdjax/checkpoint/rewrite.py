@@ -28,7 +28,7 @@ from svdjax.checkpoint import files
 from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.formats import DTYPES, FLOATS
 from svdjax.checkpoint.opening import open_checkpoint
-from svdjax.checkpoint.reader import Checkpoint, TensorSpec
+from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.replace import check_target, copy_companions, publish, write_text
 from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
 from svdjax.checkpoint.writer import with_dtype
@@ -164,10 +164,10 @@ class CheckpointRewrite:
                 continue
             with self._disk():
                 stream = self._streams[file]
-                for name, slot in self._slots.items():
-                    if name in self._replaced or slot.file != file:
+                for name, spec in self.source.layout(file).items():
+                    if name in self._replaced:
                         continue
-                    spec = self.source.spec(name)
+                    slot = self._slots[name]
                     stream.seek(slot.span[0])
                     if slot.dtype == spec.dtype and self.source.stored(name):
                         self._copy_bytes(file, spec.offsets, stream)
@@ -455,12 +455,9 @@ def _layout(
         )
     slots: dict[str, TensorSlot] = {}
     heads: dict[str, bytes] = {}
-    by_file: dict[str, dict[str, TensorSpec]] = {file: {} for file in source.files}
-    for name in source.names:
-        spec = source.spec(name)
-        by_file[spec.file][name] = spec
-    for file, specs in by_file.items():
-        names = sorted(specs, key=lambda name: (specs[name].offsets, name))
+    for file in source.files:
+        specs = source.layout(file)
+        names = sorted(specs, key=lambda name: specs[name].offsets)
         stored = {name: _stored_dtype(source, name, dtype) for name in names}
         heads[file], spans = header_of((name, specs[name].shape, stored[name]) for name in names)
         for name in names:

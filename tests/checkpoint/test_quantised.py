@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from svdjax.checkpoint import Checkpoint, load_params, model_config, open_checkpoint
 from svdjax.checkpoint.quantised import DequantisedCheckpoint
+from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.errors import InputError
 from svdjax.spectral.storage import ROUNDING
 from tests.support import quantised as packs
@@ -504,3 +505,31 @@ def test_damaged_parts_are_one_line(seed: int, tmp_path: pathlib.Path) -> None:
             text = str(error)
         assert "\n" not in text
         assert len(text) < 1500
+
+
+def test_parts_in_several_files(tmp_path: pathlib.Path) -> None:
+    source = tiny.make_checkpoint(tmp_path / "plain", "llama", dtype="bfloat16")
+    values = packs.quantise(source, tmp_path / "q", packs.fp8_blocks)
+    physical = Checkpoint(tmp_path / "q")
+    tensors = {name: physical.read(name) for name in physical.names}
+    (tmp_path / "q" / "model.safetensors").unlink()
+    scales = {name: part for name, part in tensors.items() if name.endswith("_scale_inv")}
+    index = {}
+    for number, part in enumerate((scales, {n: tensors[n] for n in tensors.keys() - scales}), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        save_file(part, tmp_path / "q" / file)
+        index |= dict.fromkeys(part, file)
+    index_file = tmp_path / "q" / "model.safetensors.index.json"
+    index_file.write_text(json.dumps({"weight_map": index}))
+    checkpoint = open_checkpoint(tmp_path / "q")
+    for name, tensor in values.items():
+        assert_same_bits(checkpoint.read(name), tensor)
+    with CheckpointRewrite(checkpoint, tmp_path / "out", replaced=[], identity=0) as rewrite:
+        assert len(list(rewrite.copy())) == 2
+        rewrite.finish("")
+    copy = open_checkpoint(tmp_path / "out")
+    assert copy.names == checkpoint.names
+    assert all(copy.stored(name) for name in copy.names)
+    assert copy.notes == ()
+    for name, tensor in values.items():
+        assert_same_bits(copy.read(name), tensor)
