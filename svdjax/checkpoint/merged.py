@@ -18,7 +18,7 @@ from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.formats import FLOATS, Precision
 from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
 from svdjax.checkpoint.matching import Fault, raise_faults
-from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.reader import Checkpoint, Part
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
@@ -116,11 +116,31 @@ class MergedCheckpoint(Checkpoint):
 
     def where(self, name: str) -> pathlib.Path:
         """File that a tensor's values come from, for messages; the adapter's if they change."""
-        return self.base.where(name) if self.stored(name) else self._adapter.path
+        return self._adapter.path if self._is_changed(name) else self.base.where(name)
 
     def stored(self, name: str) -> bool:
         """Whether a tensor's bytes are those in a file of the base."""
-        return name not in self._products and name not in self._replaced
+        return not self._is_changed(name) and self.base.stored(name)
+
+    def _is_changed(self, name: str) -> bool:
+        return name in self._products or name in self._replaced
+
+    @property
+    def conflicts(self) -> Mapping[str, str]:
+        """Why a tensor cannot be read, by name, as for the base."""
+        return self.base.conflicts
+
+    def part(self, name: str) -> Part:
+        """Tensor of the base's files that a matrix is, or is part of."""
+        return self.base.part(name)
+
+    def layout(self, file: str) -> dict[str, TensorSpec]:
+        """Tensors of a file of the base, under the names that a copy gives them."""
+        return self.base.layout(file)
+
+    def place(self, name: str) -> Part:
+        """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
+        return self.base.place(name)
 
     def packed(self, name: str) -> str:
         """Format that a tensor of the base is quantised in; empty if the adapter replaces it."""
@@ -131,10 +151,6 @@ class MergedCheckpoint(Checkpoint):
         return (
             super().precision(name) if name in self._replaced else self.base.precision(name, rows)
         )
-
-    def layout(self, file: str) -> Mapping[str, TensorSpec]:
-        """Tensors of a file of the base."""
-        return self.base.layout(file)
 
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""

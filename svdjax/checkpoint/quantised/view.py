@@ -7,6 +7,7 @@ They are worked out by the thread that reads, in the dtype that the reference im
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ import numpy as np
 
 from svdjax.checkpoint.formats import FLOATS, FP8, Precision
 from svdjax.checkpoint.quantised.matching import NAMES, Match, match_names
-from svdjax.checkpoint.quantised.packed import PackedTensor, Parts
+from svdjax.checkpoint.quantised.packed import BF16, PackedTensor, Parts
 from svdjax.checkpoint.quantised.settings import KEYS, declared_in, method_of, read_settings
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
+from svdjax.checkpoint.writer import with_dtype
 from svdjax.errors import InputError
 
 
@@ -43,7 +45,8 @@ class DequantisedCheckpoint(Checkpoint):
         self.source, self.path, self.files = physical.source, physical.path, physical.files
         self.described, self.listing = physical.described, physical.listing
         self.settings = read_settings(physical.config, str(physical.home / "config.json"))
-        self.config = without_declaration(physical.config)
+        # That of a copy.
+        self.config = with_dtype(without_declaration(physical.config), BF16.name)
         self._match = match
         self._packed: dict[str, PackedTensor] = {}
         hidden = {part for _, parts in match.packed.values() for part in parts.values()}
@@ -61,6 +64,12 @@ class DequantisedCheckpoint(Checkpoint):
     def tokenizer(self) -> pathlib.Path:
         """Directory with the tokenizer, where there is one."""
         return self.physical.tokenizer
+
+    @property
+    def conflicts(self) -> Mapping[str, str]:
+        """Why a tensor cannot be read, by name: two files hold other values of it or of a part."""
+        owners = {p: name for name, (_, ps) in self._match.packed.items() for p in ps.values()}
+        return {owners.get(name, name): why for name, why in self.physical.conflicts.items()}
 
     def close(self) -> None:
         """Frees what is in memory."""
@@ -121,7 +130,7 @@ class DequantisedCheckpoint(Checkpoint):
         return self.physical.header(file)
 
     def layout(self, file: str) -> dict[str, TensorSpec]:
-        """Tensors of a file as they are read, those first whose bytes, or codes, come first."""
+        """Tensors of a file as a copy has them: in bf16 where they are quantised."""
         return self._layouts[file]
 
     @functools.cached_property
@@ -129,7 +138,8 @@ class DequantisedCheckpoint(Checkpoint):
         specs = sorted(((self.spec(name), name) for name in self.names), key=_place)
         layouts: dict[str, dict[str, TensorSpec]] = {file: {} for file in self.files}
         for spec, name in specs:
-            layouts[spec.file][name] = spec
+            quantised = name in self._match.packed
+            layouts[spec.file][name] = dataclasses.replace(spec, dtype=BF16) if quantised else spec
         return layouts
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
