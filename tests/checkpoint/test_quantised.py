@@ -533,3 +533,23 @@ def test_parts_in_several_files(tmp_path: pathlib.Path) -> None:
     assert copy.notes == ()
     for name, tensor in values.items():
         assert_same_bits(copy.read(name), tensor)
+
+
+def test_experts_of_gpt_oss_as_matrices(tmp_path: pathlib.Path) -> None:
+    w = matrix(8, (3, 64, 64))
+    tensors, expected = packs.mxfp4(w)
+    stem = ".experts.gate_up_proj"
+    down, _ = packs.mxfp4(matrix(9, (3, 32, 64)))
+    parts = {stem + ending: part for ending, part in tensors.items()}
+    parts |= {f".experts.down_proj{ending}": part for ending, part in down.items()}
+    directory = tmp_path / "q"
+    directory.mkdir()
+    fields = {"model_type": "gpt_oss", "hidden_size": 64, "intermediate_size": 32}
+    (directory / "config.json").write_text(json.dumps(fields))
+    arrays = {f"model.layers.0.mlp{key}": np.ascontiguousarray(a) for key, a in parts.items()}
+    save_file(arrays, directory / "model.safetensors")
+    checkpoint = open_checkpoint(directory)
+    name = "model.layers.0.mlp.experts.1.gate_proj.weight"
+    assert_same_bits(checkpoint.read(name), np.ascontiguousarray(expected[1][:, 0::2].T))
+    assert checkpoint.packed(name) == "MXFP4"
+    assert checkpoint.precision(name) == (0.5, 0.0)
