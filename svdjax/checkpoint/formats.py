@@ -1,10 +1,9 @@
-"""Number formats that can be read, and the marks of quantised checkpoints."""
+"""Number formats that can be read, and what they round."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -26,9 +25,14 @@ DTYPES: Mapping[str, np.dtype] = {
     "U32": np.dtype(np.uint32),
     "U64": np.dtype(np.uint64),
     "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 CODES: Mapping[np.dtype, str] = {dtype: code for code, dtype in DTYPES.items()}
 FLOATS = frozenset(DTYPES[code] for code in ("BF16", "F16", "F32", "F64"))
+FP8 = frozenset(DTYPES[code] for code in ("F8_E4M3", "F8_E5M2"))
+"""Codes of quantised matrices: read as numbers together with their scales only."""
 
 # Masks of the exponent: where all its bits are set, a float is NaN or Inf.
 _EXPONENTS: Mapping[np.dtype, int] = {
@@ -37,66 +41,38 @@ _EXPONENTS: Mapping[np.dtype, int] = {
     DTYPES["F32"]: 0x7F800000,
     DTYPES["F64"]: 0x7FF0000000000000,
 }
-_QUANTISED_NAMES = re.compile(
-    r"\.(qweight|qzeros|scales|g_idx|absmax|nested_absmax|quant_map|nested_quant_map|SCB|"
-    r"weight_format|weight_scale|weight_scale_inv|weight_packed|weight_shape|weight_zero_point|"
-    r"input_scale|quant_state\.[\w.]+|weight\.(absmax|quant_map|quant_state\.[\w.]+))$"
-)
-_ADVICE = "analyse the bf16, f16 or f32 checkpoint it was made from, or dequantise it first"
-
-
-def left_over(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Notes on what a config.json says of quantising weights that are floating point."""
-    return tuple(
-        f"{where}: {key} says that the weights are quantised, and every matrix is floating point: "
-        "they are read as they are"
-        for key in ("quantization_config", "compression_config")
-        if config.get(key)
-    )
-
-
-def refuse_quantised_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuses a config.json that declares a quantised checkpoint.
-
-    Raises:
-        InputError: It declares one; the message names the method.
-    """
-    for key in ("quantization_config", "compression_config"):
-        declared = config.get(key)
-        if declared:
-            method = declared.get("quant_method") if isinstance(declared, dict) else declared
-            raise InputError(
-                f"{where}: {key} says the weights are quantised ({method or 'unnamed method'}); "
-                f"{_ADVICE}"
-            )
-
-
-def refuse_quantised_names(names: Iterable[str], where: str) -> None:
-    """Refuses tensor names that only GPTQ, AWQ, bitsandbytes and fp8 checkpoints have.
-
-    Raises:
-        InputError: There are such names; the message names the first.
-    """
-    matches = sorted(name for name in names if _QUANTISED_NAMES.search(name))
-    if matches:
-        raise InputError(
-            f"{where}: tensors such as {matches[0]} ({len(matches)} of them) belong to a quantised "
-            f"checkpoint (GPTQ, AWQ, bitsandbytes or fp8); {_ADVICE}"
-        )
 
 
 def readable_dtype(code: str, tensor: str, where: str) -> np.dtype:
     """Numpy dtype of a safetensors code.
 
     Raises:
-        InputError: The format is one that cannot be read, such as fp8.
+        InputError: The format is one that cannot be read, such as fp4.
     """
     if code not in DTYPES:
-        kind = "quantised to fp8 or less" if code.startswith(("F8", "F6", "F4")) else "unreadable"
         raise InputError(
-            f"{where}: tensor {tensor} is {code} ({kind}); expected BF16, F16 or F32; {_ADVICE}"
+            f"{where}: tensor {tensor} is {code}, which cannot be read; expected one of "
+            f"{', '.join(DTYPES)}"
         )
     return DTYPES[code]
+
+
+class Precision(NamedTuple):
+    """What storing a tensor rounds of it.
+
+    Attributes:
+        eps: Distance from 1 to the next number of the format: errors that grow with the entries.
+        step: Root mean square of the errors of codes that are spaced by scales, whatever the
+            entries; 0 where there are none.
+    """
+
+    eps: float
+    step: float = 0.0
+
+
+def precision_of(dtype: np.dtype) -> Precision:
+    """Precision of floats as they are."""
+    return Precision(float(ml_dtypes.finfo(dtype).eps))
 
 
 def count_nonfinite(array: np.ndarray) -> tuple[int, int]:

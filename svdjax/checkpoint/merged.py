@@ -15,7 +15,7 @@ import numpy as np
 from svdjax.checkpoint import files
 from svdjax.checkpoint.adapted import AdaptedModules
 from svdjax.checkpoint.families import FAMILIES
-from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.formats import FLOATS, Precision
 from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
 from svdjax.checkpoint.matching import Fault, raise_faults
 from svdjax.checkpoint.reader import Checkpoint, Part
@@ -141,6 +141,16 @@ class MergedCheckpoint(Checkpoint):
     def place(self, name: str) -> Part:
         """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
         return self.base.place(name)
+
+    def packed(self, name: str) -> str:
+        """Format that a tensor of the base is quantised in; empty if the adapter replaces it."""
+        return "" if name in self._replaced else self.base.packed(name)
+
+    def precision(self, name: str, rows: tuple[int, int] | None = None) -> Precision:
+        """What storing the base rounded of a tensor; what is merged in is not rounded."""
+        return (
+            super().precision(name) if name in self._replaced else self.base.precision(name, rows)
+        )
 
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""

@@ -11,6 +11,7 @@ from svdjax.checkpoint.hub import Streaming
 from svdjax.checkpoint.lora import CONFIG, read_lora_config
 from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint, is_orbax
+from svdjax.checkpoint.quantised import dequantised
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.source import resolve
 from svdjax.errors import InputError
@@ -25,7 +26,8 @@ def open_checkpoint(
 
     Args:
         source: Directory or hub id, as in `resolve`. A PEFT directory with a LoRA adapter opens as
-            `MergedCheckpoint`, a step that Orbax wrote as `OrbaxCheckpoint`.
+            `MergedCheckpoint`, a step that Orbax wrote as `OrbaxCheckpoint`, a quantised release as
+            `DequantisedCheckpoint`.
         base: Returns the base of an adapter, called only where there is one; a merged base stands
             for its own base. Where it returns None, the base is the one that adapter_config.json
             names, if that is a directory or in the hub's cache.
@@ -33,16 +35,16 @@ def open_checkpoint(
 
     Raises:
         InputError: There is no such checkpoint, or it is not one that can be read: no or invalid
-            config.json, no safetensors (pickles are refused), a quantised one, an index that
-            names missing files or leads outside the directory; an adapter that does not fit its
-            base, or whose base is not known. The message has the remedy.
+            config.json, no safetensors (pickles are refused), quantised in a format that is not
+            read, an index that names missing files or leads outside the directory; an adapter that
+            does not fit its base, or whose base is not known. The message has the remedy.
     """
     snapshot = streaming.snapshot(os.fspath(source)) if streaming else None
     path = snapshot.path if snapshot else resolve(source)
     if is_orbax(path):
         return OrbaxCheckpoint(source, path)
     if not is_adapter(path):
-        return canonical(Checkpoint(source, path, snapshot))
+        return canonical(dequantised(Checkpoint(source, path, snapshot)))
     model = base() or _named_base(path)
     return MergedCheckpoint(
         source, path, model.base if isinstance(model, MergedCheckpoint) else model
@@ -55,7 +57,7 @@ def _named_base(path: pathlib.Path) -> Checkpoint:
     try:
         if not base:
             raise InputError("none is named")
-        return canonical(Checkpoint(base, resolve(base, cached=True)))
+        return canonical(dequantised(Checkpoint(base, resolve(base, cached=True))))
     except InputError as error:
         raise InputError(
             f"{path / CONFIG}: a LoRA adapter is run on the base that base_model_name_or_path "

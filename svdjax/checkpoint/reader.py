@@ -14,7 +14,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from svdjax.checkpoint import files, formats, small_json
+from svdjax.checkpoint import files, small_json
+from svdjax.checkpoint.formats import FLOATS, Precision, precision_of
 from svdjax.checkpoint.hub import HubFile, HubSnapshot
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec, same_bytes
 from svdjax.checkpoint.source import resolve
@@ -131,12 +132,6 @@ class Checkpoint:
         self.names: tuple[str, ...] = tuple(sorted(self._index))
         if not self.names:
             raise InputError(f"{self.listing}: holds no tensor")
-        formats.refuse_quantised_names(self.names, str(self.listing))
-        specs = map(self.spec, self.names)
-        if all(spec.dtype in formats.FLOATS for spec in specs if len(spec.shape) == 2):
-            self.notes += formats.left_over(self.config, str(config))
-        else:
-            formats.refuse_quantised_config(self.config, str(config))
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -201,6 +196,16 @@ class Checkpoint:
         """Whether a tensor's bytes are those in its file (`spec`), and may be copied from there."""
         return name in self._index
 
+    def packed(self, name: str) -> str:
+        """Format that a tensor is quantised in, such as "fp8"; empty where floats are stored."""
+        del name
+        return ""
+
+    def precision(self, name: str, rows: tuple[int, int] | None = None) -> Precision:
+        """What storing a tensor, or its rows [start, stop), rounded of it."""
+        del rows
+        return precision_of(self.spec(name).dtype)
+
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """A tensor in its storage dtype and orientation, as a new array.
 
@@ -256,7 +261,7 @@ class Checkpoint:
         for name in sorted(index):
             if name not in specs:
                 return f"it has no tensor {name}"
-            if len(specs[name].shape) == 2 and specs[name].dtype not in formats.FLOATS:
+            if len(specs[name].shape) == 2 and specs[name].dtype not in FLOATS:
                 return f"its tensor {name} is {specs[name].dtype}"
         return ""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from svdjax.checkpoint.formats import Precision
 from svdjax.checkpoint.reader import Checkpoint, Part
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 
@@ -100,6 +101,19 @@ class CheckpointView(Checkpoint):
         if part is None:
             return self.inner.stored(name)
         return part.is_whole and self.inner.stored(part.tensor)
+
+    def packed(self, name: str) -> str:
+        """Format that a matrix is quantised in; empty where floats are stored."""
+        part = self.parts.get(name)
+        return self.inner.packed(name if part is None else part.tensor)
+
+    def precision(self, name: str, rows: tuple[int, int] | None = None) -> Precision:
+        """What storing a matrix rounded of it; of its tensor where it is some rows or columns."""
+        part = self.parts.get(name)
+        if part is None or part.is_whole:
+            return self.inner.precision(name if part is None else part.tensor, rows)
+        expert = None if part.expert is None else (part.expert, part.expert + 1)
+        return self.inner.precision(part.tensor, expert)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """A matrix, or its rows, as `Checkpoint.read`."""

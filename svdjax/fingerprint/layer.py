@@ -17,7 +17,7 @@ import numpy as np
 from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig
 from svdjax.checkpoint.families import dimensions
 from svdjax.checkpoint.params import check_finite
-from svdjax.spectral.storage import eps_of
+from svdjax.spectral.storage import equal_eps
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -40,7 +40,7 @@ class Layer:
             rotates.
         qk_norm: Axes over which queries and keys are normalised ("head", "all" or ""), as in
             `ModelConfig`.
-        eps: Distance from 1 to the next number of the dtype that the matrices were stored in, the
+        eps: Distance from 1 to the next number of the format that the matrices were stored in, the
             finest where they differ; 0 where they are exact.
         router: Of a mixture of experts, [D, E].
         expert_size: Neurons of each expert; further ones are those of the shared expert.
@@ -141,7 +141,7 @@ def read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Layer
             if scale:
                 scales[weight.projection] = tensor + config.norm_plus_one
                 continue
-            eps.append(eps_of(checkpoint.spec(name).dtype))
+            eps.append(equal_eps(*checkpoint.precision(name), tensor))
             start, sizes = 0, dimensions(config)
             for role, letter in weight.parts or ((weight.projection, weight.shape[0]),):
                 role = role.rpartition(".")[2]

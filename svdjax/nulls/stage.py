@@ -30,6 +30,7 @@ from svdjax.nulls.analytic import Analytic, analytic_nulls, chosen_layers
 from svdjax.nulls.results import NullArrays, NullResults, ProjectionNulls
 from svdjax.spectra.compute import ship_group
 from svdjax.spectra.results import Comparison, ProjectionResult
+from svdjax.spectra.storage import is_quantised
 from svdjax.spectral import nulls, working_precision
 from svdjax.spectral.null_draws import KINDS, draw_nulls
 from svdjax.spectral.null_signs import FACTORISATION, framed_change
@@ -154,7 +155,10 @@ class NullsWork:
         for unit in units:
             draws[unit.task.group.projection.name].append(self._journal.read(unit.key))
         rounding = {
-            each.name: np.array([_rounding(job.plan, tensor) for tensor in each.tensors])
+            each.name: np.maximum(
+                [_rounding(job.plan, tensor) for tensor in each.tensors],
+                _coarse(projections[each.name]),
+            )
             for each in job.plan.projections
         }
         arrays = {
@@ -304,6 +308,11 @@ def _rounding(plan: PairPlan, tensor: str) -> float:
     """Relative size of the change that storing a tensor makes, in either checkpoint."""
     names = (side.spec(tensor).dtype.name for side in (plan.base, plan.post))
     return max(nulls.ROUNDING.get(name, 0.0) for name in names)
+
+
+def _coarse(projection: ProjectionResult) -> np.ndarray:
+    """Relative size of the change that quantisation makes, [L]; 0 where nothing is quantised."""
+    return np.where(is_quantised(projection), projection.rounding.change, 0)
 
 
 def _null_arrays(

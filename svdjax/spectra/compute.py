@@ -119,7 +119,9 @@ class _Analysis:
         def ship(stacks: Any) -> Any:
             return on_devices(stacks, self.plan.settings.factorisation, self.mesh)
 
-        return self.cache.side(checkpoint, group, read, ship)
+        side = self.cache.side(checkpoint, group, read, ship)
+        side.codes = _codes(checkpoint, group)
+        return side
 
     def compare(self, group: Group, sides: tuple[Side, Side]) -> PairMetrics:
         """The numbers of a group, on the host."""
@@ -128,7 +130,8 @@ class _Analysis:
         with working_precision(self.plan.settings.factorisation):
             states = tuple(self._state(*one) for one in zip(sides, given))
             self.compile_queue.wait(Program(shape, dtypes, given))
-            metrics = in_parts(self._run, (*stacks, states), self.mesh.size, group.label)
+            codes = tuple(side.codes for side in sides)
+            metrics = in_parts(self._run, (*stacks, states, codes), self.mesh.size, group.label)
         # They were compared with their short side as rows.
         return metrics.of_transposed() if group.projection.turned else metrics
 
@@ -139,7 +142,7 @@ class _Analysis:
         return self.cache.state(side, self.mesh)
 
     def _run(self, stacks: Any) -> PairMetrics:
-        base, post, states = stacks
+        base, post, states, codes = stacks
         settings = self.plan.settings
         metrics = analyse_stack(
             base,
@@ -148,6 +151,7 @@ class _Analysis:
             corner=settings.corner,
             measure=settings.measure,
             known=states,
+            codes=codes,
             mesh=self.mesh,
         )
         return jax.device_get(metrics)
@@ -215,6 +219,17 @@ def padded_stack(checkpoint: Checkpoint, group: Group, *, wide: bool = False) ->
     return read_stack(
         checkpoint, group.projection, group.start, group.stop, length=group.length, wide=wide
     )
+
+
+def _codes(checkpoint: Checkpoint, group: Group) -> np.ndarray:
+    """What quantisation rounded of the matrices of a group, [L, 2], filled up to its length."""
+    projection = group.projection
+    names = projection.tensors[group.start : group.stop]
+    codes = [
+        checkpoint.precision(name, projection.rows) if checkpoint.packed(name) else (0.0, 0.0)
+        for name in names
+    ]
+    return np.array(codes + codes[-1:] * (group.length - len(codes)), np.float64)
 
 
 def collect(pieces: Sequence[Computed]) -> dict[str, ProjectionResult]:

@@ -22,7 +22,13 @@ from svdjax.spectra.scaling_findings import (
     scaling_lead,
 )
 from svdjax.spectra.standout_findings import odd_scaling, standout_finding, standout_lead
-from svdjax.spectra.storage_findings import storage_finding, storage_lead, storage_line
+from svdjax.spectra.storage_findings import (
+    quantisation_finding,
+    quantisation_lead,
+    storage_finding,
+    storage_lead,
+    storage_line,
+)
 from svdjax.spectra.tables import over, ratio
 
 if TYPE_CHECKING:
@@ -56,6 +62,7 @@ def findings(comparison: Comparison, paper: PaperColumn | None) -> list[str]:
         _rank(projections),
         _ambiguous(projections),
         storage_finding(list(comparison.projections.values())),
+        quantisation_finding(projections),
         _fit(projections),
         _against_paper(projections, paper),
         _precision(projections),
@@ -77,6 +84,7 @@ def lead(comparison: Comparison, nulls: NullResults | None = None) -> str:
         f"{matrices} {'matrix' if matrices == 1 else 'matrices'} of {len(projections)} "
         f"{'projection' if len(projections) == 1 else 'projections'} compared.",
         storage_lead(projections),
+        quantisation_lead(projections),
         _unchanged(projections),
         scaling_lead(projections, scaling_judgements(nulls), odd_scaling(comparison)),
         _lead_vectors(projections),

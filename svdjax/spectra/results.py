@@ -34,7 +34,7 @@ from svdjax.engine.text_table import html_table
 from svdjax.errors import InputError, did_you_mean
 from svdjax.spectra.axes import Axes
 from svdjax.spectra.standout import StandOut, stand_outs
-from svdjax.spectra.storage import limited_layers, restricted
+from svdjax.spectra.storage import Rounding, limited_layers, restricted, rounding_of
 from svdjax.spectra.tables import FITS, ratio
 from svdjax.spectral import PairMetrics, statistics
 
@@ -208,6 +208,11 @@ class ProjectionResult(Axes):
         return limited_layers(self)
 
     @cached_property
+    def rounding(self) -> Rounding:
+        """What rounding to the storage formats makes of the numbers."""
+        return rounding_of(self)
+
+    @cached_property
     def carried(self) -> ProjectionResult:
         """The projection on the directions that storage carries; itself where that is all."""
         return restricted(self)
@@ -273,6 +278,10 @@ class ProjectionResult(Axes):
             "nf_stored_mean": _over(np.mean, m.nf_stored),
             "nf_rounding_max": _over(np.max, m.nf_rounding),
             "sigma_rounding_max": _over(np.max, ratio(m.sigma_rounding, sigma_1)),
+            "change_rounding_max": _over(np.max, self.carried.rounding.change),
+            "alpha_rounding_max": _over(np.max, self.carried.rounding.alpha),
+            "corotation_rounding_max": _over(np.max, self.carried.rounding.corotation),
+            "hidden_layers": int(self.carried.rounding.hidden.sum()),
             "sigma_error_max": _over(np.max, ratio(m.sigma_error, sigma_1)),
             "svsm_error_max": _over(np.max, self._svsm_error()),
             "nf_error_max": _over(np.max, m.nf_error),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from svdjax.report.numbers import decimal, ends, listed, percent, significant
-from svdjax.spectra.storage import rank_notes
+from svdjax.spectra.storage import is_quantised, rank_notes
 from svdjax.spectra.tables import over, ratio
 
 if TYPE_CHECKING:
@@ -49,6 +49,46 @@ def storage_finding(projections: Sequence[ProjectionResult]) -> str:
         "Of what is carried, rounding alone moves NF by about "
         f"{significant(over(np.max, np.concatenate(nf)), 2)} and a singular value by at most "
         f"{significant(over(np.max, np.concatenate(sigma)), 2)} of the largest."
+    )
+
+
+def quantisation_lead(projections: Sequence[ProjectionResult]) -> str:
+    """Sentence for the top of a page; empty where no change may be that of quantisation alone."""
+    hidden = sum(int((p.rounding.hidden & is_quantised(p)).sum()) for p in projections)
+    if not hidden:
+        return ""
+    total = sum(projection.layers for projection in projections)
+    return (
+        f"In {hidden} of {total} matrices the change is hardly larger than what quantisation alone "
+        "makes: a smaller one is invisible."
+    )
+
+
+def quantisation_finding(projections: Sequence[ProjectionResult]) -> str:
+    """Sentence for the list of findings: what quantisation hides, and by how much it moves numbers.
+
+    Empty where nothing is quantised.
+    """
+
+    def every(values: Callable[[ProjectionResult], np.ndarray]) -> np.ndarray:
+        return np.concatenate([values(p)[is_quantised(p)] for p in projections])
+
+    change = every(lambda p: p.rounding.change)
+    if not len(change):
+        return ""
+    nf = every(lambda p: np.asarray(p.metrics.nf_rounding) / p.nf_unrelated)
+    alpha, corotation = (
+        every(lambda p, name=name: getattr(p.rounding, name)) for name in ("alpha", "corotation")
+    )
+    hidden = [p.name for p in projections if (p.rounding.hidden & is_quantised(p)).any()]
+    text = f" In {listed(hidden)} what is seen may be nothing else." if hidden else ""
+    return (
+        f"Quantisation: {len(change)} of {sum(p.layers for p in projections)} matrices are stored "
+        f"in steps that alone make a change of {ends(change, percent)} of ‖W post‖; a smaller one "
+        f"is invisible.{text} The steps alone make NF up to {percent(over(np.max, nf))} of the "
+        "unrelated level, move the mean scaling factor of a matrix by at most "
+        f"{significant(over(np.max, alpha), 2)}, and the co-rotation share towards ½ by at most "
+        f"{significant(over(np.max, corotation), 2)}."
     )
 
 

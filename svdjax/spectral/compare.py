@@ -40,6 +40,9 @@ FACTORS, GRAM = 0, 1
 State = GramState | SVDState
 """What `Method.prepare` gives of one matrix."""
 
+Codes = tuple[jax.Array | None, jax.Array | None]
+"""What quantisation rounded of two matrices, [2] each; see `rounding_rms`."""
+
 
 class MatrixComparison(NamedTuple):
     """Two matrices as their comparison sees them.
@@ -110,7 +113,13 @@ class Method(Protocol):
         ...
 
     def compare(
-        self, base: Stored, post: Stored, states: tuple[Any, Any], *, corner: int
+        self,
+        base: Stored,
+        post: Stored,
+        states: tuple[Any, Any],
+        *,
+        corner: int,
+        codes: Codes = (None, None),
     ) -> MatrixComparison:
         """The comparison of W_base and W_post [I, O].
 
@@ -119,6 +128,7 @@ class Method(Protocol):
             post: W_post, as stored.
             states: What `prepare` gave of either.
             corner: Size of what `Vectors` show of [R, R] matrices.
+            codes: What quantisation rounded of either; see `rounding_rms`.
         """
         ...
 
@@ -178,7 +188,13 @@ class GramMethod:
         return gram_state.gram_state(w, self.factorisation.dtype, inv_sqrt=not self.full_rotations)
 
     def compare(
-        self, base: Stored, post: Stored, states: tuple[GramState, GramState], *, corner: int
+        self,
+        base: Stored,
+        post: Stored,
+        states: tuple[GramState, GramState],
+        *,
+        corner: int,
+        codes: Codes = (None, None),
     ) -> MatrixComparison:
         """See `Method.compare`."""
         dtype, shape = self.factorisation.dtype, _shape(base)
@@ -190,7 +206,7 @@ class GramMethod:
         )
         errors = gram_errors(s_base, shape), gram_errors(s_post, shape)
         ranks = numerical_rank(s_base, shape), numerical_rank(s_post, shape)
-        roundings, stored = _storage((s_base, s_post), shape, (base.dtype, post.dtype))
+        roundings, stored = _storage((s_base, s_post), shape, (base.dtype, post.dtype), codes)
         norms = frobenius(scaled_base.s), frobenius(scaled_post.s)
         tall = shape[0] > shape[1]
         q = None
@@ -241,14 +257,20 @@ class FactorMethod:
         return self.factorisation(w, None if known is None else known.vt)
 
     def compare(
-        self, base: Stored, post: Stored, states: tuple[SVDState, SVDState], *, corner: int
+        self,
+        base: Stored,
+        post: Stored,
+        states: tuple[SVDState, SVDState],
+        *,
+        corner: int,
+        codes: Codes = (None, None),
     ) -> MatrixComparison:
         """See `Method.compare`."""
         shape, (b, p) = _shape(base), (state.factors for state in states)
         # As products of rows: that is how all factorisations come by these columns.
         q = Rotations(matmul.outer(b.u.T, p.u.T), matmul.outer(b.v.T, p.v.T))
         ranks = numerical_rank(b.s, shape), numerical_rank(p.s, shape)
-        roundings, stored = _storage((b.s, p.s), shape, (base.dtype, post.dtype))
+        roundings, stored = _storage((b.s, p.s), shape, (base.dtype, post.dtype), codes)
         unit_base, unit_post = unit_norm(b.s)[0], unit_norm(p.s)[0]
         outside = _outside(b, p, q) if self.full_rotations else jnp.full((), jnp.nan, p.s.dtype)
         return MatrixComparison(
@@ -275,15 +297,18 @@ def _shape(w: Stored) -> tuple[int, int]:
 
 
 def _storage(
-    singular_values: tuple[jax.Array, jax.Array], shape: tuple[int, int], dtypes: tuple[Any, Any]
+    singular_values: tuple[jax.Array, jax.Array],
+    shape: tuple[int, int],
+    dtypes: tuple[Any, Any],
+    codes: Codes,
 ) -> tuple[tuple[jax.Array, jax.Array], Ranks]:
     """`MatrixComparison.roundings` and `MatrixComparison.stored_ranks`."""
     (base, base_rank), (post, post_rank) = (
         (
-            rms := rounding_rms(frobenius(s), shape, dtype),
+            rms := rounding_rms(frobenius(s), shape, dtype, each),
             stored_rank(s, rms, shape, eps_of(dtype)),
         )
-        for s, dtype in zip(singular_values, dtypes)
+        for s, dtype, each in zip(singular_values, dtypes, codes)
     )
     return (base, post), (base_rank, post_rank)
 

@@ -44,6 +44,7 @@ def analyse_stack(
     corner: int = 25,
     measure: str = "all",
     known: tuple[State | None, State | None] = (None, None),
+    codes: tuple[Array | None, Array | None] = (None, None),
     mesh: jax.sharding.Mesh | None = None,
 ) -> PairMetrics:
     """`PairMetrics` of two stacks of matrices, layer by layer.
@@ -61,6 +62,8 @@ def analyse_stack(
         measure: One of `svdjax.spectral.pair.MEASURES`.
         known: Of base and of post as `prepare_stack` returned it; None where it is to be worked
             out.
+        codes: What quantisation rounded of the matrices of base and of post, [L, 2] each (see
+            `svdjax.spectral.storage.rounding_rms`); None where it rounded nothing.
         mesh: Has an axis ``layers`` over which `L` is divided, padded where it does not divide;
             None for one device.
 
@@ -74,7 +77,9 @@ def analyse_stack(
     """
     method = _method(factorisation, base.shape[1:], measure)
     layers = _check(base, post)
-    stacks, mesh = shard_stack((base, post, known), mesh)
+    dtype = method.factorisation.dtype
+    given = tuple(np.asarray(np.zeros((layers, 2)) if c is None else c, dtype) for c in codes)
+    stacks, mesh = shard_stack((base, post, known, given), mesh)
     analyse = functools.partial(_analyse, corner=int(corner), measure=measure, mesh=mesh)
     metrics = trimmed(analyse(stacks, method=method), layers)
     if not isinstance(method, GramMethod):
@@ -116,8 +121,10 @@ def _redo_poor(
 
 @functools.partial(lift, batches=lambda *, method, **_: method.batches)
 def _analyse(pair: Any, *, method, corner, measure) -> PairMetrics:
-    base, post, known = pair
-    return pair_metrics(base, post, method=method, corner=corner, measure=measure, known=known)
+    base, post, known, codes = pair
+    return pair_metrics(
+        base, post, method=method, corner=corner, measure=measure, known=known, codes=codes
+    )
 
 
 def prepare_stack(
@@ -197,6 +204,8 @@ def compile_analysis(
         known: Whether the state of base, and of post, will be given.
         mesh: As in `analyse_stack`.
     """
+    method = _method(factorisation, shape[1:], measure)
+    codes = stack_shape((shape[0], 2), np.dtype(method.factorisation.dtype), mesh)
     state = None
     if any(known):
         state = jax.tree.map(
@@ -207,8 +216,9 @@ def compile_analysis(
         (
             *(stack_shape(shape, dtype, mesh) for dtype in dtypes),
             tuple(state if is_known else None for is_known in known),
+            (codes, codes),
         ),
-        method=_method(factorisation, shape[1:], measure),
+        method=method,
         corner=int(corner),
         measure=measure,
         mesh=mesh,

@@ -12,9 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.spectral import fits, matmul, metrics
-from svdjax.spectral.compare import MatrixComparison, Method, State, frobenius, prepare_pair
+from svdjax.spectral.compare import (
+    Codes,
+    MatrixComparison,
+    Method,
+    State,
+    frobenius,
+    prepare_pair,
+)
 from svdjax.spectral.corotation import corotation_of
-from svdjax.spectral.storage import eps_of
+from svdjax.spectral.storage import storage_eps
 from svdjax.spectral.stored import Stored, to_floats
 
 MEASURES = ("vectors", "fits", "all")
@@ -51,7 +58,8 @@ class PairMetrics(NamedTuple):
         nf_stored: NF on those directions of both, as nf_rank is on the common rank.
         nf_rounding: First-order estimate of what rounding alone would make of nf_stored.
         sigma_rounding: The most by which rounding moves a singular value of either matrix.
-        storage_eps_base: Distance from 1 to the next number of the storage dtype of W_base.
+        storage_eps_base: Distance from 1 to the next number of the storage dtype of W_base; where
+            it was quantised, of floats that would round as much.
         storage_eps_post: The same of W_post.
         trace: Trace of I_orth = Q1^T Q2 (eq. 7).
         diag: Its diagonal, [R].
@@ -195,6 +203,7 @@ def pair_metrics(
     corner: int = 25,
     measure: str = "all",
     known: tuple[State | None, State | None] = (None, None),
+    codes: Codes = (None, None),
 ) -> PairMetrics:
     """`PairMetrics` of one pair of matrices, without the leading axis.
 
@@ -205,6 +214,7 @@ def pair_metrics(
         corner: Size of the corners of sim_u, sim_v, i_orth.
         measure: One of `MEASURES`.
         known: What `Method.prepare` gave of base and of post, None where it is to be worked out.
+        codes: What quantisation rounded of base and of post; see `Codes`.
 
     Raises:
         RuntimeError: The method works in float64 and 64-bit types are off.
@@ -213,7 +223,7 @@ def pair_metrics(
     base, post = jax.tree.map(jnp.asarray, (base, post))
     shape, dtype = (base.shape[0], base.shape[1]), method.factorisation.dtype
     states = prepare_pair(method, base, post, known)
-    pair = method.compare(base, post, states, corner=corner)
+    pair = method.compare(base, post, states, corner=corner, codes=codes)
     vectors, nf = pair.vectors, metrics.normalised_frobenius(pair, shape)
     norm_base, norm_post = frobenius(pair.s_base), frobenius(pair.s_post)
     delta = unscaled_rest(base, post, pair, (norm_base, norm_post), dtype)
@@ -246,8 +256,8 @@ def pair_metrics(
         nf_stored=carried.nf,
         nf_rounding=carried.nf_rounding,
         sigma_rounding=carried.sigma_rounding,
-        storage_eps_base=jnp.asarray(eps_of(base.dtype), norm_base.dtype),
-        storage_eps_post=jnp.asarray(eps_of(post.dtype), norm_base.dtype),
+        storage_eps_base=storage_eps(norm_base, shape, base.dtype, codes[0]),
+        storage_eps_post=storage_eps(norm_post, shape, post.dtype, codes[1]),
         trace=jnp.sum(vectors.diag),
         diag=vectors.diag,
         sim_u=vectors.sim_u,

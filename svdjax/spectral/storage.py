@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from svdjax.spectral.factors import numerical_rank
 
@@ -50,16 +51,20 @@ def eps_of(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps)
 
 
-def rounding_rms(norm: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+def rounding_rms(
+    norm: jax.Array, shape: tuple[int, int], dtype: Any, codes: jax.Array | None = None
+) -> jax.Array:
     """Root mean square of the rounding errors of a stored matrix, scalar.
 
     ``eps ||W||_F / sqrt(I O) / sqrt(32 ln 2)``, from the norm alone, and beside it the error of
-    numbers too small for their full precision.
+    numbers too small for their full precision, and of codes of evenly spaced numbers.
 
     Args:
         norm: ||W||_F.
         shape: (I, O).
         dtype: Storage dtype of W.
+        codes: Where W was quantised, the eps of its codes and the root mean square of errors that
+            do not depend on the entries, [2]; zeros where it was not.
     """
     info = jnp.finfo(dtype)
     # Subnormal numbers of float16 are evenly spaced. All others are flushed to zero: errors up to
@@ -67,11 +72,43 @@ def rounding_rms(norm: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Arr
     least = float(info.tiny)
     spacing = least * float(info.eps) if least > float(jnp.finfo(jnp.float32).tiny) else 2 * least
     least_rms = jnp.asarray(spacing / math.sqrt(12), norm.dtype)
-    return jnp.hypot(_relative_rms(norm, shape, eps_of(dtype)), least_rms)
+    if codes is None:
+        return jnp.hypot(_relative_rms(norm, shape, eps_of(dtype)), least_rms)
+    eps = jnp.maximum(codes[0], jnp.asarray(eps_of(dtype), norm.dtype))
+    rms = jnp.hypot(_relative_rms(norm, shape, eps), least_rms)
+    return jnp.where(codes[1] > 0, jnp.hypot(rms, codes[1]), rms)
+
+
+def storage_eps(
+    norm: jax.Array, shape: tuple[int, int], dtype: Any, codes: jax.Array | None = None
+) -> jax.Array:
+    """Distance from 1 to the next number of floats that would round as much, scalar.
+
+    Arguments are those of `rounding_rms`; that of the dtype where W was not quantised.
+    """
+    eps = jnp.asarray(eps_of(dtype), norm.dtype)
+    if codes is None:
+        return eps
+    eps = jnp.maximum(codes[0], eps)
+    unit = _relative_rms(norm, shape, 1.0)
+    even = jnp.hypot(eps, codes[1] / jnp.where(unit > 0, unit, 1))
+    return jnp.where((codes[1] > 0) & (unit > 0), even, eps)
 
 
 def _relative_rms(norm: jax.Array, shape: tuple[int, int], eps: jax.Array | float) -> jax.Array:
     return ROUNDING * eps / math.sqrt(shape[0] * shape[1]) * norm
+
+
+def equal_eps(eps: float, step: float, w: np.ndarray) -> float:
+    """Distance from 1 to the next number of floats that would round a matrix as much.
+
+    Args:
+        eps: That of the numbers it is stored in.
+        step: Root mean square of errors that do not depend on the entries.
+        w: The matrix.
+    """
+    rms = float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))) if step else 0.0
+    return math.hypot(eps, step / (ROUNDING * rms)) if rms else eps
 
 
 def rounding_norm(rms: jax.Array, shape: tuple[int, int]) -> jax.Array:

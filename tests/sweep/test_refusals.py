@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from svdjax.checkpoint.files import LINKS
 from tests.sweep import harness
@@ -96,6 +96,14 @@ def _escape(directory):
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _quantised(directory):
+    config_edit(directory, quantization_config={"quant_method": "hqq"})
+    (file,) = directory.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[Q.replace("weight", "W_q")] = tensors.pop(Q).view(np.uint8)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 BAD = {
     "nan": (_poison(np.nan), (Q, "NaN")),
     "inf": (_poison(np.inf), (Q, "Inf")),
@@ -105,6 +113,7 @@ BAD = {
     "corrupt": (_garble, (".safetensors",)),
     "pickle": (_pickle, (".bin",)),
     "index outside": (_escape, ("outside",)),
+    "another format": (_quantised, ("hqq", "W_q")),
     "no directory": (shutil.rmtree, ("post",)),
     "no config": (lambda directory: (directory / "config.json").unlink(), ("config.json",)),
 }
