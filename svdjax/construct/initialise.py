@@ -104,7 +104,7 @@ class Initialisation(Edit):
                     )
                     for each in self.plan.projections
                 },
-                model_config(self.plan.post.home),
+                model_config(self.plan.post),
                 layers=self.layers,
                 base_model=str(rewrite.target),
                 overwrite=True,

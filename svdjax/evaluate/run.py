@@ -84,7 +84,7 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
     )
     mesh = decoder_mesh(job.devices, job.tensor_parallel)
     with open_checkpoint(job.model) as checkpoint:
-        config = model_config(checkpoint.home)
+        config = model_config(checkpoint)
         chat = chat_model(checkpoint, config, job.prompt_format)
         prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
         workdir = Workdir(job.out, flag="--out", kind="evaluation")
@@ -138,7 +138,7 @@ def dry_run_evaluate(job: EvaluateJob) -> str:
         )
         mesh = decoder_mesh(job.devices, job.tensor_parallel)
         with open_checkpoint(job.model) as checkpoint:
-            config = model_config(checkpoint.home)
+            config = model_config(checkpoint)
             chat = chat_model(checkpoint, config, job.prompt_format)
             prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
             model = describe_model(checkpoint, config, job.dtype)

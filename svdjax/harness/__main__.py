@@ -97,7 +97,7 @@ def _dry_run(arguments: Sequence[str]) -> str:
     if not options.get("pretrained"):
         raise InputError("--model_args: expected pretrained=DIR among them")
     with offline(), open_checkpoint(options["pretrained"]) as checkpoint:
-        config = model_config(checkpoint.home)
+        config = model_config(checkpoint)
         model = describe_model(checkpoint, config, options.get("dtype", "float32"))
     return f"dry run of lm-evaluation-harness: nothing is asked\n{model}"
 

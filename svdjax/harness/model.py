@@ -113,7 +113,7 @@ class SvdjaxLM(TemplateLM):
         os.environ.setdefault("DISABLE_MULTIPROC", "1")
         self._mesh = decoder_mesh(int(devices), int(tensor_parallel))
         with open_checkpoint(str(pretrained)) as checkpoint:
-            self.config = model_config(checkpoint.home)
+            self.config = model_config(checkpoint)
             self.tokenizer, self._eos = _tokenizer(checkpoint.tokenizer, add_bos_token)
             self._stops = chat_model(checkpoint, self.config, "plain").stop_tokens
             self._host_params = load_params(checkpoint, self.config, None)

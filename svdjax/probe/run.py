@@ -177,7 +177,7 @@ def _open_models(
     for source, name in zip(job.models, model_names(job.models)):
         try:
             checkpoint = stack.enter_context(open_checkpoint(source))
-            config = model_config(checkpoint.home)
+            config = model_config(checkpoint)
             if job.blocks:
                 job.chosen.choose(config.num_layers)
             chat = chat_model(checkpoint, config, job.prompt_format)
