@@ -121,9 +121,11 @@ class AdapterMatch:
             else:
                 self.ignored += parts.values()
             return
-        if "tokens" in parts:
+        # A head that stays tied is saved beside the embedding at times, with the same values.
+        follows = target == self.head and self.is_tied
+        if "tokens" in parts and not (follows and not self._has_own_tokens()):
             self._match_tokens(module, parts["tokens"])
-        if parts.keys() <= {"tokens"}:
+        if parts.keys() <= {"tokens"} or (follows and self._lora.tied):
             return
         if rules.targets(module) is False:
             text = (
@@ -225,21 +227,23 @@ class AdapterMatch:
         head = self.changes.get(self.head, TensorChange())
         if self._lora.tied:
             head = embedding
-        # Saved beside modules_to_save, they are written into the one tensor that both are.
+        # Saved without modules_to_save they are written into the one tensor that both are, the
+        # head's after the embedding's.
         shared = [
             (change.whole, target)
-            for change, target in ((embedding, self.embedding), (head, self.head))
+            for change, target in ((head, self.head), (embedding, self.embedding))
             if change.whole and not self._is_saved(target)
         ]
-        for whole, target in shared:
-            embedding = (
-                embedding if embedding.whole else dataclasses.replace(embedding, whole=whole)
-            )
-            head = head if head.whole else dataclasses.replace(head, whole=whole)
-            if target in self.specs:
-                for other in (self.embedding, self.head):
-                    self.specs.setdefault(other, self.specs[target])
-        if embedding.tokens and not any(_HEAD.startswith(f"{n}.") for n in self._lora.tokens):
+        if shared:
+            whole, source = shared[0]
+            for target in (self.embedding, self.head):
+                if not self._is_saved(target) and source in self.specs:
+                    self.specs[target] = self.specs[source]
+            if not self._is_saved(self.embedding):
+                embedding = dataclasses.replace(embedding, whole=whole)
+            if not self._is_saved(self.head):
+                head = dataclasses.replace(head, whole=whole)
+        if embedding.tokens and not self._has_own_tokens():
             head = dataclasses.replace(head, tokens=embedding.tokens, indices=embedding.indices)
         for target, change in ((self.embedding, embedding), (self.head, head)):
             self.changes.pop(target, None)
@@ -254,6 +258,10 @@ class AdapterMatch:
         self.changes.setdefault(self.head, TensorChange())
         self.specs.setdefault(self.head, self._base.spec(self.embedding))
         return True
+
+    def _has_own_tokens(self) -> bool:
+        """Whether trained tokens are named for the head."""
+        return any(end and self.head.endswith(f"{end}.weight") for end in self._lora.tokens)
 
     def _is_saved(self, target: str) -> bool:
         module = target.removesuffix(".weight")

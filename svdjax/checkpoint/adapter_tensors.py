@@ -32,7 +32,7 @@ _ROLES = {
         r"(?P<module>.+?)\.(?:original_module|token_adapter\.trainable_tokens_orig.*)\b.*"
     ),
 }
-_SAVED = re.compile(r"\.modules_to_save\.(?P<own>[^.]+)(?=\.)")
+_SAVED = re.compile(r"\.modules_to_save(?:\.default)?(?=\.)")
 _BASE_LAYER = re.compile(r"(?:\.token_adapter)?\.base_layer(?=\.)")
 
 
@@ -87,12 +87,16 @@ def _place(tensors: AdapterTensors, plain: str, name: str) -> tuple[str, bool]:
                 tensors.faults.append(Fault(name, f"tensor {{name}} is there as {parts[role]} too"))
             parts[role] = name
             return own, True
-    saved = _SAVED.search(plain)
+    saved = _SAVED.search(plain) is not None
     target = _SAVED.sub("", _BASE_LAYER.sub("", plain))
-    if target in tensors.whole:
+    if target not in tensors.whole:
+        tensors.whole[target] = name
+    elif not saved and target in tensors.saved:
+        # Of what is saved twice, PEFT reads the one without the wrapper's name.
+        tensors.whole[target] = name
+    elif not saved:
         text = f"tensor {{name}} is there as {tensors.whole[target]} too"
         tensors.faults.append(Fault(name, text))
-    tensors.whole[target] = name
     if saved:
         tensors.saved.add(target)
-    return (saved["own"] if saved else ""), True
+    return "", True
