@@ -10,10 +10,11 @@ from svdjax import fields
 from svdjax.errors import InputError
 from svdjax.fields import setting
 from svdjax.fingerprint.verdict import Thresholds
+from svdjax.text.options import AdapterOptions
 
 
 @dataclass(frozen=True)
-class FingerprintJob:
+class FingerprintJob(AdapterOptions):
     """A suspect, one reference or several, an ancestor: ``python -m svdjax.fingerprint``'s flags.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig, open_checkpoint
+from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig, open_model
 from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.matching import grouped, match_family
 from svdjax.checkpoint.settings import read_config
@@ -49,13 +49,17 @@ class Pair:
     notes: tuple[str, ...]
 
 
-def open_model(source: str) -> Model:
+def read_model(source: str, base: str = "") -> Model:
     """Opens a checkpoint and checks its headers.
+
+    Args:
+        source: Directory or hub id.
+        base: Base of an adapter, where it is not the one that it names.
 
     Raises:
         InputError: It cannot be read, or is not of a family that is known.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_model(source, base)
     kind = checkpoint.config.get("model_type")
     if kind not in FAMILIES:
         raise InputError(
@@ -69,7 +73,7 @@ def open_model(source: str) -> Model:
     return Model(checkpoint, config, (*checkpoint.notes, *notes))
 
 
-def open_pair(reference: str, suspect: str) -> Pair:
+def open_pair(reference: str, suspect: str, base: str = "") -> Pair:
     """Opens two checkpoints and finds what of them can be compared.
 
     Raises:
@@ -78,7 +82,7 @@ def open_pair(reference: str, suspect: str) -> Pair:
     models, faults = [], []
     for source in (reference, suspect):
         try:
-            models.append(open_model(source))
+            models.append(read_model(source, base))
         except InputError as error:
             faults.append(str(error))
     if faults:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from svdjax.atomic import plain
-from svdjax.checkpoint import input_digest
+from svdjax.checkpoint import input_digest, refuse_unused_base
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.fingerprint.compare import compare_pair
 from svdjax.fingerprint.job import FingerprintJob
@@ -20,8 +20,12 @@ def open_pairs(job: FingerprintJob) -> list[Pair]:
         InputError: A checkpoint cannot be read, or two cannot be compared.
     """
     ancestors = [job.ancestor] if job.ancestor else []
-    pairs = [open_pair(source, job.suspect) for source in (*job.references, *ancestors)]
-    return pairs + [open_pair(source, job.references[0]) for source in ancestors]
+    sources = (*job.references, *ancestors)
+    pairs = [open_pair(source, job.suspect, job.base) for source in sources]
+    pairs += [open_pair(source, job.references[0], job.base) for source in ancestors]
+    sides = [side.checkpoint for pair in pairs for side in (pair.reference, pair.suspect)]
+    refuse_unused_base(job.base, sides)
+    return pairs
 
 
 def inputs(pairs: Sequence[Pair]) -> dict[str, Any]:
