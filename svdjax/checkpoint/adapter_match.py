@@ -36,6 +36,8 @@ class AdapterMatch:
         separated: Whether it is not, though the base's is.
         broken: Why embedding or head cannot be merged, by name.
         ignored: Tensors of the adapter that the base has no place for.
+        unchanged: Layers that a pattern of the configuration names and the adapter has no factors
+            of, which PEFT leaves as they are.
         faults: Faults of all other tensors.
     """
 
@@ -56,6 +58,7 @@ class AdapterMatch:
         self.specs: dict[str, TensorSpec] = {}
         self.broken: dict[str, str] = {}
         self.ignored: list[str] = []
+        self.unchanged: list[str] = []
         self.faults = self._tensors.faults
         self.embedding = next((name for name in base.names if name.endswith(_EMBEDDING)), "")
         self.head = next((name for name in base.names if name.endswith(_HEAD)), _HEAD)
@@ -210,12 +213,16 @@ class AdapterMatch:
         self.changes[target] = dataclasses.replace(change, **fields)
 
     def _check_complete(self, modules: list[str], rules: AdaptedModules) -> None:
-        """Notes linear layers that the configuration names and the file has no factors of."""
+        """Looks for linear layers that the configuration names and the file has no factors of."""
         for module in modules:
             target = f"{module}.weight"
             if self._tensors.parts.get(module, {}).keys() - {"tokens"} or not rules.targets(module):
                 continue
             if self._lora.is_saved(module) or len(self._base.spec(target).shape) != 2:
+                continue
+            # A list names layers one by one, a pattern at times more than were trained.
+            if isinstance(self._lora.targets, str):
+                self.unchanged.append(module)
                 continue
             pair = ("embedding_a", "embedding_b") if target == self.embedding else ("a", "b")
             text = "tensor {name} is missing, though target_modules names its layer"
