@@ -120,6 +120,14 @@ class MergedCheckpoint(Checkpoint):
         """Whether a tensor's bytes are those in a file of the base."""
         return not (name in self._changed or name in self._match.broken) and self.base.stored(name)
 
+    def layout(self, file: str) -> dict[str, TensorSpec]:
+        """Tensors of a file of the base as a copy has them; a head of its own is beside others."""
+        layout = dict(self.base.layout(file))
+        for name, spec in self._match.specs.items():
+            if spec.file == file:
+                layout[name] = spec
+        return layout
+
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""
         return self._adapter if file == WEIGHTS else self.base.header(file)

@@ -146,6 +146,10 @@ class Checkpoint:
         """
         return self._shard(name).read(name, rows)
 
+    def layout(self, file: str) -> dict[str, TensorSpec]:
+        """Tensors of a file, under the names that a copy of the checkpoint gives them."""
+        return self.header(file).specs
+
     def _shard(self, name: str) -> Shard:
         if name not in self._index:
             raise InputError(f"{self.listing}: has no tensor {name}")

@@ -30,7 +30,6 @@ from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.replace import check_target, copy_companions, publish, write_text
-from svdjax.checkpoint.safetensors_file import TensorSpec
 from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
 from svdjax.checkpoint.writer import with_dtype
 from svdjax.errors import InputError
@@ -163,10 +162,10 @@ class CheckpointRewrite:
                 continue
             with self._disk():
                 stream = self._streams[file]
-                for name, slot in self._slots.items():
-                    if slot.file != file or name in self._replaced:
+                for name, spec in self.source.layout(file).items():
+                    if name in self._replaced:
                         continue
-                    spec = self.source.spec(name)
+                    slot = self._slots[name]
                     stream.seek(slot.span[0])
                     if slot.dtype == spec.dtype and self.source.stored(name):
                         self._copy_bytes(file, spec.offsets, stream)
@@ -452,12 +451,8 @@ def _layout(
         )
     slots: dict[str, TensorSlot] = {}
     heads: dict[str, bytes] = {}
-    # Of the tensors as they are read, which may be others than those in the files.
-    by_file: dict[str, dict[str, TensorSpec]] = {file: {} for file in source.files}
-    for name in source.names:
-        spec = source.spec(name)
-        by_file[spec.file][name] = spec
-    for file, specs in by_file.items():
+    for file in source.files:
+        specs = source.layout(file)
         names = sorted(specs, key=lambda name: specs[name].offsets)
         stored = {
             name: dtype if dtype is not None and specs[name].dtype in FLOATS else specs[name].dtype
