@@ -28,9 +28,8 @@ def evaluate(model: str, base: str, folder: pathlib.Path) -> str:
 
 
 def probe(model: str, base: str, folder: pathlib.Path) -> str:
-    return dry_run_probe(
-        ProbeJob((model,), str(folder / "q.jsonl"), str(folder / "out"), base=base)
-    )
+    prompts, out = str(folder / "q.jsonl"), str(folder / "out")
+    return dry_run_probe(ProbeJob(models=(model,), prompts=prompts, out=out, base=base))
 
 
 def fingerprint(model: str, base: str, folder: pathlib.Path) -> str:

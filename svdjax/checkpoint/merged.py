@@ -191,8 +191,8 @@ class MergedCheckpoint(Checkpoint):
         if match.unchanged:
             names = printable(", ".join(match.unchanged), 300)
             notes.append(
-                f"{len(match.unchanged)} layers that target_modules of {self.lora.where} names have "
-                f"no factors and stay the base's: {names}"
+                f"{len(match.unchanged)} layers that target_modules of {self.lora.where} names "
+                f"have no factors and stay the base's: {names}"
             )
         for name, why in match.broken.items():
             notes.append(f"the adapter's {name} cannot be merged, and the model not be run: {why}")

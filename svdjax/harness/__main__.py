@@ -86,7 +86,7 @@ def _own_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[s
 
 def _dry_run(arguments: Sequence[str]) -> str:
     """The model that the harness would ask; nothing is fetched."""
-    from svdjax.checkpoint import model_config, open_model
+    from svdjax.checkpoint import model_config, open_model, refuse_unused_base
     from svdjax.engine.dry_run import describe_model, offline
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -97,7 +97,9 @@ def _dry_run(arguments: Sequence[str]) -> str:
     options = {name: value for name, _, value in parts}
     if not options.get("pretrained"):
         raise InputError("--model_args: expected pretrained=DIR among them")
-    with offline(), open_model(options["pretrained"], options.get("base", "")) as checkpoint:
+    base = options.get("base", "")
+    with offline(), open_model(options["pretrained"], base) as checkpoint:
+        refuse_unused_base(base, [checkpoint])
         config = model_config(checkpoint)
         model = describe_model(checkpoint, config, options.get("dtype", "float32"))
     return f"dry run of lm-evaluation-harness: nothing is asked\n{model}"
