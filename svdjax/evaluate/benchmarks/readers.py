@@ -24,9 +24,9 @@ BENCHMARKS = {
     "the answer, or hf:openai/gsm8k",
     "math500": 'MATH-500; --data: its .jsonl of {"problem", "answer", "subject", "level", '
     '"unique_id"}, or hf:HuggingFaceH4/MATH-500',
-    "mmlu": "MMLU; --data: a subject's .csv (question, 4 options, letter), a folder of *_dev.csv or "
-    "*_test.csv, the official folder with dev/ and test/, the hub's with a folder for each subject, "
-    "or hf:cais/mmlu",
+    "mmlu": "MMLU; --data: a subject's .csv (question, 4 options, letter), a folder of "
+    "*_dev.csv or *_test.csv, the official folder with dev/ and test/, the hub's with a folder "
+    "for each subject, or hf:cais/mmlu",
     "gpqa": "GPQA; --data: its .csv with columns Question, Correct Answer and Incorrect Answer 1 "
     "to 3, or hf:Idavidrein/gpqa",
     "commonsenseqa": 'CommonsenseQA; --data: its .jsonl of {"answerKey", "id", "question": '
