@@ -52,6 +52,12 @@ def define_common() -> flags.FlagHolder[bool]:
         "How to tell of progress on stderr: a bar alone, a line for every step, or a JSON object a "
         "line. Default: lines, and a bar below them where stderr is a terminal.",
     )
+    flags.DEFINE_list(
+        "follow_links",
+        [],
+        "Directories that files of checkpoints may be links into, such as a shared store; "
+        "links that lead elsewhere are refused.",
+    )
     return flags.DEFINE_bool(
         "dry_run", False, "Print what would be read, computed and written; write nothing."
     )
@@ -143,6 +149,10 @@ def _call(main: Callable[..., str | None], arguments: Sequence[str]) -> None:
         from svdjax.engine import progress
 
         progress.set_mode("quiet" if known.quiet else known.progress or "auto")
+    if "follow_links" in known and known.follow_links:
+        from svdjax.checkpoint.files import follow_links
+
+        follow_links(known.follow_links)
     summary = main(*arguments)
     if summary:
         with _written_to_stdout():

@@ -9,7 +9,8 @@ from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
 from svdjax.checkpoint.opening import open_checkpoint, open_model, refuse_unused_base
 from svdjax.checkpoint.origin import swapped
 from svdjax.checkpoint.params import load_params, param_shapes
-from svdjax.checkpoint.plan import PairPlan, Projection, plan_pair
+from svdjax.checkpoint.plan import PairPlan, plan_pair
+from svdjax.checkpoint.projection import Projection
 from svdjax.checkpoint.reader import Checkpoint, TensorSpec
 from svdjax.checkpoint.shards import LazyTensor
 from svdjax.checkpoint.source import resolve

@@ -6,17 +6,30 @@ is larger than a file justifies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import re
 import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from svdjax.checkpoint.small_json import read_object
 from svdjax.errors import InputError
 from svdjax.files import one_line
 from svdjax.files import read_bytes as read_bytes
 
+LINKS = "SVDJAX_FOLLOW_LINKS"
+"""Variable of the environment with the directories of `follow_links`, for commands without it."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(
+    r"(?:model|pytorch_model)(?:\.(?P<before>[\w-]+?))?-(?P<number>\d{5})-of-(?P<count>\d{5})"
+    r"(?:\.(?P<after>[\w-]+))?\.safetensors",
+    re.ASCII,
+)
+_VARIANT = re.compile(r"model\.(?P<variant>[\w-]+)\.safetensors", re.ASCII)
+_VARIANT_INDEX = re.compile(r"model\.safetensors\.index\.(?P<variant>[\w-]+)\.json", re.ASCII)
 _MOST_INDEX_BYTES = 64 << 20  # some hundred thousand tensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
@@ -25,13 +38,36 @@ _CONVERT = (
 )
 
 
+def follow_links(directories: Iterable[str | os.PathLike[str]]) -> None:
+    """Lets links of checkpoints lead into some directories, here and in processes begun later.
+
+    Raises:
+        InputError: One is no directory.
+    """
+    roots = []
+    for directory in directories:
+        path = pathlib.Path(directory).expanduser()
+        if not path.is_dir() or os.pathsep in str(path):
+            raise InputError(
+                f"--follow_links: {directory}: expected directories that links may lead into, such "
+                "as that of a shared store"
+            )
+        roots.append(str(path.resolve()))
+    os.environ[LINKS] = os.pathsep.join(roots)
+
+
+def _link_roots() -> list[pathlib.Path]:
+    """Directories that links may lead into, beside that of the checkpoint."""
+    return [pathlib.Path(root) for root in os.environ.get(LINKS, "").split(os.pathsep) if root]
+
+
 def checked_path(
     directory: pathlib.Path, name: str, root: pathlib.Path | None = None
 ) -> pathlib.Path:
     """Path of a regular file of a checkpoint directory.
 
-    Links may lead elsewhere inside the directory, or to the blobs beside a snapshot in the cache
-    of the hub; links that lead out are refused.
+    Links may lead elsewhere inside the directory, to the blobs beside a snapshot in the cache of
+    the hub, and into the directories of `follow_links`; links that lead out are refused.
 
     Args:
         directory: Directory of the file.
@@ -56,7 +92,8 @@ def checked_path(
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        why = f": it is a link to {path.readlink()}, which is not there; fetch it again"
+        raise InputError(f"{path}: no such file{why * path.is_symlink()}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be opened ({one_line(error)})") from None
     if not stat.S_ISREG(mode):
@@ -73,39 +110,153 @@ def contained(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     """Resolved path, links followed.
 
     Raises:
-        InputError: It is outside of `root` and, where this is a snapshot in the cache of the hub,
-            outside of the blobs beside it.
+        InputError: It is outside of `root`, of the directories of `follow_links` and, where this
+            is a snapshot in the cache of the hub, of the blobs beside it.
         OSError: It does not exist.
     """
     real, allowed = path.resolve(strict=True), [root.resolve(strict=True)]
     if allowed[0].parent.name == "snapshots":
         allowed.append(allowed[0].parent.parent / "blobs")
+    allowed += [each.resolve() for each in _link_roots()]
     if not any(real.is_relative_to(directory) for directory in allowed):
         raise InputError(
-            f"{path}: is a link to {real}, outside its directory; expected files that lie inside "
-            "(copy it there)"
+            f"{path}: is a link to {real}, outside its directory; expected files that lie inside: "
+            f"copy it there, or allow links into a directory by --follow_links={real.parent}"
         )
     return real
 
 
-def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[str, ...]]:
-    """File name of each tensor, and all file names, without opening any weights.
+class Weights(NamedTuple):
+    """Files with the weights of a directory.
 
-    As in transformers a single `model.safetensors` goes before an index.
+    Attributes:
+        index: File of each tensor, as an index says; empty where there is none.
+        files: Names of the safetensors files.
+        listing: File that lists the tensors, for messages: the index, or one of the files.
+        indexed: Whether `listing` is an index.
+        notes: What is not read, or read in spite of its name.
+    """
 
-    Returns:
-        ({tensor: file name}, or None for a single file whose header must tell; file names).
+    index: Mapping[str, str]
+    files: tuple[str, ...]
+    listing: pathlib.Path
+    indexed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def find_weights(
+    directory: pathlib.Path, usable: Callable[[pathlib.Path, Mapping[str, str]], str]
+) -> Weights:
+    """Files with the weights, without opening any but a single file beside shards.
+
+    As in transformers a single `model.safetensors` goes before an index, unless it is not usable
+    and the shards are all there. Shards that no index names, or another one, are read by their
+    own numbers; so is a variant (`model.fp16.safetensors`) where there is nothing else.
+
+    Args:
+        directory: Directory of the checkpoint.
+        usable: Says what is wrong with a single file, beside an index; empty if nothing is.
 
     Raises:
-        InputError: There are no safetensors (pickles get a hint how to convert), or the index is
-            malformed, leads outside the directory or names files that are missing.
+        InputError: There are no safetensors (pickles get a hint how to convert), shards are
+            missing, or the index is malformed or leads outside the directory.
     """
-    if os.path.lexists(directory / SINGLE):
+    single, indexed = (os.path.lexists(directory / name) for name in (SINGLE, INDEX))
+    names = _entries(directory)
+    beside = tuple(
+        f"{directory}: {name} is not read"
+        for name in names
+        if name.startswith("consolidated") and name.endswith(".safetensors")
+    )
+    if single and indexed:
+        try:
+            shards = _read_index(directory, INDEX, names)
+        except InputError:
+            shards = None
+        why = usable(directory / SINGLE, shards.index) if shards else ""
+        if shards and why:
+            note = f"{directory}: {SINGLE} is not read, the shards of {INDEX} are: {why}"
+            return shards._replace(notes=(*shards.notes, note, *beside))
         checked_path(directory, SINGLE)
-        return None, (SINGLE,)
-    if not os.path.lexists(directory / INDEX):
-        raise InputError(_no_weights(directory))
-    path = checked_path(directory, INDEX)
+        note = f"{directory}: {SINGLE} is read, {INDEX} is not"
+        return Weights({}, (SINGLE,), directory / SINGLE, notes=(note, *beside))
+    if single:
+        checked_path(directory, SINGLE)
+        return Weights({}, (SINGLE,), directory / SINGLE, notes=beside)
+    weights = _read_index(directory, INDEX, names) if indexed else _without_index(directory, names)
+    return weights._replace(notes=(*weights.notes, *beside))
+
+
+def _entries(directory: pathlib.Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(directory))
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read ({one_line(error)})") from None
+
+
+def _without_index(directory: pathlib.Path, names: Sequence[str]) -> Weights:
+    """Shards by their numbers, or the only variant that there is."""
+    by_variant: dict[str, list[str]] = {}
+    indices: dict[str, str] = {}
+    for name in names:
+        if shard := _SHARD.fullmatch(name):
+            by_variant.setdefault(shard["before"] or shard["after"] or "", []).append(name)
+        elif match := _VARIANT.fullmatch(name):
+            by_variant.setdefault(match["variant"], []).append(name)
+        elif match := _VARIANT_INDEX.fullmatch(name):
+            indices[match["variant"]] = name
+    variants = [""] if "" in by_variant else sorted({*by_variant, *indices})
+    if not variants:
+        raise InputError(_no_weights(directory, names))
+    if len(variants) > 1:
+        shown = ", ".join(variants[:8])
+        raise InputError(
+            f"{directory}: there is no {SINGLE}, but several variants ({shown}); expected one: "
+            "put it into a directory of its own, with config.json"
+        )
+    (variant,) = variants
+    note = f"{directory}: the variant {variant!r} is read, there is no {SINGLE}"
+    if variant in indices:
+        weights = _read_index(directory, indices[variant], names)
+        return weights._replace(notes=(*weights.notes, note))
+    files = tuple(by_variant[variant])
+    if len(files) == 1 and not _SHARD.fullmatch(files[0]):
+        checked_path(directory, files[0])
+        return Weights({}, files, directory / files[0], notes=(note,))
+    files = _complete(directory, files)
+    notes = (f"{directory}: there is no {INDEX}, the {len(files)} shards are read without",)
+    return Weights({}, files, directory / files[0], notes=(*notes, note) if variant else notes)
+
+
+def _complete(directory: pathlib.Path, files: Iterable[str]) -> tuple[str, ...]:
+    """Shards of one set by number; raises `InputError` if it is not whole."""
+    by_count: dict[int, dict[int, str]] = {}
+    for file in files:
+        shard = _SHARD.fullmatch(file)
+        assert shard is not None
+        by_count.setdefault(int(shard["count"]), {})[int(shard["number"])] = file
+    whole = [
+        numbered
+        for count, numbered in by_count.items()
+        if len(numbered) == count and sorted(numbered) == list(range(1, count + 1))
+    ]
+    if len(whole) != 1:
+        told = "; ".join(
+            f"{len(numbered)} of {count} shards (such as {next(iter(numbered.values()))})"
+            for count, numbered in sorted(by_count.items())[:4]
+        )
+        raise InputError(
+            f"{directory}: there is no {INDEX}, and {told}; expected one whole set of shards: "
+            "fetch the others"
+        )
+    for file in whole[0].values():
+        checked_path(directory, file)
+    return tuple(whole[0][number] for number in sorted(whole[0]))
+
+
+def _read_index(directory: pathlib.Path, name: str, names: Sequence[str]) -> Weights:
+    """Files that an index names, or the whole set of shards that lies there in their place."""
+    path = checked_path(directory, name)
     index = read_object(path, _MOST_INDEX_BYTES).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise InputError(f"{path}: expected a non-empty object under 'weight_map'")
@@ -116,11 +267,14 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
         first.setdefault(file, tensor)
     files = tuple(sorted(first))
     faults = []
+    only_missing = True
     for file in files:
         if pathlib.PurePath(file).suffix in PICKLES:
             faults.append(f"{file} is a pickle, which is never opened; {_CONVERT}")
+            only_missing = False
         elif not file.endswith(".safetensors"):
             faults.append(f"{file!r} (tensor {first[file]}) is no .safetensors file")
+            only_missing = False
         # Without an exception for each, which takes seconds for a hundred thousand.
         elif is_bare(file) and not os.path.lexists(shard := os.path.join(directory, file)):  # noqa: PTH118
             faults.append(f"tensor {first[file]}: {shard}: no such file")
@@ -129,22 +283,33 @@ def weight_map(directory: pathlib.Path) -> tuple[dict[str, str] | None, tuple[st
                 checked_path(directory, file)
             except InputError as error:
                 faults.append(f"tensor {first[file]}: {error}")
+                only_missing = False
+    if faults and only_missing:
+        others = [file for file in names if _SHARD.fullmatch(file)]
+        with contextlib.suppress(InputError):
+            files = _complete(directory, others) if others else files
+            if others:
+                note = f"{path}: names files that are not there ({faults[0]})"
+                note += f"; the {len(files)} shards beside it are read"
+                return Weights({}, files, directory / files[0], notes=(note,))
     if faults:
         raise InputError(f"{path}: {listed(faults)}")
-    return index, files
+    return Weights(index, files, path, True)
 
 
-def _no_weights(directory: pathlib.Path) -> str:
+def _no_weights(directory: pathlib.Path, names: Sequence[str]) -> str:
     expected = f"expected {SINGLE} or {INDEX}"
-    try:
-        names = sorted(entry.name for entry in os.scandir(directory))
-    except OSError as error:
-        return f"{directory}: cannot be read ({one_line(error)})"
     pickles = [name for name in names if pathlib.PurePath(name).suffix in PICKLES]
     if "adapter_model.safetensors" in names or "adapter_config.json" in names:
         return (
             f"{directory}: holds a PEFT adapter, {expected}: an adapter's base is to be a model by "
             "itself; merge it first (merge_and_unload, save_pretrained)"
+        )
+    if any(name.startswith("consolidated") and name.endswith(".safetensors") for name in names):
+        return (
+            f"{directory}: holds consolidated.safetensors, in Mistral's own layout, whose queries "
+            f"and keys are in another order; {expected}, as transformers writes them: fetch these "
+            "from the same repository, or convert it (convert_mistral_weights_to_hf.py)"
         )
     if pickles:
         return f"{directory / pickles[0]}: a pickle, which is never opened; {expected}; {_CONVERT}"

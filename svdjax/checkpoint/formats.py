@@ -45,6 +45,16 @@ _QUANTISED_NAMES = re.compile(
 _ADVICE = "analyse the bf16, f16 or f32 checkpoint it was made from, or dequantise it first"
 
 
+def left_over(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Notes on what a config.json says of quantising weights that are floating point."""
+    return tuple(
+        f"{where}: {key} says that the weights are quantised, and every matrix is floating point: "
+        "they are read as they are"
+        for key in ("quantization_config", "compression_config")
+        if config.get(key)
+    )
+
+
 def refuse_quantised_config(config: Mapping[str, Any], where: str) -> None:
     """Refuses a config.json that declares a quantised checkpoint.
 

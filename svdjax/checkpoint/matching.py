@@ -17,7 +17,7 @@ from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
 
-_BUFFERS = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+BUFFERS = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -33,8 +33,15 @@ class Fault(NamedTuple):
     text: str
 
 
-def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Fault], dict[str, str]]:
+def match_family(
+    checkpoint: Checkpoint, config: ModelConfig, *, strict: bool = True
+) -> tuple[list[Fault], dict[str, str]]:
     """Faults of names, shapes and dtypes of all tensors against the family's table.
+
+    Args:
+        checkpoint: The checkpoint.
+        config: Its configuration.
+        strict: Whether a tensor that is not in the table is a fault.
 
     Returns:
         All faults, and the tensors that may be ignored with the reasons.
@@ -68,10 +75,12 @@ def match_family(checkpoint: Checkpoint, config: ModelConfig) -> tuple[list[Faul
         if name in expected or name in renamed:
             continue
         spec = checkpoint.spec(name)  # every header is looked at
-        if _BUFFERS.search(name):
+        if BUFFERS.search(name):
             left_out[name] = "buffer of the rotary embedding, follows from config.json"
         elif name == "lm_head.weight" and config.tie_word_embeddings:
             left_out[name] = "output head, tied to the embedding by config.json"
+        elif not strict:
+            left_out[name] = f"not part of a {config.family} model"
         else:
             text = (
                 f"tensor {{name}} {spec.shape} in {checkpoint.where(name)} is not part of a "

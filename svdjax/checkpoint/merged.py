@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from svdjax.checkpoint import files
 from svdjax.checkpoint.adapter_match import AdapterMatch
 from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
 from svdjax.checkpoint.matching import raise_faults
-from svdjax.checkpoint.reader import Checkpoint
+from svdjax.checkpoint.reader import Checkpoint, Part
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
 from svdjax.checkpoint.tensor_change import ChangedTensor
 from svdjax.checkpoint.watched import WatchedFile
@@ -75,6 +76,11 @@ class MergedCheckpoint(Checkpoint):
             )
             for name, change in self._match.changes.items()
         }
+        # Changed matrices by the tensor that a copy has them in, under another name.
+        self._copied: dict[str, list[str]] = {}
+        for name in {*self._changed, *self._match.broken}:
+            if (place := self.place(name)) != Part(name):
+                self._copied.setdefault(place.tensor, []).append(name)
         self.changed = tuple(sorted(self._changed))
         self.names, self.files = tuple(sorted({*base.names, *self.changed})), base.files
         self.config, self.listing = self._merged_config(), base.listing
@@ -114,19 +120,34 @@ class MergedCheckpoint(Checkpoint):
 
     def where(self, name: str) -> pathlib.Path:
         """File that a tensor's values come from, for messages; the adapter's if they change."""
-        return self.base.where(name) if self.stored(name) else self._adapter.path
+        ours = name in self._changed or name in self._match.broken
+        return self._adapter.path if ours else self.base.where(name)
 
     def stored(self, name: str) -> bool:
         """Whether a tensor's bytes are those in a file of the base."""
-        return not (name in self._changed or name in self._match.broken) and self.base.stored(name)
+        changed = name in self._copied or name in self._changed or name in self._match.broken
+        return not changed and self.base.stored(name)
+
+    @property
+    def conflicts(self) -> Mapping[str, str]:
+        """Why a tensor cannot be read, by name, as for the base."""
+        return self.base.conflicts
+
+    def part(self, name: str) -> Part:
+        """Tensor of the base's files that a matrix is, or is part of."""
+        return self.base.part(name)
 
     def layout(self, file: str) -> dict[str, TensorSpec]:
         """Tensors of a file of the base as a copy has them; a head of its own is beside others."""
         layout = dict(self.base.layout(file))
         for name, spec in self._match.specs.items():
             if spec.file == file:
-                layout[name] = spec
+                layout[self.place(name).tensor] = spec
         return layout
+
+    def place(self, name: str) -> Part:
+        """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
+        return self.base.place(name) if name in self.base else Part(name)
 
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""
@@ -142,7 +163,22 @@ class MergedCheckpoint(Checkpoint):
             raise InputError(f"adapter {self.path}: {name}: {self._match.broken[name]}")
         if name in self._changed:
             return self._changed[name].read(rows)
+        if name in self._copied:
+            tensor = self._composed(name)
+            return tensor if rows is None else tensor[slice(*rows)]
         return self.base.read(name, rows)
+
+    def _composed(self, name: str) -> np.ndarray:
+        """A tensor of a copy, with the matrices that are changed in it."""
+        first = self.place(self._copied[name][0])
+        if first.is_whole:
+            return self.read(self._copied[name][0])
+        tensor = self.base.read(name)
+        for matrix in self._copied[name]:
+            part = self.place(matrix)
+            stored = tensor if part.expert is None else tensor[part.expert]
+            part.of_matrix(stored)[...] = self.read(matrix)
+        return tensor
 
     def _base_rows(self, name: str, rows: tuple[int, int]) -> np.ndarray:
         """Rows of the tensor of the base that one of the merged model is made of."""

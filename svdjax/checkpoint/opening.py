@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable
 
+from svdjax.checkpoint.canonical import canonical
 from svdjax.checkpoint.lora import CONFIG, read_lora_config
 from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
 from svdjax.checkpoint.orbax_step import OrbaxCheckpoint, is_orbax
@@ -36,7 +37,7 @@ def open_checkpoint(
     if is_orbax(path):
         return OrbaxCheckpoint(source, path)
     if not is_adapter(path):
-        return Checkpoint(source, path)
+        return canonical(Checkpoint(source, path))
     model = base() or _named_base(path)
     return MergedCheckpoint(
         source, path, model.base if isinstance(model, MergedCheckpoint) else model
@@ -68,7 +69,7 @@ def _named_base(path: pathlib.Path) -> Checkpoint:
     try:
         if not base:
             raise InputError("none is named")
-        return Checkpoint(base, resolve(base, cached=True))
+        return canonical(Checkpoint(base, resolve(base, cached=True)))
     except InputError as error:
         raise InputError(
             f"{path / CONFIG}: a LoRA adapter is run on the base that base_model_name_or_path "

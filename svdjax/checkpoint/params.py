@@ -49,6 +49,7 @@ def load_params(
     """
     from flax import traverse_util
 
+    checkpoint = checkpoint.model
     faults, left_out = match_family(checkpoint, config)
     raise_faults(f"{checkpoint.path} cannot be loaded", faults)
     if "lm_head.weight" in left_out:

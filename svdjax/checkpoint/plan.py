@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from svdjax.checkpoint.canonical import DECODER
+from svdjax.checkpoint.completeness import decoder_reason, find_faults, kind_of
 from svdjax.checkpoint.config import ModelConfig
-from svdjax.checkpoint.families import FAMILIES, Weight, dimensions
+from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.formats import FLOATS
-from svdjax.checkpoint.matching import Fault, grouped, match_family
+from svdjax.checkpoint.matching import grouped
+from svdjax.checkpoint.pairing import same_layers, same_names
+from svdjax.checkpoint.projection import Place, Projection, group, places
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.settings import read_config
 from svdjax.errors import InputError
 
-# Fields of the configs that must agree, beside the family.
+# Sizes in the configs: where they differ, shapes do.
 _SAME = (
     *("num_layers", "hidden_size", "intermediate_size"),
     *("num_heads", "num_kv_heads", "head_dim"),
@@ -34,50 +38,17 @@ _NOTED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Projection:
-    """Linear layer of every block, analysed under one name.
-
-    Attributes:
-        name: Name in Hugging Face: q_proj, ..., down_proj; the whole tensor name where the
-            architecture is unknown.
-        module: "self_attn", "mlp" or "".
-        shape: (in, out) of the matrices.
-        tensors: Name of the tensor in each layer.
-        transposed: Whether the tensors are stored as (out, in).
-        rows: Rows [start, stop) of a fused tensor that make up this projection, when split.
-    """
-
-    name: str
-    module: str
-    shape: tuple[int, int]
-    tensors: tuple[str, ...]
-    transposed: bool = True
-    rows: tuple[int, int] | None = None
-
-    @property
-    def stored_shape(self) -> tuple[int, int]:
-        """Shape of the tensors, or of the rows of them."""
-        rows, columns = self.shape
-        return (columns, rows) if self.transposed else (rows, columns)
-
-    @property
-    def turned(self) -> bool:
-        """Whether a matrix with its short side as rows is W^T; a square one is as stored."""
-        rows, columns = self.shape
-        return rows > columns or (rows == columns and self.transposed)
-
-
-@dataclasses.dataclass(frozen=True)
 class PairPlan:
     """Projections of a pair that are analysed, and the tensors that are not.
 
     Attributes:
-        base: Checkpoint before post-training.
-        post: Checkpoint after it.
-        family: model_type, "unknown" where there is no name table.
+        base: Checkpoint before post-training, under the names of the projections' tensors.
+        post: Checkpoint after it, under these names too.
+        family: model_type of post, "unknown" where there is no name table.
         projections: Projections in the order q, k, v, o, gate, up, down.
         coverage: JSON-able: {"analysed": [names], "left_out": {name: reason}, "notes": [lines]};
-            every tensor of both checkpoints is in one of the first two.
+            every tensor of both checkpoints is in one of the first two. Where layers of models of
+            different depth are matched, "layers" has that of base by that of post.
         notes: Notes of the coverage.
     """
 
@@ -90,10 +61,12 @@ class PairPlan:
 
 
 def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) -> PairPlan:
-    """Matches two checkpoints tensor by tensor, from their headers alone.
+    """Matches two checkpoints matrix by matrix.
 
-    A vocabulary, tied head or dtype that differs is allowed and noted. Without a name table for
-    the architecture every 2-D tensor that both sides have is compared under its own name.
+    The tensors decide: every matrix that both sides have is compared, but embeddings and output
+    heads of a decoder, and what config.json says else is noted. Names need not agree beyond their
+    ends, fused projections are split where the other side's are, and layers of models of different
+    depth are matched (for which a few rows of some matrices are read; all else is in the headers).
 
     Args:
         base: Checkpoint before post-training.
@@ -101,73 +74,163 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
         split_fused: Whether the parts of phi3's qkv_proj and gate_up_proj are analysed one by one.
 
     Raises:
-        InputError: Families or sizes differ, tensors are missing, not in the name table, or of
-            another shape than config.json says; the message has all mismatches.
+        InputError: No matrix of one is in the other, or a side is incomplete: matrices are missing
+            in some layers, are of another shape there or no floats, or config.json makes no sense
+            as to sizes. The message has all faults.
     """
-    families = [checkpoint.config.get("model_type") for checkpoint in (base, post)]
-    if families[0] == families[1] and families[0] not in FAMILIES:
-        return _plan_unknown(base, post)
-    sides = {"base": base, "post": post}
-    configs, faults, left_out, notes = _check_sides(sides)
-    if families[0] != families[1]:
-        faults = [
-            f"base {base.path} is {families[0]!r} and post {post.path} is {families[1]!r} "
-            "(model_type in config.json), expected two models of one family",
-            *faults,
-        ]
-    elif len(configs) == 2:
-        faults = _differences(sides, configs) + faults
+    sides: dict[str, Checkpoint] = {}
+    sides["base"], sides["post"] = same_names(base, post)
+    configs, faults, notes = _read_configs(sides)
+    where = places({*sides["base"].names, *sides["post"].names})
+    found, more = find_faults(sides, configs, where)
+    faults, notes = faults + grouped(found), notes + more
     if faults:
         raise InputError(f"{base.path} and {post.path} do not fit together: {listed(faults)}")
-    config = configs["base"]
-    projections = [
-        part
-        for weight in FAMILIES[config.family].present(config)
-        if weight.analysed
-        for part in _parts(weight, config, split_fused)
+    sides["base"], layers, dropped = same_layers(sides["base"], sides["post"])
+    where = places({*sides["base"].names, *sides["post"].names})
+    shapes, left_out = _compared(sides, configs, where)
+    if not shapes:
+        raise InputError(_nothing_in_common(base, post))
+    conflicts = [
+        side.conflicts[name] for side in sides.values() for name in shapes if name in side.conflicts
     ]
-    notes += _notes(sides, configs)
-    return _finish(base, post, config.family, projections, left_out, notes)
+    if conflicts:
+        raise InputError(f"{base.path} and {post.path} do not fit together: {listed(conflicts)}")
+    projections = group(shapes, where)
+    if split_fused:
+        projections = [part for each in projections for part in _parts(each, projections)]
+    notes = [note for side in sides.values() for note in side.notes] + notes
+    notes += _kind_notes(sides) + (_notes(sides, configs) if len(configs) == 2 else [])
+    family = _family(sides) if any(each.module for each in projections) else "unknown"
+    return _finish(sides, family, projections, left_out | dropped, notes, layers)
 
 
-def _check_sides(
+def _read_configs(
     sides: Mapping[str, Checkpoint],
-) -> tuple[dict[str, ModelConfig], list[str], dict[str, str], list[str]]:
-    """Configs, faults of each side against its own, tensors left out, and notes."""
+) -> tuple[dict[str, ModelConfig], list[str], list[str]]:
+    """Configurations of the sides whose family is known, faults and notes."""
     configs: dict[str, ModelConfig] = {}
-    errors: list[str] = []
-    faults: list[Fault] = []
-    left_out: dict[str, str] = {}
-    notes: list[str] = []
+    faults, notes = [], []
     for side, checkpoint in sides.items():
-        notes += checkpoint.notes
-        if checkpoint.config.get("model_type") not in FAMILIES:
+        if kind_of(checkpoint) not in FAMILIES:
             continue
         try:
-            config, more = read_config(checkpoint)
-            mismatches, ignored = match_family(checkpoint, config)
+            configs[side], more = read_config(checkpoint)
+            notes += more
         except InputError as error:
-            errors.append(f"{side}: {error}")
-            continue
-        configs[side] = config
-        notes += more
-        faults += [Fault(name, f"{side}: {text}") for name, text in mismatches]
-        left_out |= ignored
-        for weight in FAMILIES[config.family].present(config):
-            if not weight.analysed:
-                left_out |= dict.fromkeys(weight.tensors(config), _reason(weight))
-    return configs, errors + grouped(faults), left_out, notes
+            faults.append(f"{side}: {error}")
+    return configs, faults, notes
+
+
+def _family(sides: Mapping[str, Checkpoint]) -> str:
+    """Family by whose names the pair is analysed: that of post."""
+    kind = kind_of(sides["post"])
+    return kind if kind in FAMILIES else "unknown"
+
+
+def _kind_notes(sides: Mapping[str, Checkpoint]) -> list[str]:
+    """What there is to say of the architectures."""
+    base, post = (kind_of(checkpoint) for checkpoint in sides.values())
+    if base != post:
+        return [
+            f"model_type is {base!r} in base and {post!r} in post: matrices of the same name and "
+            "shape are compared"
+        ]
+    if base in FAMILIES:
+        return []
+    return [
+        f"model_type {base!r} has no name table (known: {', '.join(FAMILIES)}): every 2-D tensor "
+        "that both checkpoints have is analysed under its own name, read as (out, in)"
+    ]
+
+
+def _compared(
+    sides: Mapping[str, Checkpoint],
+    configs: Mapping[str, ModelConfig],
+    where: Mapping[str, Place],
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shape of each matrix that is compared, and the reason of each tensor that is not."""
+    base, post = sides["base"], sides["post"]
+    decoder = any(each.template.startswith(DECODER) for each in where.values())
+    shapes: dict[str, tuple[int, ...]] = {}
+    left_out: dict[str, str] = {}
+    for name in sorted({*base.names, *post.names}):
+        reason = decoder_reason(name, where[name], sides, configs) if decoder else ""
+        reason = reason or _why_not(base, post, name)
+        if reason:
+            left_out[name] = reason
+        else:
+            shapes[name] = post.spec(name).shape
+    return shapes, left_out
+
+
+def _why_not(base: Checkpoint, post: Checkpoint, name: str) -> str:
+    """Why a tensor is not compared; empty if it is."""
+    if name not in post:
+        return "only in base"
+    if name not in base:
+        return "only in post"
+    first, second = base.spec(name), post.spec(name)
+    if len(first.shape) != 2 or len(second.shape) != 2:
+        return f"not a matrix: shape {first.shape}"
+    if first.shape != second.shape:
+        return f"shapes differ: {first.shape} in base, {second.shape} in post"
+    if 0 in first.shape:
+        return "empty"
+    if first.dtype not in FLOATS or second.dtype not in FLOATS:
+        return f"not floating point: {first.dtype} in base, {second.dtype} in post"
+    return ""
+
+
+def _nothing_in_common(base: Checkpoint, post: Checkpoint) -> str:
+    """What is there on both sides, where no matrix is the same."""
+    told = []
+    for side, checkpoint in (("base", base), ("post", post)):
+        matrices = [name for name in checkpoint.names if len(checkpoint.spec(name).shape) == 2]
+        numbered = places(matrices)
+        first = {numbered[name].template: name for name in reversed(matrices)}
+        shown = [f"{name} {checkpoint.spec(name).shape}" for name in list(first.values())[:-5:-1]]
+        kind = checkpoint.config.get("model_type")
+        told.append(f"{side} ({kind!r}) has {', '.join(shown) or 'no matrix'}")
+    return (
+        f"{base.path} and {post.path} do not fit together: they have no matrix of the same name "
+        f"and shape; {'; '.join(told)}"
+    )
+
+
+def _parts(each: Projection, projections: Sequence[Projection]) -> list[Projection]:
+    """Parts of a fused projection of the decoder; any other as it is.
+
+    Queries are as many as o_proj has inputs; keys and values share what is left.
+    """
+    columns, rows = each.shape
+    if (each.module, each.name) == ("mlp", "gate_up_proj"):
+        sizes = {"gate_proj": rows // 2, "up_proj": rows - rows // 2}
+    elif (each.module, each.name) == ("self_attn", "qkv_proj"):
+        queries = next((one.shape[0] for one in projections if one.name == "o_proj"), rows // 3)
+        keys = (rows - queries) // 2
+        sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+    else:
+        return [each]
+    if min(sizes.values()) < 1 or sum(sizes.values()) != rows:
+        return [each]
+    parts, start = [], 0
+    for name, size in sizes.items():
+        cut = (start, start + size)
+        parts.append(dataclasses.replace(each, name=name, shape=(columns, size), rows=cut))
+        start += size
+    return parts
 
 
 def _differences(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
-    """Sizes that have to agree and do not."""
+    """Sizes that are not the same in both configurations."""
     texts = []
     for field in _SAME:
         base, post = (getattr(configs[side], field) for side in ("base", "post"))
         if base != post:
             texts.append(
                 f"{field} is {base} in {sides['base'].home / 'config.json'} and {post} in "
-                f"{sides['post'].home / 'config.json'}"
+                f"{sides['post'].home / 'config.json'}; what is of one shape is compared"
             )
     return texts
 
@@ -175,7 +238,7 @@ def _differences(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelCon
 def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
     """Differences between the sides that are allowed."""
     base, post = configs["base"], configs["post"]
-    notes = []
+    notes = _differences(sides, configs)
     if base.vocab_size != post.vocab_size:
         notes.append(
             f"vocabulary differs: {base.vocab_size} in base, {post.vocab_size} in post; "
@@ -196,89 +259,27 @@ def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) 
     return notes
 
 
-def _parts(weight: Weight, config: ModelConfig, split: bool) -> list[Projection]:
-    """Projection of a weight, or the parts of a fused one."""
-    tensors = weight.tensors(config)
-    rows, columns = weight.stored_shape(config)
-    if not (split and weight.parts):
-        return [Projection(weight.projection, weight.module, (columns, rows), tensors)]
-    sizes, start, parts = dimensions(config), 0, []
-    for name, letter in weight.parts:
-        stop = start + sizes[letter]
-        shape = (columns, stop - start)
-        parts.append(Projection(name, weight.module, shape, tensors, True, (start, stop)))
-        start = stop
-    return parts
-
-
-def _reason(weight: Weight) -> str:
-    """Why a weight of the name table is not analysed."""
-    if weight.path.endswith("/bias"):
-        return "bias: a vector"
-    if weight.path.endswith("/scale"):
-        return "norm: a vector"
-    return "embedding" if weight.path.startswith("embed_tokens") else "output head"
-
-
-def _plan_unknown(base: Checkpoint, post: Checkpoint) -> PairPlan:
-    """Plan of an architecture without a name table."""
-    kind = base.config.get("model_type")
-    projections, left_out = [], {}
-    for name in sorted({*base.names, *post.names}):
-        reason = _why_not(base, post, name)
-        if reason:
-            left_out[name] = reason
-        else:
-            rows, columns = base.spec(name).shape
-            projections.append(Projection(name, "", (columns, rows), (name,)))
-    if not projections:
-        raise InputError(
-            f"{base.path} and {post.path} do not fit together: model_type {kind!r} is unknown and "
-            "they have no matrix of the same name and shape; expected two models of one family"
-        )
-    note = (
-        f"model_type {kind!r} has no name table (known: {', '.join(FAMILIES)}): every 2-D tensor "
-        "that both checkpoints have is analysed under its own name, read as (out, in)"
-    )
-    return _finish(base, post, "unknown", projections, left_out, [*base.notes, *post.notes, note])
-
-
-def _why_not(base: Checkpoint, post: Checkpoint, name: str) -> str:
-    """Why a tensor of an unknown architecture is not compared; empty if it is."""
-    if name not in post:
-        return "only in base"
-    if name not in base:
-        return "only in post"
-    first, second = base.spec(name), post.spec(name)
-    if len(first.shape) != 2 or len(second.shape) != 2:
-        return f"not a matrix: shape {first.shape}"
-    if first.shape != second.shape:
-        return f"shapes differ: {first.shape} in base, {second.shape} in post"
-    if 0 in first.shape:
-        return "empty"
-    if first.dtype not in FLOATS or second.dtype not in FLOATS:
-        return f"not floating point: {first.dtype} in base, {second.dtype} in post"
-    return ""
-
-
 def _finish(
-    base: Checkpoint,
-    post: Checkpoint,
+    sides: Mapping[str, Checkpoint],
     family: str,
     projections: list[Projection],
-    left_out: dict[str, str],
+    left_out: Mapping[str, str],
     notes: list[str],
+    layers: Mapping[int, int],
 ) -> PairPlan:
     """Plan whose coverage accounts for every tensor of both sides."""
+    base, post = sides["base"], sides["post"]
     analysed = {name for projection in projections for name in projection.tensors}
     names = {*base.names, *post.names}
-    left_out = {name: left_out[name] for name in sorted(left_out) if name in names}
-    for name, reason in left_out.items():
+    left_out = {name: left_out[name] for name in sorted(left_out)}
+    for name in names & left_out.keys():
         side = "base" * (name not in post) + "post" * (name not in base)
-        if side and not reason.startswith("only in"):
-            left_out[name] = f"{reason}; only in {side}"
-    assert analysed | left_out.keys() == names
+        if side and not left_out[name].startswith("only in"):
+            left_out[name] = f"{left_out[name]}; only in {side}"
+    assert names <= analysed | left_out.keys()
     assert not analysed & left_out.keys()
     notes = list(dict.fromkeys(notes))
-    coverage = {"analysed": sorted(analysed), "left_out": left_out, "notes": notes}
+    coverage: dict[str, Any] = {"analysed": sorted(analysed), "left_out": left_out, "notes": notes}
+    if layers:
+        coverage["layers"] = {str(number): source for number, source in sorted(layers.items())}
     return PairPlan(base, post, family, tuple(projections), coverage, tuple(notes))

@@ -5,14 +5,17 @@ Tensors are as stored: matrices are [O, I] (out, in), transposed kernels.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from svdjax.checkpoint import files, formats, small_json
-from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
+from svdjax.checkpoint.safetensors_file import Shard, TensorSpec, same_bytes
 from svdjax.checkpoint.source import resolve
 from svdjax.checkpoint.watched import WatchedFile
 from svdjax.errors import InputError
@@ -20,13 +23,50 @@ from svdjax.errors import InputError
 _MOST_NAME = 100  # characters of a model_type
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A matrix [out, in] as a tensor of a checkpoint, or as a part of one.
+
+    Attributes:
+        tensor: Name of the tensor.
+        expert: Index on the tensor's first axis, where it has three.
+        transposed: Whether the tensor holds it as [in, out].
+        span: First row [out], one past the last, and step; None for all.
+    """
+
+    tensor: str
+    expert: int | None = None
+    transposed: bool = False
+    span: tuple[int, int, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the tensor itself."""
+        return self.expert is None and not self.transposed and self.span is None
+
+    def of(self, outer: Part) -> Part:
+        """The part of a tensor that is itself a part `outer` of one."""
+        assert self.is_whole or outer.is_whole
+        return outer if self.is_whole else dataclasses.replace(self, tensor=outer.tensor)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the matrix, from that of the tensor."""
+        shape = shape if self.expert is None else shape[1:]
+        shape = shape[::-1] if self.transposed else shape
+        return shape if self.span is None else (len(range(*self.span)), *shape[1:])
+
+    def of_matrix(self, stored: np.ndarray) -> np.ndarray:
+        """The matrix as a view of the tensor, or of its expert's part of it."""
+        matrix = stored.T if self.transposed else stored
+        return matrix if self.span is None else matrix[slice(*self.span)]
+
+
 class Checkpoint:
     """Hugging Face directory, opened lazily; a context manager, safe to use from several threads.
 
-    Opening reads config.json and the index (for a single file: its header). A shard is opened when
-    one of its tensors is first asked for, so that a broken one is noticed then: by `plan_pair` and
-    `load_params` before anything is computed, since they look at every header. From then on a file
-    that changes is refused (`WatchedFile`).
+    Opening reads config.json, the index and the header of every file: the headers tell what there
+    is, and where the index says otherwise a note does. From then on a file that changes is refused
+    (`WatchedFile`).
 
     Attributes:
         source: Directory or hub id as the user gave it.
@@ -38,6 +78,8 @@ class Checkpoint:
         notes: Notes on the files for readers of the results.
         described: Files that were read whole: config.json, and the index.
     """
+
+    _conflicts: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, source: str | os.PathLike[str], path: pathlib.Path | None = None):
         """Opens a checkpoint.
@@ -54,7 +96,7 @@ class Checkpoint:
         config = self.path / "config.json"
         if not os.path.lexists(config):
             # Pickles and adapters have messages of their own.
-            files.weight_map(self.path)
+            files.find_weights(self.path, _misfit)
             raise InputError(f"{config}: no such file; expected a model's config.json")
         described = [WatchedFile(files.checked_path(self.path, "config.json"))]
         self.config = small_json.read_object(config)
@@ -63,37 +105,41 @@ class Checkpoint:
             raise InputError(
                 f"{config}: model_type is {small_json.shown(kind)}, expected a name such as qwen2"
             )
-        formats.refuse_quantised_config(self.config, str(config))
-        index, self.files = files.weight_map(self.path)
+        weights = files.find_weights(self.path, _misfit)
+        self.files, self.listing = weights.files, weights.listing
         self._shards: dict[str, Shard] = {}
         self._lock = threading.Lock()
-        self.notes: tuple[str, ...] = ()
-        if index is None:
-            shard = Shard(files.checked_path(self.path, files.SINGLE))
-            self._shards[files.SINGLE] = shard
-            index = dict.fromkeys(shard.specs, files.SINGLE)
-            self.listing = shard.path
-            if os.path.lexists(self.path / files.INDEX):
-                self.notes = (f"{self.path}: {files.SINGLE} is read, {files.INDEX} is not",)
-        else:
-            self.listing = self.path / files.INDEX
+        if weights.indexed:
             described.append(WatchedFile(self.listing))
         self.described: tuple[WatchedFile, ...] = tuple(described)
         described[0].check()
-        self._index: dict[str, str] = index
-        self._indexed: dict[str, set[str]] = {file: set() for file in self.files}
-        for name, file in index.items():
-            self._indexed[file].add(name)
-        self.names: tuple[str, ...] = tuple(sorted(index))
+        self._index, notes, self._conflicts = self._match_index(weights.index)
+        self.notes: tuple[str, ...] = (*weights.notes, *notes)
+        self.names: tuple[str, ...] = tuple(sorted(self._index))
         if not self.names:
             raise InputError(f"{self.listing}: holds no tensor")
         formats.refuse_quantised_names(self.names, str(self.listing))
+        specs = map(self.spec, self.names)
+        if all(spec.dtype in formats.FLOATS for spec in specs if len(spec.shape) == 2):
+            self.notes += formats.left_over(self.config, str(config))
+        else:
+            formats.refuse_quantised_config(self.config, str(config))
 
     def __enter__(self) -> Checkpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def model(self) -> Checkpoint:
+        """The checkpoint as it was opened, where this is a view of it made for a pair."""
+        return self
+
+    @property
+    def conflicts(self) -> Mapping[str, str]:
+        """Why a tensor cannot be read, by name: two files hold other values of it."""
+        return self._conflicts
 
     @property
     def home(self) -> pathlib.Path:
@@ -144,11 +190,21 @@ class Checkpoint:
         Raises:
             InputError: There is no such tensor, or its file is broken.
         """
+        if name in self._conflicts:
+            raise InputError(self._conflicts[name])
         return self._shard(name).read(name, rows)
+
+    def part(self, name: str) -> Part:
+        """Tensor of the files that a matrix is, or is part of."""
+        return Part(name)
 
     def layout(self, file: str) -> dict[str, TensorSpec]:
         """Tensors of a file, under the names that a copy of the checkpoint gives them."""
         return self.header(file).specs
+
+    def place(self, name: str) -> Part:
+        """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
+        return Part(name)
 
     def _shard(self, name: str) -> Shard:
         if name not in self._index:
@@ -159,23 +215,55 @@ class Checkpoint:
         """One of `files`, opened; raises `InputError` if it is broken."""
         with self._lock:
             if file not in self._shards:
-                shard = Shard(files.checked_path(self.path, file))
-                self._check_index(shard)
-                self._shards[file] = shard
+                self._shards[file] = Shard(files.checked_path(self.path, file))
             return self._shards[file]
 
-    def _check_index(self, shard: Shard) -> None:
-        """Checks that index and shard name the same tensors."""
-        indexed = self._indexed[shard.path.name]
-        faults = [
-            f"{self.listing}: says that tensor {name} is in {shard.path.name}, where it is not"
-            for name in sorted(indexed - shard.specs.keys())
-        ]
-        for name in sorted(shard.specs.keys() - indexed):
-            other = self._index.get(name)
-            faults.append(
-                f"{shard.path}: holds tensor {name}, which {files.INDEX} "
-                + (f"says is in {other}: it is there twice" if other else "does not name")
-            )
-        if faults:
-            raise InputError(files.listed(faults, 3))
+    def _match_index(
+        self, index: Mapping[str, str]
+    ) -> tuple[dict[str, str], list[str], dict[str, str]]:
+        """File of each tensor by the headers, what the index says otherwise, and conflicts.
+
+        A tensor in several files is taken from the one that the index names, else the first.
+        """
+        where: dict[str, list[str]] = {}
+        for file in self.files:
+            for name in self.header(file).specs:
+                where.setdefault(name, []).append(file)
+        chosen, notes, conflicts = {}, [], {}
+        for name, held in where.items():
+            chosen[name] = index[name] if index.get(name) in held else held[0]
+            if len(held) > 1:
+                shards = [self._shards[file] for file in held]
+                text = f"{self.path}: tensor {name} is in {' and '.join(held)}"
+                if all(same_bytes(name, shards[0], shard) for shard in shards[1:]):
+                    notes.append(f"{text}, with the same values")
+                else:
+                    conflicts[name] = f"{text}, with other values; expected it in one of them"
+                    notes.append(conflicts[name])
+        for names, words in (
+            ([n for n in index if index[n] not in where.get(n, ())], "names {}, which {} there"),
+            ([n for n in where if index and n not in index], "does not name {}, which {} there"),
+        ):
+            if names:
+                first = min(names)
+                more = f" and {len(names) - 1} tensors more" if len(names) > 1 else ""
+                absent = words.startswith("names")
+                verb = ("are" if more else "is") + " not" * absent
+                where_ = index[first] if absent else where[first][0]
+                told = words.format(f"tensor {first} in {where_}{more}", verb)
+                notes.append(f"{self.listing}: {told}")
+        return chosen, notes, conflicts
+
+
+def _misfit(path: pathlib.Path, index: Mapping[str, str]) -> str:
+    """Why a single file is not the model whose shards an index names; empty if it may be."""
+    try:
+        specs = Shard(path).specs
+    except InputError as error:
+        return str(error)
+    for name in sorted(index):
+        if name not in specs:
+            return f"it has no tensor {name}"
+        if len(specs[name].shape) == 2 and specs[name].dtype not in formats.FLOATS:
+            return f"its tensor {name} is {specs[name].dtype}"
+    return ""

@@ -11,7 +11,6 @@ end of its card says what it is, by which the same job given again knows that it
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
@@ -26,11 +25,11 @@ import numpy as np
 from svdjax.atomic import plain, read_npz, sync, write_json, write_npz
 from svdjax.checkpoint import files
 from svdjax.checkpoint.digest import digest_of, input_digest
-from svdjax.checkpoint.formats import FLOATS
+from svdjax.checkpoint.layout import file_names, hash_part, lay_out, write_part
 from svdjax.checkpoint.opening import open_checkpoint
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.replace import check_target, copy_companions, publish, write_text
-from svdjax.checkpoint.shards import header_of, stored_bytes, write_index
+from svdjax.checkpoint.shards import stored_bytes, write_index
 from svdjax.checkpoint.writer import with_dtype
 from svdjax.errors import InputError
 from svdjax.locks import Lock
@@ -42,16 +41,6 @@ _CARD = "README.md"
 _RECORD = "<!-- svdjax "
 """Begins the last line of a finished result's card: digests of job and result, what is told."""
 _NO_RESERVING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSlot:
-    """Where a tensor lies in the new checkpoint: file, first byte and one past the last."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    span: tuple[int, int]
 
 
 class CheckpointRewrite:
@@ -110,7 +99,9 @@ class CheckpointRewrite:
         self._made: list[pathlib.Path] = []
         self._streams: dict[str, Any] = {}
         self._dtype = dtype
-        self._slots, self._heads = _layout(source, dtype)
+        self._files = file_names(source)
+        self._slots, self._heads = lay_out(source, dtype, self._files)
+        self._places = {name: source.place(name) for name in self._replaced}
         self._sizes = {file: len(head) for file, head in self._heads.items()}
         for slot in self._slots.values():
             self._sizes[slot.file] = max(self._sizes[slot.file], slot.span[1])
@@ -157,18 +148,18 @@ class CheckpointRewrite:
         Yields:
             The files' names as they are done.
         """
-        for file in () if self.finished else self.source.files:
+        for origin, file in () if self.finished else self._files.items():
             if file in self._state["copied"]:
                 continue
             with self._disk():
                 stream = self._streams[file]
-                for name, spec in self.source.layout(file).items():
+                for name, spec in self.source.layout(origin).items():
                     if name in self._replaced:
                         continue
                     slot = self._slots[name]
                     stream.seek(slot.span[0])
                     if slot.dtype == spec.dtype and self.source.stored(name):
-                        self._copy_bytes(file, spec.offsets, stream)
+                        self._copy_bytes(origin, spec.offsets, stream)
                     else:
                         value = self.source.read(name)
                         stream.write(stored_bytes(name, value, slot.shape, slot.dtype))
@@ -183,8 +174,8 @@ class CheckpointRewrite:
         return self.folder / _DATA
 
     def dtype(self, name: str) -> np.dtype:
-        """Storage dtype of a tensor in the new checkpoint."""
-        return self._slots[name].dtype
+        """Storage dtype of a matrix in the new checkpoint."""
+        return self._slots[self.source.place(name).tensor].dtype
 
     def write(self, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
         """Writes some of the replaced tensors, safely.
@@ -201,12 +192,13 @@ class CheckpointRewrite:
         with self._disk():
             entries = {}
             for name, value in tensors.items():
-                slot = self._slots[name]
-                data = stored_bytes(name, np.asarray(value), slot.shape, slot.dtype)
-                self._streams[slot.file].seek(slot.span[0])
-                self._streams[slot.file].write(data)
+                part = self._places[name]
+                slot = self._slots[part.tensor]
+                shape = part.shape(slot.shape)
+                data = stored_bytes(name, np.asarray(value), shape, slot.dtype)
+                write_part(self._streams[slot.file], slot, part, data)
                 entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "info": info[name]}
-            for file in sorted({self._slots[name].file for name in tensors}):
+            for file in sorted({self._slots[self._places[name].tensor].file for name in tensors}):
                 self._sync(file)
             self._state["written"] |= plain(entries)
             self._save()
@@ -240,7 +232,7 @@ class CheckpointRewrite:
         assert not missing, missing
         data, source = self.data, self.source
         with self._disk():
-            if source.listing.name == files.INDEX:
+            if source.listing.name == files.INDEX or len(self._files) > 1:
                 index = {name: slot.file for name, slot in self._slots.items()}
                 write_index(data, index, self.nbytes)
             config = {key: value for key, value in source.config.items() if key != "auto_map"}
@@ -375,14 +367,9 @@ class CheckpointRewrite:
             return False
         if not isinstance(entry.get("info"), dict):
             return False
-        slot = self._slots[name]
-        stream = self._streams[slot.file]
-        stream.seek(slot.span[0])
-        digest, left = hashlib.sha256(), slot.span[1] - slot.span[0]
-        while left and (chunk := stream.read(min(_CHUNK, left))):
-            digest.update(chunk)
-            left -= len(chunk)
-        return not left and digest.hexdigest() == entry.get("sha256")
+        part = self._places[name]
+        slot = self._slots[part.tensor]
+        return hash_part(self._streams[slot.file], slot, part) == entry.get("sha256")
 
     def _copy_bytes(self, file: str, offsets: tuple[int, int], stream: Any) -> None:
         shard = self.source.header(file)
@@ -438,27 +425,3 @@ def _delete(path: pathlib.Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _layout(
-    source: Checkpoint, dtype: np.dtype | None
-) -> tuple[dict[str, TensorSlot], dict[str, bytes]]:
-    """Slots of all tensors and the headers of all files, in the order of the source."""
-    if not source.files:
-        raise InputError(
-            f"{source.path}: a step written by Orbax has no layout of files to take over; save it "
-            "as a Hugging Face directory first (svdjax.checkpoint.save_checkpoint)"
-        )
-    slots: dict[str, TensorSlot] = {}
-    heads: dict[str, bytes] = {}
-    for file in source.files:
-        specs = source.layout(file)
-        names = sorted(specs, key=lambda name: specs[name].offsets)
-        stored = {
-            name: dtype if dtype is not None and specs[name].dtype in FLOATS else specs[name].dtype
-            for name in names
-        }
-        heads[file], spans = header_of((name, specs[name].shape, stored[name]) for name in names)
-        for name in names:
-            slots[name] = TensorSlot(file, specs[name].shape, stored[name], spans[name])
-    return slots, heads

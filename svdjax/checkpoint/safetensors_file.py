@@ -17,6 +17,7 @@ from svdjax.errors import InputError
 
 _MAX_HEADER = 100 << 20  # the safetensors library's own limit
 _MOST_AXES = 64  # numpy's
+_CHUNK = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,25 @@ class Shard:
         return InputError(
             f"{self.path}: truncated or corrupt ({self.size} bytes; {reason}); fetch it again"
         )
+
+
+def same_bytes(name: str, one: Shard, other: Shard) -> bool:
+    """Whether two files hold the same values of a tensor; read a piece at a time."""
+    specs = one.specs[name], other.specs[name]
+    if specs[0].shape != specs[1].shape or specs[0].dtype != specs[1].dtype:
+        return False
+    with one.file.open() as first, other.file.open() as second:
+        size = specs[0].offsets[1] - specs[0].offsets[0]
+        for at in range(0, size, _CHUNK):
+            pieces = []
+            for shard, spec, stream in ((one, specs[0], first), (other, specs[1], second)):
+                piece = bytearray(min(_CHUNK, size - at))
+                start = 8 + len(shard.header) + spec.offsets[0] + at
+                shard.file.fill(stream, start, piece)
+                pieces.append(piece)
+            if pieces[0] != pieces[1]:
+                return False
+    return True
 
 
 def _is_sizes(value: Any) -> TypeGuard[list[int]]:

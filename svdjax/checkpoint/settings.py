@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from svdjax.checkpoint.canonical import text_config
 from svdjax.checkpoint.config import ModelConfig, config_from
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
@@ -10,13 +13,20 @@ from svdjax.errors import InputError
 _DECODER_ONLY = (
     *("rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "hidden_activation"),
 )
+# What they do depend on.
+_SHAPES = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings"),
+    *("attention_bias", "mlp_bias"),
+)
 
 
 def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
     """The configuration as far as the weights depend on it.
 
-    A rotary scaling or an activation that the decoder does not know is no reason not to compare
-    weights: it is noted and left aside.
+    What the decoder does not know, or what makes no sense in fields that no shape depends on, is
+    no reason not to compare weights: it is noted and left aside. Of a model with more parts than
+    its text part, that one's is read.
 
     Returns:
         The configuration and notes.
@@ -24,12 +34,13 @@ def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
     Raises:
         InputError: config.json makes no sense as a model of its family.
     """
-    where = str(checkpoint.home / "config.json")
+    where, raw = str(checkpoint.home / "config.json"), text_config(checkpoint)
     try:
-        return config_from(checkpoint.config, where), []
+        return config_from(raw, where), []
     except InputError as error:
-        fields = {k: v for k, v in checkpoint.config.items() if k not in _DECODER_ONLY}
-        if len(fields) == len(checkpoint.config):
-            raise
-        config = config_from(fields, where)
-        return config, [f"the decoder cannot run {checkpoint.path}: {error}"]
+        notes = [f"the decoder cannot run {checkpoint.path}: {error}"]
+        fields = {key: value for key, value in raw.items() if key not in _DECODER_ONLY}
+        for tried in (fields, {key: value for key, value in raw.items() if key in _SHAPES}):
+            with contextlib.suppress(InputError):
+                return config_from(tried, where), notes
+        raise

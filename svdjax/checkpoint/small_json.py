@@ -57,7 +57,9 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
     if sum(text.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES:
         raise InputError(f"{where}: holds more than {MOST_VALUES} values; expected fewer")
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError("it is UTF-16, expected UTF-8")
+        parsed = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unique)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from svdjax.checkpoint.params import check_finite
-from svdjax.checkpoint.plan import Projection
+from svdjax.checkpoint.projection import Projection
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.errors import InputError
 

@@ -171,7 +171,6 @@ def build_groups(
     check: Callable[[], None] = lambda: None,
     base: Checkpoint | None = None,
     control: ControlSpec | None = None,
-    numbers: Sequence[int] | None = None,
 ) -> Generator[tuple[Group, Built, float], None, None]:
     """Yields the groups in order with their new matrices [L, I, O] and the seconds it took.
 
@@ -188,7 +187,6 @@ def build_groups(
         check: Called between groups; may raise to stop.
         base: The base model, where the partner is another post model.
         control: Build this control of the construction instead.
-        numbers: Of the plan's layers in the model; None where it has them all.
     """
 
     def read(group: Group) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
@@ -204,7 +202,8 @@ def build_groups(
         began = time.perf_counter()
         name = group.projection.name
         dtypes = {dtype(tensor) for tensor in group.tensors}
-        layers = _rows(numbers or range(len(group.projection.tensors)), group)
+        experts = max(len(group.projection.experts), 1)
+        layers = _rows(np.repeat(group.projection.layers, experts), group)
         built = builder.build(
             recipe,
             post,

@@ -120,7 +120,7 @@ class Construction(Edit):
         for each in self.whole.projections:
             base, post = spectra[each.name]["base"], spectra[each.name]["post"]
             self.alphas[each.name] = self._alpha(each, base, post)
-            self._sigma[each.name] = base[list(self.layers)] if len(base) > 1 else base
+            self._sigma[each.name] = base[each.matrices_of(self.layers)]
 
     def build(self, rewrite: CheckpointRewrite, groups: Sequence[Group], check: Check) -> Edited:
         job = self.job
@@ -136,7 +136,6 @@ class Construction(Edit):
             check=check,
             base=self._pairs[0].plan.base if job.recipe.partner == "other" else None,
             control=ControlSpec(job.control, job.seed),
-            numbers=self.layers,
         )
         name = "" if job.control else job.construction
         for group, built, seconds in stream:

@@ -89,16 +89,14 @@ class Edit(abc.ABC):
             InputError: Nothing is chosen, or the model has no such layer.
         """
         self.job, self.stop = job, stop
-        projections = chosen_projections(plan, job.chosen, job.chosen_layers)
-        self.layers = job.chosen_layers.choose(max(len(each.tensors) for each in projections))
+        projections = chosen_projections(plan, job.chosen)
+        self.layers = job.chosen_layers.choose(max(max(each.layers) for each in projections) + 1)
         self.whole = replace(plan, projections=projections)
         chosen = (
-            replace(each, tensors=tuple(each.tensors[layer] for layer in self.layers))
-            if len(each.tensors) > 1
-            else each
+            each.of_layers(place for place, layer in enumerate(each.layers) if layer in self.layers)
             for each in projections
         )
-        self.plan = replace(plan, projections=tuple(chosen))
+        self.plan = replace(plan, projections=tuple(each for each in chosen if each.tensors))
         self.mesh = devices.layer_mesh(job.devices, working_bytes([self.plan]))
 
     @abc.abstractmethod

@@ -132,7 +132,7 @@ class Initialisation(Edit):
         return split.residual
 
     def _scaled(self, group: Group, w: np.ndarray) -> np.ndarray:
-        factors = self.factors[group.projection.name]
-        factors = factors[list(self.layers)] if len(factors) > 1 else factors
+        whole = next(each for each in self.whole.projections if each.name == group.projection.name)
+        factors = self.factors[whole.name][whole.matrices_of(self.layers)]
         wide = w[: len(group.tensors)].astype(np.promote_types(w.dtype, np.float32))
         return wide * factors[group.start : group.stop].astype(wide.dtype)[:, None, None]

@@ -146,30 +146,24 @@ class Layers:
 
 
 def site(projection: Projection) -> str:
-    """The projection's dotted name inside a block; for unknown architectures the tensor's stem."""
+    """The projection's dotted name inside a block; elsewhere the stem, "*" for the layer."""
     stem = projection.name.removesuffix(".weight")
     return f"{projection.module}.{stem}" if projection.module else stem
 
 
-def chosen_projections(plan: PairPlan, modules: Modules, layers: Layers) -> tuple[Projection, ...]:
+def chosen_projections(plan: PairPlan, modules: Modules) -> tuple[Projection, ...]:
     """The chosen projections of a plan, with all their layers.
 
     Raises:
-        InputError: Nothing is chosen; or the architecture is unknown, so that linear layers cannot
-            be told from embeddings, and the choice needs to.
+        InputError: Nothing is chosen; or linear layers cannot be told from embeddings by their
+            names, and the choice needs to.
     """
-    if plan.family == "unknown":
+    if modules.text == "all" and not any(each.module for each in plan.projections):
         kind = plan.post.config.get("model_type")
-        if modules.text == "all":
-            raise InputError(
-                f"{plan.post.path}: model_type {kind!r} has no name table, so linear layers cannot "
-                "be told from embeddings; choose with a regular expression, such as "
-                r"--modules='layers\.\d+\.(self_attn|mlp)\.'"
-            )
-        if layers != Layers():
-            raise InputError(
-                f"{plan.post.path}: model_type {kind!r} has no name table, so layers have no "
-                "numbers; choose them by the regular expression of --modules"
-            )
+        raise InputError(
+            f"{plan.post.path}: model_type {kind!r} has no name table, so linear layers cannot "
+            "be told from embeddings; choose with a regular expression, such as "
+            f"--modules='{re.escape(site(plan.projections[0]))}'"
+        )
     by_site = {site(projection): projection for projection in plan.projections}
     return tuple(by_site[name] for name in modules.choose(list(by_site)))

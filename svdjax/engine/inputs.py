@@ -165,7 +165,11 @@ class ValuesWork:
     def __init__(self, jobs: Sequence[PairJob]):
         """Every layer of the pairs' checkpoints once, also of those that occur in several."""
         layers = {
-            (str(checkpoint.path), tensor, projection.rows): (checkpoint, projection, layer)
+            (str(checkpoint.path), checkpoint.part(tensor), projection.rows): (
+                checkpoint,
+                projection,
+                layer,
+            )
             for job in jobs
             for checkpoint in job.sources.values()
             for projection in job.plan.projections

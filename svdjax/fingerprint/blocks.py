@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from svdjax.checkpoint.depth import assign_layers
 from svdjax.spectral import top_count
 
 Blocks = Sequence[tuple[int, int]]
@@ -30,9 +30,7 @@ def assign_blocks(
 ) -> list[tuple[int, int]]:
     """The pairs of blocks with the nearest singular values, in the order of the suspect.
 
-    One-to-one by `scipy.optimize.linear_sum_assignment` on `spectral_distance`, which leaves blocks
-    of a deeper reference out. The further blocks of a deeper suspect (copies, where a model was
-    made deeper by repeating blocks) go with the nearest of the reference.
+    By `svdjax.checkpoint.depth.assign_layers` on `spectral_distance`.
 
     Args:
         reference: Singular values of each of L layers.
@@ -41,13 +39,7 @@ def assign_blocks(
     Returns:
         Pairs (reference layer, suspect layer), min(L, M) of them or M if that is more.
     """
-    costs = np.array([[spectral_distance(a, b) for b in suspect] for a in reference])
-    rows, columns = linear_sum_assignment(costs)
-    pairs = dict(zip(columns.tolist(), rows.tolist()))
-    if len(suspect) > len(reference):
-        for column in range(len(suspect)):
-            pairs.setdefault(column, int(costs[:, column].argmin()))
-    return [(row, column) for column, row in sorted(pairs.items())]
+    return assign_layers(np.array([[spectral_distance(a, b) for b in suspect] for a in reference]))
 
 
 def spectral_distance(reference: Spectra, suspect: Spectra) -> float:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig, open_model
+from svdjax.checkpoint.completeness import kind_of
 from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.matching import grouped, match_family
 from svdjax.checkpoint.settings import read_config
 from svdjax.errors import InputError
 from svdjax.fingerprint.canonical import canonical
 from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD, Layer, read_layer
+
+_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Model:
         checkpoint: The files.
         config: Their configuration.
         notes: Remarks for the reader.
+        headless: It has no output head where its configuration has one.
     """
 
     checkpoint: Checkpoint
     config: ModelConfig
     notes: tuple[str, ...]
+    headless: bool = False
 
     def layer(self, index: int) -> Layer:
         """A block in canonical form, float64."""
@@ -60,17 +66,27 @@ def read_model(source: str, base: str = "") -> Model:
         InputError: It cannot be read, or is not of a family that is known.
     """
     checkpoint = open_model(source, base)
-    kind = checkpoint.config.get("model_type")
+    kind = kind_of(checkpoint)
     if kind not in FAMILIES:
         raise InputError(
             f"{checkpoint.path}: cannot be compared because what its tensors do is not known: "
             f"model_type is {kind!r}, expected one of {', '.join(FAMILIES)}"
         )
     config, notes = read_config(checkpoint)
-    faults, _ = match_family(checkpoint, config)
+    headless = not config.tie_word_embeddings and _HEAD not in checkpoint
+    if headless:
+        config = dataclasses.replace(config, tie_word_embeddings=True)
+        notes.append(f"{checkpoint.path} has no {_HEAD}: heads are not compared")
+    faults, left_out = match_family(checkpoint, config, strict=False)
     if faults:
         raise InputError(f"{checkpoint.path} cannot be compared because {listed(grouped(faults))}")
-    return Model(checkpoint, config, (*checkpoint.notes, *notes))
+    strange = [name for name, why in left_out.items() if why.startswith("not part of")]
+    if strange:
+        notes.append(
+            f"{checkpoint.path}: {len(strange)} tensors, such as {strange[0]}, are not part of a "
+            f"{config.family} model, and not compared"
+        )
+    return Model(checkpoint, config, (*checkpoint.notes, *notes), headless)
 
 
 def open_pair(reference: str, suspect: str, base: str = "") -> Pair:
@@ -90,9 +106,18 @@ def open_pair(reference: str, suspect: str, base: str = "") -> Pair:
     return _pair(*models)
 
 
+def _tied(model: Model) -> Model:
+    """The model with its embeddings as its head."""
+    return dataclasses.replace(
+        model, config=dataclasses.replace(model.config, tie_word_embeddings=True)
+    )
+
+
 def _pair(reference: Model, suspect: Model) -> Pair:
-    a, b = reference.config, suspect.config
     notes = [*reference.notes, *suspect.notes]
+    if reference.headless or suspect.headless:
+        reference, suspect = _tied(reference), _tied(suspect)
+    a, b = reference.config, suspect.config
 
     def unlike(*names: str) -> str:
         different = [name for name in names if getattr(a, name) != getattr(b, name)]

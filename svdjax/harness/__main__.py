@@ -52,6 +52,10 @@ def main(arguments: Sequence[str]) -> None:
     if own.quiet or own.progress in ("lines", "json"):
         # tqdm reads it when it is loaded.
         os.environ["TQDM_DISABLE"] = "1"
+    if own.follow_links:
+        from svdjax.checkpoint.files import follow_links
+
+        follow_links(own.follow_links)
     prepare_process()
     open_jax()
     if own.dry_run:
@@ -78,6 +82,7 @@ def _own_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[s
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--progress", choices=("bar", "lines", "json"))
+    parser.add_argument("--follow_links", type=lambda text: text.split(","), default=[])
     try:
         return parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:

@@ -193,7 +193,7 @@ class NullsWork:
             for name, each in analytic.items()
         }
         sampled = tuple(
-            dataclasses.replace(each, tensors=tuple(each.tensors[i] for i in chosen[each.name]))
+            each.of_layers(chosen[each.name])
             for each in job.plan.projections
             if len(chosen[each.name])
         )

@@ -202,8 +202,9 @@ class FactorCache:
 
 def group_key(checkpoint: Checkpoint, group: Group) -> Hashable:
     """Key of a group's matrices of one checkpoint, whatever pair they belong to."""
-    tensors = group.projection.tensors[group.start : group.stop]
-    return str(checkpoint.path), tensors, group.projection.rows, group.length
+    # Views of one checkpoint may have other matrices under the same names.
+    parts = tuple(map(checkpoint.part, group.projection.tensors[group.start : group.stop]))
+    return str(checkpoint.path), parts, group.projection.rows, group.length
 
 
 def _names(leaves: Sequence[Any]) -> list[str]:

@@ -133,8 +133,7 @@ def truncate(directory) -> None:
         ("base", poison, ["up_proj", "NaN"]),
         ("post", truncate, ["truncated"]),
         ("base", shutil.rmtree, ["no such directory"]),
-        ("base", lambda d: edit(d, model_type="llama"), ["llama", "gemma2"]),
-        ("post", lambda d: edit(d, quantization_config={"quant_method": "awq"}), ["awq"]),
+        ("base", lambda d: edit(d, num_hidden_layers=9), ["base", "{4..8}", "missing"]),
     ],
 )
 def test_checkpoints(side, damage, words, copies, tmp_path):
@@ -198,10 +197,17 @@ def test_an_unknown_architecture_needs_a_pattern(copies, tmp_path):
         edit(side, model_type="novel")
     flags = [flag for flag in flags if "modules" not in flag]
     out = f"--out={tmp_path / 'out'}"
-    refused(harness.construct(*flags, out, "--modules=all"), "no name table", "regular")
-    refused(harness.construct(*flags, out, "--modules=mlp", "--layers=1"), "no numbers")
-    done = harness.construct(*flags, out, r"--modules=layers\.1\.mlp\.")
+    for side in (base, post):
+        tensors = tiny.read_tensors(side)
+        renamed = {
+            name.replace("self_attn", "attn").replace("mlp.", "ff."): value
+            for name, value in tensors.items()
+        }
+        save_file(renamed, side / "model.safetensors", metadata={"format": "pt"})
+    told = harness.construct(*flags, out, "--modules=all")
+    refused(told, "no name table", "regular", r"--modules='attn\.k_proj'")
+    done = harness.construct(*flags, out, r"--modules=^ff\.", "--layers=1")
     assert done.status == 0, done.err
     before, after = harness.bits(post), harness.bits(tmp_path / "out")
     changed = {name for name, value in after.items() if value != before[name]}
-    assert changed == {f"model.layers.1.mlp.{p}_proj.weight" for p in ("gate", "up", "down")}
+    assert changed == {f"model.layers.1.ff.{p}_proj.weight" for p in ("gate", "up", "down")}

@@ -62,8 +62,11 @@ def test_it_cuts_and_reads_what_the_sweep_cuts_and_reads(config, tmp_path):
 
 def test_it_says_how_much_fills_groups_up(config, tmp_path):
     line = "of the computing fills groups up: all of a projection have one length, a multiple of"
-    # Each matrix of an unknown architecture is a projection of its own.
-    assert f"50.0% {line} the 2 devices" in dry_run(config)
+    assert line not in dry_run(config)
+    models = family(tmp_path, ("post",), layers=3, width=WIDTH)
+    sides = {"pair": {"base": str(models / "base"), "post": str(models / "post")}}
+    odd = default_config("x", sides, stages=("spectra",), devices=2)
+    assert f"25.0% {line} the 2 devices" in dry_run(odd)
     base, post = harness.square_pair(tmp_path)
     sides = {"pair": {"base": str(base), "post": str(post)}}
     assert line not in dry_run(default_config("x", sides, stages=("spectra",), devices=2))

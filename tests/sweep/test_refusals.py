@@ -95,10 +95,6 @@ def _escape(directory):
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _quantised(method):
-    return lambda directory: config_edit(directory, quantization_config={"quant_method": method})
-
-
 BAD = {
     "nan": (_poison(np.nan), (Q, "NaN")),
     "inf": (_poison(np.inf), (Q, "Inf")),
@@ -108,9 +104,6 @@ BAD = {
     "corrupt": (_garble, (".safetensors",)),
     "pickle": (_pickle, (".bin",)),
     "index outside": (_escape, ("outside",)),
-    "gptq": (_quantised("gptq"), ("gptq",)),
-    "fp8": (_quantised("fp8"), ("fp8",)),
-    "bitsandbytes": (_quantised("bitsandbytes"), ("bitsandbytes",)),
     "no directory": (shutil.rmtree, ("post",)),
     "no config": (lambda directory: (directory / "config.json").unlink(), ("config.json",)),
 }
@@ -158,25 +151,30 @@ def test_all_faults_of_all_pairs_at_once(copies, tmp_path):
     assert not (tmp_path / "W").exists()
 
 
-def test_other_family_and_other_depth(pair_of, copies, tmp_path):
-    base, post = copies
-    other, _ = pair_of("phi3")
+def test_another_width_is_refused_and_another_depth_is_not(pair_of, copies, tmp_path):
+    (base, post), (other, _) = copies, pair_of("phi3")
+    flags = ("--config.stages=('spectra',)", *SMALL)
     done = harness.sweep_here(
-        f"--config=configs/pair.py:base={base},post={other}", f"--workdir={tmp_path}/W"
+        f"--config=configs/pair.py:base={base},post={other}", f"--workdir={tmp_path}/V", *flags
     )
-    refused(done, "phi3", "llama")
-    deeper = json.loads((post / "config.json").read_text())["num_hidden_layers"]
+    refused(done, "no matrix of the same name and shape", "down_proj.weight (16, 16)", "(64, 96)")
 
-    def cut(tensors):
-        for name in [name for name in tensors if f"layers.{deeper - 1}." in name]:
+    def drop_a_layer(tensors):
+        for layer in (2, 3):
+            for name in [name for name in tensors if f"layers.{layer - 1}." in name]:
+                source = name.replace(f"layers.{layer - 1}.", f"layers.{layer}.")
+                tensors[name] = tensors[source]
+        for name in [name for name in tensors if "layers.3." in name]:
             del tensors[name]
 
-    edit(post, cut)
-    config_edit(post, num_hidden_layers=deeper - 1)
+    edit(post, drop_a_layer)
+    config_edit(post, num_hidden_layers=3)
     done = harness.sweep_here(
-        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
+        f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W", *flags
     )
-    refused(done, str(deeper), str(deeper - 1))
+    assert done.status == 0, done.err
+    coverage = json.loads((tmp_path / "W" / "pair" / "summary.json").read_text())["coverage"]
+    assert coverage["layers"] == {"0": 0, "1": 2, "2": 3}
 
 
 def test_another_config_or_other_bytes_in_a_workdir(copies, tmp_path):
@@ -242,5 +240,5 @@ def test_unknown_architecture_is_analysed_with_a_note(copies, tmp_path):
     assert done.status == 0, done.err
     summary = json.loads((tmp_path / "W" / "pair" / "summary.json").read_text())
     assert summary["family"] == "unknown"
-    assert Q in summary["projections"] or Q.removesuffix(".weight") in summary["projections"]
+    assert summary["projections"]["q_proj"]["layers"] == 4
     assert harness.spectra(tmp_path / "W")
