@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from svdjax.checkpoint.adapted import AdaptedModules
 from svdjax.checkpoint.adapter_tensors import PREFIX, adapter_tensors
+from svdjax.checkpoint.canonical import canonical_names
 from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.lora import LoraConfig
@@ -67,8 +68,11 @@ class AdapterMatch:
         if family is not None:
             default = family.defaults["tie_word_embeddings"]
         self.is_tied = bool(self.embedding and base.config.get("tie_word_embeddings", default))
-        for target in self._tensors.whole:
-            self._match_whole(target)
+        parts = [f"{module}.weight" for module in self._tensors.parts]
+        self._canonical = canonical_names([*parts, *self._tensors.whole])
+        self._saved = {self._target(name) for name in self._tensors.saved}
+        for name in self._tensors.whole:
+            self._match_whole(name)
         modules = [name.removesuffix(".weight") for name in base.names if name.endswith(".weight")]
         rules = AdaptedModules(lora, [*self._tensors.parts, *modules])
         for module, parts in sorted(self._tensors.parts.items()):
@@ -84,6 +88,10 @@ class AdapterMatch:
         tied = name == self.head and name not in self._base
         return self._base.spec(self.embedding if tied else name)
 
+    def _target(self, name: str) -> str:
+        """The base's name of a tensor that an adapter names as its own model does."""
+        return name if self._has(name) else self._canonical.get(name, name)
+
     def _has(self, target: str) -> bool:
         return target in self._base or (target == self.head and self.is_tied)
 
@@ -94,9 +102,9 @@ class AdapterMatch:
         else:
             self.faults.append(Fault(name, text))
 
-    def _match_whole(self, target: str) -> None:
+    def _match_whole(self, own: str) -> None:
         """Notes a tensor that takes the place of one of the base."""
-        name = self._tensors.whole[target]
+        name, target = self._tensors.whole[own], self._target(own)
         if not self._has(target):
             if _LAYER.search(target):
                 text = "tensor {name} takes the place of a tensor that the base does not have"
@@ -116,7 +124,7 @@ class AdapterMatch:
 
     def _match_module(self, module: str, parts: Mapping[str, str], rules: AdaptedModules) -> None:
         """Notes the factors of a module, its magnitudes and its trained tokens."""
-        target, first = f"{module}.weight", min(parts.values())
+        target, first = self._target(f"{module}.weight"), min(parts.values())
         if not self._has(target):
             if _LAYER.search(target):
                 text = "tensor {name} changes a layer that the base does not have"
@@ -142,16 +150,16 @@ class AdapterMatch:
                 name = f"{PREFIX}{module}{end}"
                 self._fault(target, name, "tensor {name} is missing, the other factor is there")
                 return
-        if self._tensors.whole.get(target) == f"{PREFIX}{target}":
+        if self._tensors.whole.get(f"{module}.weight") == f"{PREFIX}{module}.weight":
             text = "tensor {name} is used by nothing: its layer has factors"
-            self._fault(target, self._tensors.whole[target], text)
+            self._fault(target, f"{PREFIX}{module}.weight", text)
             return
         self._match_product(module, parts, pair, rules)
 
     def _match_product(
         self, module: str, parts: Mapping[str, str], pair: tuple[str, str], rules: AdaptedModules
     ) -> None:
-        target, where = f"{module}.weight", self._lora.where
+        target, where = self._target(f"{module}.weight"), self._lora.where
         spec, rank = self.spec(target), rules.rank_of(module)
         a, b = (parts[role] for role in pair)
         embedding = pair[0] == "embedding_a"
@@ -188,7 +196,7 @@ class AdapterMatch:
 
     def _match_tokens(self, module: str, name: str) -> None:
         """Notes the rows of trained tokens."""
-        target = f"{module}.weight"
+        target = self._target(f"{module}.weight")
         indices = next(
             (
                 indices
@@ -214,9 +222,14 @@ class AdapterMatch:
 
     def _check_complete(self, modules: list[str], rules: AdaptedModules) -> None:
         """Looks for linear layers that the configuration names and the file has no factors of."""
+        adapted = {
+            self._target(f"{module}.weight")
+            for module, parts in self._tensors.parts.items()
+            if parts.keys() - {"tokens"}
+        }
         for module in modules:
             target = f"{module}.weight"
-            if self._tensors.parts.get(module, {}).keys() - {"tokens"} or not rules.targets(module):
+            if target in adapted or not rules.targets(module):
                 continue
             if self._lora.is_saved(module) or len(self._base.spec(target).shape) != 2:
                 continue
@@ -272,4 +285,4 @@ class AdapterMatch:
 
     def _is_saved(self, target: str) -> bool:
         module = target.removesuffix(".weight")
-        return target in self._tensors.saved or self._lora.is_saved(module)
+        return target in self._saved or self._lora.is_saved(module)

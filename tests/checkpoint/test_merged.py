@@ -419,6 +419,37 @@ def test_names_that_frameworks_save(
         np.testing.assert_array_equal(found.read(name), wanted.read(name))
 
 
+@pytest.mark.parametrize("wraps", ["model.language_model.", "language_model.model.", ""])
+def test_models_that_wrap_another(tmp_path: pathlib.Path, llama: pathlib.Path, wraps: str) -> None:
+    adapter = make_adapter(tmp_path / "adapter", llama)
+    wanted = opened(adapter, llama)
+    own = {
+        name.replace(f"{PREFIX}model.", PREFIX + wraps): value
+        for name, value in load_file(adapter / WEIGHTS).items()
+    }
+    adapter = pathlib.Path(shutil.copytree(adapter, tmp_path / "own"))
+    save_file(own, adapter / WEIGHTS)
+    config = json.loads((llama / "config.json").read_text())
+    tensors = {
+        f"{wraps}{name.removeprefix('model.')}" if name.startswith("model.") else name: value
+        for name, value in tiny.read_tensors(llama).items()
+    }
+    base = tiny.write_checkpoint(tmp_path / "base", config, tensors)
+    for whole in (base, llama):
+        found = opened(adapter, whole)
+        assert found.changed == wanted.changed
+        for name in found.changed:
+            np.testing.assert_array_equal(found.read(name), wanted.read(name))
+    replaced = "model.layers.0.mlp.up_proj.weight"
+    found = opened(adapter, base)
+    with CheckpointRewrite(found, tmp_path / "copy", replaced=[replaced], identity=0) as rewrite:
+        list(rewrite.copy())
+        rewrite.write({replaced: found.read(replaced)}, {replaced: None})
+        rewrite.finish("")
+    copy = open_checkpoint(tmp_path / "copy")
+    assert all((copy.read(name) == found.read(name)).all() for name in found.names)
+
+
 @pytest.mark.parametrize("rows", [120, 128, 133])
 def test_a_vocabulary_of_the_adapter_s_own(tmp_path: pathlib.Path, rows: int) -> None:
     tied = tiny.make_checkpoint(tmp_path / "tied", "qwen2", shards=2, dtype="float32")
