@@ -126,6 +126,5 @@ def test_merges_as_peft_does(tmp_path: pathlib.Path, dtype: str, case: str) -> N
             # The order of the sums in a float32 product is the library's; rounding hides most.
             assert gaps.max() <= 1, name
         different += np.count_nonzero(gaps)
-    print(case, dtype, different, sum(value.size for value in wanted.values()))
     if dtype != "float32":
         assert different <= 1e-3 * sum(value.size for value in wanted.values())
