@@ -6,7 +6,7 @@ from svdjax.checkpoint.config import ModelConfig, Rope, model_config
 from svdjax.checkpoint.digest import digest_of, input_digest
 from svdjax.checkpoint.families import FAMILIES, Family, Weight
 from svdjax.checkpoint.merged import MergedCheckpoint, is_adapter
-from svdjax.checkpoint.opening import open_checkpoint
+from svdjax.checkpoint.opening import open_checkpoint, open_model, refuse_unused_base
 from svdjax.checkpoint.origin import swapped
 from svdjax.checkpoint.params import load_params, param_shapes
 from svdjax.checkpoint.plan import PairPlan, plan_pair
@@ -36,9 +36,11 @@ __all__ = [
     "load_params",
     "model_config",
     "open_checkpoint",
+    "open_model",
     "param_shapes",
     "plan_pair",
     "read_stack",
+    "refuse_unused_base",
     "resolve",
     "save_checkpoint",
     "stack_dtype",

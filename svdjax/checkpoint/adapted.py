@@ -74,8 +74,9 @@ class AdaptedModules:
     ) -> frozenset[str]:
         """Modules that a list chooses by the ends of their names, a string by an expression."""
         if choice == _ALL_LINEAR:
-            # The output head is none of PEFT's linear layers.
-            return frozenset(name for name in modules if name.rpartition(".")[2] != "lm_head")
+            # The output head is none of PEFT's linear layers, nor is the embedding.
+            ends = ("lm_head", "embed_tokens")
+            return frozenset(name for name in modules if name.rpartition(".")[2] not in ends)
         if isinstance(choice, str):
             return frozenset([choice] if is_plain(choice) else self._matches[field, choice])
         ends = frozenset(choice or ())

@@ -88,9 +88,9 @@ def text_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else checkpoint.config
 
 
-def _rename(checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
-    """Canonical name of each tensor, and notes on what changed."""
-    names = {name: _INSERTED.sub("", name) for name in checkpoint.names}
+def canonical_names(tensors: Iterable[str]) -> dict[str, str]:
+    """Canonical name of each tensor of a model, or of some of them."""
+    names = {name: _INSERTED.sub("", name) for name in tensors}
     prefix = _decoder_prefix(names.values())
     if prefix is None:
         for wrapper in _WRAPPERS:
@@ -100,7 +100,12 @@ def _rename(checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
         names = {tensor: _in_decoder(name, prefix) for tensor, name in names.items()}
     counts = collections.Counter(names.values())
     # Two copies in one checkpoint, such as a moving average, stay apart.
-    names = {tensor: name if counts[name] == 1 else tensor for tensor, name in names.items()}
+    return {tensor: name if counts[name] == 1 else tensor for tensor, name in names.items()}
+
+
+def _rename(checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
+    """Canonical name of each tensor, and notes on what changed."""
+    names = canonical_names(checkpoint.names)
     changed = [(tensor, name) for tensor, name in names.items() if tensor != name]
     if not changed:
         return names, []

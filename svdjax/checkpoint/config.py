@@ -13,7 +13,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from svdjax.checkpoint import files, small_json
 from svdjax.checkpoint.families import FAMILIES, Family
@@ -140,11 +140,25 @@ class ModelConfig:
         return self.rope.theta
 
 
-def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelConfig:
+class Described(Protocol):
+    """A checkpoint that is open: what config.json says of it, which an adapter may change."""
+
+    config: dict[str, Any]
+
+    @property
+    def home(self) -> pathlib.Path:
+        """Directory with config.json."""
+        ...
+
+
+def model_config(
+    source: Described | Mapping[str, Any] | str | os.PathLike[str],
+) -> ModelConfig:
     """Reads a model's configuration from a config.json, its directory, or its parsed content.
 
     Args:
-        source: The parsed config.json, its path, or the directory that holds it.
+        source: An open checkpoint, the parsed config.json, its path, or the directory that holds
+            it.
 
     Raises:
         InputError: The file is missing or no JSON object, the family is not one of `MODEL_TYPES`,
@@ -152,6 +166,8 @@ def model_config(source: Mapping[str, Any] | str | os.PathLike[str]) -> ModelCon
     """
     if isinstance(source, Mapping):
         return config_from(source, "config.json")
+    if not isinstance(source, str | os.PathLike):
+        return config_from(source.config, str(source.home / "config.json"))
     path = pathlib.Path(source)
     if not path.is_dir():
         return config_from(small_json.read_object(path), str(path))

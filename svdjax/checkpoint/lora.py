@@ -20,12 +20,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MERGE = "merge it with PEFT (merge_and_unload, save_pretrained) and give the result"
 # Settings that make an adapter more than a product of two factors beside its base.
 _REFUSED = {
-    "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
     "lora_bias": "a bias beside B",
     "target_parameters": "LoRA of bare parameters",
-    "trainable_token_indices": "single trained tokens",
     "layer_replication": "replicated layers",
     "alora_invocation_tokens": "activated LoRA",
     "arrow_config": "Arrow",
@@ -40,6 +38,8 @@ _MOST_LAYERS = 10_000
 _MOST_RANK = 1 << 20
 _MOST_NAMES = 100_000
 _MOST_SAVED = 1000
+_MOST_TOKENS = 1 << 20
+_MOST_TOKEN = 1 << 28  # as many as a vocabulary may have
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class LoraConfig:
         excluded: exclude_modules, of the same kinds.
         layers: layers_to_transform; empty for all.
         layers_patterns: layers_pattern: names that the list of layers may have.
+        dora: Whether rows of changed matrices are scaled to trained magnitudes (use_dora).
+        tied: Whether the output head follows the embedding that it is tied to
+            (ensure_weight_tying).
+        tokens: trainable_token_indices by the end of a module's name; "" is the embedding.
     """
 
     where: str
@@ -77,6 +81,9 @@ class LoraConfig:
     excluded: tuple[str, ...] | str | None = None
     layers: frozenset[int] = frozenset()
     layers_patterns: tuple[str, ...] = ()
+    dora: bool = False
+    tied: bool = False
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def is_saved(self, module: str) -> bool:
         """Whether a module, or one that it is part of, is replaced as a whole."""
@@ -89,7 +96,7 @@ def read_lora_config(directory: pathlib.Path) -> LoraConfig:
 
     Raises:
         InputError: It is missing or invalid, or of a kind that is not merged here: other than
-            LoRA, DoRA, LoRA with biases, an initialisation that changes the base.
+            LoRA or DoRA, LoRA with biases, an initialisation that changes the base.
     """
     if not os.path.lexists(directory / CONFIG):
         raise InputError(f"{directory}: holds the weights of a PEFT adapter, but no {CONFIG}")
@@ -130,6 +137,9 @@ def read_lora_config(directory: pathlib.Path) -> LoraConfig:
         excluded=read("exclude_modules", _choice),
         layers=read("layers_to_transform", _layers),
         layers_patterns=read("layers_pattern", _texts),
+        dora=read("use_dora", small_json.flag),
+        tied=read("ensure_weight_tying", small_json.flag),
+        tokens=read("trainable_token_indices", _tokens),
     )
 
 
@@ -158,3 +168,15 @@ def _layers(value: Any, what: str) -> frozenset[int]:
     if not isinstance(numbers, list) or len(numbers) > _MOST_LAYERS:
         raise InputError(f"{what}: expected numbers of layers, found {shown(value)}")
     return frozenset(small_json.whole(number, what, 0, _MOST_LAYERS) for number in numbers)
+
+
+def _tokens(value: Any, what: str) -> dict[str, tuple[int, ...]]:
+    """Indices of trained tokens by module: a list is of the embedding."""
+    by_module = value if isinstance(value, dict) else {} if value is None else {"": value}
+    for indices in by_module.values():
+        if not isinstance(indices, list) or len(indices) > _MOST_TOKENS:
+            raise InputError(f"{what}: expected indices of tokens, found {shown(indices)}")
+    return {
+        name: tuple(small_json.whole(index, what, 0, _MOST_TOKEN) for index in indices)
+        for name, indices in by_module.items()
+    }

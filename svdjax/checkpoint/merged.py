@@ -1,45 +1,27 @@
-"""A LoRA adapter and its base as one checkpoint, merged tensor by tensor as they are read.
-
-Axes: `I` in, `O` out, `K` rank.
-"""
+"""A LoRA adapter and its base as one checkpoint, merged tensor by tensor as they are read."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from svdjax.checkpoint import files
-from svdjax.checkpoint.adapted import AdaptedModules
-from svdjax.checkpoint.families import FAMILIES
-from svdjax.checkpoint.formats import FLOATS, Precision
+from svdjax.checkpoint.adapter_match import AdapterMatch
+from svdjax.checkpoint.formats import Precision
 from svdjax.checkpoint.lora import CONFIG, WEIGHTS, read_lora_config
-from svdjax.checkpoint.matching import Fault, raise_faults
+from svdjax.checkpoint.matching import raise_faults
 from svdjax.checkpoint.reader import Checkpoint, Part
 from svdjax.checkpoint.safetensors_file import Shard, TensorSpec
+from svdjax.checkpoint.tensor_change import ChangedTensor
 from svdjax.checkpoint.watched import WatchedFile
-from svdjax.errors import InputError
+from svdjax.errors import InputError, printable
 
-_PREFIX = "base_model.model."
-_SIDES = (".lora_A.weight", ".lora_B.weight")
-# Rows that are merged at a time. Blocks start at multiples of it, so that a tensor has the same
-# values whichever of its rows are read: a product's last bit depends on its shape.
-_ROWS = 1024
-_TIED = ("embed_tokens", "lm_head")
 _PICKLE = "adapter_model.bin"
-
-
-@dataclass(frozen=True)
-class _Product:
-    """Names of A [K, I] and B [O, K], and the factor of B A, or of its transpose."""
-
-    a: str
-    b: str
-    scaling: float
-    transposed: bool
 
 
 class MergedCheckpoint(Checkpoint):
@@ -49,7 +31,13 @@ class MergedCheckpoint(Checkpoint):
     computed in float32 (float64 where W is), and rounded once, to the dtype of the base. PEFT does
     the same: it holds the factors in float32, adds the product to the weight in place, where torch
     promotes the sum to the wider dtype and rounds it to that of the weight; saving rounds nothing.
-    Biases and modules of modules_to_save take the place of the base's, in its dtype.
+    DoRA's magnitudes, the factors of an embedding and trained tokens are merged as PEFT does, too.
+    Biases and modules that were saved whole take the place of the base's, in its dtype.
+
+    Embedding and output head may have more or fewer rows than the base's: the vocabulary is then
+    the adapter's. Where the base ties the two and the adapter changes them apart, the head becomes
+    a tensor of its own, as the adapter runs. (PEFT's merge would add the factors of one to both.)
+    A fault of these two, on which no comparison of layers depends, is noted; reading them refuses.
 
     Attributes:
         base: Checkpoint that the adapter is merged into.
@@ -76,15 +64,28 @@ class MergedCheckpoint(Checkpoint):
         if not os.path.lexists(path / WEIGHTS):
             raise InputError(_no_factors(path))
         self._adapter = Shard(files.checked_path(path, WEIGHTS))
-        self.config, self.listing = base.config, base.listing
-        self.names, self.files = base.names, base.files
-        self._products: dict[str, _Product] = {}
-        self._replaced: dict[str, str] = {}
-        faults = self._match()
+        self._match = AdapterMatch(self.lora, self._adapter.specs, base)
         intended = f" (made for {self.lora.base!r})" if self.lora.base else ""
-        raise_faults(f"adapter {path}{intended} does not fit {base.path}", faults)
-        self.changed = tuple(sorted({*self._products, *self._replaced}))
-        self.notes = (*base.notes, *_notes(self))
+        raise_faults(f"adapter {path}{intended} does not fit {base.path}", self._match.faults)
+        self._changed = {
+            name: ChangedTensor(
+                change,
+                self.spec(name).shape,
+                self.spec(name).dtype,
+                functools.partial(self._base_rows, name),
+                self._adapter.read,
+            )
+            for name, change in self._match.changes.items()
+        }
+        # Changed matrices by the tensor that a copy has them in, under another name.
+        self._copied: dict[str, list[str]] = {}
+        for name in {*self._changed, *self._match.broken}:
+            if (place := self.place(name)) != Part(name):
+                self._copied.setdefault(place.tensor, []).append(name)
+        self.changed = tuple(sorted(self._changed))
+        self.names, self.files = tuple(sorted({*base.names, *self.changed})), base.files
+        self.config, self.listing = self._merged_config(), base.listing
+        self.notes = (*base.notes, *self._notes())
 
     @property
     def home(self) -> pathlib.Path:
@@ -108,22 +109,25 @@ class MergedCheckpoint(Checkpoint):
             file.check()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.base
+        return name in self._changed or name in self.base
 
     def spec(self, name: str) -> TensorSpec:
-        """Shape, dtype and file of a tensor of the base; raises `InputError` as it does."""
-        return self.base.spec(name)
+        """Shape, dtype and file of a tensor; the file is that of the base's tensor.
+
+        Raises:
+            InputError: There is no such tensor, or its file is broken.
+        """
+        return self._match.specs.get(name) or self.base.spec(name)
 
     def where(self, name: str) -> pathlib.Path:
         """File that a tensor's values come from, for messages; the adapter's if they change."""
-        return self._adapter.path if self._is_changed(name) else self.base.where(name)
+        ours = name in self._changed or name in self._match.broken
+        return self._adapter.path if ours else self.base.where(name)
 
     def stored(self, name: str) -> bool:
         """Whether a tensor's bytes are those in a file of the base."""
-        return not self._is_changed(name) and self.base.stored(name)
-
-    def _is_changed(self, name: str) -> bool:
-        return name in self._products or name in self._replaced
+        changed = name in self._copied or name in self._changed or name in self._match.broken
+        return not changed and self.base.stored(name)
 
     @property
     def conflicts(self) -> Mapping[str, str]:
@@ -135,151 +139,116 @@ class MergedCheckpoint(Checkpoint):
         return self.base.part(name)
 
     def layout(self, file: str) -> dict[str, TensorSpec]:
-        """Tensors of a file of the base, under the names that a copy gives them."""
-        return self.base.layout(file)
+        """Tensors of a file of the base as a copy has them; a head of its own is beside others."""
+        layout = dict(self.base.layout(file))
+        for name, spec in self._match.specs.items():
+            if spec.file == file:
+                layout[self.place(name).tensor] = spec
+        return layout
 
     def place(self, name: str) -> Part:
         """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
-        return self.base.place(name)
+        return self.base.place(name) if name in self.base else Part(name)
 
     def packed(self, name: str) -> str:
         """Format that a tensor of the base is quantised in; empty if the adapter replaces it."""
-        return "" if name in self._replaced else self.base.packed(name)
+        return "" if self._is_replaced(name) else self.base.packed(name)
 
     def precision(self, name: str, rows: tuple[int, int] | None = None) -> Precision:
         """What storing the base rounded of a tensor; what is merged in is not rounded."""
-        return (
-            super().precision(name) if name in self._replaced else self.base.precision(name, rows)
-        )
+        if self._is_replaced(name):
+            return super().precision(name, rows)
+        return self.base.precision(name, rows)
+
+    def _is_replaced(self, name: str) -> bool:
+        """Whether nothing of the base is in a tensor."""
+        change = self._match.changes.get(name)
+        return name not in self.base or (change is not None and bool(change.whole))
 
     def header(self, file: str) -> Shard:
         """One of `files`, which are the base's, or the adapter's own, opened."""
         return self._adapter if file == WEIGHTS else self.base.header(file)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """A tensor of the merged model, or its rows, as `Checkpoint.read`."""
-        if name in self._products:
-            return self._merge(name, self._products[name], rows)
-        if name in self._replaced:
-            with np.errstate(over="ignore"):
-                tensor = self._adapter.read(self._replaced[name], rows)
-                return tensor.astype(self.spec(name).dtype)
+        """A tensor of the merged model, or its rows, as `Checkpoint.read`.
+
+        Raises:
+            InputError: As `Checkpoint.read`, or the adapter does not fit the tensor.
+        """
+        if name in self._match.broken:
+            raise InputError(f"adapter {self.path}: {name}: {self._match.broken[name]}")
+        if name in self._changed:
+            return self._changed[name].read(rows)
+        if name in self._copied:
+            tensor = self._composed(name)
+            return tensor if rows is None else tensor[slice(*rows)]
         return self.base.read(name, rows)
 
-    def _merge(self, name: str, product: _Product, rows: tuple[int, int] | None) -> np.ndarray:
-        """Merged rows, block by block: beside them there is one block in the wider dtype."""
-        spec = self.spec(name)
-        start, stop = (0, spec.shape[0]) if rows is None else rows
-        stop = min(stop, spec.shape[0])
-        wide = np.dtype(np.float64 if spec.dtype.itemsize == 8 else np.float32)
-        a, b = (self._adapter.read(name).astype(np.float32) for name in (product.a, product.b))
-        if product.transposed:
-            a, b = b.T, a.T
-        scaling = np.float32(product.scaling)
-        merged = np.empty((max(stop - start, 0), spec.shape[1]), spec.dtype)
-        # Callers count NaN and Inf, and name the tensor.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for first in range(start - start % _ROWS, stop, _ROWS):
-                last = min(first + _ROWS, spec.shape[0])
-                block = self.base.read(name, (first, last)).astype(wide)
-                block += (b[first:last] @ a) * scaling
-                begin, end = max(first, start), min(last, stop)
-                merged[begin - start : end - start] = block[begin - first : end - first]
-        return merged
+    def _composed(self, name: str) -> np.ndarray:
+        """A tensor of a copy, with the matrices that are changed in it."""
+        first = self.place(self._copied[name][0])
+        if first.is_whole:
+            return self.read(self._copied[name][0])
+        tensor = self.base.read(name)
+        for matrix in self._copied[name]:
+            part = self.place(matrix)
+            stored = tensor if part.expert is None else tensor[part.expert]
+            part.of_matrix(stored)[...] = self.read(matrix)
+        return tensor
 
-    def _match(self) -> list[Fault]:
-        """Fills `_products` and `_replaced`; returns the faults of all tensors."""
-        faults: list[Fault] = []
-        modules: set[str] = set()
-        for name, spec in self._adapter.specs.items():
-            side = next((side for side in _SIDES if name.endswith(side)), "")
-            if not name.startswith(_PREFIX):
-                fault = f"is not named {_PREFIX}..., as PEFT names the tensors of an adapter"
-            elif spec.dtype not in FLOATS:
-                fault = f"is {spec.dtype}, expected bf16, f16 or f32"
-            elif side:
-                modules.add(name.removeprefix(_PREFIX).removesuffix(side))
-                continue
-            else:
-                fault = self._match_whole(name, spec)
-            if fault:
-                faults.append(Fault(name, f"tensor {{name}} {fault}"))
-        rules = AdaptedModules(
-            self.lora, [*sorted(modules), *(name.rpartition(".")[0] for name in self.base.names)]
-        )
-        for module in sorted(modules):
-            faults += self._match_product(module, rules)
-        return faults + self._missing(modules, rules)
+    def _base_rows(self, name: str, rows: tuple[int, int]) -> np.ndarray:
+        """Rows of the tensor of the base that one of the merged model is made of."""
+        separated = self._match.separated and name == self._match.head
+        return self.base.read(self._match.embedding if separated else name, rows)
 
-    def _match_whole(self, name: str, spec: TensorSpec) -> str:
-        """Notes a tensor that replaces one of the base; returns its fault, if any."""
-        target = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        module, _, leaf = target.rpartition(".")
-        trained = leaf == "bias" and self.lora.bias != "none"
-        if not (trained or self.lora.is_saved(module)):
-            return (
-                f"is used by nothing: it is no factor of LoRA, and {self.lora.where} names neither "
-                "trained biases nor modules_to_save that it belongs to"
-            )
-        if target not in self.base:
-            return "takes the place of a tensor that the base does not have"
-        if self.base.config.get("tie_word_embeddings") and module.endswith(_TIED):
-            return (
-                "replaces the embedding or the output head, which the base ties together; merge "
-                "the adapter with PEFT and give the result"
-            )
-        shape = self.base.spec(target).shape
-        if spec.shape != shape:
-            return f"has shape {spec.shape}, expected {shape} of the base's {target}"
-        self._replaced[target] = name
-        return ""
+    def _merged_config(self) -> dict[str, Any]:
+        """config.json of the base, with the vocabulary and the tie of the merged model."""
+        changes: dict[str, Any] = {}
+        if self._match.embedding in self._match.specs:
+            changes["vocab_size"] = self.spec(self._match.embedding).shape[0]
+        if self._match.separated:
+            changes["tie_word_embeddings"] = False
+        config, text = self.base.config, self.base.config.get("text_config")
+        if not changes or not isinstance(text, dict):
+            return {**config, **changes}
+        return {**config, **changes, "text_config": {**text, **changes}}
 
-    def _match_product(self, module: str, rules: AdaptedModules) -> list[Fault]:
-        """Notes the factors of a module; returns their faults."""
-        names = [f"{_PREFIX}{module}{side}" for side in _SIDES]
-        for name in names:
-            if name not in self._adapter.specs:
-                return [Fault(name, "tensor {name} is missing, the other factor is there")]
-        target = f"{module}.weight"
-        if target not in self.base:
-            return [Fault(names[0], "tensor {name} changes a layer that the base does not have")]
-        if rules.targets(module) is False:
-            text = f"tensor {{name}} is used by nothing: not in target_modules of {self.lora.where}"
-            return [Fault(names[0], text)]
-        spec, rank = self.base.spec(target), rules.rank_of(module)
-        # PEFT goes by the kind of the layer; those of the families in the table are all nn.Linear.
-        linear = self.base.config.get("model_type") in FAMILIES
-        transposed = self.lora.fan_in_fan_out and not linear
-        if len(spec.shape) != 2 or spec.dtype not in FLOATS:
-            text = f"tensor {{name}} changes a {spec.dtype} tensor of shape {spec.shape}"
-            return [Fault(names[0], f"{text}, expected a matrix of floats")]
-        rows, columns = spec.shape[::-1] if transposed else spec.shape
-        faults = [
-            Fault(
-                name,
-                f"tensor {{name}} has shape {self._adapter.specs[name].shape}, expected {shape}: "
-                f"rank {rank} by {self.lora.where}, and {spec.shape} in the base",
-            )
-            for name, shape in zip(names, ((rank, columns), (rows, rank)))
-            if self._adapter.specs[name].shape != shape
+    def _notes(self) -> list[str]:
+        """Notes for readers of the results."""
+        match, base, named = self._match, self.base, self.lora.base
+        changes = match.changes.values()
+        factors = sum(change.product is not None for change in changes)
+        whole = sum(bool(change.whole) for change in changes)
+        notes = [
+            f"{self.path} is a {'DoRA' if self.lora.dora else 'LoRA'} adapter, merged into "
+            f"{base.path}: {factors} matrices changed, {whole} tensors replaced"
         ]
-        if not faults:
-            self._products[target] = _Product(names[0], names[1], rules.scaling(module), transposed)
-        return faults
-
-    def _missing(self, modules: set[str], rules: AdaptedModules) -> list[Fault]:
-        """Faults of linear layers that the configuration names and the file has no factors of."""
-        faults = []
-        for name in self.base.names:
-            module, _, leaf = name.rpartition(".")
-            if leaf != "weight" or module in modules or not rules.targets(module):
-                continue
-            if self.lora.is_saved(module) or len(self.base.spec(name).shape) != 2:
-                continue
-            if not module.endswith("embed_tokens"):
-                text = "tensor {name} is missing, though target_modules names its layer"
-                faults.append(Fault(f"{_PREFIX}{module}{_SIDES[0]}", text))
-        return faults
+        if named and not _same_base(named, base):
+            notes.append(f"{self.lora.where} names {named!r} as its base, not {base.source}")
+        if match.embedding in match.specs:
+            rows = [side.spec(match.embedding).shape[0] for side in (self, base)]
+            notes.append(
+                f"the vocabulary is the adapter's: {rows[0]} tokens, {rows[1]} in the base"
+            )
+        tokens = {len(change.indices) for change in changes if change.tokens}
+        if tokens:
+            notes.append(f"{max(tokens)} trained tokens take the place of the base's")
+        if match.separated:
+            notes.append(
+                "the output head is no longer the embedding, as the adapter changes them apart"
+            )
+        if match.ignored:
+            names = printable(", ".join(sorted(match.ignored)), 300)
+            notes.append(f"left aside, as the base has nothing of that name: {names}")
+        if match.unchanged:
+            names = printable(", ".join(match.unchanged), 300)
+            notes.append(
+                f"{len(match.unchanged)} layers that target_modules of {self.lora.where} names "
+                f"have no factors and stay the base's: {names}"
+            )
+        for name, why in match.broken.items():
+            notes.append(f"the adapter's {name} cannot be merged, and the model not be run: {why}")
+        return notes
 
 
 def is_adapter(path: pathlib.Path) -> bool:
@@ -298,18 +267,6 @@ def _no_factors(path: pathlib.Path) -> str:
             "load it with PEFT where its origin is trusted, and save_pretrained(...) writes it"
         )
     return f"{path}: holds {CONFIG}, but no {WEIGHTS}"
-
-
-def _notes(merged: MergedCheckpoint) -> list[str]:
-    """Notes for readers of the results."""
-    base, named = merged.base, merged.lora.base
-    notes = [
-        f"{merged.path} is a LoRA adapter, merged into {base.path}: {len(merged._products)} "
-        f"matrices changed, {len(merged._replaced)} tensors replaced"
-    ]
-    if named and not _same_base(named, base):
-        notes.append(f"{merged.lora.where} names {named!r} as its base, not {base.source}")
-    return notes
 
 
 def _same_base(named: str, base: Checkpoint) -> bool:

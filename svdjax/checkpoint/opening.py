@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from svdjax.checkpoint.canonical import canonical
 from svdjax.checkpoint.hub import Streaming
@@ -51,6 +51,32 @@ def open_checkpoint(
     )
 
 
+def open_model(
+    source: str | os.PathLike[str], base: str = "", streaming: Streaming | None = None
+) -> Checkpoint:
+    """Opens a checkpoint of a command that has a flag for the base of adapters.
+
+    Args:
+        source: As in `open_checkpoint`.
+        base: The flag's value; empty for the base that an adapter names.
+        streaming: As in `open_checkpoint`.
+
+    Raises:
+        InputError: As `open_checkpoint`.
+    """
+
+    def opened() -> Checkpoint | None:
+        return open_checkpoint(base, streaming=streaming) if base else None
+
+    return open_checkpoint(source, opened, streaming)
+
+
+def refuse_unused_base(base: str, checkpoints: Iterable[Checkpoint]) -> None:
+    """Raises `InputError` where a base is given and there is no adapter to merge into it."""
+    if base and not any(isinstance(each, MergedCheckpoint) for each in checkpoints):
+        raise InputError(f"--base={base}: there is no LoRA adapter to merge into it; leave it out")
+
+
 def _named_base(path: pathlib.Path) -> Checkpoint:
     """Base that an adapter names; nothing is fetched because an adapter says so."""
     base = read_lora_config(path).base
@@ -61,6 +87,7 @@ def _named_base(path: pathlib.Path) -> Checkpoint:
     except InputError as error:
         raise InputError(
             f"{path / CONFIG}: a LoRA adapter is run on the base that base_model_name_or_path "
-            f"names, expected a directory or a hub id that has been fetched ({error}); write it "
-            "there, or merge the adapter with PEFT (merge_and_unload, save_pretrained)"
+            f"names, expected a directory or a hub id that has been fetched ({error}); give the "
+            "base by --base, write it there, or merge the adapter with PEFT (merge_and_unload, "
+            "save_pretrained)"
         ) from None

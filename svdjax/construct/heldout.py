@@ -49,7 +49,7 @@ def read_heldout(jobs: Sequence[PairJob], settings: Settings) -> dict[str, Heldo
         try:
             texts = read_texts(path, settings.text_limit)
             post = job.plan.post
-            rows = tokenise(texts, post.tokenizer, model_config(post.home), str(path))
+            rows = tokenise(texts, post.tokenizer, model_config(post), str(path))
             heldout[spec.name] = Heldout(path, rows, len(texts), rows.targets)
         except InputError as error:
             faults.append(f"{spec.label}: {error}")

@@ -108,7 +108,7 @@ class Initialisation(Edit):
                     each.path: (parts[each.name]["a"], parts[each.name]["b"])
                     for each in self.plan.projections
                 },
-                model_config(self.plan.post.home),
+                model_config(self.plan.post),
                 layers=self.layers,
                 base_model=str(rewrite.target),
                 overwrite=True,

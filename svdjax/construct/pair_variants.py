@@ -200,7 +200,7 @@ class PairVariants:
         """Post on the devices, put there when it is first needed."""
         assert self.heldout is not None
         if self._divergences is None:
-            config = model_config(self._job.plan.post.home)
+            config = model_config(self._job.plan.post)
             self._divergences = Divergences(
                 self.builder.original(), config, self.heldout.rows, mesh=self._context.mesh
             )

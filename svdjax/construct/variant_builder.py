@@ -135,7 +135,7 @@ class VariantBuilder:
         """The parameters of post in their storage dtype, read when they are first needed."""
         if self._original is None:
             post = self.job.plan.post
-            self._original = load_params(post, model_config(post.home), None)
+            self._original = load_params(post, model_config(post), None)
         return self._original
 
     def params(self, model: Model, check: Callable[[], None]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ tokens, three repeats.
     svdjax evaluate --model=DIR --benchmark=math500 --data=hf:HuggingFaceH4/MATH-500 \
         --limit=100 --temperature=0 --out=DIR
 
-What --data must be:
+What --data must be (each also as a JSON list, csv with a header or Parquet, or the hub's folder):
 {data}
 
 OUT/summary.json holds accuracy and tokens (mean and std over the repeats, accuracy in %),

@@ -122,7 +122,7 @@ def _prompted(
     models: dict[tuple[str, str], PromptedModel],
 ) -> PromptedModel:
     """A checkpoint of a pair, tokenised; a base without a chat template takes that of post."""
-    options, config, note = settings.decoder, model_config(checkpoint.home), ""
+    options, config, note = settings.decoder, model_config(checkpoint), ""
     try:
         chat = chat_model(checkpoint, config, options.prompt_format)
     except InputError:

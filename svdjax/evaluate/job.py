@@ -8,7 +8,7 @@ from svdjax import fields
 from svdjax.errors import InputError
 from svdjax.evaluate.benchmarks import BENCHMARKS, SPLITS
 from svdjax.fields import Spelling, as_flag, setting
-from svdjax.text.options import DecoderOptions, DeviceOptions
+from svdjax.text.options import AdapterOptions, DecoderOptions, DeviceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
-class EvaluateJob(EvaluationOptions, DecoderOptions, DeviceOptions):
+class EvaluateJob(EvaluationOptions, DecoderOptions, DeviceOptions, AdapterOptions):
     """One model on one benchmark: the flags of ``python -m svdjax.evaluate``.
 
     Raises:

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from svdjax.atomic import remove_leftovers, write_json
-from svdjax.checkpoint import input_digest, load_params, model_config, open_checkpoint
+from svdjax.checkpoint import (
+    input_digest,
+    load_params,
+    model_config,
+    open_model,
+    refuse_unused_base,
+)
 from svdjax.engine import devices
 from svdjax.engine.dry_run import describe_lengths, describe_model, offline
 from svdjax.engine.signals import StopRequest
@@ -32,7 +38,7 @@ from svdjax.text.chat import chat_model
 SUMMARY, RESPONSES = "summary.json", "responses.jsonl"
 _JOURNAL = ".responses.jsonl"
 # Options that do not change the responses, so that a run may go on with other values of them.
-_NOT_IN_CONFIG = ("out", "model", "data", "batch_size", "devices", "tensor_parallel")
+_NOT_IN_CONFIG = ("out", "model", "base", "data", "batch_size", "devices", "tensor_parallel")
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,9 @@ def run_evaluate(job: EvaluateJob, *, stop: StopRequest | None = None) -> Evalua
         job.benchmark, job.data, limit=job.limit, seed=job.seed, split=job.split
     )
     mesh = decoder_mesh(job.devices, job.tensor_parallel)
-    with open_checkpoint(job.model) as checkpoint:
-        config = model_config(checkpoint.home)
+    with open_model(job.model, job.base) as checkpoint:
+        refuse_unused_base(job.base, [checkpoint])
+        config = model_config(checkpoint)
         chat = chat_model(checkpoint, config, job.prompt_format)
         prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
         workdir = Workdir(job.out, flag="--out", kind="evaluation")
@@ -137,8 +144,9 @@ def dry_run_evaluate(job: EvaluateJob) -> str:
             job.benchmark, job.data, limit=job.limit, seed=job.seed, split=job.split
         )
         mesh = decoder_mesh(job.devices, job.tensor_parallel)
-        with open_checkpoint(job.model) as checkpoint:
-            config = model_config(checkpoint.home)
+        with open_model(job.model, job.base) as checkpoint:
+            refuse_unused_base(job.base, [checkpoint])
+            config = model_config(checkpoint)
             chat = chat_model(checkpoint, config, job.prompt_format)
             prompts = repeat_prompts(chat, questions, job.rounds, system=job.system)
             model = describe_model(checkpoint, config, job.dtype)

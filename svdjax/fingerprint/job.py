@@ -11,10 +11,11 @@ from svdjax.errors import InputError
 from svdjax.fields import setting
 from svdjax.fingerprint.verdict import Thresholds
 from svdjax.streaming import StreamOptions
+from svdjax.text.options import AdapterOptions
 
 
 @dataclass(frozen=True)
-class FingerprintJob(StreamOptions):
+class FingerprintJob(StreamOptions, AdapterOptions):
     """A suspect, one reference or several, an ancestor: ``python -m svdjax.fingerprint``'s flags.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig, open_checkpoint
+from svdjax.checkpoint import FAMILIES, Checkpoint, ModelConfig, open_model
 from svdjax.checkpoint.completeness import kind_of
 from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.hub import Streaming
@@ -56,17 +56,18 @@ class Pair:
     notes: tuple[str, ...]
 
 
-def open_model(source: str, streaming: Streaming | None = None) -> Model:
+def read_model(source: str, base: str = "", streaming: Streaming | None = None) -> Model:
     """Opens a checkpoint and checks its headers.
 
     Args:
         source: Directory or hub id.
+        base: Base of an adapter, where it is not the one that it names.
         streaming: How the weights of hub ids are read; None where they are downloaded.
 
     Raises:
         InputError: It cannot be read, or is not of a family that is known.
     """
-    checkpoint = open_checkpoint(source, streaming=streaming)
+    checkpoint = open_model(source, base, streaming)
     kind = kind_of(checkpoint)
     if kind not in FAMILIES:
         raise InputError(
@@ -90,12 +91,15 @@ def open_model(source: str, streaming: Streaming | None = None) -> Model:
     return Model(checkpoint, config, (*checkpoint.notes, *notes), headless)
 
 
-def open_pair(reference: str, suspect: str, streaming: Streaming | None = None) -> Pair:
+def open_pair(
+    reference: str, suspect: str, base: str = "", streaming: Streaming | None = None
+) -> Pair:
     """Opens two checkpoints and finds what of them can be compared.
 
     Args:
         reference: Directory or hub id.
         suspect: The other's.
+        base: Base of adapters, where it is not the one that they name.
         streaming: How the weights of hub ids are read; None where they are downloaded.
 
     Raises:
@@ -104,7 +108,7 @@ def open_pair(reference: str, suspect: str, streaming: Streaming | None = None) 
     models, faults = [], []
     for source in (reference, suspect):
         try:
-            models.append(open_model(source, streaming))
+            models.append(read_model(source, base, streaming))
         except InputError as error:
             faults.append(str(error))
     if faults:

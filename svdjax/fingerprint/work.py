@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from svdjax.atomic import plain
-from svdjax.checkpoint import input_digest
+from svdjax.checkpoint import input_digest, refuse_unused_base
 from svdjax.checkpoint.hub import Streaming
 from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.fingerprint.compare import compare_pair
@@ -35,7 +35,10 @@ def open_pairs(
     ancestors = [job.ancestor] if job.ancestor else []
     sides = [(source, job.suspect) for source in (*job.references, *ancestors)]
     sides += [(source, job.references[0]) for source in ancestors]
-    return [open_pair(*pair, streaming) for pair in sides]
+    pairs = [open_pair(*pair, job.base, streaming) for pair in sides]
+    opened = [side.checkpoint for pair in pairs for side in (pair.reference, pair.suspect)]
+    refuse_unused_base(job.base, opened)
+    return pairs
 
 
 def inputs(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ the model and asks nothing, --quiet and --progress=lines or json draw no bars. -
 model svdjax, separated by commas:
 
     pretrained=DIR      a directory with safetensors, or a hub id org/name[@revision]
+    base=DIR            what an adapter is merged into, where it is not the model that it names
     dtype=float32       or bfloat16: dtype of weights and computation
     max_length=N        tokens the model sees at most; default: its max_position_embeddings
     max_gen_toks=256    new tokens where a task does not say how many
@@ -90,7 +91,7 @@ def _own_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[s
 
 def _dry_run(arguments: Sequence[str]) -> str:
     """The model that the harness would ask; nothing is fetched."""
-    from svdjax.checkpoint import model_config, open_checkpoint
+    from svdjax.checkpoint import model_config, open_model, refuse_unused_base
     from svdjax.engine.dry_run import describe_model, offline
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -101,8 +102,10 @@ def _dry_run(arguments: Sequence[str]) -> str:
     options = {name: value for name, _, value in parts}
     if not options.get("pretrained"):
         raise InputError("--model_args: expected pretrained=DIR among them")
-    with offline(), open_checkpoint(options["pretrained"]) as checkpoint:
-        config = model_config(checkpoint.home)
+    base = options.get("base", "")
+    with offline(), open_model(options["pretrained"], base) as checkpoint:
+        refuse_unused_base(base, [checkpoint])
+        config = model_config(checkpoint)
         model = describe_model(checkpoint, config, options.get("dtype", "float32"))
     return f"dry run of lm-evaluation-harness: nothing is asked\n{model}"
 

@@ -33,7 +33,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from svdjax.checkpoint import load_params, model_config, open_checkpoint
+from svdjax.checkpoint import load_params, model_config, open_model, refuse_unused_base
 from svdjax.checkpoint.generation import generation_settings
 from svdjax.errors import InputError
 from svdjax.model import Generator, Request, Sampling, decoder_mesh
@@ -58,6 +58,7 @@ class SvdjaxLM(TemplateLM):
 
     Args:
         pretrained: A directory, or a hub id org/name[@revision].
+        base: Base of an adapter, where it is not the one that it names.
         dtype: "float32" or "bfloat16", of weights and computation.
         batch_size: Rows on the devices together; "auto": 32 for generation, and for likelihoods as
             many as have 256 MB of float32 logits.
@@ -81,6 +82,7 @@ class SvdjaxLM(TemplateLM):
         self,
         pretrained: str = "",
         *,
+        base: str = "",
         dtype: str = "float32",
         batch_size: int | str = "auto",
         max_length: int | None = None,
@@ -95,9 +97,9 @@ class SvdjaxLM(TemplateLM):
         super().__init__()
         if unknown:
             raise InputError(
-                f"model svdjax has no argument {', '.join(unknown)}; it knows pretrained, dtype, "
-                "batch_size, max_length, max_gen_toks, add_bos_token, devices, tensor_parallel and "
-                "seed"
+                f"model svdjax has no argument {', '.join(unknown)}; it knows pretrained, base, "
+                "dtype, batch_size, max_length, max_gen_toks, add_bos_token, devices, "
+                "tensor_parallel and seed"
             )
         if not pretrained:
             raise InputError("model svdjax needs --model_args pretrained=DIR or org/name")
@@ -112,8 +114,9 @@ class SvdjaxLM(TemplateLM):
         # Its bootstrap would fork, and what is forked beside jax's threads may hang.
         os.environ.setdefault("DISABLE_MULTIPROC", "1")
         self._mesh = decoder_mesh(int(devices), int(tensor_parallel))
-        with open_checkpoint(str(pretrained)) as checkpoint:
-            self.config = model_config(checkpoint.home)
+        with open_model(str(pretrained), base) as checkpoint:
+            refuse_unused_base(base, [checkpoint])
+            self.config = model_config(checkpoint)
             self.tokenizer, self._eos = _tokenizer(checkpoint.tokenizer, add_bos_token)
             self._stops = chat_model(checkpoint, self.config, "plain").stop_tokens
             self._host_params = load_params(checkpoint, self.config, None)

@@ -9,7 +9,7 @@ from svdjax import fields
 from svdjax.construct.selection import Layers
 from svdjax.errors import InputError
 from svdjax.fields import setting
-from svdjax.text.options import DecoderOptions, DeviceOptions
+from svdjax.text.options import AdapterOptions, DecoderOptions, DeviceOptions
 
 _PROMPTS = 'A .jsonl with "prompt" or "question" in every line, or text, a prompt a line.'
 SAMPLES = ("prompt", "position")
@@ -56,7 +56,7 @@ class ProbeOptions:
 
 
 @dataclass(frozen=True)
-class ProbeJob(ProbeOptions, DecoderOptions, DeviceOptions):
+class ProbeJob(ProbeOptions, DecoderOptions, DeviceOptions, AdapterOptions):
     """Models and prompts: the flags of ``python -m svdjax.probe``.
 
     Raises:

@@ -19,7 +19,8 @@ from svdjax.checkpoint import (
     input_digest,
     load_params,
     model_config,
-    open_checkpoint,
+    open_model,
+    refuse_unused_base,
 )
 from svdjax.engine import devices
 from svdjax.engine.dry_run import describe_lengths, describe_model, offline
@@ -36,7 +37,7 @@ from svdjax.probe.results import CKA, ENTROPY
 from svdjax.text.chat import chat_model
 from svdjax.text.prompts import PromptText, read_prompts
 
-_FREE = ("models", "prompts", "out", "devices", "tensor_parallel", "chosen")
+_FREE = ("models", "base", "prompts", "out", "devices", "tensor_parallel", "chosen")
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def _open_models(
     system = SYSTEM if job.system is None else job.system
     for source, name in zip(job.models, model_names(job.models)):
         try:
-            checkpoint = stack.enter_context(open_checkpoint(source))
-            config = model_config(checkpoint.home)
+            checkpoint = stack.enter_context(open_model(source, job.base))
+            config = model_config(checkpoint)
             if job.blocks:
                 job.chosen.choose(config.num_layers)
             chat = chat_model(checkpoint, config, job.prompt_format)
@@ -187,6 +188,7 @@ def _open_models(
             faults.append(str(error))
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
+    refuse_unused_base(job.base, [model.checkpoint for model in models])
     return models
 
 

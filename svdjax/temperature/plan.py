@@ -112,7 +112,7 @@ def _plan(
     job: PairJob, settings: Settings, heldout: Heldout | None, inputs: EvalInputs | None
 ) -> Plan:
     options = settings.temperature
-    config = model_config(job.plan.post.home)
+    config = model_config(job.plan.post)
     try:
         layers = options.chosen(config.num_layers)
     except InputError as error:

@@ -276,7 +276,7 @@ class _Pair:
         return Target(
             name=name,
             checkpoint=checkpoint,
-            config=model_config(checkpoint.home),
+            config=model_config(checkpoint),
             weights=digest_of([identity["inputs"][source], identity["versions"]]),
             reader=readers.get(name),
         )

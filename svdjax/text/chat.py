@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from svdjax.checkpoint import Checkpoint, ModelConfig
 from svdjax.checkpoint.generation import end_tokens
-from svdjax.errors import InputError
+from svdjax.errors import InputError, printable
 from svdjax.text.tokenizers import TokenizerError, check_vocabulary, load_tokenizer
 
 
@@ -52,6 +52,14 @@ class ChatModel:
                 f"{self.directory}: has no chat template; expected chat_template.jinja, or "
                 "chat_template in tokenizer_config.json; copy it from the model's post-trained "
                 "version, or give --prompt_format=plain"
+            )
+        templates = self._tokenizer.chat_template
+        if prompt_format == "chat" and isinstance(templates, dict) and "default" not in templates:
+            names = printable(", ".join(map(str, templates)), 200)
+            raise InputError(
+                f"{self.directory}: has the chat templates {names}, and none is named default, "
+                "which is the one that is used; rename one in tokenizer_config.json or "
+                "additional_chat_templates, or give --prompt_format=plain"
             )
 
     @property

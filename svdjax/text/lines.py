@@ -20,6 +20,14 @@ _FORMATS = {
     b"\x1f\x8b": "compressed by gzip",
     b"PK\x03\x04": "a zip archive",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\xfd7zXZ\x00": "compressed by xz",
+    b"BZh": "compressed by bzip2",
+    b"%PDF-": "a PDF file",
+    b"SQLite format 3": "a database of SQLite",
+    b"<!DOCTYPE": "a page of HTML",
+    b"<!doctype": "a page of HTML",
+    b"<html": "a page of HTML",
+    b"version https://git-lfs": "a pointer of Git LFS in the place of a file (git lfs pull)",
 }
 
 
@@ -38,12 +46,7 @@ def text_lines(path: str | os.PathLike[str], expected: str = "a text") -> Iterat
             line or the number of lines is too large.
     """
     path = pathlib.Path(path)
-    try:
-        expanded = path.expanduser()
-    # No such user.
-    except RuntimeError as error:
-        raise InputError(f"{path}: {error}; expected a file") from None
-    with open_regular(expanded) as stream:
+    with open_regular(expanded(path)) as stream:
         remaining = MOST_BYTES
         for number in range(1, MOST_LINES + 2):
             try:
@@ -78,6 +81,14 @@ def text_lines(path: str | os.PathLike[str], expected: str = "a text") -> Iterat
                     "as UTF-8"
                 ) from None
             yield number, text
+
+
+def expanded(path: pathlib.Path) -> pathlib.Path:
+    """A path whose `~` is expanded; raises `InputError` where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}; expected a file") from None
 
 
 def _refuse_other_formats(line: bytes, path: pathlib.Path, expected: str) -> None:

@@ -37,3 +37,14 @@ class DeviceOptions:
     """Number of devices of a command; in a sweep ``config.devices`` sets it for all stages."""
 
     devices: int = setting(0, "Devices to use; 0 takes all.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """Base of the LoRA adapters among a command's models; in a sweep that of the pair."""
+
+    base: str = setting(
+        "",
+        "The model that LoRA adapters are merged into, where it is not the one that they name (a "
+        "4-bit one, or none): directory or hub id.",
+    )

@@ -17,10 +17,10 @@ from svdjax.checkpoint import (
     MergedCheckpoint,
     input_digest,
     load_params,
-    merged,
     model_config,
     open_checkpoint,
     patterns,
+    tensor_change,
 )
 from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.errors import InputError
@@ -104,7 +104,7 @@ def test_what_the_configuration_scales(
 def test_rows_are_those_of_the_whole(
     tmp_path: pathlib.Path, llama: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merged, "_ROWS", 10)
+    monkeypatch.setattr(tensor_change, "ROWS", 10)
     found = opened(make_adapter(tmp_path / "adapter", llama), llama)
     name = "model.layers.1.mlp.down_proj.weight"
     whole = found.read(name)
@@ -203,7 +203,7 @@ def test_parameters_chat_and_copies(tmp_path: pathlib.Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base)
     found = open_checkpoint(adapter)  # by the base that it names
     assert isinstance(found, MergedCheckpoint)
-    config = model_config(found.home)
+    config = model_config(found)
     params = load_params(found, config, np.float32)
     value = merged_by_hand(base, adapter)["model.layers.1.self_attn.q_proj.weight"]
     kernel = params["layers"]["self_attn"]["q_proj"]["kernel"][1]
@@ -279,10 +279,11 @@ def refusal(adapter: pathlib.Path, base: pathlib.Path) -> str:
     ("config", "words"),
     [
         ({"peft_type": "IA3"}, ["peft_type is 'IA3'", "expected 'LORA'", "merge_and_unload"]),
-        ({"use_dora": True}, ["use_dora", "DoRA", "merge_and_unload"]),
+        ({"use_dora": True}, ["q_proj.lora_magnitude_vector is missing", "asks for DoRA"]),
         ({"lora_bias": True}, ["lora_bias"]),
         ({"init_lora_weights": "pissa_niter_4"}, ["'pissa_niter_4'", "changes the base"]),
-        ({"trainable_token_indices": [3]}, ["single trained tokens"]),
+        ({"trainable_token_indices": [-3]}, ["trainable_token_indices: expected a whole number"]),
+        ({"trainable_token_indices": {"x": 3}}, ["expected indices of tokens, found 3"]),
         ({"r": 0}, [": r: expected a whole number in 1..1048576, found 0"]),
         ({"r": 8}, ["has shape (4, 64), expected (8, 64)", "rank 8"]),
         ({"lora_alpha": "x"}, ["lora_alpha: expected a number, found 'x'"]),
@@ -290,7 +291,6 @@ def refusal(adapter: pathlib.Path, base: pathlib.Path) -> str:
         ({"bias": "some"}, ["bias is 'some'"]),
         ({"target_modules": ["q_proj"]}, ["mlp.down_proj.lora_A.weight is used by nothing"]),
         ({"target_modules": ["q_proj", "down_proj", "up_proj"]}, ["up_proj.lora_A.weight is miss"]),
-        ({"target_modules": "all-linear"}, ["{0..3}.mlp.gate_proj.lora_A.weight is missing"]),
         ({"layers_to_transform": [0, 1]}, ["layers.{2..3}.mlp.down_proj", "used by nothing"]),
         ({"exclude_modules": ["q_proj"]}, ["q_proj.lora_A.weight is used by nothing"]),
         ({"target_modules": "(q_proj"}, ["is no regular expression"]),
@@ -329,8 +329,18 @@ def test_configurations_that_are_refused(
         ({f"{Q}lora_A__weight": None}, ["q_proj.lora_A.weight is missing, the other factor"]),
         ({f"{Q}lora_A__weight": np.ones((4, 63), np.float32)}, ["(4, 63), expected (4, 64)"]),
         ({f"{Q}lora_A__weight": np.ones((4, 64), np.int32)}, ["is int32, expected bf16"]),
-        ({f"{Q}lora_magnitude_vector": np.ones(64, np.float32)}, ["is used by nothing"]),
-        ({"lm_head__weight": np.ones((128, 64), np.float32)}, ["lm_head.weight is used by noth"]),
+        ({f"{Q}lora_magnitude_vector": np.ones(64, np.float32)}, ["does not ask for DoRA"]),
+        ({f"{Q}weight": np.ones((64, 64), np.float32)}, ["q_proj.weight is used by nothing"]),
+        ({f"{Q}lora_A__other__weight": np.ones((4, 64), np.float32)}, ["is there as"]),
+        (
+            {f"{Q}lora_{x}__weight": None for x in "AB"}
+            | {f"{Q}lora_A__one__weight": np.ones((4, 64)), f"{Q}lora_B__two__weight": np.ones(4)},
+            ["tensors of several adapters (one, two), expected one"],
+        ),
+        (
+            {"model__layers__9__mlp__up_proj__weight": np.ones((4, 4), np.float32)},
+            ["up_proj.weight takes the place of a tensor that the base does not have"],
+        ),
         (
             {f"model__layers__9__mlp__down_proj__lora_{x}__weight": np.ones(4) for x in "AB"},
             ["layers.9.mlp.down_proj.lora_A.weight changes a layer that the base does not have"],
@@ -348,13 +358,120 @@ def test_tensors_that_do_not_fit(
         assert word in text
 
 
-def test_resized_and_tied_ends_are_refused(tmp_path: pathlib.Path, llama: pathlib.Path) -> None:
+def test_faults_of_embedding_and_head_matter_where_they_are_read(
+    tmp_path: pathlib.Path, llama: pathlib.Path
+) -> None:
     adapter = make_adapter(tmp_path / "adapter", llama, modules_to_save=["embed_tokens"])
-    edit_tensors(adapter, model__embed_tokens__weight=np.ones((130, 64), np.float32))
-    assert "has shape (130, 64), expected (128, 64)" in refusal(adapter, llama)
-    tied = tiny.make_checkpoint(tmp_path / "tied", "llama", tie_word_embeddings=True)
-    edit_tensors(adapter, model__embed_tokens__weight=np.ones((128, 64), np.float32))
-    assert "which the base ties together" in refusal(adapter, tied)
+    edit_tensors(adapter, model__embed_tokens__weight=np.ones((128, 63), np.float32))
+    found = opened(adapter, llama)
+    assert found.read("model.layers.0.self_attn.q_proj.weight").shape == (64, 64)
+    (note,) = found.notes[1:]
+    why = "embed_tokens.weight has shape (128, 63), expected (128, 64)"
+    assert why in note
+    assert "the model not be run" in note
+    with pytest.raises(InputError, match=r"expected \(128, 64\)"):
+        load_params(found, model_config(found))
+
+
+def test_what_the_base_has_no_place_for_is_noted(
+    tmp_path: pathlib.Path, llama: pathlib.Path
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", llama, modules_to_save=["score"])
+    edit_tensors(adapter, score__weight=np.ones((2, 64), np.float32))
+    found = opened(adapter, llama)
+    assert found.names == open_checkpoint(llama).names
+    assert found.notes[1].endswith("nothing of that name: base_model.model.score.weight")
+
+
+def test_a_pattern_may_name_more_than_was_trained(
+    tmp_path: pathlib.Path, llama: pathlib.Path
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", llama)
+    edit(adapter, target_modules="all-linear")
+    found = opened(adapter, llama)
+    assert len(found.changed) == 8
+    assert "20 layers that target_modules of" in found.notes[1]
+    agree(found, merged_by_hand(llama, adapter), "bfloat16")
+
+
+@pytest.mark.parametrize("wrapper", ["{}", "_orig_mod.{}", "module.{}"])
+def test_names_that_frameworks_save(
+    tmp_path: pathlib.Path, llama: pathlib.Path, wrapper: str
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", llama, modules_to_save=["lm_head"])
+    edit_tensors(adapter, lm_head__weight=np.ones((128, 64), np.float32))
+    wanted = opened(adapter, llama)
+    plain = load_file(adapter / WEIGHTS)
+    renamed = {
+        wrapper.format(
+            name.replace("lora_A.", "lora_A.default.")
+            .replace("lora_B.", "lora_B.default.")
+            .replace("lm_head.", "lm_head.modules_to_save.default.")
+        ): value
+        for name, value in plain.items()
+    }
+    renamed[f"{PREFIX}lm_head.original_module.weight"] = np.zeros((128, 64), np.float32)
+    other = pathlib.Path(shutil.copytree(adapter, tmp_path / "other"))
+    save_file(renamed, other / WEIGHTS)
+    found = opened(other, llama)
+    assert found.changed == wanted.changed
+    for name in found.changed:
+        np.testing.assert_array_equal(found.read(name), wanted.read(name))
+
+
+@pytest.mark.parametrize("wraps", ["model.language_model.", "language_model.model.", ""])
+def test_models_that_wrap_another(tmp_path: pathlib.Path, llama: pathlib.Path, wraps: str) -> None:
+    adapter = make_adapter(tmp_path / "adapter", llama)
+    wanted = opened(adapter, llama)
+    own = {
+        name.replace(f"{PREFIX}model.", PREFIX + wraps): value
+        for name, value in load_file(adapter / WEIGHTS).items()
+    }
+    adapter = pathlib.Path(shutil.copytree(adapter, tmp_path / "own"))
+    save_file(own, adapter / WEIGHTS)
+    config = json.loads((llama / "config.json").read_text())
+    tensors = {
+        f"{wraps}{name.removeprefix('model.')}" if name.startswith("model.") else name: value
+        for name, value in tiny.read_tensors(llama).items()
+    }
+    base = tiny.write_checkpoint(tmp_path / "base", config, tensors)
+    for whole in (base, llama):
+        found = opened(adapter, whole)
+        assert found.changed == wanted.changed
+        for name in found.changed:
+            np.testing.assert_array_equal(found.read(name), wanted.read(name))
+    replaced = "model.layers.0.mlp.up_proj.weight"
+    found = opened(adapter, base)
+    with CheckpointRewrite(found, tmp_path / "copy", replaced=[replaced], identity=0) as rewrite:
+        list(rewrite.copy())
+        rewrite.write({replaced: found.read(replaced)}, {replaced: None})
+        rewrite.finish("")
+    copy = open_checkpoint(tmp_path / "copy")
+    assert all((copy.read(name) == found.read(name)).all() for name in found.names)
+
+
+@pytest.mark.parametrize("rows", [120, 128, 133])
+def test_a_vocabulary_of_the_adapter_s_own(tmp_path: pathlib.Path, rows: int) -> None:
+    tied = tiny.make_checkpoint(tmp_path / "tied", "qwen2", shards=2, dtype="float32")
+    adapter = make_adapter(tmp_path / "adapter", tied, modules_to_save=["embed_tokens", "lm_head"])
+    rng = np.random.default_rng(0)
+    ends = {name: rng.standard_normal((rows, 64)).astype(np.float32) for name in ("a", "b")}
+    edit_tensors(adapter, model__embed_tokens__weight=ends["a"], lm_head__weight=ends["b"])
+    found = opened(adapter, tied)
+    config = model_config(found)
+    assert (config.vocab_size, config.tie_word_embeddings) == (rows, False)
+    params = load_params(found, config)
+    np.testing.assert_array_equal(params["embed_tokens"]["embedding"], ends["a"])
+    np.testing.assert_array_equal(params["lm_head"]["kernel"], ends["b"].T)
+    replaced = "model.layers.0.self_attn.q_proj.weight"
+    with CheckpointRewrite(found, tmp_path / "copy", replaced=[replaced], identity=0) as rewrite:
+        list(rewrite.copy())
+        rewrite.write({replaced: found.read(replaced)}, {replaced: None})
+        rewrite.finish("")
+    copy = open_checkpoint(tmp_path / "copy")
+    assert copy.names == found.names
+    assert model_config(copy) == config
+    assert all((copy.read(name) == found.read(name)).all() for name in found.names)
 
 
 def test_files_that_are_refused(tmp_path: pathlib.Path, llama: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ def test_groups_of_matrices_fill_the_leaves(family: str, tmp_path: pathlib.Path)
     )
     plan = plan_pair(open_checkpoint(base), open_checkpoint(post))
     before, after = (
-        load_params(side, model_config(side.home), None) for side in (plan.base, plan.post)
+        load_params(side, model_config(side), None) for side in (plan.base, plan.post)
     )
     leaves: dict[str, np.ndarray] = {}
     # A few matrices at a time: groups end amid the experts of a layer.

@@ -118,7 +118,7 @@ def _constructed(base: pathlib.Path, post: pathlib.Path, out: pathlib.Path) -> s
 
 def _decoded(base: pathlib.Path, post: pathlib.Path) -> str:
     with _open(base, post) as checkpoint:
-        load_params(checkpoint, model_config(checkpoint.home), None)
+        load_params(checkpoint, model_config(checkpoint), None)
     return "yes"
 
 

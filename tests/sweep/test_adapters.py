@@ -80,7 +80,7 @@ def test_faults_of_adapters_are_told_with_the_others(
     models: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
     odd = make_adapter(tmp_path / "odd", pathlib.Path(models["base"]))
-    edit(odd, use_dora=True)
+    edit(odd, use_qalora=True)
     with pytest.raises(InputError) as caught:
         open_all(
             PairSpec("p", models["base"], str(odd)),
@@ -88,6 +88,6 @@ def test_faults_of_adapters_are_told_with_the_others(
             PairSpec("r", models["base"], "/nor/this"),
         )
     text = str(caught.value)
-    assert "use_dora asks for DoRA" in text
+    assert "use_qalora asks for QALoRA" in text
     assert "/no/such: no such directory" in text
     assert "/nor/this: no such directory" in text

@@ -137,8 +137,9 @@ def test_large_files_are_streamed(read, word, tmp_path):
 def test_other_formats_are_named(content, name, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_bytes(content)
-    for read in (read_texts, read_prompts, benchmark):
+    for read in (read_texts, read_prompts):
         refusal(functools.partial(read, path), f"t.jsonl: is {name}; convert it", "expected")
+    refusal(functools.partial(benchmark, path), f"t.jsonl: is {name}")
 
 
 def loaded(directory):

@@ -1,101 +1,179 @@
-"""Rows of benchmark files, line by line: JSON lines, and csv with and without a header."""
+"""Rows of benchmark files of any form: JSON lines, a JSON list, csv, Parquet; and of folders."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from svdjax.errors import InputError, printable
+from svdjax.evaluate.benchmarks.parquet_file import parquet_rows
 from svdjax.evaluate.benchmarks.records import GPQA_COLUMNS
 from svdjax.evaluate.benchmarks.rows import Row
-from svdjax.text.lines import nonblank_lines, parse_record, text_lines
+from svdjax.files import open_regular, read_bytes
+from svdjax.text.lines import expanded, nonblank_lines, parse_record, text_lines
 
 SPLITS = ("dev", "test", "val")
 _END = "end of the file"
+_MOST_LIST = 64 << 20  # bytes of a JSON list, which is parsed at once
 
 
-def jsonl_rows(path: pathlib.Path, form: str) -> Iterator[Row]:
-    """Objects of a JSON-lines file.
+def object_rows(path: pathlib.Path, form: str, columns: Sequence[str]) -> Iterator[Row]:
+    """Rows with named fields, whatever the file's form.
+
+    Args:
+        path: The file.
+        form: Form of the records, for errors.
+        columns: Fields that every row has; the first line of a csv file names them.
 
     Raises:
-        InputError: It cannot be read, or a line is not a JSON object.
+        InputError: It cannot be read, or a row is not of the form.
     """
+    kind = _kind(path)
+    if kind == "parquet":
+        return parquet_rows(path, form)
+    if kind == "list":
+        return _list_rows(path, form)
+    if kind == "text" and (path.suffix == ".csv" or _names_columns(path, form, columns)):
+        return _table_rows(path, form, columns)
+    return _line_rows(path, form)
+
+
+def mmlu_file_rows(path: pathlib.Path, form: str, subject: str) -> Iterator[Row]:
+    """Rows of a file of MMLU: named fields, or csv with or without a header.
+
+    Args:
+        path: The file.
+        form: Form of the records, for errors.
+        subject: That of rows which name none.
+
+    Raises:
+        InputError: It cannot be read, or a csv record has not six fields.
+    """
+    if _kind(path) != "text":
+        for row in object_rows(path, form, ()):
+            values = {"subject": subject} | {k: v for k, v in row.values.items() if v is not None}
+            yield Row(_with_choices(values), row.location, form)
+        return
+    header: dict[str, int] | None = None
+    for number, (location, record) in enumerate(_csv_records(path, form)):
+        if number == 0 and (header := _mmlu_header(record)) is not None:
+            width = len(record)
+            continue
+        if header is None:
+            if len(record) != 6:
+                raise InputError(f"{location}: has {len(record)} fields, not 6; expected {form}")
+            question, *choices, answer = record
+            values = {"question": question, "choices": choices, "answer": answer}
+        else:
+            if len(record) != width:
+                raise _ragged(location, record, width, form)
+            values = _with_choices({name: record[index] for name, index in header.items()})
+        yield Row({"subject": subject} | values, location, form)
+
+
+def _with_choices(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields with those of A to D as a list of choices."""
+    if "choices" not in values and "options" in values:
+        return values | {"choices": values["options"]}
+    if "choices" in values or not all(letter in values for letter in "ABCD"):
+        return values
+    return values | {"choices": [values[letter] for letter in "ABCD"]}
+
+
+def _mmlu_header(record: Sequence[str]) -> dict[str, int] | None:
+    """Columns by name, where a csv record names them: question, A to D and answer."""
+    names = {}
+    for index, text in enumerate(record):
+        name = re.sub(r"^(?:options?|choices?)(?=[ _]?[a-d]$)|[ _]", "", text.strip().lower())
+        name = {"prompt": "question", "input": "question", "target": "answer"}.get(name, name)
+        names[name.upper() if len(name) == 1 else name] = index
+    wanted = ("question", *"ABCD", "answer", "subject")
+    if not all(name in names for name in wanted[:-1]):
+        return None
+    return {name: names[name] for name in wanted if name in names}
+
+
+def gpqa_rows(path: pathlib.Path, form: str) -> Iterator[Row]:
+    """Rows of GPQA, whose csv file's first line names the columns.
+
+    Raises:
+        InputError: It cannot be read, a column is missing, or a record has too few or many fields.
+    """
+    if _kind(path) == "text":
+        return _table_rows(path, form, GPQA_COLUMNS)
+    return object_rows(path, form, GPQA_COLUMNS)
+
+
+def _kind(path: pathlib.Path) -> str:
+    """Form of a file by how it begins: "parquet", "list", "lines" or "text"."""
+    with open_regular(expanded(path)) as stream:
+        head = stream.read(4096)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return {b"[": "list", b"{": "lines"}.get(text[:1], "text")
+
+
+def _line_rows(path: pathlib.Path, form: str) -> Iterator[Row]:
+    """Objects of a JSON-lines file."""
     for number, line in nonblank_lines(path, form):
         location = f"{path}, line {number}"
         yield Row(parse_record(line, location, f"expected {form}"), location, form)
 
 
-def gpqa_rows(path: pathlib.Path, form: str) -> Iterator[Row]:
-    """Records of a csv file whose first line names the columns.
+def _list_rows(path: pathlib.Path, form: str) -> Iterator[Row]:
+    """Objects of a JSON list."""
+    content = read_bytes(expanded(path), _MOST_LIST)
+    try:
+        records = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        why = printable(str(error), 200)
+        raise InputError(
+            f"{path}, line {line}: is not valid JSON ({why}); expected {form}"
+        ) from None
+    for number, record in enumerate(records, 1):
+        location = f"{path}, record {number}"
+        if not isinstance(record, Mapping):
+            raise InputError(f"{location}: expected {form}, found {type(record).__name__}")
+        yield Row(record, location, form)
 
-    Raises:
-        InputError: It cannot be read, a column is missing, or a record has too few or many fields.
-    """
+
+def _names_columns(path: pathlib.Path, form: str, columns: Sequence[str]) -> bool:
+    """Whether the first record of a text, read as csv, names the columns."""
+    _, record = next(_csv_records(path, form), ("", []))
+    return set(columns) <= set(record)
+
+
+def _table_rows(path: pathlib.Path, form: str, columns: Sequence[str]) -> Iterator[Row]:
+    """Records of a csv file whose first line names the columns."""
     header: list[str] | None = None
     for location, record in _csv_records(path, form):
         if header is None:
             header = record
-            missing = [column for column in GPQA_COLUMNS if column not in header]
+            missing = [column for column in columns if column not in header]
             if missing:
-                columns = printable(", ".join(header), 200)
+                names = printable(", ".join(header), 200)
                 raise InputError(
-                    f"{location}: has no column {', '.join(missing)}, but: {columns}; expected "
-                    f"{form}"
+                    f"{location}: has no column {', '.join(missing)}, but: {names}; expected {form}"
                 )
             continue
         if len(record) != len(header):
-            raise InputError(
-                f"{location}: has {len(record)} fields, and the header {len(header)}; "
-                f"expected {form}"
-            )
+            raise _ragged(location, record, len(header), form)
         yield Row(dict(zip(header, record)), location, form)
 
 
-def mmlu_rows(path: pathlib.Path, form: str, split: str) -> Iterator[Row]:
-    """Records of one csv file, or of a split's files in a folder, sorted by name.
-
-    Args:
-        path: A file of a subject, a folder of such files, or one with folders dev and test.
-        form: Form of the records, for errors.
-        split: Which files to take where there are several kinds.
-
-    Raises:
-        InputError: They cannot be read, or a record has not six fields.
-    """
-    for file in _mmlu_files(path, form, split):
-        subject = file.stem
-        for kind in SPLITS:
-            subject = subject.removesuffix(f"_{kind}")
-        for location, record in _csv_records(file, form):
-            if len(record) != 6:
-                raise InputError(f"{location}: has {len(record)} fields, not 6; expected {form}")
-            question, *choices, answer = record
-            values = {"question": question, "choices": choices, "answer": answer}
-            yield Row(values | {"subject": subject}, location, form)
-
-
-def _mmlu_files(path: pathlib.Path, form: str, split: str) -> list[pathlib.Path]:
-    try:
-        folder = path.expanduser()
-        if not folder.is_dir():
-            return [path]
-        folders = [kind for kind in SPLITS if (folder / kind).is_dir()]
-        if folders and split not in folders:
-            raise InputError(
-                f"{path}: holds {', '.join(folders)}, but no folder {split}; choose another split"
-            )
-        folder = folder / split if folders else folder
-        names = sorted(file.name for file in folder.iterdir())
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected {form}") from None
-    by_split = {kind: [name for name in names if name.endswith(f"_{kind}.csv")] for kind in SPLITS}
-    splits = [kind for kind in SPLITS if by_split[kind]]
-    # A folder of files of one split is taken whichever split is asked for.
-    if split not in splits and (folders or len(splits) != 1):
-        raise InputError(f"{folder}: holds no *_{split}.csv; expected {form}")
-    return [folder / name for name in by_split[split if split in splits else splits[0]]]
+def _ragged(location: str, record: Sequence[str], width: int, form: str) -> InputError:
+    return InputError(
+        f"{location}: has {len(record)} fields, and the header {width}; expected {form}"
+    )
 
 
 def _csv_records(path: pathlib.Path, form: str) -> Iterator[tuple[str, list[str]]]:

@@ -1,21 +1,21 @@
 r"""Grading: whether the last \boxed{…} of a response is the right answer.
 
-Letters are compared as letters. Mathematics is equal if the texts or the plain decimal numbers are,
-and otherwise if math-verify says so, which knows fractions, units, sets, intervals and much more.
-It runs in a worker process, because some answers take forever or all memory.
+Letters are compared as letters. Mathematics is equal if the texts or the plain decimal numbers are
+(where the answer is a number, units are left aside), and otherwise if math-verify says so, which
+knows fractions, units, sets, intervals and much more. It runs in a worker process, because some
+answers take forever or all memory.
 """
 
 from __future__ import annotations
 
 import pathlib
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
 from svdjax.errors import InputError, missing_extra
 from svdjax.evaluate.benchmarks.extract import choice_letter, last_boxed
+from svdjax.evaluate.benchmarks.numerals import is_percentage, number_with_unit, plain_number
 from svdjax.evaluate.benchmarks.questions import Question
 from svdjax.text.worker import Worker, WorkerLost, WorkerUnavailable
 
@@ -23,7 +23,6 @@ MOST_CHARACTERS = 2000
 MOST_MEMORY = 2 << 30
 _HANDLER = pathlib.Path(__file__).with_name("math_handler.py")
 GRADING = "answers are compared by"
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|[+-]?\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Grader:
         if missing := missing_extra("math_verify", "eval", GRADING):
             raise InputError(missing)
         self.worker, self._timeout = Worker(_HANDLER, MOST_MEMORY), timeout
-        self._cache: dict[tuple[str, str], tuple[bool, str]] = {}
+        self._cache: dict[tuple[str, str, str], tuple[bool, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -92,19 +91,25 @@ class Grader:
             if letter is None:
                 return Verdict(False, content, "not a choice")
             return Verdict(letter == question.answer, letter)
-        key = (question.answer.strip(), content)
+        key = (question.kind, question.answer.strip(), content)
         if key not in self._cache:
             self._cache[key] = self._compare(*key)
         correct, reason = self._cache[key]
         return Verdict(correct, content, reason)
 
-    def _compare(self, gold: str, answer: str) -> tuple[bool, str]:
+    def _compare(self, kind: str, gold: str, answer: str) -> tuple[bool, str]:
         if gold == answer:
             return True, ""
         if max(len(gold), len(answer)) > MOST_CHARACTERS:
             return False, "too long"
-        if _NUMBER.fullmatch(gold) and _NUMBER.fullmatch(answer):
-            return _decimal(gold) == _decimal(answer), ""
+        numbers = plain_number(gold), plain_number(answer)
+        if kind == "number" and numbers[0] is not None:
+            # A per cent sign is no unit: it makes another number of it.
+            if is_percentage(answer):
+                return False, ""
+            numbers = numbers[0], number_with_unit(answer)
+        if None not in numbers:
+            return numbers[0] == numbers[1], ""
         return self.verify(gold, answer)
 
     def verify(self, gold: str, answer: str) -> tuple[bool, str]:
@@ -122,7 +127,3 @@ class Grader:
                 f"{GRADING} math-verify, which {error}; pip install 'svdjax[eval]'"
             ) from None
         return reply.get("equal", False), reply.get("reason", "not comparable")
-
-
-def _decimal(text: str) -> Decimal:
-    return Decimal(text.replace(",", ""))

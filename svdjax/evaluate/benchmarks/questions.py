@@ -33,7 +33,8 @@ class Question:
         text: The user's turn, with the options and the instruction of a multiple-choice question.
         system: The system prompt.
         answer: The gold answer; of a multiple-choice question its letter.
-        kind: "math", compared as mathematics, or "choice", compared as a letter.
+        kind: "number", compared as a number with or without a unit, "math", compared as
+            mathematics, or "choice", compared as a letter.
         letters: The letters of the options of a multiple-choice question, such as "ABCD".
         group: The part of the benchmark it belongs to, such as a subject; empty where there is one.
         stem: The question without options and instruction, where the options' order is drawn.
@@ -44,7 +45,7 @@ class Question:
     text: str
     system: str
     answer: str
-    kind: Literal["math", "choice"]
+    kind: Literal["number", "math", "choice"]
     letters: str = ""
     group: str = ""
     stem: str = ""

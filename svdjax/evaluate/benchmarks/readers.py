@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 import pathlib
 from collections import Counter
@@ -10,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 from svdjax.errors import InputError, printable
 from svdjax.evaluate.benchmarks import records
-from svdjax.evaluate.benchmarks.files import SPLITS, gpqa_rows, jsonl_rows, mmlu_rows
+from svdjax.evaluate.benchmarks.files import SPLITS, gpqa_rows, object_rows
+from svdjax.evaluate.benchmarks.folders import mmlu_rows, split_files
 from svdjax.evaluate.benchmarks.hub import PREFIX, hub_rows
 from svdjax.evaluate.benchmarks.questions import Question
 from svdjax.evaluate.benchmarks.rows import Row
@@ -21,8 +24,9 @@ BENCHMARKS = {
     "the answer, or hf:openai/gsm8k",
     "math500": 'MATH-500; --data: its .jsonl of {"problem", "answer", "subject", "level", '
     '"unique_id"}, or hf:HuggingFaceH4/MATH-500',
-    "mmlu": "MMLU; --data: a subject's .csv (question, 4 options, letter; no header), a folder of "
-    "*_dev.csv or *_test.csv, the official folder with dev/ and test/, or hf:cais/mmlu",
+    "mmlu": "MMLU; --data: a subject's .csv (question, 4 options, letter), a folder of "
+    "*_dev.csv or *_test.csv, the official folder with dev/ and test/, the hub's with a folder "
+    "for each subject, or hf:cais/mmlu",
     "gpqa": "GPQA; --data: its .csv with columns Question, Correct Answer and Incorrect Answer 1 "
     "to 3, or hf:Idavidrein/gpqa",
     "commonsenseqa": 'CommonsenseQA; --data: its .jsonl of {"answerKey", "id", "question": '
@@ -38,6 +42,15 @@ _CONVERT: dict[str, Callable[[Row, int], Question]] = {
     "commonsenseqa": records.commonsenseqa,
     "questions": records.questions,
 }
+# Fields that the header of a csv file names.
+_COLUMNS = {
+    "gsm8k": ("question", "answer"),
+    "math500": ("problem", "answer"),
+    "commonsenseqa": ("question", "answerKey"),
+    "questions": ("question", "answer"),
+}
+# Files of a folder that are read; by default "test".
+_FOLDER_SPLITS = {"commonsenseqa": ("validation", "dev"), "gpqa": ("train", "gpqa_diamond")}
 
 
 def read_benchmark(
@@ -103,9 +116,10 @@ def _rows(name: str, path: str | os.PathLike[str], split: str) -> Iterator[Row]:
         return hub_rows(str(path), name, form, split)
     if name == "mmlu":
         return mmlu_rows(file, form, split)
-    if name == "gpqa":
-        return gpqa_rows(file, form)
-    return jsonl_rows(file, form)
+    read = gpqa_rows if name == "gpqa" else functools.partial(object_rows, columns=_COLUMNS[name])
+    return itertools.chain.from_iterable(
+        read(part, form) for part in split_files(file, _FOLDER_SPLITS.get(name, ("test",)), form)
+    )
 
 
 def _form(name: str) -> str:

@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from svdjax.evaluate.benchmarks.numerals import plain_number
 from svdjax.evaluate.benchmarks.questions import (
     LETTERS,
     SYSTEM,
@@ -28,13 +29,12 @@ GPQA_COLUMNS = (
 
 
 def gsm8k(row: Row, seed: int = 0) -> Question:
-    """A solution that ends in `#### answer`; thousands commas are removed."""
+    """A solution that ends in `#### answer`, which is a number."""
     text, solution = row.text("question"), row.text("answer")
     _, mark, answer = solution.rpartition("####")
-    answer = answer.strip().replace(",", "")
-    if not mark or not answer:
+    if not mark or not answer.strip():
         raise row.error('"answer" does not end in "#### " and the result')
-    return Question("", text, SYSTEM, answer, "math")
+    return _computed(text, answer.strip().replace(",", ""))
 
 
 def math500(row: Row, seed: int = 0) -> Question:
@@ -48,7 +48,7 @@ def math500(row: Row, seed: int = 0) -> Question:
 
 def questions(row: Row, seed: int = 0) -> Question:
     """Any question whose answer is a number or mathematics, asked as GSM8K is."""
-    return Question("", row.text("question"), SYSTEM, row.number_or_text("answer"), "math")
+    return _computed(row.text("question"), row.number_or_text("answer"))
 
 
 def mmlu(row: Row, seed: int = 0) -> Question:
@@ -117,6 +117,14 @@ def in_repeat(question: Question, repeat: int) -> Question:
     return dataclasses.replace(question, text=text, options=options, answer=answer)
 
 
+def _computed(text: str, answer: str) -> Question:
+    """A question whose answer is a number, or mathematics where it is none."""
+    number = plain_number(answer)
+    if number is None:
+        return Question("", text, SYSTEM, answer, "math")
+    return Question("", text, SYSTEM, format(number, "f"), "number")
+
+
 def _choice(name: str, text: str, options: Sequence[str], answer: str, group: str = "") -> Question:
     turn, letters = multiple_choice(text, options), LETTERS[: len(options)]
     return Question(name, turn, SYSTEM_SHORT, answer, "choice", letters, group)
@@ -126,7 +134,7 @@ def _options(row: Row, values: Any, count: int) -> list[str]:
     if not isinstance(values, list) or len(values) != count:
         size = len(values) if isinstance(values, list) else type(values).__name__
         raise row.error(f"has {size} choices, not a list of {count}")
-    return [row.as_text(value, f"choice {LETTERS[i]}") for i, value in enumerate(values)]
+    return [row.as_option(value, f"choice {LETTERS[i]}") for i, value in enumerate(values)]
 
 
 def _digest(text: str) -> str:

@@ -52,6 +52,12 @@ class Row:
             raise self.error(f"{name} holds half a surrogate pair, which is no character")
         return value
 
+    def as_option(self, value: Any, name: str) -> str:
+        """A value that is a string, blank or not, or a number; `name` is for errors."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return self._number(value, name)
+        return value if isinstance(value, str) and not value.strip() else self.as_text(value, name)
+
     def number_or_text(self, key: str) -> str:
         """A field that is a string or a finite number, which is written without exponent."""
         value = self.get(key)
@@ -59,8 +65,11 @@ class Row:
             if not isinstance(value, str):
                 raise self.error(f'"{key}" is {type(value).__name__}, neither string nor number')
             return self.as_text(value, f'"{key}"').strip()
+        return self._number(value, f'"{key}"')
+
+    def _number(self, value: int | float, name: str) -> str:
         if isinstance(value, float) and not math.isfinite(value):
-            raise self.error(f'"{key}" is {value}, which is not finite')
+            raise self.error(f"{name} is {value}, which is not finite")
         return format(Decimal(repr(value)), "f")
 
     def letter(self, key: str, letters: str) -> str:

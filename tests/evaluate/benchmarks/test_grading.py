@@ -117,6 +117,50 @@ def test_hard_cases(grader, gold, answer, correct):
 
 
 @pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("18", "18 dollars", True),
+        ("18", r"18\text{ dollars}", True),
+        ("18", r"\text{18 dollars}", True),
+        ("18", r"\$18", True),
+        ("18", "$18.00", True),
+        ("18", "US$18", True),
+        ("18", "18 €", True),
+        ("18", "**18 miles per hour**", True),
+        ("18", "18 km/h", True),
+        ("18", r"18~\mathrm{m}^2", True),
+        ("18", "18 m", True),
+        ("5", "5 °C", True),
+        ("-18", "-$18", True),
+        ("-18", "$−18", True),
+        ("200000", r"200\,000", True),
+        ("200000", "200\u2009000", True),
+        ("200000", "200\u202f000 dollars", True),
+        ("200000", "200{,}000", True),
+        ("200000", "200 000", True),
+        ("2.5", "2.50 cups", True),
+        ("0.5", r"\frac{1}{2}", True),
+        ("18", "19 dollars", False),
+        ("18", r"18\%", False),
+        ("18", "18%", False),
+        ("18", "18 percent", False),
+        ("0.18", r"18\%", False),
+        ("18", "18 million", False),
+        ("18", "18 dozen", False),
+        ("18", "18 x", False),
+        ("18", "18 and 20", False),
+        ("18", "18 to 20 dollars", False),
+        ("11111", "11, 111", False),
+        ("200", "200 000", False),
+        ("1234567", "1234 567", False),
+    ],
+)
+def test_numbers_with_units(grader, gold, answer, correct):
+    question = Question("1", "?", "", gold, "number")
+    assert grader.grade(question, f"\\boxed{{{answer}}}").correct is correct
+
+
+@pytest.mark.parametrize(
     ("response", "verdict"),
     [
         ("", Verdict(False, None, "no box")),
