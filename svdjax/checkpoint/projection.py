@@ -89,6 +89,7 @@ class Place(NamedTuple):
     expert: int | None = None
 
 
+_MOST_PARTS = 64  # of a name; no model's has more than some 20
 _STACKS = ("layers", "layer", "h", "blocks", "block", "resblocks")
 _MODULES = ("self_attn", "mlp")
 ROLES = (
@@ -102,7 +103,7 @@ ROLES = (
 
 def places(names: Iterable[str]) -> dict[str, Place]:
     """Place of each tensor. Layers are numbered after a known word, or from 0 without gaps."""
-    split = {name: name.split(".") for name in names}
+    split = {name: name.split(".", _MOST_PARTS) for name in names}
     numbers: dict[tuple[str, ...], set[int]] = collections.defaultdict(set)
     for parts in split.values():
         if at := _first_number(parts):

@@ -14,7 +14,6 @@ from svdjax.errors import InputError
 from svdjax.fingerprint.canonical import canonical
 from svdjax.fingerprint.layer import ATTENTION, FEED_FORWARD, Layer, read_layer
 
-
 _HEAD = "lm_head.weight"
 
 
