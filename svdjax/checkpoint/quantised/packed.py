@@ -39,13 +39,16 @@ class Parts:
 
     def __init__(self, source: Checkpoint, name: str, names: Mapping[str, str]):
         self.source, self.name, self.names = source, name, names
+        self._specs: dict[str, TensorSpec] = {}
 
     def __contains__(self, role: str) -> bool:
         return role in self.names
 
     def spec(self, role: str) -> TensorSpec:
         """Header of a part."""
-        return self.source.spec(self.names[role])
+        if role not in self._specs:
+            self._specs[role] = self.source.spec(self.names[role])
+        return self._specs[role]
 
     def read(self, role: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Part as stored, or its rows."""

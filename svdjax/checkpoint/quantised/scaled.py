@@ -9,6 +9,7 @@ Axes: `O` out, `I` in, `E` experts where there are three axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -80,7 +81,7 @@ class ScaledTensor(PackedTensor):
     def _grid_shape(self) -> tuple[int, int, int]:
         """Shape of the scales: experts (1 for one matrix), rows and columns of blocks."""
         shape, experts = self.parts.spec("scale").shape, self.shape[:-2]
-        if np.prod(shape, dtype=object) == 1:
+        if math.prod(shape) == 1:
             return 1, 1, 1
         if len(shape) == 1:
             # One a row, or one an expert.
