@@ -97,7 +97,7 @@ class VariantBuilder:
         sigma = {}
         if variant.recipe.values_only:
             for each in plan.projections:
-                values = self._comparison[each.name].metrics.sigma_base
+                values = self._comparison[each.name].flat.metrics.sigma_base
                 sigma[each.name] = np.asarray(values, np.float64)
         control = None
         if isinstance(model, Control):

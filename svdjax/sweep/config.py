@@ -198,6 +198,11 @@ class Settings(StreamOptions):
                     "config.split_fused=True: constructions edit fused projections as a whole, as "
                     "in the paper; leave one of the two out"
                 )
+            if self.experts != "all":
+                faults.append(
+                    f"config.experts={self.experts}: constructions edit every expert; leave one of "
+                    "the two out"
+                )
         return faults
 
     def _behaviour_faults(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from svdjax.engine.inputs import PairJob
 from svdjax.spectra.pair import _compare, _settings
 from svdjax.spectra.results import Comparison
 from svdjax.spectral.outliers import among_experts
+from svdjax.sweep.config import Settings
 from svdjax.sweep.pages import write_report
 from tests.support import experts as mixtures
 from tests.support.schemas import check
@@ -189,10 +191,13 @@ def test_a_wrong_number_of_experts_is_refused(wrong):
     assert "expected all, or a number of experts" in fault
 
 
-def _faults(experts: str) -> list[str]:
-    from svdjax.sweep.config import Settings
+def _faults(experts: str, **leaves: Any) -> list[str]:
+    return Settings(experts=experts, **leaves).faults()
 
-    return Settings(experts=experts).faults()
+
+def test_constructions_of_some_experts_are_refused():
+    (fault,) = _faults("4", stages=("spectra", "constructions"))
+    assert "constructions edit every expert" in fault
 
 
 def test_what_stands_out_among_experts():
