@@ -613,7 +613,8 @@ def test_odd_tensors_of_an_unknown_architecture(tmp_path):
         "empty.weight": (0, 8),
         "row.weight": (1, 9),
     }
-    tensors = {k: np.array(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
+    floats = {k: np.array(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
+    tensors: dict[str, np.ndarray] = {**floats}
     tensors["table.weight"] = np.arange(9).reshape(3, 3)
     base = held.write(tmp_path / "base", {"model_type": "odd"}, tensors)
     plan = plan_of(base, base)
