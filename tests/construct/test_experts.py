@@ -25,9 +25,7 @@ def test_groups_of_matrices_fill_the_leaves(family: str, tmp_path: pathlib.Path)
         base, tmp_path / "post", only=["_proj.weight", ".gate.", ".w1.", ".w2.", ".w3."]
     )
     plan = plan_pair(open_checkpoint(base), open_checkpoint(post))
-    before, after = (
-        load_params(side, model_config(side), None) for side in (plan.base, plan.post)
-    )
+    before, after = (load_params(side, model_config(side), None) for side in (plan.base, plan.post))
     leaves: dict[str, np.ndarray] = {}
     # A few matrices at a time: groups end amid the experts of a layer.
     for group in plan_groups("pair", plan, group_bytes=100_000, devices=1):
