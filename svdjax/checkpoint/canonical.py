@@ -98,8 +98,8 @@ def _refuse_factors(checkpoint: Checkpoint) -> None:
         if factors and f"{factors[1]}base_layer.weight" in checkpoint:
             raise InputError(
                 f"{checkpoint.where(name)}: tensor {name} is a factor of LoRA beside the layer "
-                "that it changes, and nothing says by how much; expected a merged model: merge it with "
-                "PEFT (merge_and_unload, save_pretrained)"
+                "that it changes, and nothing says by how much; expected a merged model: merge "
+                "it with PEFT (merge_and_unload, save_pretrained)"
             )
 
 
