@@ -13,6 +13,7 @@ from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.matching import grouped
+from svdjax.checkpoint.merged import MergedCheckpoint
 from svdjax.checkpoint.pairing import same_layers, same_names
 from svdjax.checkpoint.projection import Place, Projection, group, places
 from svdjax.checkpoint.reader import Checkpoint
@@ -59,6 +60,13 @@ class PairPlan:
     coverage: Mapping[str, Any]
     notes: tuple[str, ...]
 
+    def shares_codes(self, name: str) -> bool:
+        """Whether both sides hold the same codes of a tensor: of an adapter and its own base.
+
+        What quantisation rounded is then in both, and no part of the change.
+        """
+        return _shares_codes(self.base, self.post, name)
+
 
 def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) -> PairPlan:
     """Matches two checkpoints matrix by matrix.
@@ -102,9 +110,25 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
         projections = [part for each in projections for part in _parts(each, projections)]
     notes = [note for side in sides.values() for note in side.notes] + notes
     notes += expert_notes(sides, where)
+    shared = sum(_shares_codes(sides["base"], sides["post"], name) for name in shapes)
+    if shared:
+        notes.append(
+            f"{shared} matrices of both sides have the same codes, being of one quantised base: "
+            "its steps hide nothing of how they differ"
+        )
     notes += _kind_notes(sides) + (_notes(sides, configs, whole) if len(configs) == 2 else [])
     family = _family(sides) if any(each.module for each in projections) else "unknown"
     return _finish(sides, family, projections, left_out | dropped, notes, layers)
+
+
+def _shares_codes(base: Checkpoint, post: Checkpoint, name: str) -> bool:
+    merged = post.model
+    return (
+        isinstance(merged, MergedCheckpoint)
+        and merged.base.path == base.path
+        and base.part(name) == post.part(name)
+        and bool(base.packed(name) and post.packed(name))
+    )
 
 
 def _read_configs(
