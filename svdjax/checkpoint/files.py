@@ -30,6 +30,7 @@ _SHARD = re.compile(
 )
 _VARIANT = re.compile(r"model\.(?P<variant>[\w-]+)\.safetensors", re.ASCII)
 _VARIANT_INDEX = re.compile(r"model\.safetensors\.index\.(?P<variant>[\w-]+)\.json", re.ASCII)
+_TRAINER = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args|trainer_state")
 _MOST_INDEX_BYTES = 64 << 20  # some hundred thousand tensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
@@ -299,7 +300,11 @@ def _read_index(directory: pathlib.Path, name: str, names: Sequence[str]) -> Wei
 
 def _no_weights(directory: pathlib.Path, names: Sequence[str]) -> str:
     expected = f"expected {SINGLE} or {INDEX}"
-    pickles = [name for name in names if pathlib.PurePath(name).suffix in PICKLES]
+    pickles = [
+        name
+        for name in names
+        if pathlib.PurePath(name).suffix in PICKLES and not _TRAINER.match(name)
+    ]
     if "adapter_model.safetensors" in names or "adapter_config.json" in names:
         return (
             f"{directory}: holds a PEFT adapter, {expected}: an adapter's base is to be a model by "
@@ -313,9 +318,15 @@ def _no_weights(directory: pathlib.Path, names: Sequence[str]) -> str:
         )
     if pickles:
         return f"{directory / pickles[0]}: a pickle, which is never opened; {expected}; {_CONVERT}"
-    return f"{directory}: {expected}, found {', '.join(names[:8]) or 'nothing'}" + (
-        f" and {len(names) - 8} more" if len(names) > 8 else ""
-    )
+    hint = ""
+    if any(name.startswith("global_step") for name in names):
+        hint = "; DeepSpeed's parts have to be gathered first (zero_to_fp32.py)"
+    elif any(name.startswith("checkpoint-") for name in names):
+        hint = "; give one of the steps, or all of them to `svdjax trajectory`"
+    elif any(_TRAINER.match(name) for name in names):
+        hint = "; a trainer that was stopped while it saved leaves it so"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{directory}: {expected}, found {', '.join(names[:8]) or 'nothing'}{more}{hint}"
 
 
 def listed(faults: list[str], most: int = 8) -> str:

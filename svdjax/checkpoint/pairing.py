@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Collection, Iterator, Mapping
 
-from svdjax.checkpoint.canonical import DECODER
+from svdjax.checkpoint.canonical import DECODER, text_config
 from svdjax.checkpoint.depth import match_layers
 from svdjax.checkpoint.projection import Place, places
 from svdjax.checkpoint.reader import Checkpoint, Part
@@ -15,6 +15,7 @@ _FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
 }
+_MOST_PARTS = 32  # of a name that are looked at
 
 
 def same_names(base: Checkpoint, post: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
@@ -100,7 +101,7 @@ def _match_ends(
 
 def _ends(template: str) -> Iterator[str]:
     """Ends of a template at its dots, the longest first; two parts at least."""
-    parts = template.split(".")
+    parts = template.rsplit(".", _MOST_PARTS)
     for start in range(len(parts) - 1):
         yield ".".join(parts[start:])
 
@@ -158,7 +159,9 @@ def same_layers(
     where = places({*base.names, *post.names})
     stack = _stack(base, post, where)
     layers = tuple(_layers(side, where, stack) for side in (base, post)) if stack else ([], [])
-    if layers[0] == layers[1] or not all(layers):
+    stated = [text_config(side).get("num_hidden_layers") for side in (base, post)]
+    # Beyond the stated layers lie others, such as those that predict further tokens.
+    if layers[0] == layers[1] or not all(layers) or stated[0] == stated[1] is not None:
         return base, {}, {}
     matched = match_layers(base, post, (layers[0], layers[1]), where, stack)
     if not matched:

@@ -140,7 +140,8 @@ def _kind_notes(sides: Mapping[str, Checkpoint]) -> list[str]:
         return []
     return [
         f"model_type {base!r} has no name table (known: {', '.join(FAMILIES)}): every 2-D tensor "
-        "that both checkpoints have is analysed under its own name, read as (out, in)"
+        "that both checkpoints have is analysed, read as (out, in); of a decoder under known names "
+        "all but embeddings and heads"
     ]
 
 

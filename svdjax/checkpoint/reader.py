@@ -206,6 +206,10 @@ class Checkpoint:
         """Tensors of a file, under the names that a copy of the checkpoint gives them."""
         return self.header(file).specs
 
+    def known_as(self, name: str) -> str:
+        """Name here of a tensor that is called so in the files."""
+        return name
+
     def place(self, name: str) -> Part:
         """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
         return Part(name)
@@ -233,17 +237,17 @@ class Checkpoint:
         for file in self.files:
             for name in self.header(file).specs:
                 where.setdefault(name, []).append(file)
-        chosen, notes, conflicts = {}, [], {}
+        chosen, notes, conflicts, twice = {}, [], {}, []
         for name, held in where.items():
             chosen[name] = index[name] if index.get(name) in held else held[0]
             if len(held) > 1:
                 shards = [self._shards[file] for file in held]
                 text = f"{self.path}: tensor {name} is in {' and '.join(held)}"
                 if all(same_bytes(name, shards[0], shard) for shard in shards[1:]):
-                    notes.append(f"{text}, with the same values")
+                    twice.append(f"{text}, with the same values")
                 else:
                     conflicts[name] = f"{text}, with other values; expected it in one of them"
-                    notes.append(conflicts[name])
+        notes += [files.listed(texts, 3) for texts in (twice, [*conflicts.values()]) if texts]
         for names, words in (
             ([n for n in index if index[n] not in where.get(n, ())], "names {}, which {} there"),
             ([n for n in where if index and n not in index], "does not name {}, which {} there"),

@@ -41,7 +41,9 @@ def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
     except InputError as error:
         notes = [f"the decoder cannot run {checkpoint.path}: {error}"]
         fields = {key: value for key, value in raw.items() if key not in _DECODER_ONLY}
-        for tried in (fields, {key: value for key, value in raw.items() if key in _SHAPES}):
+        # How many experts a token goes through says nothing of their number.
+        shapes = {key: value for key, value in raw.items() if key in _SHAPES}
+        for tried in (fields, shapes | {"num_experts_per_tok": 1}):
             with contextlib.suppress(InputError):
                 return config_from(tried, where), notes
         raise

@@ -126,6 +126,11 @@ class CheckpointView(Checkpoint):
         layout = self.inner.layout(file)
         return {self._copied.get(name, name): spec for name, spec in layout.items()}
 
+    def known_as(self, name: str) -> str:
+        """Name here of a tensor that is called so in the files."""
+        name = self.inner.known_as(name)
+        return self._whole.get(name, name)
+
     def place(self, name: str) -> Part:
         """Where a copy has a matrix: a tensor of `layout`, or a part of one."""
         part = self.parts.get(name, Part(name))

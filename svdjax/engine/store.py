@@ -56,7 +56,9 @@ class NpzFiles(dict[str, dict[str, np.ndarray]]):
         self.folder = folder
 
     def __missing__(self, file: str) -> dict[str, np.ndarray]:
-        self[file] = read_npz(self.folder / file)
+        # Earlier versions encoded the "*" of names of several layers.
+        held = read_npz(self.folder / file)
+        self[file] = {name.replace("%2A", "*"): array for name, array in held.items()}
         return self[file]
 
 
@@ -134,7 +136,7 @@ def array_name(key: str | None, name: str) -> str:
     """
     if key is None:
         return name
-    safe = urllib.parse.quote(key, safe="[]{}()+,:@ ")
+    safe = urllib.parse.quote(key, safe="[]{}()+,:@* ")
     if not safe.strip("."):
         safe = "%2E" * len(safe) or "%"
     return f"{safe}/{name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import time
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,18 @@ def test_a_text_model_against_the_vision_model_built_on_it(dense, tmp_path):
     assert_same(plan, plain)
     left = plan.coverage["left_out"]
     assert {left[name] for name in vision} == {"only in post"}
+    # A copy has the names of the files, and what is written goes where it belongs.
+    query = "model.layers.1.self_attn.q_proj.weight"
+    assert plan.post.known_as(f"language_model.{query}") == query
+    with CheckpointRewrite(
+        open_checkpoint(other), tmp_path / "copy", replaced=[query], identity="x"
+    ) as rewrite:
+        list(rewrite.copy())
+        rewrite.write({query: np.ones((32, 32), np.float32)}, {query: {}})
+        rewrite.finish("card")
+    written = tiny.read_tensors(tmp_path / "copy")
+    assert written.keys() == (tensors | vision).keys()
+    np.testing.assert_array_equal(written[f"language_model.{query}"], np.ones((32, 32)))
     # Both have one, under the names of another version.
     newer = held.renamed(
         held.moved(tensors | vision),
@@ -339,6 +352,7 @@ def test_experts_whose_orientation_is_not_known_stay_as_they_are(mixture, tmp_pa
     tensors = held.fused(tiny.read_tensors(post), "out")
     for layer in range(3):
         del tensors[f"model.layers.{layer}.mlp.experts.down_proj"]
+    config = config | {"model_type": "novel_moe"}  # no table says that down_proj is missing
     sides = [
         held.write(tmp_path / name, config | {"hidden_size": width}, tensors)
         for name, width in (("known", 32), ("unknown", 7))
@@ -434,6 +448,34 @@ def test_layers_of_models_of_another_depth(dense, tmp_path, order):
 
 
 # --- what matters, and what does not -----------------------------------------------------------
+
+
+def test_layers_beyond_the_stated_ones_are_none_of_them(dense, tmp_path):
+    config, base, post, plain = dense
+    tensors = tiny.read_tensors(post)
+    tensors |= {
+        name.replace(".layers.0.", ".layers.3."): value
+        for name, value in tensors.items()
+        if ".layers.0." in name
+    }
+    plan = plan_of(base, held.write(tmp_path / "more", config, tensors))
+    assert "layers" not in plan.coverage
+    assert_same(plan, plain)
+    name = "model.layers.3.mlp.up_proj.weight"
+    assert plan.coverage["left_out"][name] == "only in post"
+
+
+def test_names_of_any_length_and_number_take_time_in_proportion(tmp_path):
+    names = ["." * 200_000, "a." * 100_000 + "0.w", "layers.0." * 20_000 + "w", "x*.layers.0.w"]
+    names += [f"{'p.' * 30}layers.{n}.self_attn.q_proj.weight" for n in range(2000)]
+    value = np.ones((2, 2), np.float32)
+    config = {"model_type": "odd"}
+    base = held.write(tmp_path / "base", config, dict.fromkeys(names, value))
+    other = held.write(tmp_path / "post", config, {f"q.{name}": value for name in names})
+    began = time.process_time()
+    plan = plan_of(base, other)
+    assert time.process_time() - began < 5
+    assert plan.projections[0].layers == tuple(range(2000))
 
 
 def test_heads_of_other_uses_are_left_out(dense, tmp_path):
@@ -533,6 +575,58 @@ def test_configs_from_windows(dense, tmp_path):
     assert_same(plan_of(base, post), plain)
     (post / "config.json").write_bytes(json.dumps(config).encode("utf-16"))
     assert "it is UTF-16, expected UTF-8" in refusal(base, post)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_factors_that_are_whole_numbers(tmp_path, whole):
+    number = int if whole else float
+    config, tensors = held.model(
+        "granite", embedding_multiplier=number(12), logits_scaling=number(8)
+    )
+    base = held.write(tmp_path / "base", config, tensors)
+    plan = plan_of(base, held.write(tmp_path / "post", config, held.moved(tensors)))
+    assert (plan.family, plan.notes) == ("granite", ())
+    assert model_config(base).logit_scale == 1 / 8
+
+
+def test_what_trainers_leave(dense, tmp_path):
+    _, base, post, plain = dense
+    run = shutil.copytree(post, tmp_path / "run")
+    step = shutil.copytree(post, run / "checkpoint-10")
+    (step / "optimizer.pt").write_bytes(b"x")
+    for side in (run, step):
+        assert_same(plan_of(base, side), plain)
+    (step / "model.safetensors").unlink()
+    assert "stopped while it saved" in refusal(base, step)
+    (step / "global_step10").mkdir()
+    assert "DeepSpeed's parts have to be gathered" in refusal(base, step)
+    (run / "model.safetensors").unlink()
+    assert "give one of the steps" in refusal(base, run)
+
+
+def test_odd_tensors_of_an_unknown_architecture(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "backbone.layers.0.mixer.conv1d.weight": (8, 1, 4),
+        "backbone.layers.0.mixer.A_log": (6, 3),
+        "backbone.layers.0.mixer.dt": (),
+        "empty.weight": (0, 8),
+        "row.weight": (1, 9),
+    }
+    tensors = {k: np.array(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
+    tensors["table.weight"] = np.arange(9).reshape(3, 3)
+    base = held.write(tmp_path / "base", {"model_type": "odd"}, tensors)
+    plan = plan_of(base, base)
+    assert [each.name for each in plan.projections] == [
+        "backbone.layers.0.mixer.A_log",
+        "row.weight",
+    ]
+    assert plan.coverage["left_out"] == {
+        "backbone.layers.0.mixer.conv1d.weight": "not a matrix: shape (8, 1, 4)",
+        "backbone.layers.0.mixer.dt": "not a matrix: shape ()",
+        "empty.weight": "empty",
+        "table.weight": "not floating point: int64 in base, int64 in post",
+    }
 
 
 # --- links -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.model.loading import Loaded, traces
 from tests.model.real_configs import REAL
 from tests.model.variants import VARIANTS
 
-NAMES = ("qwen2_windows", "llama", "gemma2", "phi3", "phi3_short")
+NAMES = ("qwen2_windows", "llama", "gemma2", "phi3", "phi3_short", "qwen3_moe")
 # Two orders of summation of the same float32 numbers; logits have a deviation of about 2.
 ROUNDING = 5e-5
 

@@ -16,7 +16,7 @@ from tests.model.loading import load, write
 
 # Windows on some layers, soft-capping, fused projections and longrope, norms of queries and keys,
 # two rotary embeddings: all that differs inside.
-FAMILIES = ("qwen2_windows", "gemma2", "phi3", "gemma3_text")
+FAMILIES = ("qwen2_windows", "gemma2", "phi3", "gemma3_text", "qwen3_moe")
 
 
 def ours(

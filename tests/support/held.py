@@ -122,5 +122,5 @@ def write(
     directory: pathlib.Path, config: dict[str, Any], tensors: Tensors, *, shards: int = 1
 ) -> pathlib.Path:
     """Writes a checkpoint."""
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    contiguous = {name: value.copy(order="C") for name, value in tensors.items()}
     return tiny.write_checkpoint(directory, config, contiguous, shards=shards)

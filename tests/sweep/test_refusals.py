@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from svdjax.checkpoint.files import LINKS
 from tests.sweep import harness
 
 
@@ -149,6 +150,25 @@ def test_all_faults_of_all_pairs_at_once(copies, tmp_path):
     done = harness.sweep_here(f"--config={config}", f"--workdir={tmp_path}/W")
     refused(done, Q, "gone")
     assert not (tmp_path / "W").exists()
+
+
+def test_links_are_followed_where_that_is_allowed(copies, tmp_path, monkeypatch):
+    monkeypatch.setenv(LINKS, "")
+    base, post = copies
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in post.iterdir():
+        (linked / file.name).symlink_to(file)
+    flags = (
+        f"--config=configs/pair.py:base={base},post={linked}",
+        f"--workdir={tmp_path}/W",
+        "--config.stages=('spectra',)",
+        *SMALL,
+    )
+    refused(harness.sweep_here(*flags), f"--follow_links={post}")
+    refused(harness.sweep_here(*flags, "--follow_links=/nowhere"), "/nowhere", "directories")
+    done = harness.sweep_here(*flags, f"--follow_links={base},{tmp_path}")
+    assert done.status == 0, done.err
 
 
 def test_another_width_is_refused_and_another_depth_is_not(pair_of, copies, tmp_path):
