@@ -107,8 +107,9 @@ ROLES = (
 """Names of the decoder's projections in the order of results; others follow by name."""
 
 
-_NUMBER = r"(0|[1-9][0-9]{0,5})(?=\.|\Z)"
-_FIRST_NUMBER, _EXPERT = re.compile(rf"\.{_NUMBER}"), re.compile(rf"(?<=\.experts\.){_NUMBER}")
+_NUMBER = r"(0|[1-9][0-9]{0,5})"
+_FIRST_NUMBER = re.compile(rf"\.{_NUMBER}(?=\.)")  # inside of the name
+_EXPERT = re.compile(rf"(?<=\.experts\.){_NUMBER}(?=\.|\Z)")
 
 
 def places(names: Iterable[str]) -> Mapping[str, Place]:
