@@ -117,8 +117,9 @@ def places(names: Iterable[str]) -> dict[str, Place]:
 
 
 def _first_number(parts: list[str]) -> int:
-    """Index of the first part that is a number, 0 where there is none."""
-    return next((at for at, part in enumerate(parts) if at and _is_number(part)), 0)
+    """Index of the first part that is a number, 0 where none is inside of the name."""
+    inside = range(1, len(parts) - 1)
+    return next((at for at in inside if _is_number(parts[at])), 0)
 
 
 def _is_number(part: str) -> bool:
@@ -191,7 +192,7 @@ def group(
             )
     ranks = {name: rank for rank, name in enumerate(order)}
     projections.sort(key=lambda each: _rank(each, ranks))
-    return _distinct(projections)
+    return distinct(projections)
 
 
 def _rank(projection: Projection, ranks: Mapping[str, int]) -> tuple[bool, int, list[str | int]]:
@@ -200,7 +201,7 @@ def _rank(projection: Projection, ranks: Mapping[str, int]) -> tuple[bool, int, 
     return not projection.module, ranks.get(name, len(ranks)), pieces
 
 
-def _distinct(projections: list[Projection]) -> list[Projection]:
+def distinct(projections: list[Projection]) -> list[Projection]:
     """The projections, with what tells them apart in names that occur twice."""
     counts = collections.Counter(each.name for each in projections)
     taken = {name for name, count in counts.items() if count == 1}
