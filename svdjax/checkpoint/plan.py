@@ -14,7 +14,7 @@ from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.matching import grouped
 from svdjax.checkpoint.pairing import same_layers, same_names
-from svdjax.checkpoint.projection import Place, Projection, group, places
+from svdjax.checkpoint.projection import Place, Projection, distinct, group, places
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.settings import read_config
 from svdjax.errors import InputError
@@ -98,7 +98,7 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
         raise InputError(f"{base.path} and {post.path} do not fit together: {listed(conflicts)}")
     projections = group(shapes, where)
     if split_fused:
-        projections = [part for each in projections for part in _parts(each, projections)]
+        projections = distinct([part for each in projections for part in _parts(each, projections)])
     notes = [note for side in sides.values() for note in side.notes] + notes
     notes += _kind_notes(sides) + (_notes(sides, configs) if len(configs) == 2 else [])
     family = _family(sides) if any(each.module for each in projections) else "unknown"

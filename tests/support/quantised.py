@@ -289,3 +289,26 @@ def quantise(source: pathlib.Path, target: pathlib.Path, pack: Pack) -> dict[str
     for file in source.glob("*token*"):
         (target / file.name).write_bytes(file.read_bytes())
     return values
+
+
+SHAPE = (96, 160)
+X = "model.layers.0.mlp.up_proj"
+
+
+def matrix(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Gaussian matrix of the size of a small model's weights."""
+    return (0.05 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def write(
+    directory: pathlib.Path, tensors: dict[str, Any], quantisation: Any = None, **config: Any
+) -> pathlib.Path:
+    """A checkpoint of tensors by ending, of an architecture without a name table."""
+    directory.mkdir(exist_ok=True)
+    fields = {"model_type": "novel", "torch_dtype": "bfloat16", **config}
+    if quantisation is not None:
+        fields["quantization_config"] = quantisation
+    (directory / "config.json").write_text(json.dumps(fields))
+    arrays = {X + ending: np.ascontiguousarray(array) for ending, array in tensors.items()}
+    save_file(arrays, directory / "model.safetensors")
+    return directory
