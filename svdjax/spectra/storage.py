@@ -1,6 +1,6 @@
 """Directions of a projection that the storage of its pair carries (docs/mathematics.md, 7).
 
-Axis legend: `L` layers, `R` rank.
+Axis legend: `L` layers, of experts `L, E`; `R` rank.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def rounding_of(projection: ProjectionResult) -> Rounding:
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = ROUNDING * np.hypot(eps[0] * norms[0], eps[1] * norms[1])
         delta = np.asarray(m.norm_delta)
-        top = slice(0, statistics.top_count(svsm.shape[1]))
-        sigma = np.asarray(m.sigma_rounding)[:, None] / np.asarray(m.sigma_base)[:, top]
+        top = slice(0, statistics.top_count(svsm.shape[-1]))
+        sigma = np.asarray(m.sigma_rounding)[..., None] / np.asarray(m.sigma_base)[..., top]
         rank = np.asarray(m.rank_base, np.float64)
         inside = noise**2 * rank * (rank - 1) / (rows * columns)
         share = inside / np.asarray(m.norm_offdiag) ** 2
         return Rounding(
             change=noise / post,
             hidden=(delta > _SAME * post) & (delta <= math.sqrt(2) * noise),
-            alpha=_mean((1 + svsm[:, top]) * sigma),
+            alpha=_mean((1 + svsm[..., top]) * sigma),
             corotation=np.minimum(share, 1) / 2,
         )
 
@@ -71,7 +71,7 @@ def rounding_of(projection: ProjectionResult) -> Rounding:
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean of the finite values of each row, NaN where there are none."""
     finite = np.isfinite(values)
-    return np.where(finite, values, 0).sum(axis=1) / finite.sum(axis=1)
+    return np.where(finite, values, 0).sum(axis=-1) / finite.sum(axis=-1)
 
 
 def is_quantised(projection: ProjectionResult) -> np.ndarray:

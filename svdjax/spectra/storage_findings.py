@@ -57,7 +57,7 @@ def quantisation_lead(projections: Sequence[ProjectionResult]) -> str:
     hidden = sum(int((p.rounding.hidden & is_quantised(p)).sum()) for p in projections)
     if not hidden:
         return ""
-    total = sum(projection.layers for projection in projections)
+    total = sum(projection.matrices for projection in projections)
     return (
         f"In {hidden} of {total} matrices the change is hardly larger than what quantisation alone "
         "makes: a smaller one is invisible."
@@ -82,10 +82,10 @@ def quantisation_finding(projections: Sequence[ProjectionResult]) -> str:
     )
     hidden = [p.name for p in projections if (p.rounding.hidden & is_quantised(p)).any()]
     text = f" In {listed(hidden)} what is seen may be nothing else." if hidden else ""
+    total = sum(projection.matrices for projection in projections)
     return (
-        f"Quantisation: {len(change)} of {sum(p.layers for p in projections)} matrices are stored "
-        f"in steps that alone make a change of {ends(change, percent)} of ‖W post‖; a smaller one "
-        f"is invisible.{text} The steps alone make NF up to {percent(over(np.max, nf))} of the "
+        f"Quantisation: {len(change)} of {total} matrices are stored in steps that alone make a change of "
+        f"{ends(change, percent)} of ‖W post‖; a smaller one is invisible.{text} The steps alone make NF up to {percent(over(np.max, nf))} of the "
         "unrelated level, move the mean scaling factor of a matrix by at most "
         f"{significant(over(np.max, alpha), 2)}, and the co-rotation share towards ½ by at most "
         f"{significant(over(np.max, corotation), 2)}."

@@ -15,6 +15,7 @@ from svdjax.checkpoint.experts import choose_experts, with_experts
 from svdjax.engine.inputs import PairJob
 from svdjax.spectra.pair import _compare, _settings
 from svdjax.spectra.results import Comparison
+from svdjax.spectra.storage_findings import quantisation_finding, quantisation_lead
 from svdjax.spectral.outliers import among_experts
 from svdjax.sweep.config import Settings
 from svdjax.sweep.pages import write_report
@@ -98,6 +99,23 @@ def test_files_have_the_axis_and_the_numbers(mixture, tmp_path):
     again = Comparison.load(tmp_path)
     assert again.summary() == mixture.summary()
     assert again["gate_proj"].expert_numbers == NUMBERS
+
+
+def test_rounding_of_experts_is_that_of_their_matrices(mixture):
+    gate = mixture["gate_proj"]
+    for values, flat in zip(gate.rounding, gate.flat.rounding):
+        assert values.shape == (LAYERS, EXPERTS)
+        np.testing.assert_array_equal(values.ravel(), flat)
+
+
+def test_sentences_on_quantised_experts_count_matrices(mixture):
+    gate = mixture["gate_proj"]
+    coarse = np.full((LAYERS, EXPERTS), 0.5)
+    metrics = gate.metrics._replace(storage_eps_base=coarse, storage_eps_post=coarse)
+    quantised = [dataclasses.replace(gate, metrics=metrics)]
+    total = f"{LAYERS * EXPERTS} of {LAYERS * EXPERTS} matrices"
+    assert f"Quantisation: {total} are stored" in quantisation_finding(quantised)
+    assert f"of {LAYERS * EXPERTS} matrices" in quantisation_lead(quantised)
 
 
 def test_the_expert_that_changed_most_is_named_by_its_numbers(mixture, tmp_path):

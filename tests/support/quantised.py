@@ -241,7 +241,8 @@ def mxfp4(w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return tensors, np.swapaxes(values, 1, 2).astype(BF16)
 
 
-PACKERS: Mapping[str, Callable[[np.ndarray], Packed]] = {
+Pack = Callable[[np.ndarray], Packed]
+PACKERS: Mapping[str, Pack] = {
     "fp8 blocks": fp8_blocks,
     "fp8 blocks in float16": lambda w: fp8_blocks(w, 32, F16),
     "fp8 tensor": lambda w: fp8_scaled(w, rows=False),
@@ -267,9 +268,7 @@ PACKERS: Mapping[str, Callable[[np.ndarray], Packed]] = {
 }
 
 
-def quantise(
-    source: pathlib.Path, target: pathlib.Path, pack: Callable[[np.ndarray], Packed]
-) -> dict[str, np.ndarray]:
+def quantise(source: pathlib.Path, target: pathlib.Path, pack: Pack) -> dict[str, np.ndarray]:
     """Writes a checkpoint again with packed linear layers; returns the values of all tensors."""
     target.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, np.ndarray] = {}
