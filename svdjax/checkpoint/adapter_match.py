@@ -90,7 +90,8 @@ class AdapterMatch:
 
     def _target(self, name: str) -> str:
         """The base's name of a tensor that an adapter names as its own model does."""
-        return name if self._has(name) else self._canonical.get(name, name)
+        names = name, self._base.known_as(name), self._canonical.get(name, name)
+        return next((each for each in names if self._has(each)), names[-1])
 
     def _has(self, target: str) -> bool:
         return target in self._base or (target == self.head and self.is_tied)

@@ -17,14 +17,18 @@ from typing import Any
 
 from svdjax.checkpoint.reader import Checkpoint, Part
 from svdjax.checkpoint.view import CheckpointView
+from svdjax.errors import InputError
 
 DECODER = "model.layers."
 
-# Put between parts of names by torch.compile, FSDP and activation checkpointing.
+# Put between parts of names by torch.compile, data parallelism, FSDP, activation checkpointing, and
+# by PEFT around a layer.
 _INSERTED = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"(?:^|(?<=\.))(?:_orig_mod|(?:_forward_)?module|_fsdp_wrapped_module|"
+    r"_checkpoint_wrapped_module|base_layer)\."
 )
-_WRAPPERS = ("module.", "base_model.model.")
+_FACTORS = re.compile(r"(.+\.)lora_(?:A|B|embedding_A|embedding_B)(?:\..+)?")
+_WRAPPERS = ("base_model.model.",)
 _STACK = re.compile(r"((?:.*?\.)?)layers\.\d{1,5}\.(.+)")
 _LINEAR = re.compile(
     r"self_attn\.(?:[qkvo]|qkv|q_a|q_b|kv_b)_proj\b|self_attn\.kv_a_proj_with_mqa\b|"
@@ -60,7 +64,12 @@ class CanonicalCheckpoint(CheckpointView):
 
 
 def canonical(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint under canonical names; itself where its names are so already."""
+    """A checkpoint under canonical names; itself where its names are so already.
+
+    Raises:
+        InputError: It holds factors of LoRA beside the layers that they change.
+    """
+    _refuse_factors(checkpoint)
     renamed, notes = _rename(checkpoint)
     experts, more = _split_experts(checkpoint, renamed)
     taken = {part.tensor for part in experts.values()}
@@ -80,6 +89,18 @@ def canonical(checkpoint: Checkpoint) -> Checkpoint:
         if part.is_whole
     )
     return CanonicalCheckpoint(checkpoint, parts, [*notes, *more], renames=wrapped)
+
+
+def _refuse_factors(checkpoint: Checkpoint) -> None:
+    """Raises `InputError` for a model saved with layers of PEFT, by how much they count unknown."""
+    for name in checkpoint.names:
+        factors = _FACTORS.fullmatch(name)
+        if factors and f"{factors[1]}base_layer.weight" in checkpoint:
+            raise InputError(
+                f"{checkpoint.where(name)}: tensor {name} is a factor of LoRA beside the layer "
+                "that it changes, and nothing says by how much; expected a merged model: merge "
+                "it with PEFT (merge_and_unload, save_pretrained)"
+            )
 
 
 def text_config(checkpoint: Checkpoint) -> Mapping[str, Any]:

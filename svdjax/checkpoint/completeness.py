@@ -98,7 +98,9 @@ def find_faults(
             continue
         own: list[Fault] = []
         own += _missing(checkpoint, grids[side], configs.get(side))
-        own += _missing_beside(checkpoint, grids[side], grids[other], other)
+        told = {fault.name for fault in own}
+        beside = _missing_beside(checkpoint, grids[side], grids[other], other)
+        own += [fault for fault in beside if fault.name not in told]
         if side in configs:
             wrong, more = _misshapen(checkpoint, grids[side], configs[side])
             own += wrong + _not_floats(checkpoint, grids[side])
@@ -112,6 +114,20 @@ def find_faults(
             own.insert(0, Fault("", text))
         faults += [Fault(name, f"{side}: {text}") for name, text in own]
     return faults, notes
+
+
+def expert_notes(sides: Mapping[str, Checkpoint], where: Mapping[str, Place]) -> list[str]:
+    """Note that the sides have not the same experts, where they have not."""
+    base, post = (
+        {expert for name in side.names if (expert := where[name].expert) is not None}
+        for side in sides.values()
+    )
+    if base == post or not base & post:
+        return []
+    return [
+        f"base has experts {ranges(base)} and post {ranges(post)}: those of one number are "
+        "compared, which are others where some were taken out and the rest numbered anew"
+    ]
 
 
 def _grid(checkpoint: Checkpoint, where: Mapping[str, Place]) -> Grid:

@@ -16,6 +16,8 @@ from svdjax.checkpoint.reader import Checkpoint
 _VALUES = 1 << 16  # of a matrix, from its first rows
 _MATRICES = 8  # of a layer
 _LEAST = 1e-12  # below that, one pair of layers is no nearer than another
+# ||A - B||^2 / (||A||^2 + ||B||^2) is about 1 of layers that have nothing to do with each other.
+_UNLIKE = 0.8
 
 
 def assign_layers(costs: np.ndarray) -> list[tuple[int, int]]:
@@ -48,7 +50,7 @@ def match_layers(
     where: Mapping[str, Place],
     stack: str,
 ) -> dict[int, int]:
-    """Layer of base for each layer of post, by values of a few matrices of each.
+    """Layer of base for each layer of post that is like one, by values of a few matrices of each.
 
     The cost of a pair of layers is as that of the fingerprint: the logarithm of how far apart they
     are, mean over the matrices, so that a few that agree outweigh any number that do not. Of each
@@ -86,7 +88,10 @@ def match_layers(
     stacked = np.stack(costs)
     usable = np.isfinite(stacked)
     totals = np.where(usable, stacked, 0.0).sum(0) / np.maximum(usable.sum(0), 1)
-    return {layers[1][j]: layers[0][i] for i, j in assign_layers(totals)}
+    pairs = assign_layers(totals)
+    alike = [(i, j) for i, j in pairs if totals[i, j] < np.log(_UNLIKE)]
+    # Of models that share nothing every pair of layers is as good as any other.
+    return {layers[1][j]: layers[0][i] for i, j in alike or pairs}
 
 
 def _leading_values(checkpoint: Checkpoint, names: Iterable[str | None]) -> list[np.ndarray | None]:

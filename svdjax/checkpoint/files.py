@@ -166,12 +166,27 @@ def find_weights(
             missing, or the index is malformed or leads outside the directory.
     """
     names = sorted({*_entries(directory), *remote})
-    single, indexed = SINGLE in names, INDEX in names
-    beside = tuple(
-        f"{directory}: {name} is not read"
+    weights = _chosen(directory, names, usable, remote)
+    told = " ".join(weights.notes)
+    unread = [
+        name
         for name in names
-        if name.startswith("consolidated") and name.endswith(".safetensors")
-    )
+        if name.endswith(".safetensors") and name not in weights.files and name not in told
+    ]
+    if not unread:
+        return weights
+    more = f" and {len(unread) - 1} more are" if len(unread) > 1 else " is"
+    return weights._replace(notes=(*weights.notes, f"{directory}: {unread[0]}{more} not read"))
+
+
+def _chosen(
+    directory: pathlib.Path,
+    names: Sequence[str],
+    usable: Callable[[str, Mapping[str, str]], str],
+    remote: Collection[str],
+) -> Weights:
+    """Files with the weights among those of a directory, as `find_weights`."""
+    single, indexed = SINGLE in names, INDEX in names
     if single and indexed:
         try:
             shards = _read_index(directory, INDEX, names, remote)
@@ -180,18 +195,16 @@ def find_weights(
         why = usable(SINGLE, shards.index) if shards else ""
         if shards and why:
             note = f"{directory}: {SINGLE} is not read, the shards of {INDEX} are: {why}"
-            return shards._replace(notes=(*shards.notes, note, *beside))
+            return shards._replace(notes=(*shards.notes, note))
         _check_there(directory, [SINGLE], remote)
         note = f"{directory}: {SINGLE} is read, {INDEX} is not"
-        return Weights({}, (SINGLE,), directory / SINGLE, notes=(note, *beside))
+        return Weights({}, (SINGLE,), directory / SINGLE, notes=(note,))
     if single:
         _check_there(directory, [SINGLE], remote)
-        return Weights({}, (SINGLE,), directory / SINGLE, notes=beside)
+        return Weights({}, (SINGLE,), directory / SINGLE)
     if indexed:
-        weights = _read_index(directory, INDEX, names, remote)
-    else:
-        weights = _without_index(directory, names, remote)
-    return weights._replace(notes=(*weights.notes, *beside))
+        return _read_index(directory, INDEX, names, remote)
+    return _without_index(directory, names, remote)
 
 
 def _check_there(directory: pathlib.Path, names: Iterable[str], remote: Collection[str]) -> None:
@@ -345,6 +358,10 @@ def _no_weights(directory: pathlib.Path, names: Sequence[str]) -> str:
         hint = "; give one of the steps, or all of them to `svdjax trajectory`"
     elif any(_TRAINER.match(name) for name in names):
         hint = "; a trainer that was stopped while it saved leaves it so"
+    if "snapshots" in names:
+        commits = _entries(directory / "snapshots")[:3]
+        shown = " or ".join(str(directory / "snapshots" / commit) for commit in commits)
+        hint = f"; a repository in the cache of the hub: give a snapshot, {shown}" * bool(commits)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"{directory}: {expected}, found {', '.join(names[:8]) or 'nothing'}{more}{hint}"
 

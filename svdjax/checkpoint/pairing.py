@@ -153,8 +153,8 @@ def same_layers(
 
     Returns:
         A view of base that has the layer which matches each layer of post under that one's number;
-        layer of base by layer of post, empty where the numbers agree; tensors of base that are in
-        no layer of post, with the reason.
+        layer of base by layer of post, empty where the numbers agree; tensors in layers that are
+        matched with none, with the reason.
     """
     where = places({*base.names, *post.names})
     stack = _stack(base, post, where)
@@ -180,13 +180,18 @@ def same_layers(
             parts[renamed] = Part(name)
         if place.layer not in targets:
             dropped[name] = f"layer {place.layer} of base is matched with no layer of post"
+    apart = {
+        name: f"layer {where[name].layer} of post is like no layer of base"
+        for name in post.names
+        if where[name].template.startswith(stack) and where[name].layer not in matched
+    }
     told = ", ".join(f"{number} with {source}" for number, source in sorted(matched.items())[:100])
     note = (
         f"layers are matched by their values, as base has {len(layers[0])} and post has "
         f"{len(layers[1])} (layer of post with layer of base): {told}"
     )
     view = PairView(base, parts, [note + ", ..." * (len(matched) > 100)], dropped)
-    return view, matched, {f"base: {name}": reason for name, reason in dropped.items()}
+    return view, matched, apart | {f"base: {name}": why for name, why in dropped.items()}
 
 
 def _stack(base: Checkpoint, post: Checkpoint, where: Mapping[str, Place]) -> str:

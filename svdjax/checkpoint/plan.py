@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svdjax.checkpoint.canonical import DECODER
-from svdjax.checkpoint.completeness import decoder_reason, find_faults, kind_of
+from svdjax.checkpoint.completeness import decoder_reason, expert_notes, find_faults, kind_of
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.checkpoint.families import FAMILIES
 from svdjax.checkpoint.files import listed
 from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.matching import grouped
+from svdjax.checkpoint.merged import MergedCheckpoint
 from svdjax.checkpoint.pairing import same_layers, same_names
 from svdjax.checkpoint.projection import Place, Projection, distinct, group, places
 from svdjax.checkpoint.reader import Checkpoint
@@ -59,6 +60,13 @@ class PairPlan:
     coverage: Mapping[str, Any]
     notes: tuple[str, ...]
 
+    def shares_codes(self, name: str) -> bool:
+        """Whether both sides hold the same codes of a tensor: of an adapter and its own base.
+
+        What quantisation rounded is then in both, and no part of the change.
+        """
+        return _shares_codes(self.base, self.post, name)
+
 
 def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) -> PairPlan:
     """Matches two checkpoints matrix by matrix.
@@ -81,6 +89,7 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
     sides: dict[str, Checkpoint] = {}
     sides["base"], sides["post"] = same_names(base, post)
     configs, faults, notes = _read_configs(sides)
+    whole = not notes
     where = places({*sides["base"].names, *sides["post"].names})
     found, more = find_faults(sides, configs, where)
     faults, notes = faults + grouped(found), notes + more
@@ -100,9 +109,26 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
     if split_fused:
         projections = distinct([part for each in projections for part in _parts(each, projections)])
     notes = [note for side in sides.values() for note in side.notes] + notes
-    notes += _kind_notes(sides) + (_notes(sides, configs) if len(configs) == 2 else [])
+    notes += expert_notes(sides, where)
+    shared = sum(_shares_codes(sides["base"], sides["post"], name) for name in shapes)
+    if shared:
+        notes.append(
+            f"{shared} matrices of both sides have the same codes, being of one quantised base: "
+            "its steps hide nothing of how they differ"
+        )
+    notes += _kind_notes(sides) + (_notes(sides, configs, whole) if len(configs) == 2 else [])
     family = _family(sides) if any(each.module for each in projections) else "unknown"
     return _finish(sides, family, projections, left_out | dropped, notes, layers)
+
+
+def _shares_codes(base: Checkpoint, post: Checkpoint, name: str) -> bool:
+    merged = post.model
+    return (
+        isinstance(merged, MergedCheckpoint)
+        and merged.base.path == base.path
+        and base.part(name) == post.part(name)
+        and bool(base.packed(name) and post.packed(name))
+    )
 
 
 def _read_configs(
@@ -236,8 +262,16 @@ def _differences(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelCon
     return texts
 
 
-def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) -> list[str]:
-    """Differences between the sides that are allowed."""
+def _notes(
+    sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig], whole: bool
+) -> list[str]:
+    """Differences between the sides that are allowed.
+
+    Args:
+        sides: Both checkpoints.
+        configs: Their configurations.
+        whole: Whether these are what config.json says, and not the part of it that makes sense.
+    """
     base, post = configs["base"], configs["post"]
     notes = _differences(sides, configs)
     if base.vocab_size != post.vocab_size:
@@ -248,7 +282,10 @@ def _notes(sides: Mapping[str, Checkpoint], configs: Mapping[str, ModelConfig]) 
     if base.tie_word_embeddings != post.tie_word_embeddings:
         tied = "base" if base.tie_word_embeddings else "post"
         notes.append(f"the output head is tied to the embedding in {tied} only")
-    for field in _NOTED:
+    same_depth = base.num_layers == post.num_layers
+    for field in _NOTED if whole else ():
+        if field == "windows" and not same_depth:  # one for each layer
+            continue
         if getattr(base, field) != getattr(post, field):
             notes.append(f"{field} differs between the configs; weights are compared all the same")
     dtypes = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 from svdjax.checkpoint.canonical import text_config
 from svdjax.checkpoint.config import ModelConfig, config_from
@@ -13,6 +15,7 @@ from svdjax.errors import InputError
 _DECODER_ONLY = (
     *("rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "hidden_activation"),
 )
+_EMBEDDING = "model.embed_tokens.weight"
 # What they do depend on.
 _SHAPES = (
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
@@ -20,6 +23,16 @@ _SHAPES = (
     *("attention_bias", "mlp_bias", "qkv_bias", "num_experts", "num_local_experts"),
     *("moe_intermediate_size", "shared_expert_intermediate_size"),
 )
+
+
+def _of_embedding(checkpoint: Checkpoint, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of embedding and head that make no sense, as the tensors have them."""
+    changed: dict[str, Any] = {}
+    if type(fields.get("vocab_size")) is not int and _EMBEDDING in checkpoint:
+        changed["vocab_size"] = checkpoint.spec(_EMBEDDING).shape[0]
+    if not isinstance(fields.get("tie_word_embeddings", False), bool):
+        changed["tie_word_embeddings"] = "lm_head.weight" not in checkpoint
+    return changed
 
 
 def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
@@ -43,6 +56,7 @@ def read_config(checkpoint: Checkpoint) -> tuple[ModelConfig, list[str]]:
         fields = {key: value for key, value in raw.items() if key not in _DECODER_ONLY}
         # How many experts a token goes through says nothing of their number.
         shapes = {key: value for key, value in raw.items() if key in _SHAPES}
+        shapes |= _of_embedding(checkpoint, shapes)
         for tried in (fields, shapes | {"num_experts_per_tok": 1}):
             with contextlib.suppress(InputError):
                 return config_from(tried, where), notes

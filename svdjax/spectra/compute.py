@@ -70,10 +70,10 @@ def compute_groups(
 
     stream = prefetch(groups(), analysis.ship, check)
     try:
-        for group, sides in stream:
+        for group, shipped in stream:
             start = time.perf_counter()
-            metrics = analysis.compare(group, sides)
-            del sides
+            metrics = analysis.compare(group, *shipped)
+            del shipped
             layers = group.stop - group.start
             metrics = PairMetrics(*(np.asarray(value)[:layers] for value in metrics))
             yield Computed(group, metrics, time.perf_counter() - start)
@@ -102,13 +102,15 @@ class _Analysis:
     cache: FactorCache
     compile_queue: CompileQueue
 
-    def ship(self, group: Group) -> tuple[Side, Side]:
+    def ship(self, group: Group) -> tuple[tuple[Side, Side], tuple[np.ndarray, np.ndarray]]:
         """Reads both sides, in their storage dtype, [L, R, M] whichever side is the input.
 
-        They go to the devices, and stay on the host where those have no room.
+        They go to the devices, and stay on the host where those have no room. Beside them is what
+        quantisation rounded of them.
         """
         pair = self.plan.pairs[group.pair]
-        return self._side(pair.base, group), self._side(pair.post, group)
+        sides = self._side(pair.base, group), self._side(pair.post, group)
+        return sides, (_codes(pair, pair.base, group), _codes(pair, pair.post, group))
 
     def _side(self, checkpoint: Checkpoint, group: Group) -> Side:
         def read() -> np.ndarray:
@@ -119,18 +121,20 @@ class _Analysis:
         def ship(stacks: Any) -> Any:
             return on_devices(stacks, self.plan.settings.factorisation, self.mesh)
 
-        side = self.cache.side(checkpoint, group, read, ship)
-        side.codes = _codes(checkpoint, group)
-        return side
+        return self.cache.side(checkpoint, group, read, ship)
 
-    def compare(self, group: Group, sides: tuple[Side, Side]) -> PairMetrics:
+    def compare(
+        self,
+        group: Group,
+        sides: tuple[Side, Side],
+        codes: tuple[np.ndarray, np.ndarray],
+    ) -> PairMetrics:
         """The numbers of a group, on the host."""
         stacks, given = tuple(side.stack for side in sides), self.plan.given(group)
         shape, dtypes = stacks[0].shape, tuple(stack.dtype for stack in stacks)
         with working_precision(self.plan.settings.factorisation):
             states = tuple(self._state(*one) for one in zip(sides, given))
             self.compile_queue.wait(Program(shape, dtypes, given))
-            codes = tuple(side.codes for side in sides)
             metrics = in_parts(self._run, (*stacks, states, codes), self.mesh.size, group.label)
         # They were compared with their short side as rows.
         return metrics.of_transposed() if group.projection.turned else metrics
@@ -221,13 +225,17 @@ def padded_stack(checkpoint: Checkpoint, group: Group, *, wide: bool = False) ->
     )
 
 
-def _codes(checkpoint: Checkpoint, group: Group) -> np.ndarray:
-    """What quantisation rounded of the matrices of a group, [L, 2], filled up to its length."""
-    projection = group.projection
-    names = projection.tensors[group.start : group.stop]
+def _codes(pair: PairPlan, side: Checkpoint, group: Group) -> np.ndarray:
+    """What quantisation rounded of the matrices of a group, [L, 2], filled up to its length.
+
+    Nothing where both sides have the same codes.
+    """
+    rows = group.projection.rows
     codes = [
-        checkpoint.precision(name, projection.rows) if checkpoint.packed(name) else (0.0, 0.0)
-        for name in names
+        side.precision(name, rows)
+        if side.packed(name) and not pair.shares_codes(name)
+        else (0.0, 0.0)
+        for name in group.projection.tensors[group.start : group.stop]
     ]
     return np.array(codes + codes[-1:] * (group.length - len(codes)), np.float64)
 

@@ -52,14 +52,12 @@ class Side:
     Attributes:
         stack: The matrices.
         state: What a comparison needs of them, once that was computed or found.
-        codes: What quantisation rounded of them, [L, 2]; see `svdjax.spectral.analyse_stack`.
         key: Names them on disk; None where they are not kept there.
     """
 
     stack: Stored
     state: State | None = None
     key: str | None = None
-    codes: np.ndarray | None = None
 
 
 class FactorCache:

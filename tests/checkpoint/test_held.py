@@ -32,6 +32,9 @@ DENSE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
         lambda name: f"module._orig_mod.base_model.model.{name}",
         lambda name: name.replace("layers.1.", "layers.1._checkpoint_wrapped_module."),
         lambda name: name.replace("model.", "text_model.decoder."),
+        lambda name: name.replace("layers.1.", "layers.1.module."),
+        lambda name: f"_forward_module.{name}".replace(".self_attn.", ".module.self_attn.module."),
+        lambda name: f"base_model.model.{name.replace('q_proj.', 'q_proj.base_layer.')}",
     ],
 )
 def test_one_name_whatever_wraps_a_model(dense, tmp_path, rename):
@@ -220,3 +223,17 @@ def test_layers_of_models_of_another_depth(dense, tmp_path, order):
     gone = {n for n in originals if any(f".layers.{k}." in n for k in {0, 1, 2} - set(order))}
     assert {f"base: {name}" for name in gone} <= plan.coverage["left_out"].keys()
     assert any("layers are matched by their values" in note for note in plan.notes)
+
+
+def test_layers_like_none_of_the_other_model_are_left_out(dense, tmp_path):
+    config, base, _, _ = dense
+    tensors = held.moved(tiny.read_tensors(base))
+    short = held.write(
+        tmp_path / "short", config | {"num_hidden_layers": 2}, held.relayered(tensors, (0, 2))
+    )
+    plan = plan_of(short, base)
+    assert plan.coverage["layers"] == {"0": 0, "2": 1}
+    assert {each.layers for each in plan.projections} == {(0, 2)}
+    reason = "layer 1 of post is like no layer of base; only in post"
+    assert plan.coverage["left_out"]["model.layers.1.mlp.up_proj.weight"] == reason
+    assert not any("windows" in note for note in plan.notes)

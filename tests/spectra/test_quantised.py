@@ -10,12 +10,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import svdjax
-from svdjax.checkpoint import open_checkpoint
+from svdjax.checkpoint import open_checkpoint, plan_pair
 from svdjax.checkpoint.rewrite import CheckpointRewrite
 from svdjax.spectra.findings import findings, lead
 from svdjax.spectra.results import Comparison
 from tests.support import quantised as packs
 from tests.support import tiny
+from tests.support.adapters import make_adapter
 
 PACKERS = {
     "fp8": lambda w: packs.fp8_blocks(w, 32),
@@ -130,3 +131,23 @@ def test_what_is_written_is_bf16(models: pathlib.Path, tmp_path: pathlib.Path, n
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["torch_dtype"] == "bfloat16"
     assert "quantization_config" not in config
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_steps_hide_nothing_between_a_base_and_its_adapter(
+    models: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    base = models / f"same {name}"
+    adapter = make_adapter(tmp_path / "adapter", models / "base")
+    pair = svdjax.compare(base, adapter, measure="vectors")
+    assert any("have the same codes" in note for note in pair.coverage["notes"])
+    for one in pair.projections.values():
+        plain = {2.0**-7, 2.0**-10, 2.0**-23}
+        assert set(np.ravel(one.metrics.storage_eps_base)) <= plain
+        assert set(np.ravel(one.metrics.storage_eps_post)) <= plain
+    assert "uantis" not in lead(pair)
+    assert not any("Quantisation" in text for text in findings(pair, None))
+    # Between another model and the merged one they do.
+    merged = open_checkpoint(adapter, lambda: open_checkpoint(base))
+    plan = plan_pair(open_checkpoint(models / "base"), merged)
+    assert not any(plan.shares_codes(name) for name in plan.coverage["analysed"])
