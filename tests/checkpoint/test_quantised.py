@@ -327,7 +327,7 @@ def test_parts_in_several_files(tmp_path: pathlib.Path) -> None:
     for name, tensor in values.items():
         assert_same_bits(checkpoint.read(name), tensor)
     with CheckpointRewrite(checkpoint, tmp_path / "out", replaced=[], identity=0) as rewrite:
-        assert len(list(rewrite.copy())) == 2
+        assert list(rewrite.copy()) == ["model-00002-of-00002.safetensors"]
         rewrite.finish("")
     copy = open_checkpoint(tmp_path / "out")
     assert copy.names == checkpoint.names
