@@ -84,9 +84,10 @@ def quantisation_finding(projections: Sequence[ProjectionResult]) -> str:
     text = f" In {listed(hidden)} what is seen may be nothing else." if hidden else ""
     total = sum(projection.matrices for projection in projections)
     return (
-        f"Quantisation: {len(change)} of {total} matrices are stored in steps that alone make a change of "
-        f"{ends(change, percent)} of ‖W post‖; a smaller one is invisible.{text} The steps alone make NF up to {percent(over(np.max, nf))} of the "
-        "unrelated level, move the mean scaling factor of a matrix by at most "
+        f"Quantisation: {len(change)} of {total} matrices are stored in steps that alone make a "
+        f"change of {ends(change, percent)} of ‖W post‖; a smaller one is invisible.{text} The "
+        f"steps alone make NF up to {percent(over(np.max, nf))} of the unrelated level, move the "
+        "mean scaling factor of a matrix by at most "
         f"{significant(over(np.max, alpha), 2)}, and the co-rotation share towards ½ by at most "
         f"{significant(over(np.max, corotation), 2)}."
     )
