@@ -1,7 +1,7 @@
 r"""Numbers as responses write them: grouped, with a currency, with a unit.
 
 ``200\,000``, ``1,200``, ``$18``, ``18 dollars``, ``18\text{ km/h}``; ``18\%`` is another number
-than 18, and so is ``18 million``.
+than 18, and ``18 million`` is that many.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ _WRAPPED = re.compile(
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad\b|~")
 _WORD = r"[A-Za-zµΩ°²³]+\.?"
 _UNIT = re.compile(
-    rf"\s*(?:{_MONEY}|(?:°|\^\{{?\\circ\}}?)?\s*(?:{_WORD}(?:\s*[\s/·-]\s*{_WORD}){{0,4}})?)"
-    r"\s*(?:\^\s*\{?[23]\}?)?\s*\.?\s*"
+    rf"\s*(?:{_MONEY}|(?:°|\^\{{?\\circ\}}?)?\s*"
+    rf"(?:{_WORD}(?:\s*[\s/·-]\s*{_WORD}){{0,4}}\s*(?:\^\s*\{{?[23]\}}?)?)?)\s*\.?\s*"
 )
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
+_SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 # Words that make another number of it, or join it with one; single letters are variables mostly.
 _OTHER = re.compile(
     r"\b(?:(?i:percent|hundreds?|thousands?|[mb]illions?|trillions?|mln|bln|dozens?|pairs?|half|"
@@ -52,10 +55,13 @@ def number_with_unit(text: str) -> Decimal | None:
     match = _SPACED.match(text)
     if match is None:
         return None
-    unit = _SPACES.sub(" ", text[match.end() :])
+    unit, number = _SPACES.sub(" ", text[match.end() :]), _value(match)
+    while scale := _SCALE.match(unit):
+        number *= _SCALES[scale[1].lower()]
+        unit = unit[scale.end() :]
     if _UNIT.fullmatch(unit) is None or _OTHER.search(unit):
         return None
-    return _value(match)
+    return number
 
 
 def is_percentage(text: str) -> bool:
