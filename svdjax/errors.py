@@ -81,8 +81,12 @@ def printable(text: str, most: int | None = None) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """``; did you mean 'eq11'?`` where a known name is close to `name` or begins so, else empty."""
+    """``; did you mean 'eq11'?`` where a known name is close to `name`, else empty.
+
+    Close are names that end with it after a dot, that are spelt alike, and that begin with it.
+    """
     word, known = str(name), list(known)
-    near = difflib.get_close_matches(word, known, n=1)
+    near = [each for each in known if word and each.endswith(f".{word}")]
+    near = near or difflib.get_close_matches(word, known, n=1)
     near = near or [each for each in known if word and each.startswith(word)]
     return f"; did you mean {near[0]!r}?" if near else ""

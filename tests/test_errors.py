@@ -7,12 +7,20 @@ import signal
 import pytest
 
 from svdjax.engine.progress import Progress, note
-from svdjax.errors import InputError, Interrupted, WorkersLost, printable
+from svdjax.errors import InputError, Interrupted, WorkersLost, did_you_mean, printable
 
 
 def test_a_message_is_one_line_without_control_characters():
     message = str(InputError("a.safetensors: tensor x\n\ty\x1b[31m\x00 is\r\n odd"))
     assert message == "a.safetensors: tensor x y\\x1b[31m\\x00 is odd"
+
+
+def test_a_name_that_ends_with_the_word_is_nearer_than_one_that_is_spelt_alike():
+    assert did_you_mean("up_proj", ["o_proj", "experts.up_proj"]) == (
+        "; did you mean 'experts.up_proj'?"
+    )
+    assert did_you_mean("q_prj", ["q_proj", "experts.up_proj"]) == "; did you mean 'q_proj'?"
+    assert not did_you_mean("", ["q_proj"])
 
 
 @pytest.mark.parametrize("kind", [InputError, Interrupted, WorkersLost])

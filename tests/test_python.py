@@ -100,6 +100,9 @@ def test_what_is_loaded_is_what_was_run(swept):
         again["pear"]
     with pytest.raises(KeyError, match=r"no projection 'x'; there are q_proj, k_proj"):
         comparison["x"]
+    assert "q_proj" in comparison
+    assert "x" not in comparison
+    assert list(comparison) == list(comparison.projections)
 
 
 def test_what_cannot_be_loaded_is_said(swept, tmp_path):

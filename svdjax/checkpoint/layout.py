@@ -31,6 +31,8 @@ class TensorSlot:
 def file_names(source: Checkpoint) -> dict[str, str]:
     """Names of the new files by those of the source; what an index or transformers expects.
 
+    Files that would hold no tensor (scales that are multiplied out) are none.
+
     Raises:
         InputError: The source has no files.
     """
@@ -39,14 +41,15 @@ def file_names(source: Checkpoint) -> dict[str, str]:
             f"{source.path}: a step written by Orbax has no layout of files to take over; save it "
             "as a Hugging Face directory first (svdjax.checkpoint.save_checkpoint)"
         )
+    kept = [file for file in source.files if source.layout(file)]
     if source.listing.name == files.INDEX:
-        return {file: file for file in source.files}
-    if len(source.files) == 1:
-        return {source.files[0]: files.SINGLE}
-    count = len(source.files)
+        return {file: file for file in kept}
+    if len(kept) == 1:
+        return {kept[0]: files.SINGLE}
+    count = len(kept)
     return {
         file: f"model-{number:05d}-of-{count:05d}.safetensors"
-        for number, file in enumerate(source.files, 1)
+        for number, file in enumerate(kept, 1)
     }
 
 

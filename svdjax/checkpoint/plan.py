@@ -15,7 +15,7 @@ from svdjax.checkpoint.formats import FLOATS
 from svdjax.checkpoint.matching import grouped
 from svdjax.checkpoint.merged import MergedCheckpoint
 from svdjax.checkpoint.pairing import same_layers, same_names
-from svdjax.checkpoint.projection import Place, Projection, group, places
+from svdjax.checkpoint.projection import Place, Projection, distinct, group, places
 from svdjax.checkpoint.reader import Checkpoint
 from svdjax.checkpoint.settings import read_config
 from svdjax.errors import InputError
@@ -107,7 +107,7 @@ def plan_pair(base: Checkpoint, post: Checkpoint, *, split_fused: bool = False) 
         raise InputError(f"{base.path} and {post.path} do not fit together: {listed(conflicts)}")
     projections = group(shapes, where)
     if split_fused:
-        projections = [part for each in projections for part in _parts(each, projections)]
+        projections = distinct([part for each in projections for part in _parts(each, projections)])
     notes = [note for side in sides.values() for note in side.notes] + notes
     notes += expert_notes(sides, where)
     shared = sum(_shares_codes(sides["base"], sides["post"], name) for name in shapes)

@@ -107,8 +107,9 @@ ROLES = (
 """Names of the decoder's projections in the order of results; others follow by name."""
 
 
-_NUMBER = r"(0|[1-9][0-9]{0,5})(?=\.|\Z)"
-_FIRST_NUMBER, _EXPERT = re.compile(rf"\.{_NUMBER}"), re.compile(rf"(?<=\.experts\.){_NUMBER}")
+_NUMBER = r"(0|[1-9][0-9]{0,5})"
+_FIRST_NUMBER = re.compile(rf"\.{_NUMBER}(?=\.)")  # inside of the name
+_EXPERT = re.compile(rf"(?<=\.experts\.){_NUMBER}(?=\.|\Z)")
 
 
 def places(names: Iterable[str]) -> Mapping[str, Place]:
@@ -197,7 +198,7 @@ def group(
             )
     ranks = {name: rank for rank, name in enumerate(order)}
     projections.sort(key=lambda each: _rank(each, ranks))
-    return _distinct(projections)
+    return distinct(projections)
 
 
 def _rank(projection: Projection, ranks: Mapping[str, int]) -> tuple[bool, int, list[str | int]]:
@@ -206,7 +207,7 @@ def _rank(projection: Projection, ranks: Mapping[str, int]) -> tuple[bool, int, 
     return not projection.module, ranks.get(name, len(ranks)), pieces
 
 
-def _distinct(projections: list[Projection]) -> list[Projection]:
+def distinct(projections: list[Projection]) -> list[Projection]:
     """The projections, with what tells them apart in names that occur twice."""
     counts = collections.Counter(each.name for each in projections)
     taken = {name for name, count in counts.items() if count == 1}

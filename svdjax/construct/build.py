@@ -202,8 +202,8 @@ def build_groups(
         began = time.perf_counter()
         name = group.projection.name
         dtypes = {dtype(tensor) for tensor in group.tensors}
-        experts = max(len(group.projection.experts), 1)
-        layers = _rows(np.repeat(group.projection.layers, experts), group)
+        projection = group.projection
+        seeds = noise_seeds(control.seed, site(projection), projection.layers, projection.experts)
         built = builder.build(
             recipe,
             post,
@@ -216,7 +216,7 @@ def build_groups(
             dtype=dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32),
             control=control.kind,
             distance=_rows(control.distances[name], group) if name in control.distances else None,
-            seeds=noise_seeds(control.seed, site(group.projection), layers.tolist()),
+            seeds=_rows(seeds, group).tolist(),
         )
         yield group, jax.device_get(built), time.perf_counter() - began
 

@@ -14,7 +14,7 @@ Imports no jax.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -77,7 +77,9 @@ class Control:
         return _TITLES[self.kind].format(words)
 
 
-def noise_seeds(seed: int, site: str, layers: Iterable[int]) -> list[tuple[int, int, int]]:
+def noise_seeds(
+    seed: int, site: str, layers: Iterable[int], experts: Sequence[int] = ()
+) -> list[tuple[int, int, int]]:
     """What the direction of ``noise`` is drawn from, for each matrix of a linear layer.
 
     It depends neither on the grouping nor on what else is chosen, so that commands, sweeps and
@@ -87,8 +89,11 @@ def noise_seeds(seed: int, site: str, layers: Iterable[int]) -> list[tuple[int, 
         seed: Chosen by the user, from 0.
         site: Dotted name of the linear layer inside a block, such as ``self_attn.q_proj``.
         layers: Numbers of the blocks.
+        experts: Numbers of the experts in each block, where the linear layer is one of experts.
     """
-    return [(seed, zlib.crc32(site.encode("utf-8", "replace")), layer) for layer in layers]
+    numbered = [f"{site}.{expert}" for expert in experts] or [site]
+    tags = [zlib.crc32(name.encode("utf-8", "replace")) for name in numbered]
+    return [(seed, tag, layer) for layer in layers for tag in tags]
 
 
 def controls_of(variant: Variant, kinds: Iterable[str]) -> tuple[Control, ...]:

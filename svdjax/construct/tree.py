@@ -94,17 +94,20 @@ def construct(
         if leaf.shape != shape:
             raise InputError(f"{path}: {list(leaf.shape)} in post, {list(shape)} in partner")
         trees = (post, partner, base) if control and base is not None else (post, partner)
+        stacks = [flat(take_layers(leaf_at(tree, path), chosen, mesh)) for tree in trees]
+        experts = range(shape[1]) if len(shape) > 3 else ()
         with working_precision(builder.factorisation):
             built = builder.build(
                 recipe,
-                *(take_layers(leaf_at(tree, path), chosen, mesh) for tree in trees),
-                alpha=np.full(len(chosen), _alpha_of(alpha, path.split("/")[-2])),
+                *stacks,
+                alpha=np.full(len(stacks[0]), _alpha_of(alpha, projection_of(path))),
                 signs=signs,
                 dtype=leaf.dtype if dtype is None else dtype,
                 control=control,
-                seeds=noise_seeds(seed, site_of(path), chosen),
+                seeds=noise_seeds(seed, site_of(path), chosen, experts),
             )
-            new[path] = put_layers(leaf, chosen, built.w, mesh)
+            made = built.w.reshape(len(chosen), *shape[1:])
+            new[path] = put_layers(leaf, chosen, made, mesh)
     return replaced_leaves(post, new)
 
 
@@ -127,15 +130,16 @@ def alphas(
     """
     scalings = {}
     for path in chosen_paths(post, modules):
-        _, rows, columns = leaf_at(post, path).shape
+        *_, rows, columns = leaf_at(post, path).shape
         with working_precision("svd_f64"):
             sigma_base, sigma_post = (
-                np.asarray(values_stack(leaf_at(tree, path), mesh=mesh)) for tree in (base, post)
+                np.asarray(values_stack(flat(leaf_at(tree, path)), mesh=mesh))
+                for tree in (base, post)
             )
         eps = get_factorisation("svd_f64").eps
         svsm = statistics.svsm(sigma_base, sigma_post, (rows, columns), eps)
         scaling = statistics.svsm_statistics(svsm)
-        scalings[path.split("/")[-2]] = scaling.alpha_prime if rounded else scaling.alpha_mean
+        scalings[projection_of(path)] = scaling.alpha_prime if rounded else scaling.alpha_mean
     return scalings
 
 
@@ -160,21 +164,32 @@ def chosen_leaves(
     """The chosen linear layers by path, and the numbers of the chosen layers, ascending.
 
     Raises:
-        InputError: Nothing is chosen, or stacks are not [L, I, O] of one depth.
+        InputError: Nothing is chosen, or stacks are not [L, I, O] or [L, E, I, O] of one depth.
     """
     leaves = {path: leaf_at(tree, path) for path in chosen_paths(tree, modules)}
     first = next(iter(leaves))
     for path, leaf in leaves.items():
-        if len(leaf.shape) != 3 or leaf.shape[0] != leaves[first].shape[0]:
+        if len(leaf.shape) not in (3, 4) or leaf.shape[0] != leaves[first].shape[0]:
             raise InputError(
-                f"{path}: expected a shape [layers, in, out], and as many layers in all of them, "
-                f"found {list(leaf.shape)}, and {list(leaves[first].shape)} in {first}"
+                f"{path}: expected a shape [layers, in, out] or [layers, experts, in, out], and as "
+                f"many layers in all of them, found {list(leaf.shape)}, and "
+                f"{list(leaves[first].shape)} in {first}"
             )
     return leaves, Layers.of(layers).choose(leaves[first].shape[0])
 
 
+def projection_of(path: str) -> str:
+    """Name of the projection of a leaf: ``q_proj``, of a mixture ``experts.gate_proj``."""
+    return site_of(path).partition(".")[2]
+
+
+def flat(leaf: Any) -> Any:
+    """The matrices of a leaf [..., I, O] as one stack, layer by layer."""
+    return leaf.reshape(-1, *leaf.shape[-2:])
+
+
 def take_layers(leaf: Any, layers: Sequence[int], mesh: jax.sharding.Mesh | None) -> Any:
-    """The chosen layers of a leaf [L, I, O]."""
+    """The chosen layers of a leaf [L, ...]."""
     leaf = _anywhere(leaf, mesh)
     return leaf[np.array(layers)] if len(layers) < leaf.shape[0] else leaf
 
@@ -182,7 +197,7 @@ def take_layers(leaf: Any, layers: Sequence[int], mesh: jax.sharding.Mesh | None
 def put_layers(
     leaf: Any, layers: Sequence[int], new: jax.Array, mesh: jax.sharding.Mesh | None
 ) -> jax.Array:
-    """A leaf [L, I, O] in the dtype of `new`, which replaces the chosen layers."""
+    """A leaf [L, ...] in the dtype of `new`, which replaces the chosen layers."""
     if len(layers) == leaf.shape[0]:
         return new
     # Numpy leaves widen in numpy: XLA would flush subnormal numbers of other layers.

@@ -1,4 +1,4 @@
-"""Results in the forms that notebooks know: data frames, labelled arrays, a page."""
+"""Results in the forms that notebooks know: tables, data frames, labelled arrays, a page."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ if TYPE_CHECKING:
     from svdjax.spectra.results import Comparison
 
 _CORNERS = ("sim_u", "sim_v", "i_orth")
+
+
+def overview(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Cells of a comparison's table of projections, the head first."""
+    of_experts = any(result.expert_numbers for result in comparison.projections.values())
+    sizes = ("projection", "in", "out", "layers", *(["experts"] if of_experts else []))
+    rows: list[tuple[str, ...]] = [
+        (*sizes, "alpha", "std", "NF", "unrelated", "ratio", "co-rotation", "p")
+    ]
+    for result in comparison.projections.values():
+        counts = (*result.shape, result.layers, *([result.experts] if of_experts else []))
+        numbers = (
+            *map(str, counts),
+            *(f"{alpha:.4f}" for alpha in (result.alpha_mean, result.alpha_std)),
+            *(f"{nf:.4g}" for nf in (result.nf_mean, result.nf_unrelated)),
+            f"{result.nf_mean / result.nf_unrelated:.3f}",
+            f"{result.corotation_pooled.share:.3f}",
+            f"{comparison.corotation_p[result.name]:.2g}",
+        )
+        rows.append((result.name, *numbers))
+    return rows
 
 
 def to_dataframe(comparisons: Iterable[Comparison]) -> pandas.DataFrame:

@@ -22,7 +22,7 @@ import math
 import os
 import pathlib
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -357,6 +357,12 @@ class Comparison(Results):
             raise KeyError(f"no projection {projection!r}{hint}")
         return self.projections[projection]
 
+    def __contains__(self, projection: object) -> bool:
+        return projection in self.projections
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.projections)
+
     @cached_property
     def corotation_p(self) -> dict[str, float]:
         """Two-sided p of every projection's pooled c, corrected for their number by Holm's method.
@@ -468,7 +474,9 @@ class Comparison(Results):
         return show(self)
 
     def __repr__(self) -> str:
-        rows = self._rows()
+        from svdjax.spectra.frames import overview
+
+        rows = overview(self)
         first, *widths = (max(map(len, column)) for column in zip(*rows))
         lines = [
             "  ".join([name.ljust(first), *map(str.rjust, cells, widths)]) for name, *cells in rows
@@ -476,30 +484,12 @@ class Comparison(Results):
         return "\n".join([self._head(), *lines])
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows(), self._head())
+        from svdjax.spectra.frames import overview
+
+        return html_table(overview(self), self._head())
 
     def _head(self) -> str:
         return f"Comparison {self.pair}: {self.base} -> {self.post} ({self.family})"
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        """Cells of the table of projections, the head first."""
-        of_experts = any(result.expert_numbers for result in self.projections.values())
-        sizes = ("projection", "in", "out", "layers", *(["experts"] if of_experts else []))
-        rows: list[tuple[str, ...]] = [
-            (*sizes, "alpha", "std", "NF", "unrelated", "ratio", "co-rotation", "p")
-        ]
-        for result in self.projections.values():
-            counts = (*result.shape, result.layers, *([result.experts] if of_experts else []))
-            numbers = (
-                *map(str, counts),
-                *(f"{alpha:.4f}" for alpha in (result.alpha_mean, result.alpha_std)),
-                *(f"{nf:.4g}" for nf in (result.nf_mean, result.nf_unrelated)),
-                f"{result.nf_mean / result.nf_unrelated:.3f}",
-                f"{result.corotation_pooled.share:.3f}",
-                f"{self.corotation_p[result.name]:.2g}",
-            )
-            rows.append((result.name, *numbers))
-        return rows
 
 
 def _over(reduce: Any, values: Any) -> float:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 
 from tests.support import supported
+from tests.support.kinds import KINDS
 
 
-@pytest.mark.parametrize("row", supported.ROWS, ids=lambda row: f"{row.table}: {row.name}")
-def test_the_page_says_what_happens(row, tmp_path):
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.table}: {kind.name}")
+def test_the_page_says_what_happens(kind, tmp_path):
     rows = supported.page_rows(supported.PAGE.read_text("utf-8"))
-    written = rows.get((row.table, row.name))
-    assert row.line(tmp_path) == written, "python -m tests.support.supported writes the tables"
+    written = rows.get((kind.table, kind.name))
+    assert supported.row(kind, tmp_path) == written, (
+        "python -m tests.support.supported writes the tables"
+    )
 
 
 def test_the_page_has_no_other_rows():
     rows = supported.page_rows(supported.PAGE.read_text("utf-8"))
-    assert list(rows) == [(row.table, row.name) for row in supported.ROWS]
+    assert list(rows) == [(kind.table, kind.name) for kind in KINDS]
 
 
 def test_tables_are_replaced_and_words_stay(tmp_path, monkeypatch):
@@ -24,7 +27,7 @@ def test_tables_are_replaced_and_words_stay(tmp_path, monkeypatch):
     page.write_text("# Top\n\n## Files\n\nWords.\n\n| old |\n\nMore.\n\n## Adapters\n")
     monkeypatch.setattr(supported, "PAGE", page)
     files, adapter = (
-        next(row for row in supported.ROWS if row.table == table) for table in ("Files", "Adapters")
+        next(kind for kind in KINDS if kind.table == table) for table in ("Files", "Adapters")
     )
     supported.write_page([(files, "| a | yes |"), (adapter, "| b | no |")])
     text = page.read_text()

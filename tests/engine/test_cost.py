@@ -29,7 +29,7 @@ def test_memory_is_what_xla_allocates(shape):
     stack = jax.ShapeDtypeStruct((2, *shape), np.float32)
     with working_precision("auto"):
         program = kernels._analyse.program.lower(
-            (stack, stack, (None, None)),
+            (stack, stack, (None, None), jax.ShapeDtypeStruct((2, 2, 2), np.float64)),
             method=select_method(get_factorisation("auto"), shape, full_rotations=False),
             corner=25,
             measure="vectors",

@@ -6,6 +6,7 @@ values are equal bits.
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from svdjax.checkpoint import PairPlan, open_checkpoint, plan_pair, read_stack
 from tests.support import tiny
 
 Tensors = dict[str, np.ndarray]
@@ -124,3 +126,32 @@ def write(
     """Writes a checkpoint."""
     contiguous = {name: value.copy(order="C") for name, value in tensors.items()}
     return tiny.write_checkpoint(directory, config, contiguous, shards=shards)
+
+
+def plan_of(base: pathlib.Path, post: pathlib.Path, **options: Any) -> PairPlan:
+    plan = plan_pair(open_checkpoint(base), open_checkpoint(post), **options)
+    assert {name for each in plan.projections for name in each.tensors} == set(
+        plan.coverage["analysed"]
+    )
+    assert json.loads(json.dumps(plan.coverage)) == plan.coverage
+    return plan
+
+
+def stacks(plan: PairPlan) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Matrices of both sides by projection, [L or L E, in, out]."""
+    return {
+        each.name: (
+            read_stack(plan.base, each, 0, len(each.tensors)),
+            read_stack(plan.post, each, 0, len(each.tensors)),
+        )
+        for each in plan.projections
+    }
+
+
+def assert_same(plan: PairPlan, plain: PairPlan) -> None:
+    """Both plans compare the same values under the same names."""
+    first, second = stacks(plan), stacks(plain)
+    assert list(first) == list(second)
+    for name, sides in first.items():
+        for one, other in zip(sides, second[name]):
+            assert one.tobytes() == other.tobytes()

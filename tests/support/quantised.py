@@ -241,7 +241,8 @@ def mxfp4(w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return tensors, np.swapaxes(values, 1, 2).astype(BF16)
 
 
-PACKERS: Mapping[str, Callable[[np.ndarray], Packed]] = {
+Pack = Callable[[np.ndarray], Packed]
+PACKERS: Mapping[str, Pack] = {
     "fp8 blocks": fp8_blocks,
     "fp8 blocks in float16": lambda w: fp8_blocks(w, 32, F16),
     "fp8 tensor": lambda w: fp8_scaled(w, rows=False),
@@ -267,9 +268,7 @@ PACKERS: Mapping[str, Callable[[np.ndarray], Packed]] = {
 }
 
 
-def quantise(
-    source: pathlib.Path, target: pathlib.Path, pack: Callable[[np.ndarray], Packed]
-) -> dict[str, np.ndarray]:
+def quantise(source: pathlib.Path, target: pathlib.Path, pack: Pack) -> dict[str, np.ndarray]:
     """Writes a checkpoint again with packed linear layers; returns the values of all tensors."""
     target.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, np.ndarray] = {}
@@ -290,3 +289,26 @@ def quantise(
     for file in source.glob("*token*"):
         (target / file.name).write_bytes(file.read_bytes())
     return values
+
+
+SHAPE = (96, 160)
+X = "model.layers.0.mlp.up_proj"
+
+
+def matrix(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Gaussian matrix of the size of a small model's weights."""
+    return (0.05 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def write(
+    directory: pathlib.Path, tensors: dict[str, Any], quantisation: Any = None, **config: Any
+) -> pathlib.Path:
+    """A checkpoint of tensors by ending, of an architecture without a name table."""
+    directory.mkdir(exist_ok=True)
+    fields = {"model_type": "novel", "torch_dtype": "bfloat16", **config}
+    if quantisation is not None:
+        fields["quantization_config"] = quantisation
+    (directory / "config.json").write_text(json.dumps(fields))
+    arrays = {X + ending: np.ascontiguousarray(array) for ending, array in tensors.items()}
+    save_file(arrays, directory / "model.safetensors")
+    return directory

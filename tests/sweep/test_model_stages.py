@@ -31,7 +31,7 @@ from tests.sweep import harness
 CONTROL = "restoration_V_SA_noise"  # only those of restorations are asked
 STAGES = "--config.stages=('spectra', 'constructions', 'probes', 'evaluation')"
 ARGUMENTS = (
-    "--config=configs/reference.py:quick",
+    "--config=configs/reference.py",
     STAGES,
     "--config.variants=('replaced', 'restoration_V_SA')",
     "--config.constructions.controls=('noise',)",
@@ -39,14 +39,16 @@ ARGUMENTS = (
     "--config.text_limit=4",
     "--config.probes.limit=5",
     "--config.evaluation.limit=6",
+    "--config.evaluation.repeats=1",
     "--config.evaluation.max_new_tokens=48",
+    "--config.evaluation.batch_size=30",
 )
 # Pairs that share checkpoints, with and without constructed models; as little to compile as can be.
 FEW = """
 from tests.test_options import load
 
 def get_config(argument=None):
-    config = load("reference").get_config("quick")
+    config = load("reference").get_config()
     with config.unlocked():
         del config.pairs["base-base_prime"]
     config.measure = "vectors"
@@ -57,7 +59,9 @@ def get_config(argument=None):
     config.text_limit = 1
     config.probes.limit = 2
     config.evaluation.limit = 2
+    config.evaluation.repeats = 1
     config.evaluation.max_new_tokens = 24
+    config.evaluation.batch_size = 30
     config.devices = 1
     return config
 """

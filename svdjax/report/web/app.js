@@ -64,9 +64,9 @@ function drawMap(pen, p, scale) {
   const pair = pairOf(p), {deep, height: bottom} = layout(pair), cell = (pen.width - MAP.left - 6) / deep, soft = {size: 10, fill: css('--soft')};
   pair.groups.forEach((group, g) => {
     const values = column(pair, state.by).values[g] || [];
-    pen.text(MAP.left - 6, group.top + (group.experts ? 10 : group.tall / 2), cut(group.name, 15), {align: 'right'});
+    pen.text(MAP.left - 6, group.top + (group.experts ? 10 : group.tall / 2), cut(group.experts ? group.name.replace(/^experts\./, '') : group.name, 15), {align: 'right'});
     if (group.experts) {
-      pen.text(MAP.left - 6, group.top + 24, cut(`experts ${group.experts[0]}–${group.experts.at(-1)}`, 16), {...soft, align: 'right'});
+      pen.text(MAP.left - 6, group.top + 24, cut(expertsOf(group), 16), {...soft, align: 'right'});
       drawExperts(pen, group, values, scale, cell);
     } else group.layers.forEach((_, i) => pen.rect(MAP.left + group.columns[i] * cell, group.top + 1, Math.max(1, cell - (cell > 5 ? 1 : 0)), group.tall - 2, rgb(colourOf(scale, values[i] ?? null))));
   });
@@ -207,6 +207,7 @@ function heatmaps() {
   const box = byId('svsm'), limit = state.range / 100, scale = {colours: 'diverging', low: 1 - limit, high: 1 + limit};
   box.replaceChildren();
   byId('rangeValue').textContent = `± ${state.range} %`;
+  byId('svsmNote').hidden = !shownPairs().some((p) => pairOf(p).groups.some((group) => group.experts));
   for (const p of shownPairs()) {
     const pair = pairOf(p), row = el('div', {class: 'row'});
     if (shownPairs().length > 1) box.append(el('div', {class: 'panel-title'}, pair.name));

@@ -2,10 +2,15 @@
 // Matrices of a pair by layer and expert: their labels, their places on the map, what is shown of a
 // layer's experts together. Of dense projections a layer is a matrix.
 
-const MAP = {left: 96, row: 24, low: 48, high: 256, deepest: 4096};
+const MAP = {left: 104, row: 24, low: 48, high: 256, deepest: 4096};
 const eachOf = (group) => (group?.experts ? group.experts.length : 1);
 const layerOf = (group, i) => group.depth[Math.floor(i / eachOf(group))];
 const wordsOf = (group, i) => `layer ${layerOf(group, i)}${group.experts ? `, expert ${group.experts[i % eachOf(group)]}` : ''}`;
+/** Which experts the rows of a map are: from the first to the last, or how many were chosen. */
+function expertsOf({experts}) {
+  const [first, last] = [experts[0], experts.at(-1)];
+  return Number(last) - Number(first) === experts.length - 1 ? `experts ${first}–${last}` : `${experts.length} experts`;
+}
 /** Row of the arrays that has a matrix's curves; -1 where they are not on the page. */
 const rowIn = (group, i) => (group.chosen ? group.chosen.indexOf(i) : i);
 /** The matrix behind a column of a picture by layers: of experts the one that is chosen, or the first. */

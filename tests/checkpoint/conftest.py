@@ -1,0 +1,26 @@
+"""Pairs of tiny checkpoints, with their plans."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import held
+from tests.support.held import plan_of
+
+
+@pytest.fixture
+def dense(tmp_path):
+    config, tensors = held.model()
+    base = held.write(tmp_path / "base", config, tensors)
+    post = held.write(tmp_path / "post", config, held.moved(tensors))
+    return config, base, post, plan_of(base, post)
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    config, tensors = held.model("qwen3")
+    config |= {"model_type": "qwen3_moe", "num_experts": 4, "moe_intermediate_size": 12}
+    tensors = held.experts(tensors, 4, 12)
+    base = held.write(tmp_path / "base", config, tensors)
+    post = held.write(tmp_path / "post", config, held.moved(tensors))
+    return config, base, post, plan_of(base, post)
