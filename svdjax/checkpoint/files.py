@@ -328,7 +328,20 @@ def _read_index(
                 return Weights({}, files, directory / files[0], notes=(note,))
     if faults:
         raise InputError(f"{path}: {listed(faults)}")
-    return Weights(index, files, path, True)
+    forgotten = _beside(files, names)
+    _check_there(directory, forgotten, remote)
+    return Weights(index, tuple(sorted({*files, *forgotten})), path, True)
+
+
+def _beside(files: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Shards of the same set that are there too; what they hold, their headers tell."""
+
+    def set_of(name: str) -> tuple[str | None, ...] | None:
+        shard = _SHARD.fullmatch(name)
+        return shard and (shard["before"], shard["after"], shard["count"])
+
+    sets = {set_of(file) for file in files} - {None}
+    return [name for name in names if set_of(name) in sets]
 
 
 def _no_weights(directory: pathlib.Path, names: Sequence[str]) -> str:

@@ -61,6 +61,24 @@ def test_weights_that_are_not_read_are_named(dense):
     assert f"{post}: extra.safetensors and 1 more are not read" in plan_of(base, post).notes
 
 
+def test_a_shard_that_the_index_forgot_is_read(dense):
+    _, base, post = dense
+    tensors = tiny.read_tensors(post)
+    (post / "model.safetensors").unlink()
+    whole = plan_of(base, base).coverage["analysed"]
+    files = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
+    for number, file in enumerate(files):
+        names = sorted(tensors)[number::3]
+        save_file({name: tensors[name] for name in names}, post / file)
+    index = {name: files[number % 3] for number, name in enumerate(sorted(tensors))}
+    index = {name: file for name, file in index.items() if file != files[1]}
+    path = post / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": index}))
+    plan = plan_of(base, post)
+    assert plan.coverage["analysed"] == whole
+    assert any(f"{path}: does not name tensor" in note for note in plan.notes)
+
+
 def test_a_missing_matrix_is_told_once(dense):
     _, base, post = dense
     tensors = tiny.read_tensors(post)
