@@ -36,7 +36,7 @@ LAYERS = 28
 square, long = (rng.standard_normal((2, LAYERS, *shape)) for shape in ((12, 12), (24, 8)))
 with working_precision("svd_f64"):
     analyse_stack(*square, factorisation="svd_f64", measure="all", mesh=mesh)
-    analyse_stack(*long, factorisation="gram_f64", measure="vectors", mesh=mesh)
+    analyse_stack(*long, factorisation="gram_f64", measure="fits", mesh=mesh)
     prepare_stack(long[0], mesh=mesh)
     base, post = square
     factors = [factor_stack(w, mesh=mesh) for w in (base, post)]
