@@ -56,8 +56,8 @@ machine that counts to two million in `LOOP_SECONDS`, and more on a slower one. 
 listed at the end of the run."""
 LOOP_SECONDS = 0.11
 BUSY = 2.0
-"""A test fails beyond `MOST_SECONDS` times this: CPU time itself grows where others share the cores,
-by as much as 1.5, and no test shall fail for what its neighbours do."""
+"""A test fails beyond `MOST_SECONDS` times this: CPU time itself grows where others share the
+cores, by as much as 1.5, and no test shall fail for what its neighbours do."""
 
 _PROGRAMS = "SVDJAX_TEST_PROGRAMS"
 _CACHE = "SVDJAX_TEST_CACHE"

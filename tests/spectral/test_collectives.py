@@ -30,7 +30,7 @@ LAYERS = 27
 def test_no_kernel_communicates_where_layers_do_not_divide(monkeypatch: pytest.MonkeyPatch):
     programs: list[tuple[str, str]] = []
 
-    def compiled(self: lift.Lifted, stacks: Any, *, mesh: Any, padded: bool = False, **options: Any):
+    def compiled(self: Any, stacks: Any, *, mesh: Any, padded: bool = False, **options: Any):
         layers = jax.tree.leaves(stacks)[0].shape[0]
         stacks, mesh = lift.shard_stack(stacks, mesh)
         program = self.program.lower(stacks, mesh=mesh, **options).compile()
@@ -52,7 +52,8 @@ def test_no_kernel_communicates_where_layers_do_not_divide(monkeypatch: pytest.M
         base, post = square
         factors = [factor_stack(w, mesh=mesh) for w in (base, post)]
         for field in jax.tree.leaves(factors):
-            assert isinstance(field, np.ndarray) and len(field) == LAYERS
+            assert isinstance(field, np.ndarray)
+            assert len(field) == LAYERS
         values_stack(base, mesh=mesh)
         construct_stack(post, base, name="eq11", mesh=mesh)
         build_stack(post, factors[1], factors[0], base, name="eq10", mesh=mesh)
