@@ -60,7 +60,7 @@ def test_no_kernel_communicates_where_layers_do_not_divide(monkeypatch: pytest.M
         components.split_stack(base, start=1, rank=2, mesh=mesh)
         seeds = np.zeros((LAYERS, 2), np.uint32)
         control_stack(post, base, np.ones(LAYERS), seeds, name="noise", dtype="float32", mesh=mesh)
-        null_signs.framed_change(*long, np.ones(LAYERS), mesh=mesh)
+        null_signs.framed_change(long[0], long[1], np.ones(LAYERS), mesh=mesh)
     assert {name for name, _ in programs} >= {"_analyse", "_prepare", "_factor", "_construct"}
     for name, text in programs:
         assert "ENTRY" in text, name

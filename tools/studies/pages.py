@@ -2,7 +2,7 @@
 
     python -m tools.studies.pages
 
-A template (pages/NAME.md) reads the record as `study` and its figures as `f`: ``{{ f.x | value(2) }}``
+A template (pages/NAME.md) reads the record as `study`, its figures as `f`: ``{{ f.x | value(2) }}``
 is an interval, ``{{ f.x.mean | digits(2) }}`` a number, ``{{ f.x | percent }}`` an interval in
 percent. ``{{ claim(f.x.low > 0) }}`` stands after a sentence that says so: it writes nothing, and
 raises where the figures say otherwise.
