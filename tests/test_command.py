@@ -98,6 +98,9 @@ def test_two_checkpoints_are_compared_and_the_second_time_nothing_is_done(tmp_pa
     again = call("compare", *arguments, "--quiet")
     assert (again.status, again.err) == (0, "")
     assert again.out.startswith("nothing to do: already finished")
+    other = call("compare", *arguments, "--config.measure=all")
+    assert other.status == 2
+    assert f"--out={tmp_path}/out was made with another config" in other.err
 
 
 def test_nulls_are_asked_for_by_a_flag(tmp_path):

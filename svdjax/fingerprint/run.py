@@ -16,7 +16,7 @@ from svdjax.engine.dry_run import offline
 from svdjax.engine.progress import note
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.work.unit import Check, Here, Workers, failures
-from svdjax.engine.writing import writing_to
+from svdjax.engine.writing import check_writable, writing_to
 from svdjax.errors import WorkersLost
 from svdjax.fingerprint import lineage
 from svdjax.fingerprint.findings import sentences
@@ -80,6 +80,7 @@ def run_fingerprint(
     finished = _finished(job, request) if not page or job.page.is_file() else None
     if finished is not None:
         return FingerprintOutcome(file, job.page if page else None, finished, was_finished=True)
+    check_writable(file.parent, "--out")
     with contextlib.ExitStack() as stack:
         who = stack.enter_context(_on_ray(job, pairs, stop)) if workers == "ray" else Here()
         result = _judged(job, pairs, who, stop.check) | {"request": request}

@@ -70,5 +70,12 @@ class SweepFlags:
                 raise InputError(
                     f"--{self._place_name} is empty: name a directory, or leave it out"
                 )
-            outcome = run_sweep(sweep, workdir, pages, stop=stop, workers=self._workers.value)
+            outcome = run_sweep(
+                sweep,
+                workdir,
+                pages,
+                stop=stop,
+                workers=self._workers.value,
+                flag=f"--{self._place_name}",
+            )
             return outcome.summary()

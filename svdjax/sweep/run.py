@@ -23,7 +23,7 @@ from svdjax.engine.progress import Progress
 from svdjax.engine.signals import StopRequest
 from svdjax.engine.work.unit import Here, Workers, failures
 from svdjax.engine.workdir import Workdir
-from svdjax.engine.writing import writing_to
+from svdjax.engine.writing import check_writable, writing_to
 from svdjax.errors import InputError, Interrupted, WorkersLost
 from svdjax.spectra.compute import compile_groups
 from svdjax.spectra.results import Comparison
@@ -64,6 +64,7 @@ def run_sweep(
     *,
     stop: StopRequest | None = None,
     workers: str = "here",
+    flag: str = "--workdir",
 ) -> SweepOutcome:
     """Runs (or continues, or recognises as finished) the sweep of `config` in `workdir`.
 
@@ -78,6 +79,7 @@ def run_sweep(
         workers: Who computes: ``here``, this process over all its devices, or ``ray``, workers of a
             Ray cluster with ``config.devices`` each (one by default); to be called before jax has
             looked for its devices then.
+        flag: How the user named `workdir`, for messages.
 
     Raises:
         InputError: Config, checkpoints or workdir cannot be used.
@@ -86,10 +88,10 @@ def run_sweep(
     """
     if stop is None:
         with StopRequest() as own:
-            return run_sweep(config, workdir, report, stop=own, workers=workers)
+            return run_sweep(config, workdir, report, stop=own, workers=workers, flag=flag)
     sweep = read_config(config)
     get_factorisation(sweep.settings.factorisation)
-    place = Workdir(workdir)
+    place = Workdir(workdir, flag=flag)
     if workers == "ray":
         sweep = for_workers(sweep)
         # The devices are the workers'.
@@ -127,6 +129,8 @@ class _Sweep:
     def run(self) -> SweepOutcome:
         if self.place.existed:
             self._take()
+        else:
+            check_writable(self.place.path, self.place.flag)
         known = self.state.get("inputs", {})
         plan = plan_sweep(self.sweep, digests=known, check=self.stop.check)
         inputs.note_swapped(plan.jobs)

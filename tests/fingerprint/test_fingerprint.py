@@ -147,6 +147,16 @@ def test_what_has_another_width_inside_is_compared_as_far_as_it_goes(tmp_path):
     assert any("feed-forward part is not compared" in note for note in found["notes"])
 
 
+def test_a_file_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "mine").write_text("")
+    job = FingerprintJob(str(BASE), str(INSTRUCT), str(tmp_path / "mine" / "verdict.json"))
+    with (
+        mock.patch("svdjax.fingerprint.run._judged", side_effect=AssertionError),
+        pytest.raises(InputError, match="mine cannot be written"),
+    ):
+        run_fingerprint(job)
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path):
     base = tiny.make_checkpoint(tmp_path / "base", "llama")
     wide = tiny.make_checkpoint(tmp_path / "wide", "llama", hidden_size=96)

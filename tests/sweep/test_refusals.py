@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -254,6 +256,18 @@ def test_a_workdir_that_is_a_file(pair_of, tmp_path):
         f"--config=configs/pair.py:base={base},post={post}", f"--workdir={tmp_path}/W"
     )
     refused(done, "is a file")
+
+
+def test_a_new_workdir_that_cannot_be_made_is_found_before_the_matrices(pair_of, tmp_path):
+    base, post = pair_of("llama")
+    (tmp_path / "mine").write_text("")
+    # No user can write to /proc, root neither.
+    for place in (tmp_path / "mine" / "below", pathlib.Path("/proc/svdjax/W")):
+        with mock.patch("svdjax.engine.inputs.check_values", side_effect=AssertionError):
+            done = harness.sweep_here(
+                f"--config=configs/pair.py:base={base},post={post}", f"--workdir={place}"
+            )
+        refused(done, f"--workdir={place} cannot be written", "give another")
 
 
 def test_unknown_architecture_is_analysed_with_a_note(copies, tmp_path):
