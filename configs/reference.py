@@ -63,7 +63,7 @@ def get_config(argument=None):
         ),
         measure="all",
         benchmarks={"questions": questions},
-        probes={"prompts": questions} | ({"limit": 30} if quick else {}),
+        probes={"prompts": questions, **({"limit": 30} if quick else {"linearised": True})},
         nulls={"layers": 2} if quick else {"draws": 99, "layers": 0},
         evaluation=asked,
         report={"figures": "none" if quick else "png"},

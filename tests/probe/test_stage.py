@@ -27,7 +27,7 @@ def config() -> SweepConfig:
             stages=("spectra", "probes"),
             variants=("restoration_V_SA",),
             measure="vectors",
-            probes={"prompts": str(reference.heldout_path()), "limit": 2},
+            probes={"prompts": str(reference.heldout_path()), "limit": 2, "linearised": True},
             devices=1,
         )
     )
@@ -56,13 +56,13 @@ def test_workers_probe_the_same_and_this_process_goes_on(tmp_path, monkeypatch, 
     here, spread = tmp_path / "here", tmp_path / "spread"
     run_sweep(config(), here)
     said = capsys.readouterr().err
-    assert said.count(" prompt(s)") == 4
-    assert "probed 1/2 reasoning base already" in said
+    assert said.count(" prompt(s)") == 6
+    assert "probed 1/3 reasoning base already" in said
     with pytest.raises(Interrupted):
         run_sweep(config(), spread, workers="ray", stop=StopAfter(2))
     assert len(list((spread / ".probes").glob("*.npz"))) == 2
     run_sweep(config(), spread)
-    assert capsys.readouterr().err.count(" prompt(s)") == 4
+    assert capsys.readouterr().err.count(" prompt(s)") == 6
     for pair in PAIRS:
-        for file in ("probes.json", "entropy.npz", "cka.npz", "maps.npz"):
+        for file in ("probes.json", "entropy.npz", "cka.npz", "maps.npz", "linearised.npz"):
             assert (spread / pair / file).read_bytes() == (here / pair / file).read_bytes()
