@@ -8,10 +8,11 @@ Four small models trained by this project (see svdjax/reference/README.md): `bas
 
 The two post models stay far below the unrelated level of NF, `base_prime` lies at it. Of `instruct`
 and `reasoning` all constructed models are made too, beside controls of the same size, judged on
-held-out answers in the model's own format, probed on held-out questions, and asked them (of the
-controls, those of restorations): by the paper's protocol all 450, three times, which takes well
-over an hour on two cores (models that collapsed talk on up to the end of their context), and scaled
-layer by layer at 145 points a model, four minutes more. What that gave: docs/reference_results.md.
+held-out answers in the model's own format, probed on held-out questions (of every pair base is also
+linearised towards post), and asked them (of the controls, those of restorations): by the paper's
+protocol all 450, three times, which takes well over an hour on two cores (models that collapsed
+talk on up to the end of their context), and scaled layer by layer at 145 points a model, four
+minutes more. What that gave: docs/reference_results.md.
 
 quick takes about two minutes, half of them compiling: it edits `instruct` alone, asks 30 questions
 once, for at most 160 tokens, and scales at 17 points.
