@@ -1,7 +1,8 @@
 """The reference family that ships with svdjax: needs no argument and no network.
 
-Four small models trained by this project (see svdjax/reference/README.md): `base`, `base_prime`
-(pre-trained apart from it), `instruct` and `reasoning` (both fine-tuned from `base`).
+Six small models trained by this project (see svdjax/reference/README.md): `base`, `base_prime`
+(pre-trained apart from it), `instruct` and `reasoning` (both fine-tuned from `base`), `rl` and
+`rejection` (both trained on sampled answers, after a warm-up of `base`).
 
     python -m svdjax.sweep --config=configs/reference.py:quick
     python -m svdjax.sweep --config=configs/reference.py
@@ -14,7 +15,7 @@ protocol all 450, three times, which takes well over an hour on two cores (model
 talk on up to the end of their context), and scaled layer by layer at 145 points a model, four
 minutes more. What that gave: docs/reference_results.md.
 
-quick takes about two minutes, half of them compiling: it edits `instruct` alone, asks 30 questions
+quick takes about two minutes, half of them compiling: it leaves out `rl` and `rejection`, edits `instruct` alone, asks 30 questions
 once, for at most 160 tokens, and scales at 17 points.
 """
 
@@ -27,6 +28,7 @@ PAIRS = (
     ("base", "reasoning"),
     ("instruct", "reasoning"),
 )
+SAMPLED = (("base", "rl"), ("base", "rejection"))
 TEMPERED = {
     "quick": {
         **{"factors": (0.7, 1.4), "projections": ("qk", "o_proj"), "most_layers": 3},
@@ -41,7 +43,7 @@ def get_config(argument=None):
     """Every pair of the family that the paper compares."""
     quick = "quick" in parse_argument(argument, words=("quick",))
     pairs = {}
-    for base, post in PAIRS:
+    for base, post in PAIRS if quick else (*PAIRS, *SAMPLED):
         sides = {"base": str(reference.path(base)), "post": str(reference.path(post))}
         constructed = base == "base" and post in (("instruct",) if quick else OTHERS)
         if constructed:
