@@ -9,7 +9,7 @@ import pytest
 
 from svdjax.probe.linearised import SUMS
 from tools.studies import linearised
-from tools.studies.linearised_figures import at_change, bootstrapped, metrics
+from tools.studies.linearised_figures import at_change, between_modules, bootstrapped, metrics
 
 
 def piece(changes: list[float], errors: list[float]) -> dict:
@@ -42,6 +42,15 @@ def test_metrics_are_ratios_of_sums_over_the_texts():
         [interval["change"]["low"], interval["change"]["high"]],
         [np.sqrt(16 * 2 / 3 / 3), np.sqrt(16 / 3)],
     )
+
+
+def test_modules_act_on_one_another_where_their_own_errors_do_not_add_up_to_the_whole():
+    parts = ["all", "self_attn", "mlp", "other"]
+    held = piece([100.0, 1.0, 1.0, 1.0], [81.0, 9.0, 4.0, 1.0]) | {
+        "parts": parts,
+        "scales": [1] * 4,
+    }
+    np.testing.assert_allclose(between_modules(held), (9 - 3 - 2 - 1) / 10)
 
 
 def test_a_share_between_two_steps_is_interpolated_in_the_logarithm_of_the_change():
@@ -94,4 +103,7 @@ def test_the_study_in_small(tmp_path: pathlib.Path):
     assert last["whole"]["share"]["mean"] > 0.9
     noise = shipped["controls"]["noise"]
     assert noise["steps"][0]["share"]["mean"] > noise["steps"][-1]["share"]["mean"]
-    assert {"there", "own_there", "less", "reached"} < set(noise)
+    for where in ("near", "whole"):
+        point = noise[where]
+        less = point["own"]["mean"] - point["control"]["mean"]
+        np.testing.assert_allclose(point["less"]["mean"], less, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,14 @@ def _module(settings: Any, own: Pieces, module: str) -> dict[str, Any]:
     ]
     return {
         "factors": {
-            str(factor): intervals(point, "temperature", "left", "nll_less", "ece_less")
+            str(factor): intervals(point, "temperature")
             for factor, point in zip(settings.factors, everywhere)
         },
-        "noise": {
-            str(size): intervals(point, "temperature", "left")
-            for size, point in zip(settings.sizes, noise)
+        "ends": {
+            end: intervals(f"{module}/-1/{factor}", "left", "nll_less", "ece", "ece_less")
+            for end, factor in (("low", min(settings.factors)), ("high", max(settings.factors)))
         },
+        "noise": intervals(noise[-1], "temperature", "left"),
         "layers": {
             layer: intervals(f"{module}/{layer}/{most}", "temperature")["temperature"]
             for layer in layers
@@ -76,30 +77,10 @@ def _module(settings: Any, own: Pieces, module: str) -> dict[str, Any]:
                 for piece in own
             ]
         ),
-        # At each size of change: noise as large is the control.
-        "left": _mean_over(own, everywhere, lambda row: row["left"]),
-        "left_noise": _mean_over(own, noise, lambda row: row["left"]),
-        "rescaled": _mean_over(own, everywhere, lambda row: row["rescaled"]),
-        "calibration": _interval([_followed(piece, everywhere) for piece in own]),
-        "calibration_noise": _interval([_followed(piece, noise) for piece in own]),
+        "rescaled": _interval(
+            [float(np.mean([piece[point]["rescaled"] for point in everywhere])) for piece in own]
+        ),
     }
-
-
-def _mean_over(
-    own: Pieces, points: Sequence[str], read: Callable[[Mapping[str, float]], float]
-) -> dict[str, float]:
-    return _interval([float(np.mean([read(piece[point]) for point in points])) for piece in own])
-
-
-def _followed(piece: Mapping[str, Any], points: Sequence[str]) -> float:
-    """Share of the change of the calibration error that the matching temperature shows too.
-
-    `1 - sum (e - e_T)^2 / sum (e - e_0)^2` over points, e_T that at the temperature with the same
-    entropy and e_0 that of the model as it is.
-    """
-    less = np.array([piece[point]["ece_less"] for point in points])
-    change = np.array([piece[point]["ece"] - piece["unscaled"]["ece"] for point in points])
-    return float(1 - (less**2).sum() / (change**2).sum())
 
 
 def _interval(values: Sequence[float]) -> dict[str, float]:

@@ -1,14 +1,14 @@
 """How much of what post-training does to the logits is first order in the weights?
 
 `f(W_b) + J Δ` against `f(W_p)` (`svdjax.probe.linearised`) on held-out answers in the model's own
-format: for `instruct` and `reasoning` as shipped, and for short trainings by `instruct`'s recipe
-from three seeds, at three sizes of Δ; by module, and along `W_b + sΔ`. Controls have the size of Δ
-in every matrix: Gaussian noise, and the entries of Δ shuffled; they are looked at up to several
-times that size, so that they can be compared at the same change of the logits.
+format: for the shipped members that `base` was trained to, and for short trainings by `instruct`'s
+recipe from three seeds, at three sizes of Δ; by module, and along `W_b + sΔ`. Controls have the
+size of Δ in every matrix: Gaussian noise, and the entries of Δ shuffled; they are looked at up to
+several times that size, so that they can be compared at the same change of the logits.
 
     python -m tools.studies.linearised
 
-takes about 15 minutes on one core, a third of it training.
+takes about 10 minutes on one core, half of it training.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Settings:
         stretched: Multiples of Δ's size at which the controls are measured beside 1.
     """
 
-    shipped: tuple[str, ...] = ("instruct", "reasoning")
+    shipped: tuple[str, ...] = ("instruct", "reasoning", "rl", "rejection")
     seeds: tuple[int, ...] = (201, 202, 203)
     steps: int = 300
     rows: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.probe.linearised import ALL
+from svdjax.probe.linearised import ALL, MODULES, OTHER
 from tools.studies import drawing
 from tools.studies.statistics import CONFIDENCE, interval
 
@@ -28,6 +28,7 @@ def figures(settings: Any, pieces: Mapping[str, dict[str, Any]]) -> dict[str, An
             "texts": len(piece["tokens"]),
             "tokens": int(sum(piece["tokens"])),
             "size": piece["size"],
+            "between": _quantiles(between_modules(piece), between_modules(piece, _drawn(piece))),
             **_arm([piece], [bootstrapped(piece, index) for index in _indices(piece)]),
             "controls": _controls(settings, pieces, name, 0, [piece] * len(settings.seeds)),
         }
@@ -38,6 +39,8 @@ def figures(settings: Any, pieces: Mapping[str, dict[str, Any]]) -> dict[str, An
     for step in settings.kept:
         seeds = [pieces[f"trained-{step}-change-{seed}"] for seed in settings.seeds]
         trained[str(step)] = {"size": _interval([each["size"] for each in seeds]), **_seeds(seeds)}
+        if step != last:
+            del trained[str(step)]["parts"]
     own = [pieces[f"trained-{last}-change-{seed}"] for seed in settings.seeds]
     return _rounded(
         {
@@ -45,6 +48,7 @@ def figures(settings: Any, pieces: Mapping[str, dict[str, Any]]) -> dict[str, An
             "trained": trained,
             "last": str(last),
             "fall": _fall(settings, pieces),
+            "between": _interval([between_modules(piece) for piece in own]),
             "controls": _controls(settings, pieces, "trained", last, own),
         }
     )
@@ -79,14 +83,40 @@ def metrics(piece: Mapping[str, Any], index: int, drawn: np.ndarray | None = Non
 
 def bootstrapped(piece: Mapping[str, Any], index: int) -> dict[str, dict[str, Any]]:
     """Metrics of a point with percentile intervals over drawn texts; ratios of sums throughout."""
+    means, draws = metrics(piece, index), metrics(piece, index, _drawn(piece))
+    return {name: _quantiles(mean, draws[name]) for name, mean in means.items()}
+
+
+def _drawn(piece: Mapping[str, Any]) -> np.ndarray:
+    """Texts that are drawn with replacement, [draws, texts]."""
     texts = len(piece["tokens"])
-    drawn = np.random.default_rng(0).integers(0, texts, (_DRAWS, texts))
-    means, draws = metrics(piece, index), metrics(piece, index, drawn)
+    return np.random.default_rng(0).integers(0, texts, (_DRAWS, texts))
+
+
+def _quantiles(mean: float, draws: np.ndarray) -> dict[str, Any]:
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    return {
-        name: dict(zip(("mean", "low", "high"), [mean, *np.quantile(draws[name], tails).tolist()]))
-        for name, mean in means.items()
-    }
+    return dict(zip(("mean", "low", "high"), [mean, *np.quantile(draws, tails).tolist()]))
+
+
+def between_modules(piece: Mapping[str, Any], drawn: np.ndarray | None = None) -> Any:
+    """A lower bound of what modules do to one another, over the change of the logits.
+
+    What of the whole is not first order is at most as large as what of the modules by themselves
+    is not, and their effects on one another, together (root mean squares over the positions):
+    `(|error of the whole| - sum of |error of a module|) / |change of the whole|`. Below 0 it says
+    nothing.
+    """
+    if drawn is None:
+        drawn = np.arange(len(piece["tokens"]))[None]
+    points = list(zip(piece["parts"], piece["scales"]))
+
+    def root(name: str, part: str) -> np.ndarray:
+        values = np.asarray(piece["sums"][name][points.index((part, 1.0))], float)
+        return np.sqrt(values[drawn].sum(axis=1))
+
+    alone = sum(root("error", part) for part in (*MODULES, OTHER))
+    found = (root("error", ALL) - alone) / root("change", ALL)
+    return found if len(drawn) > 1 else float(found[0])
 
 
 def at_change(piece: Mapping[str, Any], change: float, name: str = "share") -> float | None:
@@ -123,8 +153,7 @@ def _arm(pieces: Sequence[Mapping[str, Any]], points: Sequence[dict[str, Any]]) 
     for part, scale, point in zip(first["parts"], first["scales"], points):
         if part != ALL:
             of_change = [piece["shares"][part] / piece["shares"][ALL] for piece in pieces]
-            kept = {name: point[name] for name in ("change", "share", "kl_share")}
-            parts[part] = {"of_change": float(np.mean(of_change)), **kept}
+            parts[part] = {"of_change": float(np.mean(of_change)), "share": point["share"]}
             continue
         if scale == 1.0:
             whole = dict(point)
@@ -149,40 +178,52 @@ def _controls(
     step: int,
     own: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Controls of a model, and Δ less them where the logits change as much.
+    """Controls of a model, and Δ less them where the logits change as much, seed by seed.
 
-    That point is the largest change that both reach, seed by seed.
+    That is where the whole of Δ and the first step along it longer than a fifth moves them, or
+    the longest control, where that is less.
     """
+    near = min(scale for scale in settings.scales if scale > 0.2)
     controls = {}
     for arm in ("noise", "shuffled"):
         arms = [pieces[f"{model}-{step}-{arm}-{seed}"] for seed in settings.seeds]
-        reached = [min(_largest(piece), _largest(mine)) for piece, mine in zip(arms, own)]
-        pairs = [
-            (at_change(mine, change), at_change(piece, change))
-            for piece, mine, change in zip(arms, own, reached)
-        ]
-        there = [(a, b) for a, b in pairs if a is not None and b is not None]
-        controls[arm] = {
-            "steps": _seeds(arms)["steps"],
-            "reached": _interval(reached),
-            "own_there": _interval([a for a, _ in there]),
-            "there": _interval([b for _, b in there]),
-            "less": _interval([a - b for a, b in there]),
+        compared = {
+            name: _compared(arms, own, scale) for name, scale in (("near", near), ("whole", 1.0))
         }
+        controls[arm] = {"steps": _seeds(arms)["steps"], **compared}
     return controls
+
+
+def _compared(
+    arms: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]], scale: float
+) -> dict[str, Any]:
+    """Shares of Δ and control where the logits change as much as by a step along Δ."""
+    changes = []
+    for control, mine in zip(arms, own):
+        index = list(zip(mine["parts"], mine["scales"])).index((ALL, scale))
+        changes.append(min(metrics(mine, index)["change"], _largest(control)))
+    pairs = [
+        (at_change(mine, change), at_change(control, change))
+        for control, mine, change in zip(arms, own, changes)
+    ]
+    shares = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return {
+        "change": _interval(changes),
+        "own": _interval([a for a, _ in shares]),
+        "control": _interval([b for _, b in shares]),
+        "less": _interval([a - b for a, b in shares]),
+    }
 
 
 def _fall(settings: Any, pieces: Mapping[str, Any]) -> dict[str, float]:
     """By how much the share of the whole falls from the first kept step to the last, by seed."""
-    ends = [
-        [
-            metrics(piece, piece["parts"].index(ALL, piece["scales"].index(1.0)))["share"]
-            for step in (min(settings.kept), max(settings.kept))
-            for piece in [pieces[f"trained-{step}-change-{seed}"]]
-        ]
-        for seed in settings.seeds
-    ]
-    return _interval([first - last for first, last in ends])
+    shares = {}
+    for step in (min(settings.kept), max(settings.kept)):
+        seeds = [pieces[f"trained-{step}-change-{seed}"] for seed in settings.seeds]
+        index = list(zip(seeds[0]["parts"], seeds[0]["scales"])).index((ALL, 1.0))
+        shares[step] = [metrics(piece, index)["share"] for piece in seeds]
+    first, last = shares.values()
+    return _interval([a - b for a, b in zip(first, last)])
 
 
 def _largest(piece: Mapping[str, Any]) -> float:
@@ -200,7 +241,7 @@ def _interval(values: Sequence[float]) -> dict[str, Any]:
 def draw(found: dict[str, Any], out: pathlib.Path) -> None:
     """The share explained by the change of the logits: Δ, and the controls."""
     names = list(found["shipped"])
-    figure, axes = drawing.panels(len(names) + 1)
+    figure, axes = drawing.panels(len(names) + 1, width=2.5)
     for axis, name in zip(axes, [*names, "trained"]):
         if name == "trained":
             own, controls = found["trained"][found["last"]], found["controls"]
@@ -222,7 +263,7 @@ def draw(found: dict[str, Any], out: pathlib.Path) -> None:
         axis.set_xscale("log")
         axis.set_ylim(-1, 1.05)
         axis.axhline(0, color="#9ca3af", linewidth=0.6)
-        axis.set_xlabel("change of the logits (norm at a position)")
+        axis.set_xlabel("change of the logits")
     axes[0].set_ylabel("share explained to first order")
     axes[0].legend(fontsize=8)
     drawing.save(figure, out / "linearised.svg")
