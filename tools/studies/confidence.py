@@ -82,6 +82,8 @@ class Settings:
 FULL = Settings()
 QUICK = Settings(
     models=("instruct", "trained"),
+    draws=(31, 32),
+    seeds=(201, 202),
     steps=4,
     rows=2,
     kept=(2, 4),

@@ -60,7 +60,16 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(("instruct",), (201, 202, 203), 4, 2, (2, 4), 4, (0.25, 0.5), (4.0,))
+QUICK = Settings(
+    shipped=("instruct",),
+    seeds=(201, 202),
+    steps=4,
+    rows=2,
+    kept=(2, 4),
+    texts=2,
+    scales=(0.25, 0.5),
+    stretched=(0.05, 8.0, 300.0),
+)
 
 
 @dataclasses.dataclass(frozen=True)
