@@ -15,8 +15,8 @@ protocol all 450, three times, which takes well over an hour on two cores (model
 talk on up to the end of their context), and scaled layer by layer at 145 points a model, four
 minutes more. What that gave: docs/reference_results.md.
 
-quick takes about two minutes, half of them compiling: it leaves out `rl` and `rejection`, edits `instruct` alone, asks 30 questions
-once, for at most 160 tokens, and scales at 17 points.
+quick takes about two minutes, half of them compiling: it leaves out `rl` and `rejection`, edits
+`instruct` alone, asks 30 questions once, for at most 160 tokens, and scales at 17 points.
 """
 
 from svdjax import reference
