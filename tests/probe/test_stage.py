@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 
 from svdjax import reference
 from svdjax.engine.signals import StopRequest
-from svdjax.errors import Interrupted
+from svdjax.errors import InputError, Interrupted
 from svdjax.options import default_config
+from svdjax.probe.page import probe_section
+from svdjax.probe.results import ProbeResults
+from svdjax.report.numbers import percent
 from svdjax.sweep.config import SweepConfig, read_config
 from svdjax.sweep.run import run_sweep
+from tests.support.schemas import check_files
 from tests.support.workers import ThreadWorkers
 
 PAIRS = ("instruct", "reasoning")
@@ -66,3 +72,31 @@ def test_workers_probe_the_same_and_this_process_goes_on(tmp_path, monkeypatch, 
     for pair in PAIRS:
         for file in ("probes.json", "entropy.npz", "cka.npz", "maps.npz", "linearised.npz"):
             assert (spread / pair / file).read_bytes() == (here / pair / file).read_bytes()
+    results = ProbeResults.load(here / "reasoning")
+    section = probe_section(results, tmp_path)
+    assert section.files == ["probes", "linearised"]
+    (table,) = (each for each in section.tables if each.title == "First order in the weights")
+    shown = {row[0]: row[1] for row in table.rows}
+    assert {"all", "0.25 × all", "self_attn", "mlp", "other", "q_proj"} <= set(shown)
+    whole = results.first_order()[0]
+    assert shown["all"] == percent(whole["share"])
+    assert any("First order in the weights" in sentence for _, sentence in section.findings)
+    assert check_files(here) >= {"probes"}
+    # What was asked for and is gone is damage.
+    (here / "reasoning" / "linearised.npz").unlink()
+    with pytest.raises(InputError):
+        ProbeResults.load(here / "reasoning")
+
+
+def test_a_pair_that_is_not_one_function_of_its_weights_has_a_note(tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(reference.path("base"), base)
+    raw = json.loads((base / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps(raw | {"rms_norm_eps": 1e-5}))
+    sweep = config()
+    specs = (dataclasses.replace(sweep.pairs[1], base=str(base)),)
+    run_sweep(dataclasses.replace(sweep, pairs=specs), tmp_path / "out")
+    results = ProbeResults.load(tmp_path / "out" / specs[0].name)
+    assert not results.linearised
+    assert not results.first_order()
+    assert "base is not linearised towards post: rms_norm_eps" in results.notes[-1]
