@@ -201,6 +201,14 @@ def test_the_probe_linearises_around_its_first_model(tmp_path: pathlib.Path) -> 
     assert "of the change of the logits from base is first order" in done.text()
     assert "linearised.npz" in done.text()
     assert check_files(done.out) == {"probe_record"}
+    split = run_probe(
+        job(tmp_path / "split", BASE, INSTRUCT, devices=2, tensor_parallel=2, limit=3)
+    )
+    for row, other in zip(
+        done.linearised["instruct"].figures(), split.linearised["instruct"].figures()
+    ):
+        # Float32, added up in another order.
+        np.testing.assert_allclose(other["share"], row["share"], rtol=0, atol=2e-3)
     again = run_probe(job(tmp_path / "out", BASE, INSTRUCT))
     assert again.was_finished
     assert again.linearised["instruct"].figures() == done.linearised["instruct"].figures()
