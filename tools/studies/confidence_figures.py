@@ -100,7 +100,7 @@ def draw(found: dict[str, Any], out: pathlib.Path) -> None:
             factors = sorted(by_factor)
             drawing.draw_line(axis, factors, [by_factor[f] for f in factors], module)
         axis.set_title(model, fontsize=9)
-        axis.set_yscale("log")
+        axis.set_ylim(0.95, 2.15)
         axis.axhline(1, color="#9ca3af", linewidth=0.6)
         axis.set_xlabel("factor of the singular values")
     axes[0].set_ylabel("temperature with the same entropy")
