@@ -72,6 +72,8 @@ def test_a_word_is_an_argument_by_itself():
     config = load("reference").get_config("quick")
     assert (config.name, config.evaluation.limit) == ("reference-quick", 30)
     assert load("reference").get_config().evaluation.limit == 0
+    sampled = {"base-rl", "base-rejection"}
+    assert set(load("reference").get_config().pairs) - set(config.pairs) == sampled
     with pytest.raises(InputError, match="known: quick"):
         load("reference").get_config("full")
     with pytest.raises(InputError, match="takes no value"):

@@ -65,8 +65,13 @@ def main() -> str:
         )
         accuracy = measured.get("accuracy", {}).get("all")
         right = "" if accuracy is None else f", {accuracy:.1f} % of held-out questions right"
+        reached = (
+            f"reward {measured['rewards'][-1]:.3f}"
+            if name == "rl"
+            else f"loss {measured['last_loss']:.4f}"
+        )
         lines.append(
-            f"{name}: loss {measured['last_loss']:.4f} (held out {measured['heldout_loss']:.4f})"
+            f"{name}: {reached} (held-out loss {measured['heldout_loss']:.4f})"
             f"{right}, {time.perf_counter() - begun:.0f} s"
         )
     return "\n".join([*lines, f"written to {_OUT.value}"])

@@ -12,9 +12,12 @@ attention of the last position, mean over the prompts, and of all positions. OUT
 each kind of it by name: "<model>/prompt" (a sample is a prompt, its tokens averaged: our choice and
 the default), "<model>/position" (a sample is a position, the prompts averaged: eq. 17), both also
 "_debiased". OUT/maps.npz holds the first prompt's attention [blocks, tokens, tokens], averaged over
-the heads; OUT/figures what the paper draws. <model> is the directory's name, with -2, -3 where
-names repeat. A finished probe given again does nothing. Exit status: 0 done, 2 the input cannot be
-used (one line on stderr says why), 130 or 143 stopped on request, 1 a fault of svdjax.
+the heads; OUT/figures what the paper draws. With --linearised OUT/linearised.npz holds
+"<model>/change", "<model>/error" and so on: how much of the change of the logits from the first
+model is first order in that of the weights (docs/probe.md). <model> is the directory's name, with
+-2, -3 where names repeat. A finished probe given again does nothing. Exit status: 0 done, 2 the
+input cannot be used (one line on stderr says why), 130 or 143 stopped on request, 1 a fault of
+svdjax.
 """
 
 from __future__ import annotations

@@ -83,8 +83,13 @@ def probe(
     tokens: Any = None
     summed: Any = 0.0
     count = 0
-    for members, rows, lengths in _batches(prompts, config, mesh.shape[ROWS], batch_bytes):
-        tapped = _tapped(params, config, *_put(mesh, rows, lengths), taps, dtype)
+    devices = mesh.shape[ROWS]
+
+    def row_bytes(width: int) -> int:
+        return 8 * config.num_heads * width * width
+
+    for members, rows, lengths in prompt_batches(prompts, devices, batch_bytes, row_bytes):
+        tapped = _tapped(params, config, *put(mesh, rows, lengths), taps, dtype)
         tapped = jax.device_get(tapped)
         for name in ("entropy_last", "entropy_mean"):
             values = tapped["self_attn"][name][:, : len(members)].astype(np.float64)
@@ -100,8 +105,8 @@ def probe(
     if maps:
         # By itself, without padding beyond its bucket's, and as one row on every device.
         length = len(prompts[0])
-        (_, rows, lengths), *_ = _batches(prompts[:1], config, mesh.shape[ROWS], batch_bytes)
-        tapped = _tapped(params, config, *_put(mesh, rows, lengths), Taps(maps=True), dtype)
+        (_, rows, lengths), *_ = prompt_batches(prompts[:1], devices, batch_bytes, row_bytes)
+        tapped = _tapped(params, config, *put(mesh, rows, lengths), Taps(maps=True), dtype)
         first = np.asarray(tapped["self_attn"]["map"][:, 0, :length, :length])
     return Activations(
         entropies["entropy_last"] / len(prompts),
@@ -130,19 +135,33 @@ def _tapped(
     return state[COLLECTION]["layers"]
 
 
-def _put(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
+def put(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
+    """Arrays on the devices, their rows shared out."""
     return [jax.device_put(array, named_sharding(mesh, ROWS)) for array in arrays]
 
 
-def _batches(
-    prompts: Sequence[Sequence[int]], config: ModelConfig, devices: int, batch_bytes: int
+def prompt_batches(
+    prompts: Sequence[Sequence[int]],
+    devices: int,
+    batch_bytes: int,
+    row_bytes: Callable[[int], int],
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """Indices of prompts, tokens [B, T] padded on the right, lengths [B] (0 for empty rows)."""
+    """Batches of prompts of like length.
+
+    Args:
+        prompts: Token ids of each.
+        devices: How many share the rows of a batch.
+        batch_bytes: Budget of a batch, which holds one prompt per device at least.
+        row_bytes: What a row of so many tokens takes of it.
+
+    Yields:
+        Indices of prompts, tokens [B, T] padded on the right, lengths [B] (0 for empty rows).
+    """
     by_width: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_width.setdefault(-(-len(prompt) // _BLOCK) * _BLOCK, []).append(index)
     for width, members in sorted(by_width.items()):
-        most = max(1, batch_bytes // (8 * config.num_heads * width * width))
+        most = max(1, batch_bytes // row_bytes(width))
         size = -(-min(most, len(members)) // devices) * devices
         for start in range(0, len(members), size):
             batch = members[start : start + size]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from svdjax.construct.contract import build_seconds, parameter_count
 from svdjax.engine.stages import Forecast, PairPage, SharedInputs, Stage
 from svdjax.evaluate.contract import models_asked, models_of
+from svdjax.probe.job import LINEARISED_PASSES
 
 if TYPE_CHECKING:
     from svdjax.engine.cost import Rates
@@ -49,6 +50,10 @@ class ProbesStage(Stage):
             parameters = parameter_count(job.plan.post)
             seconds += len(models) * rates.read_seconds(parameters, sum(map(len, prompts)))
             seconds += sum(map(bool, models)) * build_seconds(job, rates)
+            if inputs.settings.probes.linearised:
+                seconds += LINEARISED_PASSES * rates.read_seconds(
+                    parameters, sum(map(len, prompts))
+                )
         line = f"probes: {models_asked(inputs)} read {len(prepared.prompts)} prompts"
         return Forecast([line], seconds, 4)
 

@@ -13,6 +13,8 @@ from svdjax.text.options import AdapterOptions, DecoderOptions, DeviceOptions
 
 _PROMPTS = 'A .jsonl with "prompt" or "question" in every line, or text, a prompt a line.'
 SAMPLES = ("prompt", "position")
+LINEARISED_PASSES = 60
+"""Forward passes that linearising takes: a derivative is two or three, of a dozen parts."""
 
 
 def cka_label(samples: str, debiased: bool) -> str:
@@ -48,6 +50,12 @@ class ProbeOptions:
         choices=SAMPLES,
     )
     debiased: bool = setting(False, "Report the debiased CKA; the paper's is biased.")
+    linearised: bool = setting(
+        False,
+        "Also measure how much of the change of the logits is first order in that of the weights: "
+        "every other model against the first one linearised, in a sweep post against base. It "
+        "takes about 60 times as long as reading the prompts, and three models' memory in float32.",
+    )
 
     @property
     def kind(self) -> str:

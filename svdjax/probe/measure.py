@@ -21,6 +21,7 @@ from svdjax.model import shard_params
 from svdjax.probe.activations import probe
 from svdjax.probe.cka import cka_from_grams, grams
 from svdjax.probe.job import SAMPLES
+from svdjax.probe.linearised import Linearised, linearise
 from svdjax.probe.results import CKA, ENTROPY, MAPS
 
 # Maps take [blocks, tokens, tokens]; of longer prompts nobody sees the cells anyway.
@@ -89,13 +90,7 @@ def probe_model(
     mapped = maps and len(prompts[0]) <= _MOST_MAPPED
     if maps and not mapped:
         note(f"{label}: no attention maps of a prompt longer than {_MOST_MAPPED} tokens")
-    with tqdm.tqdm(
-        total=len(prompts),
-        desc=f"probing {label}",
-        file=sys.stderr,
-        leave=False,
-        disable=not shows_bars(),
-    ) as bar:
+    with _bar(f"probing {label}", len(prompts)) as bar:
 
         def done(count: int) -> None:
             bar.update(count - bar.n)
@@ -117,6 +112,51 @@ def probe_model(
         activations.entropy_mean,
         {samples: grams(x) for samples, x in hidden.items() if x.shape[1] > 1},
         activations.maps,
+    )
+
+
+def linearise_model(
+    label: str,
+    base: Any,
+    params: Any,
+    config: ModelConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    mesh: Mesh,
+    check: Callable[[str], None],
+) -> Linearised:
+    """How far a model's logits are those of another one linearised, with a progress bar.
+
+    In float32, whatever the decoder's dtype: differences of logits would drown in bfloat16.
+
+    Args:
+        label: The model's name for progress.
+        base: Weights around which is linearised, from `load_params`, or on the devices.
+        params: The model's weights.
+        config: Both models.
+        prompts: Token ids of each.
+        mesh: Devices from `decoder_mesh`.
+        check: Called between batches; may raise to stop.
+    """
+    with _bar(f"linearising {label}", len(prompts)) as bar:
+
+        def done(count: int) -> None:
+            bar.update(count - bar.n)
+            check(f"while {label} was compared with its linearisation")
+
+        return linearise(
+            shard_params(base, mesh, jnp.float32),
+            shard_params(params, mesh, jnp.float32),
+            config,
+            prompts,
+            mesh=mesh,
+            done=done,
+        )
+
+
+def _bar(label: str, total: int) -> tqdm.tqdm[Any]:
+    return tqdm.tqdm(
+        total=total, desc=label, file=sys.stderr, leave=False, disable=not shows_bars()
     )
 
 

@@ -14,8 +14,8 @@ from svdjax.construct.groups import by_group
 from svdjax.construct.recipes import VARIANTS
 from svdjax.probe.job import cka_label
 from svdjax.probe.results import differences
-from svdjax.report.cells import dec, plain, view
-from svdjax.report.numbers import decimal, ends
+from svdjax.report.cells import dec, plain, share, sig, view
+from svdjax.report.numbers import decimal, ends, percent, significant
 from svdjax.report.plot import Plot
 from svdjax.report.section import Section
 from svdjax.report.table import Table
@@ -38,18 +38,28 @@ def probe_section(probes: ProbeResults, folder: pathlib.Path) -> Section:
     table = Table("probes", _COLUMNS, tuple(_rows(probes)))
     table.write(folder / "tables")
     caption = f"{_label(probes)}. {_TABLE}"
+    first_order = _first_order(probes)
+    if first_order:
+        first_order.write(folder / "tables")
     return Section(
         lead=(
             f"{len(probes.titles)} models read {probes.count} prompts, and what went on inside "
             "was held against the original."
         ),
-        findings=[("", line) for line in _findings(probes)],
+        findings=[("", line) for line in (*_findings(probes), *_first_order_finding(probes))],
         facts=[("prompts", probes.prompts), ("CKA", _kind(probes))],
         notes=list(probes.notes),
-        tables=[view(table, "Inside the models", caption, _CELLS, text={"model"})],
+        tables=[
+            view(table, "Inside the models", caption, _CELLS, text={"model"}),
+            *(
+                view(each, "First order in the weights", _LINEARISED, _ORDERS, text={"part of Δ"})
+                for each in [first_order]
+                if each
+            ),
+        ],
         plots=list(_plots(probes)),
         draw=[functools.partial(_figures, probes)],
-        files=[table.name],
+        files=[table.name, *([first_order.name] if first_order else [])],
     )
 
 
@@ -64,6 +74,18 @@ def _rows(probes: ProbeResults) -> Iterator[dict[str, Any]]:
             "cka": probes.similarity(name),
             "cka_last_block": float(diagonal[-1]) if diagonal.size else math.nan,
         }
+
+
+def _first_order(probes: ProbeResults) -> Table | None:
+    """Post against base linearised, a row for each part of Δ and step; None if not asked for."""
+    rows = probes.first_order()
+    if not rows:
+        return None
+    named = [
+        {"name": row["part"] if row["scale"] == 1 else f"{row['scale']:g} × {row['part']}", **row}
+        for row in rows
+    ]
+    return Table("linearised", tuple(named[0]), tuple(named))
 
 
 def _kind(probes: ProbeResults) -> str:
@@ -98,6 +120,16 @@ def _findings(probes: ProbeResults) -> Iterator[str]:
             f"{ends(map(probes.similarity, names), three)}, mean over the blocks; attention "
             f"entropy of the last position {ends(map(last, names), three)} nats (original "
             f"{three(last('post'))})."
+        )
+
+
+def _first_order_finding(probes: ProbeResults) -> Iterator[str]:
+    whole = next((r for r in probes.first_order() if (r["part"], r["scale"]) == ("all", 1)), None)
+    if whole:
+        yield (
+            f"First order in the weights: {percent(whole['share'])} of the change of the logits "
+            f"from base; KL from base linearised {significant(whole['kl_linearised'], 3)} nats per "
+            f"token (from base {significant(whole['kl_base'], 3)})."
         )
 
 
@@ -231,6 +263,23 @@ _TABLE = (
     "the same, also where one side is rotated or scaled. With few prompts even unrelated models "
     "are well above 0."
 )
+_LINEARISED = (
+    "The logits of base moved along Δ (all of it, a step, or the part in one module) against those "
+    "that base's derivative predicts. Share of the change: 1 is a change that is linear in the "
+    "weights, 0 is as good as base, below 0 worse. KL in nats per token, from base linearised and "
+    "from base itself; likeliest: positions where their likeliest next token is that of the moved "
+    "model; the text's: where it is the text's own next token."
+)
+_ORDERS = [
+    ("part of Δ", plain("name")),
+    ("share of the change", share("share")),
+    ("KL, linearised", sig("kl_linearised")),
+    ("KL, base", sig("kl_base")),
+    ("likeliest, linearised", share("agree_linearised")),
+    ("likeliest, base", share("agree_base")),
+    ("the text's, linearised", share("right_linearised")),
+    ("moved", share("right_post")),
+]
 _CELLS = [
     ("model", plain("title")),
     ("entropy, last position", dec("entropy_last", 3)),

@@ -1,4 +1,4 @@
-"""Results of the probes stage for a pair: probes.json, and entropy.npz, cka.npz, maps.npz."""
+"""Results of the probes stage for a pair: probes.json, and its arrays in npz files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from svdjax.engine.store import NpzFiles, Results, in_npz
 
 ENTROPY, CKA, MAPS = "entropy.npz", "cka.npz", "maps.npz"
+LINEARISED = "linearised.npz"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ProbeResults(Results):
         entropy: As `svdjax.probe.measure.Probes.entropy`; entropy.npz.
         cka: As `svdjax.probe.measure.Probes.cka`; cka.npz.
         maps: As `svdjax.probe.measure.Probes.maps`; maps.npz, absent where there are none.
+        linearised: `svdjax.probe.linearised.Linearised.arrays` of post around base;
+            linearised.npz, absent where it was not asked for.
         notes: What else is to be known.
     """
 
@@ -43,6 +46,9 @@ class ProbeResults(Results):
     entropy: Mapping[str, np.ndarray] = field(metadata=in_npz({ENTROPY: ()}))
     cka: Mapping[str, np.ndarray] = field(metadata=in_npz({CKA: ()}))
     maps: Mapping[str, np.ndarray] = field(default_factory=dict, metadata=in_npz({MAPS: ()}))
+    linearised: Mapping[str, np.ndarray] = field(
+        default_factory=dict, metadata=in_npz({LINEARISED: ()})
+    )
     notes: list[str] = field(default_factory=list)
 
     def similarity(self, model: str) -> float:
@@ -50,8 +56,14 @@ class ProbeResults(Results):
         values = np.diagonal(self.cka[model])
         return float(np.mean(values)) if values.size else math.nan
 
+    def first_order(self) -> list[dict[str, Any]]:
+        """Rows of `svdjax.probe.linearised.Linearised.figures`; none where it was not asked for."""
+        from svdjax.probe.linearised import Linearised
+
+        return Linearised.from_arrays(self.linearised).figures() if self.linearised else []
+
     def entries(self) -> dict[str, Any]:
-        """Entries of probes.json: the fields, and each model's means."""
+        """Entries of probes.json: the fields, each model's means, and what is first order."""
         models = {
             name: {
                 "entropy_last": float(np.mean(self.entropy[f"{name}/last"])),
@@ -60,12 +72,16 @@ class ProbeResults(Results):
             }
             for name in self.titles
         }
-        return {**super().entries(), "models": models}
+        return {**super().entries(), "models": models, "linearised": self.first_order()}
 
     @classmethod
     def _complete(cls, stored: Any, arrays: NpzFiles) -> None:
-        if not (arrays.folder / MAPS).exists():
-            arrays[MAPS] = {}
+        for file in (MAPS, LINEARISED):
+            if not (arrays.folder / file).exists():
+                arrays[file] = {}
+        asked = stored["settings"].get("linearised") and stored["linearised"]
+        if asked and not arrays[LINEARISED]:
+            raise KeyError(LINEARISED)
         entropy, cka = arrays[ENTROPY], arrays[CKA]
         missing = [
             name for name in stored["titles"] if name not in cka or f"{name}/last" not in entropy

@@ -6,12 +6,14 @@ import contextlib
 import math
 import pathlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from svdjax.atomic import read_npz, remove_leftovers
+from svdjax.atomic import read_npz, remove_leftovers, write_npz
 from svdjax.checkpoint import (
     Checkpoint,
     ModelConfig,
@@ -32,9 +34,10 @@ from svdjax.errors import InputError, missing_extra
 from svdjax.evaluate.benchmarks.questions import SYSTEM
 from svdjax.model import decoder_mesh
 from svdjax.probe.job import ProbeJob, cka_label, model_names
-from svdjax.probe.measure import Probes, probe_model
-from svdjax.probe.results import CKA, ENTROPY
-from svdjax.text.chat import chat_model
+from svdjax.probe.linearised import Linearised, why_not_one_function
+from svdjax.probe.measure import Probes, linearise_model, probe_model
+from svdjax.probe.results import CKA, ENTROPY, LINEARISED
+from svdjax.text.chat import ChatModel, chat_model
 from svdjax.text.prompts import PromptText, read_prompts
 
 _FREE = ("models", "base", "prompts", "out", "devices", "tensor_parallel", "chosen")
@@ -49,6 +52,7 @@ class ProbeOutcome:
         entropy: "<model>/last" and "<model>/mean" to [blocks, heads].
         cka: "<model>", and all four kinds of it, to [blocks of the first model, blocks].
         label: Name of the kind of CKA under "<model>".
+        linearised: Each other model against the first one linearised, by name, if asked for.
         was_finished: Whether there was nothing to do.
     """
 
@@ -56,6 +60,7 @@ class ProbeOutcome:
     entropy: Mapping[str, np.ndarray]
     cka: Mapping[str, np.ndarray]
     label: str
+    linearised: Mapping[str, Linearised] = field(default_factory=dict)
     was_finished: bool = False
 
     def text(self) -> str:
@@ -71,7 +76,9 @@ class ProbeOutcome:
                 f"  {name}: attention entropy of the last position {entropy:.3f} nats, "
                 f"{self.label} with {names[0]} block by block {shown}"
             )
-        return "\n".join([*lines, *(str(self.out / file) for file in (ENTROPY, CKA, "figures"))])
+        lines += [f"  {name}: {each.text(names[0])}" for name, each in self.linearised.items()]
+        files = (ENTROPY, CKA, *([LINEARISED] if self.linearised else []), "figures")
+        return "\n".join([*lines, *(str(self.out / file) for file in files)])
 
 
 class _Model(NamedTuple):
@@ -79,6 +86,7 @@ class _Model(NamedTuple):
     checkpoint: Checkpoint
     config: ModelConfig
     prompts: list[tuple[int, ...]]
+    chat: ChatModel
 
 
 def run_probe(
@@ -127,8 +135,12 @@ def run_probe(
                 ),
             )
             note(f"probed {model.name}: {len(model.prompts)} prompt(s)")
+        linearised = _linearise(models, mesh, stop) if job.linearised else {}
         (workdir.path / "figures").mkdir(exist_ok=True)
         probes.write(workdir.path)
+        if linearised:
+            arrays = {name: each.arrays() for name, each in linearised.items()}
+            write_npz(workdir.path / LINEARISED, flatten_dict(arrays, sep="/"))
         missing = missing_extra("matplotlib", "figures", "no figures without")
         if draw and missing:
             note(missing)
@@ -145,7 +157,28 @@ def run_probe(
             )
         workdir.write_state(state | {"status": "done"})
         label = cka_label(job.samples, job.debiased)
-        return ProbeOutcome(workdir.path, probes.entropy, probes.cka, label)
+        return ProbeOutcome(workdir.path, probes.entropy, probes.cka, label, linearised)
+
+
+def _linearise(
+    models: list[_Model], mesh: jax.sharding.Mesh, stop: StopRequest
+) -> dict[str, Linearised]:
+    """Every other model on its own prompts, against the first one linearised."""
+    first, *others = models
+    base = load_params(first.checkpoint, first.config, None)
+    results = {}
+    for model in others:
+        results[model.name] = linearise_model(
+            model.name,
+            base,
+            load_params(model.checkpoint, model.config, None),
+            model.config,
+            model.prompts,
+            mesh=mesh,
+            check=stop.check,
+        )
+        note(f"linearised {first.name} towards {model.name}: {len(model.prompts)} prompt(s)")
+    return results
 
 
 def dry_run_probe(job: ProbeJob) -> str:
@@ -183,13 +216,34 @@ def _open_models(
                 job.chosen.choose(config.num_layers)
             chat = chat_model(checkpoint, config, job.prompt_format)
             tokens = [chat.prompt(p.text, system, p.location).tokens for p in prompts]
-            models.append(_Model(name, checkpoint, config, tokens))
+            models.append(_Model(name, checkpoint, config, tokens, chat))
         except InputError as error:
             faults.append(str(error))
     if faults:
         raise InputError(" | ".join(dict.fromkeys(faults)))
+    if job.linearised:
+        _refuse_other_functions(models)
     refuse_unused_base(job.base, [model.checkpoint for model in models])
     return models
+
+
+def _refuse_other_functions(models: list[_Model]) -> None:
+    """Raises `InputError` where a model is no other value of the first one's weights."""
+    first, *others = models
+    faults = [
+        f"{model.name}: --linearised compares it with {first.name} linearised, and {why}; leave "
+        "one of the two out"
+        for model in others
+        if (
+            why := why_not_one_function(
+                first.config, model.config, first.chat, model.chat, model.prompts
+            )
+        )
+    ]
+    if not others:
+        faults.append("--linearised: expected two models or more, the first to be linearised")
+    if faults:
+        raise InputError(" | ".join(faults))
 
 
 def _state(job: ProbeJob, prompts: tuple[PromptText, ...], models: list[_Model]) -> dict[str, Any]:
@@ -214,9 +268,13 @@ def _claim(workdir: Workdir, state: dict[str, Any]) -> ProbeOutcome | None:
     remove_leftovers([workdir.path, workdir.path / "figures"])
     if stored.get("status") == "done" and stored.get("versions") == state["versions"]:
         # Damaged files count as missing: they are made again.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError):
             entropy, cka = (read_npz(workdir.path / name) for name in (ENTROPY, CKA))
             label = cka_label(state["config"]["samples"], state["config"]["debiased"])
-            return ProbeOutcome(workdir.path, entropy, cka, label, was_finished=True)
+            linearised = {}
+            if state["config"]["linearised"]:
+                arrays = unflatten_dict(read_npz(workdir.path / LINEARISED), sep="/")
+                linearised = {k: Linearised.from_arrays(each) for k, each in arrays.items()}
+            return ProbeOutcome(workdir.path, entropy, cka, label, linearised, was_finished=True)
     workdir.write_state(state | {"status": "running"})
     return None

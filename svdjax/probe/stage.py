@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from svdjax.checkpoint import digest_of
 from svdjax.construct.build import StackBuilder
@@ -25,17 +26,21 @@ from svdjax.engine.work.unit import Check, Piece, Unit
 from svdjax.evaluate.inputs import EvalInputs
 from svdjax.evaluate.targets import TargetModel, target_models
 from svdjax.model import decoder_mesh
-from svdjax.probe.measure import ModelProbe, Probes, probe_model
+from svdjax.probe.job import LINEARISED_PASSES
+from svdjax.probe.linearised import Linearised, why_not_one_function
+from svdjax.probe.measure import ModelProbe, Probes, linearise_model, probe_model
 from svdjax.probe.results import ProbeResults
 from svdjax.spectra.results import Comparison
 
 _JOURNAL = ".probes"
+# Names the unit of a pair that takes two models; no model is called so.
+_LINEARISED = "linearised"
 # Fig. 4a shows post and replaced; maps of every variant would fill the disk.
 _MAPPED = ("post", "base", "replaced", "restoration_V_SA", "ablation_V_SA")
 
 
 class PairModel(NamedTuple):
-    """The model that reads: a unit's task."""
+    """The model that reads, or `_LINEARISED`: a unit's task."""
 
     pair: str
     model: str
@@ -78,7 +83,7 @@ class ProbesWork:
         """Makes nothing yet; the arguments are those of `run_probes`."""
         self._jobs = {job.spec.name: job for job in jobs}
         self._comparisons, self._inputs, self._context = comparisons, inputs, context
-        self._journal = UnitJournal(context.workdir / _JOURNAL, ModelProbe.from_arrays)
+        self._journal = UnitJournal(context.workdir / _JOURNAL, _from_arrays)
         self._planned: dict[str, list[Unit]] = {}
         self._open: tuple[str, list[TargetModel]] = "", []
 
@@ -97,6 +102,16 @@ class ProbesWork:
                 )
                 for model in self._models(pair)
             ]
+            if self._linearises(pair):
+                self._planned[pair].append(
+                    Unit(
+                        key=self._linearised_key(pair),
+                        label=f"linearisation of {pair}",
+                        task=PairModel(pair, _LINEARISED),
+                        cost=LINEARISED_PASSES * parameters,
+                        affinity=pair,
+                    )
+                )
             there = [unit for unit in self._planned[pair] if unit.key in self._journal]
             for number, unit in enumerate(there, 1):
                 note(f"probed {number}/{len(self._planned[pair])} {_words(unit)} already")
@@ -109,6 +124,9 @@ class ProbesWork:
             pair, name = unit.task
             done, count = self._count(pair)
             check(f"probes of {pair}: {done} of {count} done")
+            if name == _LINEARISED:
+                yield Piece(unit, self._linearise(pair, check).arrays())
+                continue
             model = next(model for model in self._models(pair) if model.name == name)
             probe = probe_model(
                 f"{pair} {name}",
@@ -143,10 +161,17 @@ class ProbesWork:
         pair, settings = job.spec.name, self._context.settings
         models, options = self._models(pair), settings.probes
         probes = Probes(options.kind)
+        linearised: dict[str, np.ndarray] = {}
         for unit in self._planned[pair]:
-            probes.add(unit.task.model, self._journal.read(unit.key))
+            value = self._journal.read(unit.key)
+            if isinstance(value, Linearised):
+                linearised = value.arrays()
+            else:
+                probes.add(unit.task.model, value)
         decoder = {k: v for k, v in asdict(settings.decoder).items() if k != "devices"}
-        readers = self._inputs.readers[pair].values()
+        notes = [reader.note for reader in self._inputs.readers[pair].values()]
+        if options.linearised and (why := self._why_not_linearised(pair)):
+            notes.append(f"base is not linearised towards post: {why}")
         results = ProbeResults(
             pair=pair,
             prompts=options.prompts,
@@ -157,10 +182,31 @@ class ProbesWork:
             entropy=probes.entropy,
             cka=probes.cka,
             maps=probes.maps,
-            notes=list(dict.fromkeys(reader.note for reader in readers if reader.note)),
+            linearised=linearised,
+            notes=list(dict.fromkeys(filter(None, notes))),
         )
         results.save(self._context.workdir / pair)
         return results
+
+    def _linearise(self, pair: str, check: Check) -> Linearised:
+        post, base = self._models(pair)[:2]
+        return linearise_model(
+            f"{pair} post",
+            base.load(),
+            post.load(),
+            post.reader.config,
+            post.reader.prompts,
+            mesh=self._mesh,
+            check=check,
+        )
+
+    def _linearises(self, pair: str) -> bool:
+        """Whether a pair's base is linearised towards its post."""
+        return self._context.settings.probes.linearised and not self._why_not_linearised(pair)
+
+    def _why_not_linearised(self, pair: str) -> str:
+        base, post = (self._inputs.readers[pair][side] for side in ("base", "post"))
+        return why_not_one_function(base.config, post.config, base.chat, post.chat, post.prompts)
 
     @functools.cached_property
     def _mesh(self) -> jax.sharding.Mesh:
@@ -198,6 +244,18 @@ class ProbesWork:
         return digest_of(
             [model.weights, model.reader.prompts, self._positions(pair), mapped, decoder]
         )
+
+    def _linearised_key(self, pair: str) -> str:
+        """The digest of what determines a pair's linearisation."""
+        post, base = self._models(pair)[:2]
+        split = self._context.settings.decoder.tensor_parallel
+        return digest_of([_LINEARISED, post.weights, base.weights, post.reader.prompts, split])
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray]) -> ModelProbe | Linearised:
+    """What a unit made, whose arrays these are."""
+    kind = Linearised if "parts" in arrays else ModelProbe
+    return kind.from_arrays(arrays)
 
 
 def _words(unit: Unit) -> str:

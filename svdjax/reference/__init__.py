@@ -1,15 +1,17 @@
-"""The reference family: four small trained models that ship with the package.
+"""The reference family: six small trained models that ship with the package.
 
 `base` and `base_prime` are pre-trained from scratch on different text from different seeds;
-`instruct` and `reasoning` are `base` after full fine-tuning on short and on long answers. Each is
-an ordinary Hugging Face directory. README.md in this folder says how they were made and measured.
+`instruct` and `reasoning` are `base` after full fine-tuning on short and on long answers, `rl` and
+`rejection` after a short warm-up and training on sampled answers: by reward, and on the right ones
+alone. Each is an ordinary Hugging Face directory. README.md in this folder says how they were made
+and measured.
 """
 
 from __future__ import annotations
 
 import pathlib
 
-NAMES = ("base", "base_prime", "instruct", "reasoning")
+NAMES = ("base", "base_prime", "instruct", "reasoning", "rl", "rejection")
 """The members of the family."""
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -42,11 +44,13 @@ def text_path(name: str) -> pathlib.Path:
         InputError: `name` is not a post-trained member.
     """
     texts = {"instruct": "heldout_instruct.jsonl", "reasoning": "heldout_reasoning.jsonl"}
+    # These two answer in the words of `instruct`.
+    texts |= dict.fromkeys(("rl", "rejection"), texts["instruct"])
     if name not in texts:
         from svdjax.errors import InputError
 
         raise InputError(
-            f"svdjax.reference: no held-out text for {name!r}; expected {' or '.join(texts)}"
+            f"svdjax.reference: no held-out text for {name!r}; expected one of {', '.join(texts)}"
         )
     return _HERE / texts[name]
 

@@ -48,8 +48,13 @@ def test_both_models_are_asked_the_same():
 
 
 def test_other_members_have_no_text():
-    with pytest.raises(InputError, match="'base'; expected instruct or reasoning"):
+    with pytest.raises(InputError, match="'base'; expected one of instruct, reasoning, rl"):
         reference.text_path("base")
+
+
+def test_models_that_learned_from_sampled_answers_write_as_instruct_does():
+    for name in ("rl", "rejection"):
+        assert reference.text_path(name) == reference.text_path("instruct")
 
 
 def test_configs_find_them_without_jax():

@@ -50,7 +50,8 @@ from tests.test_options import load
 def get_config(argument=None):
     config = load("reference").get_config()
     with config.unlocked():
-        del config.pairs["base-base_prime"]
+        for post in ("base_prime", "rl", "rejection"):
+            del config.pairs[f"base-{post}"]
     config.measure = "vectors"
     config.stages = ("spectra", "constructions", "probes", "evaluation")
     config.variants = ("restoration_V_SA",)

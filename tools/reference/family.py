@@ -12,13 +12,21 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from svdjax.checkpoint import load_params, model_config, open_checkpoint, save_checkpoint
+from svdjax.checkpoint import (
+    ModelConfig,
+    load_params,
+    model_config,
+    open_checkpoint,
+    save_checkpoint,
+)
 from svdjax.errors import InputError
+from svdjax.model import Sampling
 
 from . import tokenizer as tokenizers_
 from .grading import as_record, grade, respond
+from .grpo import learn, mean_rewards
 from .problems import heldout_problems
-from .recipes import MAX_LENGTH, Recipe, hf_config
+from .recipes import MAX_LENGTH, PolicyRecipe, Recipe, hf_config
 from .training import Keeping, heldout_loss, train
 
 
@@ -70,15 +78,13 @@ def make(
     tokenizer = tokenizers_.build()
     raw_config = hf_config(tokenizer, chat_model=bool(recipe.parent), **sizes)
     parent = read_model(out / recipe.parent)[0] if recipe.parent else None
-    params = train(
-        recipe,
-        model_config(raw_config),
-        raw_config,
-        tokenizer,
-        workdir,
-        parent=parent,
-        keeping=keeping,
-    )
+    given = (model_config(raw_config), raw_config, tokenizer, workdir)
+    start = None
+    if isinstance(recipe, PolicyRecipe):
+        start = train(recipe.start, *given, parent=parent, keeping=keeping)
+        params = learn(recipe, *given, start=start, keeping=keeping)
+    else:
+        params = train(recipe, *given, parent=parent, keeping=keeping)
     out.mkdir(parents=True, exist_ok=True)
     write_model(out / recipe.name, params, raw_config, tokenizer)
     measured = {
@@ -88,6 +94,10 @@ def make(
         **_losses(recipe, workdir),
         **measure(recipe, out, graded=graded),
     }
+    if start is not None:
+        measured["rewards"] = mean_rewards(recipe.steps, workdir)
+        if graded:
+            measured["start"] = accuracies(start, given[0], tokenizer, out, sampled=True)
     record = out / recipe.name / "measured.json"
     record.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
@@ -96,12 +106,25 @@ def make(
 def measure(recipe: Recipe, out: pathlib.Path, *, graded: bool = True) -> dict[str, Any]:
     """Held-out loss and accuracy of a member as written, that is of the rounded weights."""
     params, config, tokenizer = read_model(out / recipe.name)
-    measured: dict[str, Any] = {"heldout_loss": heldout_loss(recipe, config, tokenizer, params)}
+    policy = isinstance(recipe, PolicyRecipe)
+    text = recipe.start if isinstance(recipe, PolicyRecipe) else recipe
+    measured: dict[str, Any] = {"heldout_loss": heldout_loss(text, config, tokenizer, params)}
     if graded:
-        records = write_heldout(out / "heldout.jsonl")
-        answers = respond(params, config, tokenizer, [each["question"] for each in records])
-        measured["questions"] = len(records)
-        measured["accuracy"] = grade(records, answers)
+        measured |= accuracies(params, config, tokenizer, out, sampled=policy)
+    return measured
+
+
+def accuracies(
+    params: Any, config: ModelConfig, tokenizer: Tokenizer, out: pathlib.Path, *, sampled: bool
+) -> dict[str, Any]:
+    """Percentages right on the held-out questions: greedily and, if wanted, at temperature 1."""
+    records = write_heldout(out / "heldout.jsonl")
+    asked = [each["question"] for each in records]
+    answers = respond(params, config, tokenizer, asked)
+    measured = {"questions": len(records), "accuracy": grade(records, answers)}
+    if sampled:
+        answers = respond(params, config, tokenizer, asked, sampling=Sampling(temperature=1.0))
+        measured["sampled_accuracy"] = grade(records, answers)
     return measured
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from svdjax.checkpoint import ModelConfig
-from svdjax.model import Generator, Request
+from svdjax.model import Generator, Request, Sampling
 
 from .chat import END, prompt
 from .problems import Problem
@@ -44,13 +44,19 @@ def respond(
     *,
     max_new_tokens: int = 224,
     batch_size: int = 64,
+    sampling: Sampling | None = None,
 ) -> list[str]:
-    """Greedy answers to chat prompts, in order."""
+    """Answers to chat prompts, in order; greedy ones by default."""
     ids = [tokenizer.token_to_id(mark) for mark in (END, END_OF_TEXT)]
     stop = [token for token in ids if token is not None]
-    generator = Generator(params, config, batch_size=batch_size, stop_tokens=stop)
+    generator = Generator(
+        params, config, batch_size=batch_size, stop_tokens=stop, sampling=sampling
+    )
     answers = [""] * len(questions)
-    requests = [Request(tokenizer.encode(prompt(q)).ids, max_new_tokens) for q in questions]
+    requests = [
+        Request(tokenizer.encode(prompt(question)).ids, max_new_tokens, stream=stream)
+        for stream, question in enumerate(questions)
+    ]
     for response in generator.run(requests):
         answers[response.index] = tokenizer.decode(list(response.tokens))
     return answers

@@ -53,6 +53,35 @@ class Recipe:
         return pretraining_batch(tokenizer, world, **sizes)
 
 
+@dataclasses.dataclass(frozen=True)
+class PolicyRecipe(Recipe):
+    """A run on answers that a model of the family samples itself, after a supervised start.
+
+    Attributes:
+        start: the supervised run that its weights come from: a model that knows the format.
+        samples: answers sampled to each question; `rows` is a multiple of it.
+        new_tokens: tokens that an answer may have.
+        temperature: of the sampling.
+    """
+
+    start: Recipe
+    samples: int
+    new_tokens: int
+    temperature: float
+
+    @property
+    def questions(self) -> int:
+        """Questions per step."""
+        return self.rows // self.samples
+
+
+_START = Recipe("start", "base", 150, 16, 104, 4e-4, 50, 0.0, 25)
+_POLICY: dict[str, Any] = {
+    **{"parent": "base", "start": _START, "steps": 120, "peak": 1.5e-4, "warmup": 10, "decay": 0.0},
+    **{"rows": 128, "length": 88, "samples": 8, "new_tokens": 36},
+    **{"temperature": 1.0, "seed": 25},
+}
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -60,6 +89,8 @@ RECIPES: dict[str, Recipe] = {
         Recipe("base_prime", "", 6000, 16, 128, 3e-3, 100, 0.1, 71),
         Recipe("instruct", "base", 2000, 16, 104, 4e-4, 50, 0.0, 22),
         Recipe("reasoning", "base", 1300, 12, 248, 8e-4, 50, 0.0, 23),
+        PolicyRecipe("rl", **_POLICY),
+        PolicyRecipe("rejection", **_POLICY),
     )
 }
 

@@ -47,7 +47,7 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def _sample(documents: int) -> Iterable[str]:
-    """Text of every kind that any of the four models is trained on."""
+    """Text of every kind that any of the models is trained on."""
     rng = random.Random("tokenizer")
     for _ in range(documents):
         yield document(rng, WORLD)
@@ -62,7 +62,7 @@ def _sample(documents: int) -> Iterable[str]:
 
 
 def build(documents: int = 4000) -> Tokenizer:
-    """Trains the merges on a fixed sample of the text of all four models."""
+    """Trains the merges on a fixed sample of the text of all models."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.pre_tokenizer = _pre_tokenizer()  # pyright: ignore[reportAttributeAccessIssue]

@@ -27,6 +27,10 @@ from svdjax.model import forward, init_params
 from .recipes import Recipe
 
 Params = Any
+Draw = Callable[[Params, int], tuple[np.ndarray, np.ndarray]]
+"""Gives the tokens and weights of a step, from the parameters before it and its number."""
+Differentiate = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Params]]
+"""Gives the loss of a batch and its gradients, from parameters, tokens and weights."""
 LOG_EVERY = 20
 
 
@@ -66,16 +70,23 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def make_step(recipe: Recipe, config: ModelConfig) -> Callable[..., tuple[Any, jax.Array]]:
-    """The jitted step: (state, tokens, weights) -> (state, mean loss); the state is donated."""
+def make_step(
+    recipe: Recipe, config: ModelConfig, differentiate: Differentiate | None = None
+) -> Callable[..., tuple[Any, jax.Array]]:
+    """The jitted step: (state, tokens, weights) -> (state, loss); the state is donated.
+
+    The loss is the mean over the counted tokens, or what `differentiate` says.
+    """
     update = optimiser(recipe).update
 
     def mean_loss(params: Params, tokens: jax.Array, weights: jax.Array) -> jax.Array:
         total, count = loss_sum(params, config, tokens, weights)
         return total / count
 
+    differentiated = differentiate or jax.value_and_grad(mean_loss)
+
     def step(state: dict[str, Any], tokens: jax.Array, weights: jax.Array) -> Any:
-        loss, gradients = jax.value_and_grad(mean_loss)(state["params"], tokens, weights)
+        loss, gradients = differentiated(state["params"], tokens, weights)
         changes, moments = update(gradients, state["moments"], state["params"])
         return {"params": optax.apply_updates(state["params"], changes), "moments": moments}, loss
 
@@ -113,8 +124,21 @@ def train(
     *,
     parent: Params | None = None,
     keeping: Keeping,
+    draw: Draw | None = None,
+    differentiate: Differentiate | None = None,
 ) -> Params:
     """Trains one member of the family, from where an earlier run in `workdir` stopped.
+
+    Args:
+        recipe: The run.
+        config: The model.
+        raw_config: Its config.json, which `workdir` records.
+        tokenizer: Of the text.
+        workdir: Folder of checkpoints and logs, one folder per recipe.
+        parent: Parameters to start from; None: random ones.
+        keeping: Which checkpoints are written and stay.
+        draw: The batches; those of the recipe by default.
+        differentiate: Loss and gradients; the mean loss of the counted tokens by default.
 
     Returns:
         The parameters after `recipe.steps` steps, as float32 arrays on the host.
@@ -137,28 +161,29 @@ def train(
         done = manager.latest_step() or 0
         if done:
             state = manager.restore(done, args=ocp.args.StandardRestore(state))
-        state = _loop(recipe, config, tokenizer, state, done, manager, keeping, folder)
+        step_fn = make_step(recipe, config, differentiate)
+        drawn = draw or (lambda _, step: recipe.batch(tokenizer, step))
+        state = _loop(recipe, step_fn, drawn, state, done, manager, keeping, folder)
     return jax.tree.map(np.asarray, state["params"])
 
 
 def _loop(
     recipe: Recipe,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
+    step_fn: Callable[..., tuple[Any, jax.Array]],
+    draw: Draw,
     state: Any,
     done: int,
     manager: ocp.CheckpointManager,
     keeping: Keeping,
     folder: pathlib.Path,
 ) -> Any:
-    step_fn = make_step(recipe, config)
     every = [each for each in (keeping.save_every, keeping.keep_steps) if each]
     bar = tqdm(range(done, recipe.steps), recipe.name, recipe.steps, initial=done, unit="step")
     recent: list[jax.Array] = []
     begun = time.perf_counter()
     with (folder / "losses.jsonl").open("a", encoding="utf-8") as log:
         for step in bar:
-            state, loss = step_fn(state, *recipe.batch(tokenizer, step))
+            state, loss = step_fn(state, *draw(state["params"], step))
             recent.append(loss)
             number = step + 1
             if number % LOG_EVERY == 0 or number == recipe.steps:
