@@ -1,0 +1,112 @@
+"""What the runs of the study `middle_k` say: intervals over seeds, and paired comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from tools.studies import statistics
+
+CONTRASTS = (
+    ("pissa_middle", "pissa_top"),
+    ("pissa_bottom", "pissa_top"),
+    ("pissa_random", "pissa_top"),
+    ("pissa_middle", "pissa_random"),
+    ("pissa_middle_scaled", "pissa_top"),
+    ("pissa_middle_scaled", "pissa_middle"),
+    ("frame_middle", "frame_top"),
+    ("frame_bottom", "frame_top"),
+    ("frame_random", "frame_top"),
+    ("pissa_top", "lora"),
+    ("pissa_middle", "lora"),
+    ("frame_top", "lora"),
+    ("frame_middle", "lora"),
+)
+"""Comparisons of held-out losses, decided on before the results: the first minus the second."""
+
+CONTROL = ("lora_again", "lora")
+"""Two draws of the same arm: what a difference without a cause looks like."""
+
+MEASURES = ("loss", "early", "tokens", "accuracy", "base_loss")
+
+Runs = Sequence[Mapping[str, Any]]
+
+
+def early(curve: Sequence[float]) -> float:
+    """Mean training loss over the first half of the steps: less is faster."""
+    return float(np.mean(curve[: max(1, len(curve) // 2)]))
+
+
+def arm_figures(runs: Runs) -> dict[str, Any]:
+    """Intervals over the seeds of one arm."""
+    names = ("loss", "tokens", "accuracy", "base_loss", "relative", "inside")
+    told: dict[str, Any] = {name: short([run[name] for run in runs]) for name in names}
+    told["early"] = short([early(run["curve"]) for run in runs])
+    for place in ("thirds", "predicted"):
+        told[place] = {key: short([run[place][key] for run in runs]) for key in runs[0][place]}
+    told["curve"] = [short(losses) for losses in zip(*(run["curve"] for run in runs), strict=True)]
+    return rounded(told)
+
+
+def contrast(first: Runs, second: Runs) -> dict[str, Any]:
+    """Differences by seed, first minus second, of every measure; ``p`` is the loss's."""
+    told: dict[str, Any] = {}
+    for measure in MEASURES:
+        values = zip(_values(first, measure), _values(second, measure), strict=True)
+        told[measure] = statistics.interval([one - other for one, other in values])
+    test: Any = scipy.stats.ttest_1samp(told["loss"]["values"], 0.0)
+    return told | {"p": float(test.pvalue)}
+
+
+def _values(runs: Runs, measure: str) -> list[float]:
+    return [early(run["curve"]) if measure == "early" else run[measure] for run in runs]
+
+
+def contrasts(runs: Mapping[str, Mapping[str, Runs]]) -> dict[str, Any]:
+    """`CONTRASTS` of every task where both arms were run, and the control's.
+
+    ``holm`` is p corrected for all comparisons of all tasks; the control is none of them.
+    """
+    told: dict[str, Any] = {
+        task: {
+            f"{first}-{second}": contrast(arms[first], arms[second])
+            for first, second in (*CONTRASTS, CONTROL)
+            if first in arms and second in arms
+        }
+        for task, arms in runs.items()
+    }
+    control = "-".join(CONTROL)
+    family = [each for task in told.values() for key, each in task.items() if key != control]
+    for each, corrected in zip(family, holm([each["p"] for each in family]), strict=True):
+        each["holm"] = corrected
+    return rounded({"number": len(family), **told})
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm 1979), in the order given."""
+    corrected, largest = [0.0] * len(values), 0.0
+    for place, index in enumerate(np.argsort(values)):
+        largest = max(largest, min(1.0, (len(values) - place) * values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def short(values: Sequence[float]) -> dict[str, float]:
+    """`statistics.interval` without the values themselves."""
+    told = statistics.interval(values)
+    return {key: told[key] for key in ("mean", "low", "high", "n")}
+
+
+def rounded(value: Any, figures: int = 4) -> Any:
+    """The same with so many significant figures in every number, which keeps the file small."""
+    if isinstance(value, dict):
+        return {key: rounded(each, figures) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each, figures) for each in value]
+    if isinstance(value, float) and value and math.isfinite(value):
+        return round(value, figures - 1 - math.floor(math.log10(abs(value))))
+    return value
