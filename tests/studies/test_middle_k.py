@@ -10,7 +10,13 @@ import pytest
 
 from svdjax.spectral import working_precision
 from svdjax.spectral.components import split_stack, start_of
-from tools.studies import middle_k, middle_k_arms, middle_k_changes, middle_k_figures
+from tools.studies import (
+    middle_k,
+    middle_k_arms,
+    middle_k_changes,
+    middle_k_figures,
+    middle_k_plan,
+)
 
 RANK = 3
 
@@ -131,9 +137,9 @@ def test_corrected_comparisons_are_the_textbook_ones():
 
 
 def test_the_grid_is_widened_where_the_best_rate_is_at_its_end():
-    assert middle_k.wider({0.004: 1.0, 0.002: 1.2}) == [0.008]
-    assert middle_k.wider({0.004: 1.2, 0.002: 1.0}) == [0.001]
-    assert middle_k.wider({0.004: 1.2, 0.002: 1.0, 0.001: 1.1}) == []
+    assert middle_k_plan.wider({0.004: 1.0, 0.002: 1.2}) == [0.008]
+    assert middle_k_plan.wider({0.004: 1.2, 0.002: 1.0}) == [0.001]
+    assert middle_k_plan.wider({0.004: 1.2, 0.002: 1.0, 0.001: 1.1}) == []
 
 
 def test_the_study_in_small(tmp_path: pathlib.Path):
