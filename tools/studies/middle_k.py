@@ -35,12 +35,12 @@ PISSA = ("pissa_top", "pissa_middle", "pissa_bottom", "pissa_random")
 FULL = Settings(
     plans=(
         Plan(
-            Task("instruct", 160, rows=4, warmup=20, batches=16, questions=90, new_tokens=48),
+            Task("instruct", 140, rows=4, warmup=20, batches=16, questions=90, new_tokens=48),
             ("lora", *PISSA, "pissa_middle_scaled", "frame_top", "frame_middle", "lora_again"),
             ranks=(4, 16),
         ),
         Plan(
-            Task("reasoning", 120, rows=2, warmup=20, batches=16, questions=90, new_tokens=224),
+            Task("reasoning", 90, rows=2, warmup=20, batches=24, questions=90, new_tokens=224),
             ("lora", *PISSA),
         ),
     ),
