@@ -142,6 +142,13 @@ def test_the_grid_is_widened_where_the_best_rate_is_at_its_end():
     assert middle_k_plan.wider({0.004: 1.2, 0.002: 1.0, 0.001: 1.1}) == []
 
 
+def test_a_finer_grid_is_judged_by_a_parabola():
+    rates = [0.002 * 3**x for x in (-1, 0, 1)]
+    losses = {rate: 1 + 0.5 * (np.log(rate / 0.0025) / np.log(3)) ** 2 for rate in rates}
+    assert middle_k_figures.finer(losses) == pytest.approx(min(losses.values()) - 1)
+    assert middle_k_figures.finer({0.1: 1.0, 0.2: 2.0}) == 0
+
+
 def test_the_study_in_small(tmp_path: pathlib.Path):
     record = middle_k.STUDY.perform(tmp_path, tmp_path / "work", quick=True)
     told = record["figures"]["tasks"]["instruct"]
@@ -152,9 +159,9 @@ def test_the_study_in_small(tmp_path: pathlib.Path):
         assert arm["inside"]["mean"] > 0.9
         assert 0 < arm["relative"]["mean"] < 0.5, name
         assert arm["loss"]["mean"] < told["before"]["loss"]
-        assert len(arm["curve"]) == 3
+        assert len(middle_k_figures.points(arm["curve"])) == 3
     # The first batch is every arm's, and every arm starts as base.
-    first = [arm["curve"][0]["mean"] for arm in told["arms"].values()]
+    first = [middle_k_figures.points(arm["curve"])[0]["mean"] for arm in told["arms"].values()]
     assert first == pytest.approx([first[0]] * 4, rel=1e-3)
     contrasts = record["figures"]["contrasts"]
     assert contrasts["number"] == 3

@@ -33,6 +33,8 @@ CONTROL = ("lora_again", "lora")
 
 MEASURES = ("loss", "early", "tokens", "accuracy", "base_loss")
 
+CURVE = ("mean", "low", "high")
+
 Runs = Sequence[Mapping[str, Any]]
 
 
@@ -48,7 +50,8 @@ def arm_figures(runs: Runs) -> dict[str, Any]:
     told["early"] = short([early(run["curve"]) for run in runs])
     for place in ("thirds", "predicted"):
         told[place] = {key: short([run[place][key] for run in runs]) for key in runs[0][place]}
-    told["curve"] = [short(losses) for losses in zip(*(run["curve"] for run in runs), strict=True)]
+    curve = [short(losses) for losses in zip(*(run["curve"] for run in runs), strict=True)]
+    told["curve"] = {key: " ".join(f"{each[key]:.3f}" for each in curve) for key in CURVE}
     return rounded(told)
 
 
@@ -59,7 +62,15 @@ def contrast(first: Runs, second: Runs) -> dict[str, Any]:
         values = zip(_values(first, measure), _values(second, measure), strict=True)
         told[measure] = statistics.interval([one - other for one, other in values])
     test: Any = scipy.stats.ttest_1samp(told["loss"]["values"], 0.0)
+    for measure in MEASURES[1:]:
+        del told[measure]["values"]
     return told | {"p": float(test.pvalue)}
+
+
+def points(curve: Mapping[str, str]) -> list[dict[str, float]]:
+    """The intervals of a learning curve, which are kept as one line of text each."""
+    columns = [map(float, curve[key].split()) for key in CURVE]
+    return [dict(zip(CURVE, each, strict=True)) for each in zip(*columns, strict=True)]
 
 
 def _values(runs: Runs, measure: str) -> list[float]:
@@ -93,6 +104,20 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - place) * values[index]))
         corrected[index] = largest
     return corrected
+
+
+def finer(losses: Mapping[float, float]) -> float:
+    """How much lower a finer grid of rates might find the loss.
+
+    By a parabola in the log of the rate, through the lowest loss and its two neighbours; 0 where
+    the lowest lies at an end.
+    """
+    ordered = [losses[rate] for rate in sorted(losses)]
+    best = int(np.argmin(ordered))
+    if best in (0, len(ordered) - 1):
+        return 0.0
+    before, lowest, after = ordered[best - 1 : best + 2]
+    return (after - before) ** 2 / (8 * (after - 2 * lowest + before))
 
 
 def short(values: Sequence[float]) -> dict[str, float]:
