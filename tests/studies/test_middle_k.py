@@ -166,4 +166,8 @@ def test_the_study_in_small(tmp_path: pathlib.Path):
     contrasts = record["figures"]["contrasts"]
     assert contrasts["number"] == 3
     assert "holm" not in contrasts["instruct"]["lora_again-lora"]
-    assert (tmp_path / "middle_k.svg").is_file()
+    assert set(middle_k_figures.points(told["arms"]["lora"]["behind"])[0].values()) == {0.0}
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "middle_k.svg",
+        "middle_k_behind.svg",
+    }

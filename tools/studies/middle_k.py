@@ -99,7 +99,10 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
             },
             "rates": rates[task],
             "finer": {arm: figures.finer(losses) for arm, losses in tuning[task].items()},
-            "arms": {arm: figures.arm_figures(each) for arm, each in by_task[task].items()},
+            "arms": {
+                arm: figures.arm_figures(each, by_task[task]["lora"])
+                for arm, each in by_task[task].items()
+            },
         }
         if plan.ranks:
             ranks[task] = {
@@ -138,20 +141,24 @@ LABELS = {
 
 
 def draw(told: dict[str, Any], folder: pathlib.Path) -> None:
-    """Writes middle_k.svg: the learning curves of every task."""
+    """Writes middle_k.svg, the learning curves, and middle_k_behind.svg, those beside LoRA's."""
     tasks = told["tasks"]
-    figure, axes = drawing.panels(len(tasks), width=3.6)
-    for axis, (name, task) in zip(axes, tasks.items(), strict=True):
-        for arm, label in LABELS.items():
-            if arm not in task["arms"]:
-                continue
-            curve = figures.points(task["arms"][arm]["curve"])
-            steps = [told["bin_steps"] * (place + 0.5) for place in range(len(curve))]
-            drawing.draw_line(axis, steps, curve, label)
-        axis.set(title=f"base → {name}", xlabel="step", yscale="log")
-    axes[0].set_ylabel("training loss, nats per token")
-    axes[0].legend(fontsize=7)
-    drawing.save(figure, folder / "middle_k.svg")
+    for what, file, label in (
+        ("curve", "middle_k.svg", "training loss, nats per token"),
+        ("behind", "middle_k_behind.svg", "training loss minus LoRA's"),
+    ):
+        figure, axes = drawing.panels(len(tasks), width=3.6)
+        for axis, (name, task) in zip(axes, tasks.items(), strict=True):
+            for arm in (arm for arm in LABELS if arm in task["arms"]):
+                curve = figures.points(task["arms"][arm][what])
+                steps = [told["bin_steps"] * (place + 0.5) for place in range(len(curve))]
+                drawing.draw_line(axis, steps, curve, LABELS[arm])
+            axis.set(title=f"base → {name}", xlabel="step")
+            if what == "behind":
+                axis.set_ylim(-0.5, 0.7)
+        axes[0].set_ylabel(label)
+        axes[0].legend(fontsize=7)
+        drawing.save(figure, folder / file)
 
 
 STUDY = Study("middle_k", FULL, QUICK, measure, draw)

@@ -43,16 +43,22 @@ def early(curve: Sequence[float]) -> float:
     return float(np.mean(curve[: max(1, len(curve) // 2)]))
 
 
-def arm_figures(runs: Runs) -> dict[str, Any]:
-    """Intervals over the seeds of one arm."""
+def arm_figures(runs: Runs, beside: Runs) -> dict[str, Any]:
+    """Intervals over the seeds of one arm; ``behind`` is its curve minus that of `beside`."""
     names = ("loss", "tokens", "accuracy", "base_loss", "relative", "inside")
     told: dict[str, Any] = {name: short([run[name] for run in runs]) for name in names}
     told["early"] = short([early(run["curve"]) for run in runs])
     for place in ("thirds", "predicted"):
         told[place] = {key: short([run[place][key] for run in runs]) for key in runs[0][place]}
-    curve = [short(losses) for losses in zip(*(run["curve"] for run in runs), strict=True)]
-    told["curve"] = {key: " ".join(f"{each[key]:.3f}" for each in curve) for key in CURVE}
+    curves, others = (np.array([run["curve"] for run in each]) for each in (runs, beside))
+    told |= {"curve": _line(curves), "behind": _line(curves - others)}
     return rounded(told)
+
+
+def _line(curves: np.ndarray) -> dict[str, str]:
+    """Intervals over seeds of curves [seed, bin], a line of text each."""
+    bins = [short(values) for values in curves.T.tolist()]
+    return {key: " ".join(f"{each[key]:.3f}" for each in bins) for key in CURVE}
 
 
 def contrast(first: Runs, second: Runs) -> dict[str, Any]:
