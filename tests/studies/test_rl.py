@@ -42,6 +42,7 @@ def test_the_study_in_small(performed):
         np.testing.assert_allclose(
             against["mean"], change["rl"]["size"]["mean"] - change["rejection"]["size"]["mean"]
         )
+    assert figures["minutes"] > 0
     assert set(figures["shipped"]) == set(rl.SHIPPED)
     assert all(abs(each["mean"]) <= 1 for each in figures["cosines"].values())
 
