@@ -128,11 +128,11 @@ def test_gradient_is_the_policy_gradient(params, config, tokenizer):
     loss, gradients = jax.jit(grpo.weighted_loss(config))(params, tokens, weights)
     np.testing.assert_allclose(loss, -objective(params, exactly), rtol=1e-4)
     chosen = params["layers"]["mlp"]["up_proj"]["kernel"]
-    direction = rng.normal(size=chosen.shape)
+    direction = rng.normal(size=chosen.shape).astype(np.float32)
 
     def moved(step):
         tree = jax.tree.map(lambda leaf: leaf, params)
-        tree["layers"]["mlp"]["up_proj"]["kernel"] = chosen + step * direction
+        tree["layers"]["mlp"]["up_proj"]["kernel"] = chosen + jnp.float32(step) * direction
         return float(objective(tree, exactly))
 
     # Central differences: their error is of second order in the step, float32's logits round.
@@ -143,9 +143,9 @@ def test_gradient_is_the_policy_gradient(params, config, tokenizer):
 
 def _learn(params, config, raw_config, tokenizer, folder, name="rl"):
     recipe = dataclasses.replace(RECIPE, name=name)
-    return grpo.learn(
-        recipe, config, raw_config, tokenizer, folder, start=params, keeping=Keeping(2, 2)
-    )
+    given = (recipe, config, raw_config, tokenizer, folder)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+        return grpo.learn(*given, start=params, keeping=Keeping(2, 2))
 
 
 def test_a_stopped_run_goes_on_the_same_and_rejection_learns_its_right_answers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ RNG = np.random.default_rng(11)
 @pytest.fixture(scope="module")
 def performed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rl")
-    record = rl.STUDY.perform(folder / "out", folder / "work", quick=True)
+    # As commands compute; optax mixes dtypes.
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(False),
+    ):
+        record = rl.STUDY.perform(folder / "out", folder / "work", quick=True)
     return record["figures"], folder
 
 
@@ -42,6 +49,7 @@ def test_the_study_in_small(performed):
         np.testing.assert_allclose(
             against["mean"], change["rl"]["size"]["mean"] - change["rejection"]["size"]["mean"]
         )
+    assert figures["minutes"] > 0
     assert set(figures["shipped"]) == set(rl.SHIPPED)
     assert all(abs(each["mean"]) <= 1 for each in figures["cosines"].values())
 

@@ -67,7 +67,7 @@ def weighted_loss(config: ModelConfig) -> Differentiate:
             )
 
         used = jnp.sum(jnp.any(weights != 0, axis=(1, 2)))
-        none = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        none = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
         return jax.lax.fori_loop(0, used, add, none)
 
     return differentiate

@@ -53,7 +53,7 @@ class Models(NamedTuple):
 
     seed: int
     seeds: tuple[int, ...]
-    parent: str
+    training: Training
     folder: pathlib.Path
 
 
@@ -68,24 +68,24 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
             for arm in arms
         }
         trained |= runs.spread(models.train_run, items)
-    parent = settings.training.parent
     given = {
-        f"change/{seed}": Models(seed, settings.seeds, parent, runs.folder)
+        f"change/{seed}": Models(seed, settings.seeds, settings.training, runs.folder)
         for seed in settings.seeds
     }
     described = runs.spread(describe_seed, given)
     shipped = runs.spread(describe_shipped, {f"shipped/{name}": name for name in SHIPPED})
-    return summarise(
+    figures = summarise(
         {name.removeprefix("train/"): value for name, value in trained.items()},
         [described[f"change/{seed}"] for seed in settings.seeds],
         {name.removeprefix("shipped/"): value for name, value in shipped.items()},
         settings.seeds,
     )
+    return figures | {"minutes": models.training_minutes(runs.folder)}
 
 
 def describe_seed(given: Models) -> dict[str, Any]:
     """The changes of a seed's models and controls, from base and from the start; their cosines."""
-    base = models.shipped_matrices(given.parent)
+    base = models.shipped_matrices(given.training.parent)
     ends = {arm: models.load_weights(given.folder, arm, given.seed) for arm in ("start", *ARMS)}
     frames = changes.frames(base)
     result: dict[str, Any] = {}
@@ -96,6 +96,8 @@ def describe_seed(given: Models) -> dict[str, Any]:
             for name, end in _ends(start, ends, given.seed).items()
         }
     result["base"]["start"] = changes.describe(frames, base, ends["start"])
+    run = Run("rl", given.seed, given.training, given.folder)
+    result["solution_share"] = models.solution_share(run)
     return result | {"cosines": _cosines(given, base, ends)}
 
 

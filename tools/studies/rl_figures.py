@@ -34,7 +34,7 @@ def summarise(
         ``accuracy`` by model and ``rewards`` by seed; ``ahead``: rl's accuracy less that of another
         arm; ``change`` by origin, model and measure; ``against``: rl's less that of another, seed
         by seed, by origin, other and measure; ``cosines``; ``nearer``: the cosine of rl with
-        rejection less that with supervised; ``shipped``.
+        rejection less that with supervised; ``solution_share`` of rl's right answers; ``shipped``.
     """
 
     def right(arm: str, kind: str) -> list[float]:
@@ -57,7 +57,7 @@ def summarise(
         "rewards": [trained[f"rl-{seed}"]["rewards"] for seed in seeds],
         "change": {
             origin: {
-                name: {key: interval([one[origin][name][key] for one in described]) for key in told}
+                name: {key: _brief([one[origin][name][key] for one in described]) for key in told}
                 for name, told in described[0][origin].items()
             }
             for origin in origins
@@ -68,6 +68,7 @@ def summarise(
         },
         "cosines": {key: interval([one[key] for one in cosines]) for key in cosines[0]},
         "nearer": interval([one["rl rejection"] - one["rl supervised"] for one in cosines]),
+        "solution_share": interval([one["solution_share"] for one in described]),
         "shipped": dict(shipped),
     }
 
@@ -75,7 +76,12 @@ def summarise(
 def _differences(described: Sequence[Mapping[str, Any]], origin: str, name: str) -> dict[str, Any]:
     """Rl less another model in every measure, seed by seed."""
     pairs = [(one[origin]["rl"], one[origin][name]) for one in described]
-    return {key: interval([rl[key] - other[key] for rl, other in pairs]) for key in pairs[0][0]}
+    return {key: _brief([rl[key] - other[key] for rl, other in pairs]) for key in pairs[0][0]}
+
+
+def _brief(values: Sequence[float]) -> dict[str, Any]:
+    """An interval in six digits, without the values it is of: there are many."""
+    return {key: float(f"{interval(values)[key]:.6g}") for key in ("mean", "low", "high")}
 
 
 def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -13,9 +14,11 @@ from tokenizers import Tokenizer
 from svdjax import reference
 from svdjax.checkpoint import ModelConfig
 from svdjax.model import Sampling
-from tools.reference import grading, grpo
+from tools.reference import grading, grpo, rollouts
+from tools.reference.chat import END
 from tools.reference.family import read_model
 from tools.reference.recipes import RECIPES, PolicyRecipe, hf_config
+from tools.reference.solutions import short
 from tools.reference.training import Keeping, train
 
 ARMS = ("rl", "rejection", "supervised")
@@ -107,6 +110,27 @@ def accuracy(
         )
         result[name] = grading.grade(records, answers)["all"] / 100
     return result
+
+
+def solution_share(run: Run) -> float:
+    """Share of the right answers that `rl` sampled which are the given solution, word for word."""
+    recipe = recipe_of(run)
+    tokenizer = read_model(reference.path(run.training.parent))[2]
+    work = grpo.rollouts_folder(run.folder / "training" / str(run.seed))
+    same = []
+    for step in range(recipe.steps):
+        problems = rollouts.step_questions(recipe, step)
+        solutions = [tokenizer.encode(short(each) + END).ids for each in problems]
+        answers = rollouts.kept_answers(work, step)
+        same += [each.tokens == solutions[each.question] for each in answers if each.right]
+    return float(np.mean(same))
+
+
+def training_minutes(folder: pathlib.Path) -> float:
+    """What all training of a study took, from its logs."""
+    logs = sorted((folder / "training").glob("*/*/losses.jsonl"))
+    lines = [line for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+    return sum(json.loads(line)["seconds"] for line in lines) / 60
 
 
 def matrices(params: Any) -> dict[str, np.ndarray]:
