@@ -28,6 +28,10 @@ def anchors(document: pathlib.Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def _within(document: pathlib.Path) -> pathlib.Path:
+    return document.relative_to(ROOT / "docs")
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_relative_links_lead_somewhere(document: pathlib.Path) -> None:
     text = _FENCED.sub("", document.read_text("utf-8"))
@@ -52,10 +56,12 @@ def test_the_site_builds_without_a_warning(tmp_path: pathlib.Path) -> None:
     )
     assert built.returncode == 0, built.stderr
     for document in DOCUMENTS:
-        page = {"README": "index", "CONTRIBUTING": "contributing"}.get(document.stem, document.stem)
-        text = (tmp_path / f"{page}.html").read_text("utf-8")
+        names = {"README": "index.html", "CONTRIBUTING": "contributing.html"}
+        page = names.get(document.stem) or _within(document).with_suffix(".html")
+        text = (tmp_path / page).read_text("utf-8")
         # Nothing is fetched when a page is opened.
         assert not re.search(r'<(?:script|img|link)[^>]*(?:src|rel="stylesheet" href)="http', text)
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
-    missing = [path.name for path in DOCUMENTS[2:] if f": {path.name}" not in navigation]
+    pages = [_within(path).as_posix() for path in DOCUMENTS[2:]]
+    missing = [page for page in pages if f": {page}" not in navigation]
     assert not missing
