@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
 from svdjax.spectral import predicted_surviving
 from tests.spectral import reference
+from tools.reference.training import make_step, optimiser
 from tools.studies import (
     survival,
     survival_averages,
     survival_figures,
     survival_law,
+    survival_models,
     survival_planted,
 )
 from tools.studies.survival_edits import Pair
@@ -21,10 +28,22 @@ SHAPES = ((12, 12), (12, 20), (20, 12))
 SIDES = {"V": "eq11", "U": "eq16"}
 
 
+@contextlib.contextmanager
+def as_commands():
+    """As commands compute: with dtypes promoted, which optax counts on, and 64-bit types off."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(False),
+    ):
+        yield
+
+
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("survival")
-    found = survival.STUDY.perform(folder / "out", folder / "work", quick=True)
+    with as_commands():
+        found = survival.STUDY.perform(folder / "out", folder / "work", quick=True)
     assert (folder / "out/survival.svg").is_file()
     return found
 
@@ -127,6 +146,21 @@ def test_restorations_are_those_of_the_equations():
         assert pair.law(name, "self_attn") == pytest.approx(law)
         half = pair.part(edit, 0.5).new[path]
         np.testing.assert_allclose(half, (edit.new[path] + pair.stacks(path)[1]) / 2, atol=1e-6)
+
+
+@as_commands()
+def test_fine_tuning_is_that_of_the_reference_family(tmp_path: pathlib.Path):
+    training = survival_models.Training(layers=1, base_steps=1, steps=3, rows=1)
+    parent = survival_models.base(training, 16, tmp_path)
+    found = survival_models.tuned(training, parent, 3e-3, 1).params
+    recipe = survival_models.tuning_recipe(training, 3e-3, 1)
+    step = make_step(recipe, parent.config)
+    params = jax.tree.map(jnp.array, parent.params)
+    state = {"params": params, "moments": optimiser(recipe).init(params)}
+    for number in range(training.steps):
+        state, _ = step(state, *recipe.batch(parent.tokenizer, number))
+    # Steps of 1e-3 and float32: the rate is multiplied in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, state["params"])
 
 
 def test_slopes_are_those_of_powers():

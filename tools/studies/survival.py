@@ -7,7 +7,7 @@ Of every one both restorations (eqs. 11 and 16) and the ablation of V (eq. 10, r
 signs) of attention and MLP, beside noise of the same size, base + sΔ at the same distance and with
 the same share of Δ left, and the module reverted; the surviving shares beside the law of
 docs/mathematics.md, section 5; the same of planted changes, Gaussian ones and common and opposite
-rotations. About 17 minutes on one core.
+rotations. About a quarter of an hour on one core.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from tools.studies.survival_pieces import (
     Item,
     Settings,
     measure_base,
-    measure_ladder,
-    measure_path,
     measure_tuned,
 )
 
@@ -52,29 +50,16 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
         for seed in settings.seeds
     }
     tuned = runs.spread(measure_tuned, items)
-    largest = {
-        f"{width}/{seed}": Item(settings, folder, width, seed, max(settings.peaks))
-        for width in settings.widths
-        for seed in settings.seeds
-    }
-    paths = runs.spread(measure_path, {f"path/{name}": each for name, each in largest.items()})
-    ladders = runs.spread(
-        measure_ladder, {f"ladder/{name}": each for name, each in largest.items()}
-    )
-
-    def by_seed(found: dict[str, Any], prefix: str) -> list[Any]:
-        return [found[f"{prefix}/{seed}"] for seed in settings.seeds]
-
     return figures(
         settings,
         {name: told[f"base/{name}"] for name in bases},
         {
-            f"{width}/{number}": by_seed(tuned, f"tuned/{width}/{number}")
+            f"{width}/{number}": [
+                tuned[f"tuned/{width}/{number}/{seed}"] for seed in settings.seeds
+            ]
             for width in settings.widths
             for number in range(len(settings.peaks))
         },
-        {name: by_seed(paths, f"path/{name}") for name in bases},
-        {name: by_seed(ladders, f"ladder/{name}") for name in bases},
     )
 
 

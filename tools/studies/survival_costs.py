@@ -73,7 +73,7 @@ def path(seeds: Sequence[Any]) -> dict[str, Any]:
     kinds = ("noise", "restoration", "straight")
 
     def exponent(seed: Any, kind: str) -> float:
-        lines = [seed[module][kind] for module in MODULES]
+        lines = [seed["path"][module][kind] for module in MODULES]
         return float(
             np.mean(
                 [slope([p["change"] for p in line], [p["kl"] for p in line])[0] for line in lines]

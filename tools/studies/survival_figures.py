@@ -31,11 +31,12 @@ def figures(
     settings: Settings,
     bases: Mapping[str, Any],
     cells: Cells,
-    paths: Mapping[str, Sequence[Any]],
-    ladders: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
-    """All figures of the page; `cells`, `paths` and `ladders` hold a piece a seed."""
+    """All figures of the page."""
     names = [str(width) for width in settings.widths]
+    # The learning rate whose pieces hold paths and ladders.
+    highest = settings.peaks.index(max(settings.peaks))
+    largest = {width: cells[f"{width}/{highest}"] for width in names}
     return {
         "bases": bases,
         "cells": {cell: _cell(seeds) for cell, seeds in cells.items()},
@@ -46,10 +47,8 @@ def figures(
             width: _projections(cells[f"{width}/{_middle(settings)}"]) for width in names
         },
         "planted": {cell: _planted(seeds) for cell, seeds in cells.items()},
-        "ladder": {
-            width: _ladder(seeds, cells[f"{width}/0"][0]["law"]) for width, seeds in ladders.items()
-        },
-        "path": {width: costs.path(seeds) for width, seeds in paths.items()},
+        "ladder": {width: _ladder(seeds) for width, seeds in largest.items()},
+        "path": {width: costs.path(seeds) for width, seeds in largest.items()},
         "exponents": {width: costs.exponents(settings, width, cells) for width in names},
         "follows": {
             name: costs.follows(settings, names_, cells) for name, names_ in _groups(names)
@@ -155,7 +154,7 @@ def _planted(seeds: Sequence[Any]) -> dict[str, Any]:
     return told
 
 
-def _ladder(seeds: Sequence[Any], law: Any) -> dict[str, Any]:
+def _ladder(seeds: Sequence[Any]) -> dict[str, Any]:
     """Shares along the sizes: of Gaussian changes over the law, of trained ones over the first."""
 
     def part(row: Any, whole: Any) -> float:
@@ -163,9 +162,11 @@ def _ladder(seeds: Sequence[Any], law: Any) -> dict[str, Any]:
             np.mean([row[side][n] / whole[side][n] for side in RESTORATIONS for n in PROJECTIONS])
         )
 
-    steps = range(len(seeds[0]["gaussian"]))
+    law = seeds[0]["law"]
+    ladders = [seed["ladder"] for seed in seeds]
+    steps = range(len(ladders[0]["gaussian"]))
     return {
-        "gaussian": [over_seeds(seeds, lambda s: part(s["gaussian"][i], law)) for i in steps],  # noqa: B023
-        "trained": [mean(part(s["trained"][i], s["trained"][0]) for s in seeds) for i in steps],
-        "sum": [mean(np.mean(_both(s["gaussian"][i])) for s in seeds) for i in steps],
+        "gaussian": [over_seeds(ladders, lambda s: part(s["gaussian"][i], law)) for i in steps],  # noqa: B023
+        "trained": [mean(part(s["trained"][i], s["trained"][0]) for s in ladders) for i in steps],
+        "sum": [mean(np.mean(_both(s["gaussian"][i])) for s in ladders) for i in steps],
     }

@@ -7,16 +7,21 @@ MLP is 21/8 of it, heads are 4 and 2 for keys and values whatever it is).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
 from tokenizers import Tokenizer
 
 from svdjax.checkpoint import model_config
 from svdjax.checkpoint.config import ModelConfig
 from svdjax.reference import path
 from tools.reference.recipes import RECIPES, Recipe, hf_config
-from tools.reference.training import Keeping, train
+from tools.reference.training import Keeping, loss_sum, optimiser, train
 
 KEEPING = Keeping(save_every=200)
 
@@ -33,8 +38,8 @@ class Training:
     """
 
     layers: int = 5
-    base_steps: int = 700
-    steps: int = 120
+    base_steps: int = 600
+    steps: int = 100
     rows: int = 8
 
 
@@ -65,29 +70,47 @@ def tuning_recipe(training: Training, peak: float, seed: int) -> Recipe:
 
 def base(training: Training, width: int, folder: pathlib.Path) -> Model:
     """The base of a width: trained, or what an earlier call has left in `folder`."""
-    return _trained(base_recipe(training), training, width, folder / f"width-{width}", None)
-
-
-def tuned(
-    training: Training, parent: Model, width: int, peak: float, seed: int, folder: pathlib.Path
-) -> Model:
-    """A fine-tuned model, all of whose weights started from `parent`'s."""
-    place = folder / f"width-{width}" / f"peak-{peak:g}-seed-{seed}"
-    return _trained(tuning_recipe(training, peak, seed), training, width, place, parent)
-
-
-def _trained(
-    recipe: Recipe, training: Training, width: int, folder: pathlib.Path, parent: Model | None
-) -> Model:
+    recipe = base_recipe(training)
     tokenizer = Tokenizer.from_file(str(path("base") / "tokenizer.json"))
     raw = hf_config(
         tokenizer,
-        chat_model=parent is not None,
+        chat_model=False,
         hidden_size=width,
         layers=training.layers,
         intermediate_size=width * 21 // 8,
     )
     config = model_config(raw)
-    start = parent.params if parent else None
-    params = train(recipe, config, raw, tokenizer, folder, parent=start, keeping=KEEPING)
-    return Model(params, config, tokenizer)
+    place = folder / f"width-{width}"
+    return Model(train(recipe, config, raw, tokenizer, place, keeping=KEEPING), config, tokenizer)
+
+
+def tuned(training: Training, parent: Model, peak: float, seed: int) -> Model:
+    """A fine-tuned model, all of whose weights started from `parent`'s."""
+    recipe = tuning_recipe(training, peak, seed)
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), parent.params)
+    state = {"params": params, "moments": optimiser(recipe).init(params)}
+    step = _tuning_step(training, parent.config)
+    for number in range(recipe.steps):
+        state = step(state, *recipe.batch(parent.tokenizer, number), jnp.float32(peak))
+    return parent._replace(params=jax.device_get(state["params"]))
+
+
+@functools.cache
+def _tuning_step(training: Training, config: ModelConfig) -> Callable[..., Any]:
+    """The jitted step, one program for all rates: without weight decay a step grows with the rate.
+
+    That is the step of `tools.reference.training` at the rate 1, times the rate.
+    """
+    update = optimiser(tuning_recipe(training, 1.0, 0)).update
+
+    def mean_loss(params: Any, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+        total, count = loss_sum(params, config, tokens, weights)
+        return total / count
+
+    def step(state: Any, tokens: jax.Array, weights: jax.Array, peak: jax.Array) -> Any:
+        gradients = jax.grad(mean_loss)(state["params"], tokens, weights)
+        changes, moments = update(gradients, state["moments"], state["params"])
+        changes = jax.tree.map(lambda change: peak * change, changes)
+        return {"params": optax.apply_updates(state["params"], changes), "moments": moments}
+
+    return jax.jit(step, donate_argnums=0)

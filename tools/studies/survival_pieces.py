@@ -8,22 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
-from svdjax.construct.tree import chosen_paths, projection_of, replaced_leaves
+from svdjax.construct.tree import chosen_paths, replaced_leaves
 from svdjax.reference import path, text_path
-from svdjax.spectral import predicted_surviving
 from svdjax.text.texts import read_texts, tokenise
 from tools.studies import survival_models as models
-from tools.studies.survival_edits import (
-    RESTORATIONS,
-    Judge,
-    Pair,
-    Stacks,
-    by_projection,
-)
-from tools.studies.survival_law import change_of, first_order
+from tools.studies.survival_edits import RESTORATIONS, Judge, Pair, Stacks
+from tools.studies.survival_law import change_of
 from tools.studies.survival_planted import gaussian, rotated
+from tools.studies.survival_shares import first_orders, ladder, law, restored, shares
 
 MODULES = ("self_attn", "mlp")
 SALT = 10_000
@@ -46,7 +39,7 @@ class Settings:
     """
 
     training: models.Training = dataclasses.field(default_factory=models.Training)
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, ...] = (32, 64, 96)
     peaks: tuple[float, ...] = (6e-5, 2e-4, 6e-4, 2e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     text_step: int = 2
@@ -72,9 +65,7 @@ class Item:
 
     def tuned(self, base: models.Model) -> models.Model:
         """The fine-tuned model."""
-        return models.tuned(
-            self.settings.training, base, self.width, self.peak, self.seed, self.folder
-        )
+        return models.tuned(self.settings.training, base, self.peak, self.seed)
 
     def rng(self, use: str) -> np.random.Generator:
         """A generator of this piece's own for one use."""
@@ -104,14 +95,24 @@ def held_out(model: models.Model, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_tuned(item: Item) -> dict[str, Any]:
-    """A fine-tuned model: all edits of either module, and planted changes of the same sizes."""
+    """A fine-tuned model: all edits of either module, and planted changes of the same sizes.
+
+    Of the highest learning rate also KL along the way to an edit, and shares along sizes of Δ.
+    """
     base = item.base
     model = item.tuned(base)
     judge = Judge(model.params, model.config, *held_out(model, item.settings.text_step))
     pair = Pair(base.params, model.params, item.seed)
     original, before = judge(model.params), judge(base.params)
     sides = restored(pair)
+    farther: dict[str, Any] = {}
+    if item.peak == max(item.settings.peaks):
+        farther = {
+            "path": _path(pair, judge, item.settings.fractions),
+            "ladder": ladder(pair, item.settings.ladder, item.rng),
+        }
     return {
+        **farther,
         "size": pair.size("all"),
         "loss": original.loss,
         "accuracy": original.accuracy,
@@ -123,41 +124,6 @@ def measure_tuned(item: Item) -> dict[str, Any]:
         "modules": {name: _module(pair, judge, name, sides) for name in MODULES},
         "planted": _planted(item, base, pair),
     }
-
-
-def restored(pair: Pair) -> dict[str, Stacks]:
-    """Both restorations of all matrices."""
-    return {side: pair.construct(name, "all") for side, name in RESTORATIONS.items()}
-
-
-def shares(sides: Mapping[str, Stacks]) -> dict[str, dict[str, float]]:
-    """Surviving shares of both restorations by projection, mean of the layers."""
-    return {side: by_projection(edit.share) for side, edit in sides.items()}
-
-
-def law(pair: Pair) -> dict[str, dict[str, float]]:
-    """What first order predicts of them."""
-    paths = chosen_paths(pair.post, "all")
-    return {
-        side: {
-            projection_of(each): predicted_surviving(name, pair.stacks(each)[0].shape[1:])
-            for each in paths
-        }
-        for side, name in RESTORATIONS.items()
-    }
-
-
-def first_orders(pair: Pair) -> dict[str, dict[str, float]]:
-    """First order of the change as it is, by projection: means of the layers."""
-    told: dict[str, dict[str, float]] = {}
-    for leaf in chosen_paths(pair.post, "all"):
-        values = first_order(*pair.stacks(leaf))
-        variance = values.pop("rotation_std") ** 2
-        for name, each in values.items():
-            told.setdefault(name, {})[projection_of(leaf)] = float(each.mean())
-        std = float(np.sqrt(variance.sum()) / len(variance))
-        told.setdefault("rotation_std", {})[projection_of(leaf)] = std
-    return told
 
 
 def _module(pair: Pair, judge: Judge, modules: str, sides: Mapping[str, Stacks]) -> dict[str, Any]:
@@ -227,12 +193,8 @@ def _planted_module(
     return told
 
 
-def measure_path(item: Item) -> dict[str, Any]:
+def _path(pair: Pair, judge: Judge, fractions: tuple[float, ...]) -> dict[str, Any]:
     """KL along the way to an edit: noise, a restoration, base + sΔ, all of one length."""
-    base = item.base
-    model = item.tuned(base)
-    judge = Judge(model.params, model.config, *held_out(model, item.settings.text_step))
-    pair = Pair(base.params, model.params, item.seed)
     told: dict[str, Any] = {}
     for modules in MODULES:
         edit = pair.construct(RESTORATIONS["V"], modules)
@@ -244,48 +206,8 @@ def measure_path(item: Item) -> dict[str, Any]:
         told[modules] = {
             kind: [
                 {"change": pair.told(part)["change"], "kl": judge(pair.edited(part)).kl}
-                for part in (pair.part(end, each) for each in item.settings.fractions)
+                for part in (pair.part(end, each) for each in fractions)
             ]
             for kind, end in ends.items()
         }
     return told
-
-
-def measure_ladder(item: Item) -> dict[str, Any]:
-    """Shares of changes from tiny to as large as the base: Gaussian ones, and scaled trained ones.
-
-    Returns:
-        By kind of change, a list along the ladder: shares of both sides by projection.
-    """
-    base = item.base
-    model = item.tuned(base)
-    whole = Pair(base.params, model.params, item.seed)
-    starts, directions = {}, {}
-    for leaf in chosen_paths(model.params, "all"):
-        start, end = whole.stacks(leaf)
-        starts[leaf] = start
-        directions[leaf] = {
-            "trained": change_of(start, end),
-            "gaussian": item.rng(leaf).standard_normal(start.shape),
-        }
-    return {
-        kind: [
-            _scaled(starts, {p: d[kind] for p, d in directions.items()}, size)
-            for size in item.settings.ladder
-        ]
-        for kind in ("gaussian", "trained")
-    }
-
-
-def _scaled(
-    starts: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray], size: float
-) -> dict[str, dict[str, float]]:
-    """Shares where each matrix has changed by `size` of its own norm."""
-    new = {}
-    for leaf, start in starts.items():
-        direction = directions[leaf]
-        far = size * np.linalg.norm(start.astype(float), axis=(1, 2))
-        scale = (far / np.linalg.norm(direction, axis=(1, 2)))[:, None, None]
-        new[leaf] = (start + scale * direction).astype(np.float32)
-    base, post = (unflatten_dict(each, sep="/") for each in (starts, new))
-    return shares(restored(Pair(base, post, 0)))
