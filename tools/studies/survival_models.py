@@ -39,7 +39,7 @@ class Training:
 
     layers: int = 5
     base_steps: int = 600
-    steps: int = 100
+    steps: int = 110
     rows: int = 8
 
 

@@ -39,13 +39,13 @@ class Settings:
     """
 
     training: models.Training = dataclasses.field(default_factory=models.Training)
-    widths: tuple[int, ...] = (32, 64, 96)
+    widths: tuple[int, ...] = (32, 64, 128)
     peaks: tuple[float, ...] = (6e-5, 2e-4, 6e-4, 2e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     text_step: int = 2
-    text_rows: int = 8
+    text_rows: int = 4
     fractions: tuple[float, ...] = (0.03, 0.1, 0.3)
-    ladder: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
+    ladder: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
