@@ -2,12 +2,12 @@
 
     python -m tools.studies.survival
 
-Bases of three widths and fine-tuned models of four sizes of Δ and three seeds each, trained alike.
+Bases of three widths and fine-tuned models of six sizes of Δ and three seeds each, trained alike.
 Of every one both restorations (eqs. 11 and 16) and the ablation of V (eq. 10, raw and aligned
 signs) of attention and MLP, beside noise of the same size, base + sΔ at the same distance and with
 the same share of Δ left, and the module reverted; the surviving shares beside the law of
 docs/mathematics.md, section 5; the same of planted changes, Gaussian ones and common and opposite
-rotations. About a quarter of an hour on one core.
+rotations. About 25 minutes on one core.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def draw(found: dict[str, Any], folder: pathlib.Path) -> None:
     figure, (left, middle, right) = drawing.panels(3)
     widths = list(found["ladder"])
     for width in widths:
-        sizes = FULL.ladder[: len(found["ladder"][width]["gaussian"])]
-        drawing.draw_line(left, sizes, found["ladder"][width]["gaussian"], f"width {width}")
+        drawing.draw_line(
+            left, found["sizes"], found["ladder"][width]["gaussian"], f"width {width}"
+        )
     left.set(xscale="log", xlabel="size of Δ, of the base", ylabel="share left / law")
     left.set_title("Gaussian Δ", fontsize=9)
     left.legend()
@@ -88,7 +89,7 @@ def draw(found: dict[str, Any], folder: pathlib.Path) -> None:
         ]
         right.plot(
             [x for x, _ in points],
-            [row["same_share"]["mean"] for _, row in points],
+            [row["same_share"] for _, row in points],
             "o",
             color=color,
             markersize=3,

@@ -33,12 +33,11 @@ def damage(seeds: Sequence[Any]) -> dict[str, Any]:
         told["_".join(edit)] = {
             "change": mean(row["change"] for row in rows),
             "removed": mean(1 - row["share"] for row in rows),
-            "law": mean(1 - row["law"] for row in rows),
             "kl": geometric(row["kl"] for row in rows),
             "accuracy": mean(row["accuracy"] for row in rows),
             "noise": geometric(row["kl"] / row["noise"]["kl"] for row in rows),
             "interpolated": geometric(row["kl"] / row["interpolated"]["kl"] for row in rows),
-            "same_share": ratio(row["kl"] / row["same_share"]["kl"] for row in rows),
+            "same_share": geometric(row["kl"] / row["same_share"]["kl"] for row in rows),
         }
 
     def pooled(seed: Any, kind: str) -> float:
@@ -47,9 +46,6 @@ def damage(seeds: Sequence[Any]) -> dict[str, Any]:
 
     for kind in ("noise", "interpolated", "same_share"):
         told[kind] = ratio(pooled(seed, kind) for seed in seeds)
-    for module in MODULES:
-        rows = [seed["modules"][module]["reverted"] for seed in seeds]
-        told[f"reverted_{module}"] = geometric(row["kl"] for row in rows)
     return told
 
 
@@ -61,10 +57,16 @@ def ablations(seeds: Sequence[Any]) -> dict[str, Any]:
         whole = [seed["modules"][edit[1]]["reverted"]["kl"] for seed in seeds]
         told["_".join(edit)] = {
             "change": mean(row["change"] for row in rows),
-            "kl": geometric(row["kl"] for row in rows),
             "noise": ratio(row["kl"] / row["noise"]["kl"] for row in rows),
             "reverted": geometric(row["kl"] / each for row, each in zip(rows, whole)),
         }
+
+    def whole_part(seed: Any) -> float:
+        """KL over that of reverting, both modules together."""
+        modules = seed["modules"].values()
+        return geometric(each["ablated_aligned"]["kl"] / each["reverted"]["kl"] for each in modules)
+
+    told["aligned_reverted"] = ratio(whole_part(seed) for seed in seeds)
     return told
 
 
@@ -119,10 +121,10 @@ def follows(settings: Settings, widths: Sequence[str], cells: Cells) -> dict[str
             )
         return made
 
-    def worse_side(seed: int) -> float:
-        """Share of modules where the side that takes more of Δ away costs more."""
+    def worse_side(seed: int, module: str) -> float:
+        """Share of models where the side that takes more of Δ away costs more."""
         right = []
-        for cell, module in itertools.product(names, MODULES):
+        for cell in names:
             v, u = (variant(cells[cell][seed], (side, module)) for side in RESTORATIONS)
             right.append((v["share"] < u["share"]) == (v["kl"] > u["kl"]))
         return float(np.mean(right))
@@ -138,5 +140,8 @@ def follows(settings: Settings, widths: Sequence[str], cells: Cells) -> dict[str
         "explained_by_size": fit("change", "kl", 1),
         "explained_by_same_share": fit("same_share", "kl", 1),
         "ratio": ratio(geometric(row["ratio"] for row in each) for each in data),
-        "worse_side": short([worse_side(seed) for seed in range(len(settings.seeds))]),
+        "worse_side": {
+            module: short([worse_side(seed, module) for seed in range(len(settings.seeds))])
+            for module in MODULES
+        },
     }

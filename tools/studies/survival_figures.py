@@ -47,6 +47,7 @@ def figures(
             width: _projections(cells[f"{width}/{_middle(settings)}"]) for width in names
         },
         "planted": {cell: _planted(seeds) for cell, seeds in cells.items()},
+        "sizes": list(settings.ladder),
         "ladder": {width: _ladder(seeds) for width, seeds in largest.items()},
         "path": {width: costs.path(seeds) for width, seeds in largest.items()},
         "exponents": {width: costs.exponents(settings, width, cells) for width in names},
@@ -65,9 +66,10 @@ def _groups(names: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def _cell(seeds: Sequence[Any]) -> dict[str, Any]:
-    keys = ("size", "loss", "accuracy")
     return {
-        **{key: short([seed[key] for seed in seeds]) for key in keys},
+        "size": short([seed["size"] for seed in seeds]),
+        "accuracy": short([seed["accuracy"] for seed in seeds]),
+        "loss": mean(seed["loss"] for seed in seeds),
         "base_loss": seeds[0]["base_loss"],
         "base_accuracy": seeds[0]["base_accuracy"],
     }
@@ -100,14 +102,8 @@ def _law(seeds: Sequence[Any]) -> dict[str, Any]:
         "off_gaussian": over_seeds(
             seeds, lambda s: error(s["planted"]["gaussian"]["shares"], s["law"])
         ),
-        "off_first_order": mean(error(s["shares"], s["first_order"]) for s in seeds),
+        "off_first_order": over_seeds(seeds, lambda s: error(s["shares"], s["first_order"])),
         "sum": over_seeds(seeds, lambda s: np.mean(_both(s["shares"]))),
-        "excess": over_seeds(
-            seeds,
-            lambda s: (
-                np.mean(_both(s["shares"])) - np.mean(_both(s["planted"]["gaussian"]["shares"]))
-            ),
-        ),
         "diagonal": mean(s["first_order"]["diagonal"][n] for s in seeds for n in PROJECTIONS),
         "rotation": over_seeds(seeds, rotation),
         "rotation_std": mean(std(seed) for seed in seeds),
@@ -124,7 +120,6 @@ def _projection(seeds: Sequence[Any], name: str) -> dict[str, Any]:
         **{side: mean(each) for side, each in shares.items()},
         **{f"law_{side}": seeds[0]["law"][side][name] for side in RESTORATIONS},
         "sum": short([sum(each) for each in zip(*shares.values())]),
-        "rotation": mean(seed["first_order"]["rotation"][name] for seed in seeds),
     }
 
 
@@ -133,7 +128,6 @@ def _planted(seeds: Sequence[Any]) -> dict[str, Any]:
     for kind in ("gaussian", "rotation", "opposite"):
         planted = [seed["planted"][kind] for seed in seeds]
         told[kind] = {
-            "size": mean(each["size"] for each in planted),
             "sum": over_seeds(planted, lambda each: np.mean(_both(each["shares"]))),
         }
         if kind != "opposite":

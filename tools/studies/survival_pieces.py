@@ -40,7 +40,7 @@ class Settings:
 
     training: models.Training = dataclasses.field(default_factory=models.Training)
     widths: tuple[int, ...] = (32, 64, 128)
-    peaks: tuple[float, ...] = (6e-5, 2e-4, 6e-4, 2e-3)
+    peaks: tuple[float, ...] = (1.5e-5, 6e-5, 2e-4, 6e-4, 2e-3, 4e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     text_step: int = 2
     text_rows: int = 4
