@@ -30,7 +30,7 @@ FULL = Settings()
 QUICK = Settings(
     training=Training(layers=1, base_steps=4, steps=4, rows=2),
     widths=(16,),
-    peaks=(1e-3, 1e-2),
+    peaks=(3e-4, 3e-3),
     seeds=(0, 1),
     text_step=30,
     text_rows=2,
