@@ -26,10 +26,11 @@ from tools.studies.statistics import interval
 from tools.studies.study import Runs, Study
 
 PLOTTED = ("first", "5 to 10 %", "25 to 50 %", "last 10 %")
+COMPARED = ("top tenth", "lower half")
 PLOTTED_SHAPES = ("effective_rank", "participation", "left")
 POST_PLOTTED = {"rotation": "turn of base's vectors", "change": "content of the change's bands"}
 SHOWN = (
-    *("vector_90", "subspace_90", "content_50", "content_90", "spectrum_10"),
+    *("vector_90", "subspace_90", "formed_50", "formed_90", "spectrum_10"),
     *("rotation_half", "progress_half", "change_half", "scaling_half"),
 )
 
@@ -158,8 +159,16 @@ def _whole(found: dict[str, Any], losses: list[float]) -> dict[str, Any]:
             for kind in ("training", "line")
         },
         "order": {
-            key: {kind: round(float(np.mean(_order(found, kind, key))), 4) for kind in KINDS}
+            key: {
+                kind: round(float(np.mean(_order(found, kind, key))), 4)
+                for kind in KINDS
+                if key in found[kind]["settle"]
+            }
             for key in keys
+        },
+        "lag": {
+            band: {kind: round(float(np.mean(_lag(found, kind, band))), 4) for kind in KINDS}
+            for band in COMPARED
         },
         # Of the matrices, the part where training is ordered more than the line.
         "beyond_line": {
@@ -169,7 +178,7 @@ def _whole(found: dict[str, Any], losses: list[float]) -> dict[str, Any]:
         "series": {
             kind: {
                 key: {b: _rounded(found[kind]["series"][key][b]) for b in PLOTTED}
-                for key in ("vector", "content", "log_ratio")
+                for key in ("formed", "vector", "log_ratio")
             }
             for kind in ("training", "line")
         },
@@ -192,6 +201,12 @@ def _over_seeds(found: list[dict[str, Any]], losses: list[list[float]]) -> dict[
     def settle(kind: str, key: str, band: str) -> list[float]:
         return [float(np.mean(each[kind]["settle"][key][band])) for each in found]
 
+    def settles(kind: str) -> Any:
+        return found[0][kind]["settle"]
+
+    def lag(kind: str, band: str) -> np.ndarray:
+        return np.array([np.mean(_lag(each, kind, band)) for each in found])
+
     def order(kind: str, key: str) -> np.ndarray:
         return np.array([np.mean(_order(each, kind, key)) for each in found])
 
@@ -207,10 +222,22 @@ def _over_seeds(found: list[dict[str, Any]], losses: list[list[float]]) -> dict[
             for kind in ("training", "line")
         },
         # Positive: the lower half settles later than the top tenth.
-        "order": {key: {kind: _interval(order(kind, key)) for kind in kinds} for key in keys},
-        "beyond": {
-            key: {kind: _interval(order("training", key) - order(kind, key)) for kind in kinds[1:]}
+        "order": {
+            key: {kind: _interval(order(kind, key)) for kind in kinds if key in settles(kind)}
             for key in keys
+        },
+        "beyond": {
+            key: {
+                kind: _interval(order("training", key) - order(kind, key))
+                for kind in kinds[1:]
+                if key in settles(kind)
+            }
+            for key in keys
+        },
+        "lag": {band: {kind: _interval(lag(kind, band)) for kind in kinds} for band in COMPARED},
+        "lag_beyond": {
+            band: {kind: _interval(lag("training", band) - lag(kind, band)) for kind in kinds[1:]}
+            for band in COMPARED
         },
         "series": {
             kind: {
@@ -239,6 +266,17 @@ def _order(found: dict[str, Any], kind: str, key: str) -> np.ndarray:
     return np.array(settle["lower half"], float) - np.array(settle["top tenth"], float)
 
 
+def _lag(found: dict[str, Any], kind: str, band: str) -> np.ndarray:
+    """Settling of a band's vectors after that of its singular values, in shares of the course."""
+    settle = found[kind]["settle"]
+    vectors, values = (
+        ("rotation_half", "scaling_half")
+        if "rotation_half" in settle
+        else ("vector_90", "spectrum_10")
+    )
+    return np.array(settle[vectors][band], float) - np.array(settle[values][band], float)
+
+
 def _ends(values: Sequence[float]) -> list[float]:
     return [values[0], values[-1]]
 
@@ -258,7 +296,7 @@ def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:
     whole = figures["whole"]
     figure, axes = drawing.panels(4)
     keys = {
-        "content": "content of the last matrix's bands",
+        "formed": "content of the last matrix's bands",
         "vector": "overlap with the last vectors",
         "log_ratio": "ln of singular values over last",
     }

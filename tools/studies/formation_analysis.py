@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from svdjax.fingerprint.statistic import outlier
+from svdjax.spectral.factors import Factors
 from tools.studies import formation_courses, formation_measures, formation_nulls
 from tools.studies.formation_courses import PROJECTIONS, Course
 from tools.studies.formation_measures import BANDS, against, content, progress, settled, shape_of
@@ -45,33 +46,42 @@ def analyse(item: Analysis) -> dict[str, Any]:
         "matrices": [f"{p}.{i}" for p in PROJECTIONS for i in range(matrices[p].shape[1])],
     }
     steps = np.array(item.steps, float) / item.steps[-1]
+    shapes: list[Values] = []
     for kind in POSTTRAINING if post else formation_nulls.KINDS:
         parts = []
-        for name, path in matrices.items():
+        for name, matrix in matrices.items():
             seed = [course.recipe.seed, zlib.crc32(f"{kind} {name}".encode())]
-            null = formation_nulls.path_of(kind, path, np.random.default_rng(seed))
-            parts.append(_post_measures(null) if post else _measures(null))
+            path = formation_nulls.path_of(kind, matrix, np.random.default_rng(seed))
+            factors = formation_measures.factors_of(path)
+            parts.append((_post_measures if post else _measures)(path, factors))
+            if kind == "training":
+                shapes.append(_shapes(path, factors.s))
         series = {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
         settle = (_post_settled if post else _settled)(steps, series)
+        if kind == "noise":  # It begins with nearly all of the content.
+            settle = {key: value for key, value in settle.items() if "formed" not in key}
         found[kind] = {
             "settle": {key: _by_band(value.T) for key, value in settle.items()},
             "series": {key: _by_band(series[key].mean(1).T) for key in series},
         }
-    found["shape"] = _shapes(matrices)
+    found["shape"] = {
+        key: np.round(np.concatenate([each[key] for each in shapes], 1).mean(1), 5).tolist()
+        for key in shapes[0]
+    }
     return found
 
 
-def _measures(path: np.ndarray) -> Values:
+def _measures(path: np.ndarray, factors: Factors) -> Values:
     """Measures of pre-training, against the last matrices."""
-    factors = formation_measures.factors_of(path)
-    last = type(factors)(*(x[-1] for x in factors))
-    return {**against(last, factors), "content": content(last, path)}
+    last = Factors(*(x[-1] for x in factors))
+    held = content(last, path)
+    # Beyond what the start holds of it by chance, or because little is learned there.
+    return {**against(last, factors), "content": held, "formed": (held - held[0]) / (1 - held[0])}
 
 
-def _post_measures(path: np.ndarray) -> Values:
+def _post_measures(path: np.ndarray, factors: Factors) -> Values:
     """Measures of post-training: the turn from base, and against the last matrices and change."""
-    factors = formation_measures.factors_of(path)
-    first, last = (type(factors)(*(x[i] for x in factors)) for i in (0, -1))
+    first, last = (Factors(*(x[i] for x in factors)) for i in (0, -1))
     change = path - path[:1]
     turned = against(first, factors)
     return {
@@ -89,8 +99,8 @@ def _settled(steps: np.ndarray, series: Values) -> Values:
         "vector_99": settled(steps, series["vector"], 0.99),
         "subspace_90": settled(steps, series["subspace"], 0.9),
         "subspace_99": settled(steps, series["subspace"], 0.99),
-        "content_50": settled(steps, series["content"], 0.5),
-        "content_90": settled(steps, series["content"], 0.9),
+        "formed_50": settled(steps, series["formed"], 0.5),
+        "formed_90": settled(steps, series["formed"], 0.9),
         "spectrum_10": settled(steps, -series["log_apart"], -np.log(1.1)),
         "spectrum_5": settled(steps, -series["log_apart"], -np.log(1.05)),
     }
@@ -111,30 +121,22 @@ def _by_band(values: np.ndarray) -> dict[str, Any]:
     return {name: np.round(values[i], 5).tolist() for i, name in enumerate(BANDS)}
 
 
-def _shapes(matrices: formation_courses.Matrices) -> dict[str, Any]:
-    """Spectra's shapes at the kept steps, and how far and how straight the matrices went."""
-    parts: list[Values] = []
-    for path in matrices.values():
-        s = np.asarray(formation_measures.factors_of(path).s)
-        shape = path.shape[-2], path.shape[-1]
-        moved = _norm(path - path[:1])
-        walked = np.sum(_norm(np.diff(path, axis=0)), 0, keepdims=True)
-        edge = np.array([[outlier(each, shape) for each in point] for point in s])
-        kept = np.sum(path[0] * path[-1], (-2, -1)) / np.sum(path[0] ** 2, (-2, -1))
-        parts.append(
-            {
-                **shape_of(s),
-                "effective_rank": shape_of(s)["effective_rank"] / s.shape[-1],
-                "participation": shape_of(s)["participation"] / s.shape[-1],
-                "over_edge": edge,
-                "left": _norm(path - path[-1:]) / _norm(path[:1] - path[-1:]),
-                "moved": moved / _norm(path[:1]),
-                "straightness": moved[-1:] / walked,
-                "kept_of_start": kept[None],
-            }
-        )
-    joined = {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
-    return {key: np.round(value.mean(1), 5).tolist() for key, value in joined.items()}
+def _shapes(path: np.ndarray, s: Any) -> Values:
+    """Shape of the spectra at the kept steps, and how far and how straight the matrices went."""
+    shape = path.shape[-2], path.shape[-1]
+    moved = _norm(path - path[:1])
+    walked = np.sum(_norm(np.diff(path, axis=0)), 0, keepdims=True)
+    figures = shape_of(s)
+    return {
+        **figures,
+        "effective_rank": figures["effective_rank"] / s.shape[-1],
+        "participation": figures["participation"] / s.shape[-1],
+        "over_edge": np.array([[outlier(each, shape) for each in point] for point in s]),
+        "left": _norm(path - path[-1:]) / _norm(path[:1] - path[-1:]),
+        "moved": moved / _norm(path[:1]),
+        "straightness": moved[-1:] / walked,
+        "kept_of_start": np.sum(path[0] * path[-1], (-2, -1))[None] / _norm(path[:1]) ** 2,
+    }
 
 
 def _norm(w: np.ndarray) -> np.ndarray:
