@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tools.studies import drawing, formation_courses
-from tools.studies.formation_analysis import Analysis, analyse
+from tools.studies.formation_analysis import Analysis, across, analyse
 from tools.studies.formation_courses import Course, recipe_of
 from tools.studies.formation_measures import BANDS
 from tools.studies.formation_nulls import KINDS
@@ -112,10 +112,12 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
             for name, course in items.items()
         },
     )
+    seeds = [items[f"base-{seed}"] for seed in settings.courses["base"].seeds]
     whole = found["analyse/base-whole"]
     figures: dict[str, Any] = {
         "shipped": trained["train/base-whole"]["shipped"],
         "repeats": trained["train/base-whole"]["repeats"],
+        "across": runs.spread(across, {"across/base": seeds})["across/base"],
         "whole": _whole(whole, trained["train/base-whole"]["losses"]),
     }
     for member, plan in settings.courses.items():

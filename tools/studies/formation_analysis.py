@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,23 @@ def analyse(item: Analysis) -> dict[str, Any]:
         for key in shapes[0]
     }
     return found
+
+
+def across(courses: Sequence[Course]) -> dict[str, Any]:
+    """How the last matrices of several seeds lie to each other, by band: means over the pairs."""
+    last = [
+        {name: path[-1] for name, path in formation_courses.read(course).items()}
+        for course in courses
+    ]
+    found: dict[str, list[np.ndarray]] = {"vector": [], "log_apart": []}
+    for name in PROJECTIONS:
+        factors = formation_measures.factors_of(np.stack([each[name] for each in last]))
+        for one in range(len(last) - 1):
+            target = Factors(*(x[one] for x in factors))
+            others = against(target, Factors(*(x[one + 1 :] for x in factors)))
+            for key, values in found.items():
+                values.append(others[key].reshape(-1, len(BANDS)))
+    return {key: _by_band(np.concatenate(values).mean(0)) for key, values in found.items()}
 
 
 def _measures(path: np.ndarray, factors: Factors) -> Values:

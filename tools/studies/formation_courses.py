@@ -25,6 +25,7 @@ from svdjax.model import init_params
 from tools.reference.family import read_model
 from tools.reference.recipes import RECIPES, Recipe, hf_config
 from tools.reference.training import Keeping, make_step, optimiser, train
+from tools.studies import formation_measures
 
 PROJECTIONS = {
     "q_proj": "self_attn",
@@ -194,7 +195,7 @@ def _logged(log: pathlib.Path, steps: list[int]) -> dict[int, float]:
 
 
 def _distance_from_shipped(name: str, params: Any) -> dict[str, Any]:
-    """How far the weights, rounded as they ship, are from the shipped ones."""
+    """How far the weights, rounded as they ship, and their components are from the shipped ones."""
     shipped = read_model(reference.path(name))[0]
     rounded = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.bfloat16), params)
     pairs = [
@@ -202,7 +203,20 @@ def _distance_from_shipped(name: str, params: Any) -> dict[str, Any]:
         for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(shipped), strict=True)
     ]
     apart = sum(float(np.sum((a - b) ** 2)) for a, b in pairs)
+    found: dict[str, list[np.ndarray]] = {"vector": [], "log_apart": []}
+    ours, theirs = matrices_of(params), matrices_of(shipped)
+    for projection in PROJECTIONS:
+        both = np.stack([theirs[projection], ours[projection]]).astype(np.float64)
+        factors = formation_measures.factors_of(both)
+        first = type(factors)(*(x[0] for x in factors))
+        measured = formation_measures.against(first, factors)
+        for key, values in found.items():
+            values.append(measured[key][1])
     return {
         "equal": apart == 0,
         "relative": (apart / sum(float(np.sum(b**2)) for _, b in pairs)) ** 0.5,
+        **{
+            key: dict(zip(formation_measures.BANDS, np.concatenate(values).mean(0).tolist()))
+            for key, values in found.items()
+        },
     }
