@@ -20,19 +20,13 @@ import numpy as np
 from tools.studies import drawing, formation_courses
 from tools.studies.formation_analysis import Analysis, across, analyse
 from tools.studies.formation_courses import Course, recipe_of
-from tools.studies.formation_measures import BANDS
-from tools.studies.formation_nulls import KINDS
-from tools.studies.statistics import interval
-from tools.studies.study import Runs, Study
-
-PLOTTED = ("first", "5 to 10 %", "25 to 50 %", "last 10 %")
-COMPARED = ("top tenth", "lower half")
-PLOTTED_SHAPES = ("effective_rank", "participation", "left")
-POST_PLOTTED = {"rotation": "turn of base's vectors", "change": "content of the change's bands"}
-SHOWN = (
-    *("vector_90", "subspace_90", "formed_50", "formed_90", "spectrum_10"),
-    *("rotation_half", "progress_half", "change_half", "scaling_half"),
+from tools.studies.formation_figures import (
+    PLOTTED,
+    POST_PLOTTED,
+    seeds_figures,
+    whole_figures,
 )
+from tools.studies.study import Runs, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +112,11 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
         "shipped": trained["train/base-whole"]["shipped"],
         "repeats": trained["train/base-whole"]["repeats"],
         "across": runs.spread(across, {"across/base": seeds})["across/base"],
-        "whole": _whole(whole, trained["train/base-whole"]["losses"]),
+        "whole": whole_figures(whole, trained["train/base-whole"]["losses"]),
     }
     for member, plan in settings.courses.items():
         names = [f"{member}-{seed}" for seed in plan.seeds]
-        figures[member] = _over_seeds(
+        figures[member] = seeds_figures(
             [found[f"analyse/{name}"] for name in names],
             [trained[f"train/{name}"]["losses"] for name in names],
         )
@@ -143,154 +137,6 @@ def _courses(settings: Settings, folder: str) -> dict[str, Course]:
         folder, "base-whole", recipe, early, settings.every, settings.sizes
     )
     return courses
-
-
-def _whole(found: dict[str, Any], losses: list[float]) -> dict[str, Any]:
-    """Figures of the whole training: settling in steps, order in shares of the course."""
-    last = found["steps"][-1]
-    keys = list(found["training"]["settle"])
-    shape = found["shape"]
-    return {
-        "steps": found["steps"],
-        "last_loss": round(losses[-1], 4),
-        "settle": {
-            kind: {
-                key: {b: round(last * float(np.mean(v))) for b, v in each.items()}
-                for key, each in found[kind]["settle"].items()
-            }
-            for kind in ("training", "line")
-        },
-        "order": {
-            key: {
-                kind: round(float(np.mean(_order(found, kind, key))), 4)
-                for kind in KINDS
-                if key in found[kind]["settle"]
-            }
-            for key in keys
-        },
-        "lag": {
-            band: {kind: round(float(np.mean(_lag(found, kind, band))), 4) for kind in KINDS}
-            for band in COMPARED
-        },
-        # Of the matrices, the part where training is ordered more than the line.
-        "beyond_line": {
-            key: float(np.mean(_order(found, "training", key) > _order(found, "line", key)))
-            for key in keys
-        },
-        "series": {
-            kind: {
-                key: {b: _rounded(found[kind]["series"][key][b]) for b in PLOTTED}
-                for key in ("formed", "vector", "log_ratio")
-            }
-            for kind in ("training", "line")
-        },
-        "start": {
-            key: {b: each[0] for b, each in found["training"]["series"][key].items()}
-            for key in ("vector", "subspace", "content")
-        },
-        "shape": {
-            key: _rounded(values if key in PLOTTED_SHAPES else _ends(values))
-            for key, values in shape.items()
-        },
-    }
-
-
-def _over_seeds(found: list[dict[str, Any]], losses: list[list[float]]) -> dict[str, Any]:
-    """Figures of several seeds: intervals over them of each one's mean over the matrices."""
-    kinds = [kind for kind in KINDS if kind in found[0]]
-    keys = list(found[0]["training"]["settle"])
-
-    def settle(kind: str, key: str, band: str) -> list[float]:
-        return [float(np.mean(each[kind]["settle"][key][band])) for each in found]
-
-    def settles(kind: str) -> Any:
-        return found[0][kind]["settle"]
-
-    def lag(kind: str, band: str) -> np.ndarray:
-        return np.array([np.mean(_lag(each, kind, band)) for each in found])
-
-    def order(kind: str, key: str) -> np.ndarray:
-        return np.array([np.mean(_order(each, kind, key)) for each in found])
-
-    return {
-        "steps": found[0]["steps"],
-        "last_loss": _interval([each[-1] for each in losses]),
-        "settle": {
-            kind: {
-                key: {b: _interval(settle(kind, key, b)) for b in BANDS}
-                for key in keys
-                if key in SHOWN
-            }
-            for kind in ("training", "line")
-        },
-        # Positive: the lower half settles later than the top tenth.
-        "order": {
-            key: {kind: _interval(order(kind, key)) for kind in kinds if key in settles(kind)}
-            for key in keys
-        },
-        "beyond": {
-            key: {
-                kind: _interval(order("training", key) - order(kind, key))
-                for kind in kinds[1:]
-                if key in settles(kind)
-            }
-            for key in keys
-        },
-        "lag": {band: {kind: _interval(lag(kind, band)) for kind in kinds} for band in COMPARED},
-        "lag_beyond": {
-            band: {kind: _interval(lag("training", band) - lag(kind, band)) for kind in kinds[1:]}
-            for band in COMPARED
-        },
-        "series": {
-            kind: {
-                key: {
-                    b: _rounded(np.mean([each[kind]["series"][key][b] for each in found], 0))
-                    for b in PLOTTED
-                }
-                for key in POST_PLOTTED
-                if key in found[0][kind]["series"]
-            }
-            for kind in ("training", "line")
-        },
-        "shape": {
-            key: [
-                _interval(values)
-                for values in zip(*(_ends(each["shape"][key]) for each in found), strict=True)
-            ]
-            for key in found[0]["shape"]
-        },
-    }
-
-
-def _order(found: dict[str, Any], kind: str, key: str) -> np.ndarray:
-    """Settling of the lower half after that of the top tenth, in shares of the course, [M]."""
-    settle = found[kind]["settle"][key]
-    return np.array(settle["lower half"], float) - np.array(settle["top tenth"], float)
-
-
-def _lag(found: dict[str, Any], kind: str, band: str) -> np.ndarray:
-    """Settling of a band's vectors after that of its singular values, in shares of the course."""
-    settle = found[kind]["settle"]
-    vectors, values = (
-        ("rotation_half", "scaling_half")
-        if "rotation_half" in settle
-        else ("vector_90", "spectrum_10")
-    )
-    return np.array(settle[vectors][band], float) - np.array(settle[values][band], float)
-
-
-def _ends(values: Sequence[float]) -> list[float]:
-    return [values[0], values[-1]]
-
-
-def _interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """The interval of the kit, short enough for many of them."""
-    found = interval(list(values))
-    return {key: round(found[key], 4) for key in ("mean", "low", "high")}
-
-
-def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:
-    return [round(float(value), 4) for value in values]
 
 
 def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:
