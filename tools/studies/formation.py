@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tools.studies import drawing, formation_courses
-from tools.studies.formation_analysis import Analysis, across, analyse
+from tools.studies.formation_analysis import Analysis, across, analyse, kinds_of
 from tools.studies.formation_courses import Course, recipe_of
 from tools.studies.formation_figures import (
     PLOTTED,
@@ -47,11 +47,10 @@ class Plan:
     spacing: int
     rows: int = 0
 
-    def points(self, stop: int = 0) -> tuple[int, ...]:
-        """All kept steps, to the end or to `stop`."""
-        stop = stop or self.steps
-        later = range(self.kept[-1] - self.kept[-1] % self.spacing, stop + 1, self.spacing)
-        return tuple(sorted({*self.kept, *later, stop}))
+    def points(self) -> tuple[int, ...]:
+        """All kept steps."""
+        later = range(self.kept[-1] - self.kept[-1] % self.spacing, self.steps, self.spacing)
+        return tuple(sorted({*self.kept, *later, self.steps}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +58,22 @@ class Settings:
     """What is trained.
 
     Attributes:
-        every: Spacing of the kept steps of the whole training of `base`.
-        base: The whole training; its own spacing holds up to the first step of `every`.
+        whole: Steps of the whole training of `base`, with the first seed of its short ones.
+        every: Its kept steps, beside those of the short one within the warm-up.
         courses: Short trainings by member.
         sizes: Sizes of the model, where they are not the family's.
     """
 
+    whole: int
     every: int
-    base: Plan
     courses: dict[str, Plan]
     sizes: dict[str, int]
 
 
 EARLY = (0, 1, 2, 5, 10, 20)
 FULL = Settings(
+    whole=6400,
     every=320,
-    base=Plan(6400, (20,), EARLY, 20),
     courses={
         "base": Plan(600, (20, 120, 220), EARLY, 20),
         "instruct": Plan(300, (22, 122, 222), EARLY, 20),
@@ -83,10 +82,10 @@ FULL = Settings(
     sizes={},
 )
 QUICK = Settings(
+    whole=8,
     every=4,
-    base=Plan(12, (20,), (0, 1, 2), 2, rows=2),
     courses={
-        "base": Plan(6, (20, 21), (0, 1, 2), 2, rows=2),
+        "base": Plan(8, (20, 21), (0, 1, 2), 2, rows=2),
         "instruct": Plan(6, (20, 21), (0, 1, 2), 2, rows=2),
     },
     sizes={"layers": 1, "hidden_size": 128, "intermediate_size": 144},
@@ -95,48 +94,58 @@ QUICK = Settings(
 
 def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
     """Trains all courses, analyses them, and gathers the figures of the page."""
-    items = _courses(settings, str((runs.folder / "training").resolve()))
-    trained = runs.spread(
-        formation_courses.run, {f"train/{name}": course for name, course in items.items()}
-    )
-    found = runs.spread(
-        analyse,
-        {
-            f"analyse/{name}": Analysis(course, tuple(trained[f"train/{name}"]["steps"]))
-            for name, course in items.items()
-        },
-    )
-    seeds = [items[f"base-{seed}"] for seed in settings.courses["base"].seeds]
-    whole = found["analyse/base-whole"]
+    folder = (runs.folder / "training").resolve()
+    short = courses_of(settings, str(folder))
+    whole = whole_of(settings, short)
+    trained = runs.spread(formation_courses.run, {f"train/{name}": c for name, c in short.items()})
+    trained |= runs.spread(formation_courses.run, {"train/whole": whole})
+    items = {
+        f"analyse/{name}-{kind}": Analysis(course, tuple(trained[f"train/{name}"]["steps"]), kind)
+        for name, course in {**short, "whole": whole}.items()
+        for kind in kinds_of(course)
+    }
+    done = runs.spread(analyse, items)
+    found = {
+        name: {kind: done[f"analyse/{name}-{kind}"] for kind in kinds_of(course)}
+        for name, course in {**short, "whole": whole}.items()
+    }
+    seeds = [short[f"base-{seed}"] for seed in settings.courses["base"].seeds]
     figures: dict[str, Any] = {
-        "shipped": trained["train/base-whole"]["shipped"],
-        "repeats": trained["train/base-whole"]["repeats"],
+        "shipped": trained["train/whole"]["shipped"],
+        "repeats": trained["train/whole"]["repeats"],
         "across": runs.spread(across, {"across/base": seeds})["across/base"],
-        "whole": whole_figures(whole, trained["train/base-whole"]["losses"]),
+        "whole": whole_figures(found["whole"], trained["train/whole"]["last_loss"]),
     }
     for member, plan in settings.courses.items():
         names = [f"{member}-{seed}" for seed in plan.seeds]
-        figures[member] = seeds_figures(
-            [found[f"analyse/{name}"] for name in names],
-            [trained[f"train/{name}"]["losses"] for name in names],
-        )
+        losses = [trained[f"train/{name}"]["last_loss"] for name in names]
+        figures[member] = seeds_figures([found[name] for name in names], losses)
     return figures
 
 
-def _courses(settings: Settings, folder: str) -> dict[str, Course]:
+def courses_of(settings: Settings, folder: str) -> dict[str, Course]:
+    """The short courses, by member and seed."""
     courses = {}
     for member, plan in settings.courses.items():
         for seed in plan.seeds:
-            name = f"{member}-{seed}"
             recipe = recipe_of(member, seed, plan.steps, plan.rows)
-            courses[name] = Course(folder, name, recipe, plan.points(), 0, settings.sizes)
-    base = settings.base
-    recipe = recipe_of("base", base.seeds[0], base.steps, base.rows)
-    early = base.points(settings.every)
-    courses["base-whole"] = Course(
-        folder, "base-whole", recipe, early, settings.every, settings.sizes
-    )
+            name = f"{member}-{seed}"
+            courses[name] = Course(folder, name, recipe, plan.points(), settings.sizes)
     return courses
+
+
+def whole_of(settings: Settings, short: dict[str, Course]) -> Course:
+    """The whole training of `base`."""
+    first = next(iter(short.values()))
+    recipe = dataclasses.replace(first.recipe, steps=settings.whole)
+    return Course(
+        first.folder,
+        "whole",
+        recipe,
+        sizes=settings.sizes,
+        every=settings.every,
+        early=str(first.path),
+    )
 
 
 def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:

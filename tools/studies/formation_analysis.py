@@ -25,51 +25,60 @@ Values = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """A course to look at, and its kept steps."""
+    """A course to look at, or one of its nulls.
+
+    Attributes:
+        course: The course.
+        steps: Its kept steps.
+        kind: One of `formation_nulls.KINDS`.
+    """
 
     course: Course
     steps: tuple[int, ...]
+    kind: str
+
+
+def kinds_of(course: Course) -> tuple[str, ...]:
+    """What is looked at beside a course, and the course itself."""
+    return POSTTRAINING if course.recipe.parent else formation_nulls.KINDS
 
 
 def analyse(item: Analysis) -> dict[str, Any]:
-    """Looks at a course and at its nulls.
+    """Looks at a course or one of its nulls.
 
     Returns:
-        By kind (`formation_nulls.KINDS`): ``settle``, by measure and band, the share of the course
-        at which each matrix settles, in the order of ``matrices``; ``series``, by measure and
-        band, means over the matrices at the kept steps; for the course itself also ``shape``.
+        ``settle``, by measure and band, the share of the course at which each matrix settles;
+        ``series``, by measure and band, means over the matrices at the kept steps; for the course
+        itself also ``shape``.
     """
-    course = item.course
+    course, kind = item.course, item.kind
     post = bool(course.recipe.parent)
-    matrices = formation_courses.read(course)
-    found: dict[str, Any] = {
-        "steps": list(item.steps),
-        "matrices": [f"{p}.{i}" for p in PROJECTIONS for i in range(matrices[p].shape[1])],
-    }
     steps = np.array(item.steps, float) / item.steps[-1]
-    shapes: list[Values] = []
-    for kind in POSTTRAINING if post else formation_nulls.KINDS:
-        parts = []
-        for name, matrix in matrices.items():
-            seed = [course.recipe.seed, zlib.crc32(f"{kind} {name}".encode())]
-            path = formation_nulls.path_of(kind, matrix, np.random.default_rng(seed))
-            factors = formation_measures.factors_of(path)
-            parts.append((_post_measures if post else _measures)(path, factors))
-            if kind == "training":
-                shapes.append(_shapes(path, factors.s))
-        series = {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
-        settle = (_post_settled if post else _settled)(steps, series)
-        if kind == "noise":  # It begins with nearly all of the content.
-            settle = {key: value for key, value in settle.items() if "formed" not in key}
-        found[kind] = {
-            "settle": {key: _by_band(value.T) for key, value in settle.items()},
-            "series": {key: _by_band(series[key].mean(1).T) for key in series},
-        }
-    found["shape"] = {
-        key: np.round(np.concatenate([each[key] for each in shapes], 1).mean(1), 5).tolist()
-        for key in shapes[0]
+    parts, shapes = [], []
+    for name, matrix in formation_courses.read(course).items():
+        seed = [course.recipe.seed, zlib.crc32(f"{kind} {name}".encode())]
+        path = formation_nulls.path_of(kind, matrix, np.random.default_rng(seed))
+        factors = formation_measures.factors_of(path)
+        parts.append((_post_measures if post else _measures)(path, factors))
+        if kind == "training":
+            shapes.append(_shapes(path, factors.s))
+    series = _joined(parts)
+    settle = (_post_settled if post else _settled)(steps, series)
+    if kind == "noise":  # It begins with nearly all of the content.
+        settle = {key: value for key, value in settle.items() if "formed" not in key}
+    return {
+        "steps": list(item.steps),
+        "settle": {key: _by_band(value.T) for key, value in settle.items()},
+        "series": {key: _by_band(series[key].mean(1).T) for key in series},
+        "shape": {
+            key: np.round(value.mean(1), 5).tolist() for key, value in _joined(shapes).items()
+        },
     }
-    return found
+
+
+def _joined(parts: list[Values]) -> Values:
+    """Values [T, L, ...] of several projections as [T, M, ...]."""
+    return {key: np.concatenate([part[key] for part in parts], 1) for key in dict(*parts[:1])}
 
 
 def across(courses: Sequence[Course]) -> dict[str, Any]:

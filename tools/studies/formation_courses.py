@@ -52,18 +52,20 @@ class Course:
         folder: Where it is written.
         name: Its file.
         recipe: What is trained, with its seed and its number of steps.
-        kept: Steps that are kept, ascending, the first of them 0.
-        every: The recipe is trained to its end by `train`, and every multiple of this many steps is
-            kept beside `kept`; 0: it ends with the last step of `kept`.
+        kept: Steps that are kept, ascending, the first of them 0; the last one ends it.
         sizes: Sizes of the model, where they are not the family's.
+        every: Trained by `train` instead, with every multiple of this many steps kept.
+        early: File of a course of the same seed, which gives the first steps: until the warm-up of
+            the learning rate ends, the two are one training.
     """
 
     folder: str
     name: str
     recipe: Recipe
-    kept: tuple[int, ...]
-    every: int = 0
+    kept: tuple[int, ...] = ()
     sizes: Sizes = dataclasses.field(default_factory=dict)
+    every: int = 0
+    early: str = ""
 
     @property
     def path(self) -> pathlib.Path:
@@ -81,37 +83,24 @@ def run(course: Course) -> dict[str, Any]:
     """Trains a course and writes its matrices.
 
     Returns:
-        The steps that are kept and the mean loss before each. For a recipe trained to its end also
-        how far its last weights are from those of the shipped model, and whether both trainings of
-        its beginning met in the same matrices.
+        The steps that are kept and the last mean loss. For a course of `train` also how far its
+        last weights are from those of the shipped model, and whether the course that gives its
+        first steps has the same matrices where both kept a step.
     """
     points: dict[int, Matrices] = {}
-    losses: dict[int, float] = {}
-    for step, params, loss in follow(course.recipe, course.kept, course.sizes):
-        points[step], losses[step] = matrices_of(params), loss
-    shipped = repeats = None
+    result: dict[str, Any] = {}
     if course.every:
-        params = _whole(course)
-        folder = pathlib.Path(course.folder) / course.recipe.name
-        early = points[course.kept[-1]]
-        for step in range(course.every, course.recipe.steps + 1, course.every):
-            points[step] = matrices_of(_kept_params(folder / "checkpoints" / str(step)))
-        repeats = all(np.array_equal(early[p], points[course.kept[-1]][p]) for p in PROJECTIONS)
-        losses |= _logged(folder / "losses.jsonl", sorted(points))
-        if not course.sizes:
-            shipped = _distance_from_shipped(course.recipe.name, params)
+        points, result = _whole(course)
+    else:
+        for step, params, loss in follow(course.recipe, course.kept, course.sizes):
+            points[step], result["last_loss"] = matrices_of(params), loss
     steps = sorted(points)
     course.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=course.path.parent, delete=False) as file:
         stacks: Any = {p: np.stack([points[s][p] for s in steps]) for p in PROJECTIONS}
-        np.savez(file, **stacks)
+        np.savez(file, steps=steps, **stacks)
     pathlib.Path(file.name).replace(course.path)
-    return {
-        "steps": steps,
-        "losses": [losses.get(s) for s in steps if s],
-        "shipped": shipped,
-        "repeats": repeats,
-    }
+    return {"steps": steps, **result}
 
 
 def follow(recipe: Recipe, kept: tuple[int, ...], sizes: Sizes) -> Iterator[tuple[int, Any, float]]:
@@ -159,18 +148,42 @@ def _raw_config(recipe: Recipe, tokenizer: Tokenizer, sizes: Sizes) -> dict[str,
     return hf_config(tokenizer, chat_model=bool(recipe.parent), **sizes)
 
 
-def _whole(course: Course) -> Any:
-    """Parameters at the end of the recipe; `train` goes on from what it has kept."""
+def _whole(course: Course) -> tuple[dict[int, Matrices], dict[str, Any]]:
+    """Points of a recipe trained to its end; `train` goes on from what it has kept."""
+    recipe = course.recipe
     tokenizer = read_model(reference.path("base"))[2]
-    raw = _raw_config(course.recipe, tokenizer, course.sizes)
-    return train(
-        course.recipe,
-        model_config(raw),
-        raw,
-        tokenizer,
-        pathlib.Path(course.folder),
-        keeping=Keeping(course.every, course.every),
-    )
+    raw = _raw_config(recipe, tokenizer, course.sizes)
+    folder = pathlib.Path(course.folder)
+    keeping = Keeping(course.every, course.every)
+    params = train(recipe, model_config(raw), raw, tokenizer, folder, keeping=keeping)
+    kept = folder / recipe.name / "checkpoints"
+    points = {
+        step: matrices_of(_kept_params(kept / str(step)))
+        for step in range(course.every, recipe.steps + 1, course.every)
+    }
+    repeats = []
+    for step, matrices in _early(course).items():
+        if step in points:
+            repeats += [np.array_equal(matrices[p], points[step][p]) for p in PROJECTIONS]
+        points[step] = matrices
+    log = (folder / recipe.name / "losses.jsonl").read_text(encoding="utf-8").splitlines()
+    return points, {
+        "last_loss": float(np.mean([json.loads(line)["loss"] for line in log[-5:]])),
+        "shipped": None if course.sizes else _distance_from_shipped(recipe.name, params),
+        "repeats": all(repeats) if repeats else None,
+    }
+
+
+def _early(course: Course) -> dict[int, Matrices]:
+    """The first matrices of a course, to the end of the warm-up, from the other one's file."""
+    with np.load(course.early) as file:
+        steps = file["steps"].tolist()
+        stacks = {name: file[name] for name in PROJECTIONS}
+    return {
+        step: {name: stacks[name][number] for name in PROJECTIONS}
+        for number, step in enumerate(steps)
+        if step <= course.recipe.warmup
+    }
 
 
 def _kept_params(directory: pathlib.Path) -> Any:
@@ -181,17 +194,6 @@ def _kept_params(directory: pathlib.Path) -> Any:
 def _config_beside(directory: pathlib.Path) -> Any:
     record = directory.parents[1] / "recipe.json"
     return model_config(json.loads(record.read_text(encoding="utf-8"))["config"])
-
-
-def _logged(log: pathlib.Path, steps: list[int]) -> dict[int, float]:
-    """Mean loss between each step and the one before, where `train` logged any."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    losses = {line["step"]: line["loss"] for line in lines}
-    between = {
-        last: [loss for step, loss in losses.items() if first < step <= last]
-        for first, last in itertools.pairwise(steps)
-    }
-    return {step: float(np.mean(values)) for step, values in between.items() if values}
 
 
 def _distance_from_shipped(name: str, params: Any) -> dict[str, Any]:

@@ -21,14 +21,14 @@ SHOWN = (
 )
 
 
-def whole_figures(found: dict[str, Any], losses: list[float]) -> dict[str, Any]:
+def whole_figures(found: dict[str, Any], loss: float) -> dict[str, Any]:
     """Figures of the whole training: settling in steps, order in shares of the course."""
-    last = found["steps"][-1]
+    last = found["training"]["steps"][-1]
     keys = list(found["training"]["settle"])
-    shape = found["shape"]
+    shape = found["training"]["shape"]
     return {
-        "steps": found["steps"],
-        "last_loss": round(losses[-1], 4),
+        "steps": found["training"]["steps"],
+        "last_loss": round(loss, 4),
         "settle": {
             kind: {
                 key: {b: round(last * float(np.mean(v))) for b, v in each.items()}
@@ -71,7 +71,7 @@ def whole_figures(found: dict[str, Any], losses: list[float]) -> dict[str, Any]:
     }
 
 
-def seeds_figures(found: list[dict[str, Any]], losses: list[list[float]]) -> dict[str, Any]:
+def seeds_figures(found: list[dict[str, Any]], losses: list[float]) -> dict[str, Any]:
     """Figures of several seeds: intervals over them of each one's mean over the matrices."""
     kinds = [kind for kind in KINDS if kind in found[0]]
     keys = list(found[0]["training"]["settle"])
@@ -89,8 +89,8 @@ def seeds_figures(found: list[dict[str, Any]], losses: list[list[float]]) -> dic
         return np.array([np.mean(_order(each, kind, key)) for each in found])
 
     return {
-        "steps": found[0]["steps"],
-        "last_loss": _interval([each[-1] for each in losses]),
+        "steps": found[0]["training"]["steps"],
+        "last_loss": _interval(losses),
         "settle": {
             kind: {
                 key: {b: _interval(settle(kind, key, b)) for b in BANDS}
@@ -131,9 +131,11 @@ def seeds_figures(found: list[dict[str, Any]], losses: list[list[float]]) -> dic
         "shape": {
             key: [
                 _interval(values)
-                for values in zip(*(_ends(each["shape"][key]) for each in found), strict=True)
+                for values in zip(
+                    *(_ends(each["training"]["shape"][key]) for each in found), strict=True
+                )
             ]
-            for key in found[0]["shape"]
+            for key in found[0]["training"]["shape"]
         },
     }
 
