@@ -175,7 +175,7 @@ def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:
     axes[3].set_xlabel("step")
     axes[3].legend(fontsize=7)
     drawing.save(figure, folder / "formation.svg")
-    members = [name for name in ("instruct", "reasoning", "rl") if name in figures]
+    members = [name for name in ("instruct", "reasoning") if name in figures]
     figure, axes = drawing.panels(2 * len(members))
     pairs = [(name, key) for name in members for key in POST_PLOTTED]
     for axis, (name, key) in zip(axes, pairs, strict=True):

@@ -218,7 +218,9 @@ def _distance_from_shipped(name: str, params: Any) -> dict[str, Any]:
         "equal": apart == 0,
         "relative": (apart / sum(float(np.sum(b**2)) for _, b in pairs)) ** 0.5,
         **{
-            key: dict(zip(formation_measures.BANDS, np.concatenate(values).mean(0).tolist()))
+            key: dict(
+                zip(formation_measures.BANDS, np.concatenate(values).mean(0).round(4).tolist())
+            )
             for key, values in found.items()
         },
     }

@@ -15,10 +15,14 @@ PLOTTED = ("first", "5 to 10 %", "25 to 50 %", "last 10 %")
 COMPARED = ("top tenth", "lower half")
 PLOTTED_SHAPES = ("effective_rank", "participation", "left")
 POST_PLOTTED = {"rotation": "turn of base's vectors", "change": "content of the change's bands"}
-SHOWN = (
-    *("vector_90", "subspace_90", "formed_50", "formed_90", "spectrum_10"),
-    *("rotation_half", "progress_half", "change_half", "scaling_half"),
-)
+SHOWN = {
+    "training": (
+        *("vector_90", "formed_50", "spectrum_10"),
+        *("rotation_half", "progress_half", "change_half"),
+    ),
+    "line": ("vector_90", "spectrum_10", "rotation_half"),
+}
+"""Measures of which the JSON has every band, in training and on the line."""
 
 
 def whole_figures(found: dict[str, Any], loss: float) -> dict[str, Any]:
@@ -61,8 +65,11 @@ def whole_figures(found: dict[str, Any], loss: float) -> dict[str, Any]:
             for kind in ("training", "line")
         },
         "start": {
-            key: {b: each[0] for b, each in found["training"]["series"][key].items()}
-            for key in ("vector", "subspace", "content")
+            key: {b: round(each[0], 4) for b, each in found["training"]["series"][key].items()}
+            for key in ("vector", "content")
+        },
+        "start_of_walk": {
+            b: round(each[0], 4) for b, each in found["walk"]["series"]["content"].items()
         },
         "shape": {
             key: _rounded(values if key in PLOTTED_SHAPES else _ends(values))
@@ -88,16 +95,22 @@ def seeds_figures(found: list[dict[str, Any]], losses: list[float]) -> dict[str,
     def order(kind: str, key: str) -> np.ndarray:
         return np.array([np.mean(_order(each, kind, key)) for each in found])
 
+    lags = COMPARED if "vector_90" in keys else ()
     return {
         "steps": found[0]["training"]["steps"],
         "last_loss": _interval(losses),
+        "lag": {band: {kind: _interval(lag(kind, band)) for kind in kinds} for band in lags},
+        "lag_beyond": {
+            band: {kind: _interval(lag("training", band) - lag(kind, band)) for kind in kinds[1:]}
+            for band in lags
+        },
         "settle": {
             kind: {
                 key: {b: _interval(settle(kind, key, b)) for b in BANDS}
                 for key in keys
-                if key in SHOWN
+                if key in shown
             }
-            for kind in ("training", "line")
+            for kind, shown in SHOWN.items()
         },
         # Positive: the lower half settles later than the top tenth.
         "order": {
@@ -112,11 +125,6 @@ def seeds_figures(found: list[dict[str, Any]], losses: list[float]) -> dict[str,
             }
             for key in keys
         },
-        "lag": {band: {kind: _interval(lag(kind, band)) for kind in kinds} for band in COMPARED},
-        "lag_beyond": {
-            band: {kind: _interval(lag("training", band) - lag(kind, band)) for kind in kinds[1:]}
-            for band in COMPARED
-        },
         "series": {
             kind: {
                 key: {
@@ -128,15 +136,11 @@ def seeds_figures(found: list[dict[str, Any]], losses: list[float]) -> dict[str,
             }
             for kind in ("training", "line")
         },
-        "shape": {
-            key: [
-                _interval(values)
-                for values in zip(
-                    *(_ends(each["training"]["shape"][key]) for each in found), strict=True
-                )
-            ]
-            for key in found[0]["training"]["shape"]
-        },
+        "moved": _interval([each["training"]["shape"]["moved"][-1] for each in found]),
+        "straightness": _interval([each["training"]["shape"]["straightness"][0] for each in found]),
+        "kept_of_start": _interval(
+            [each["training"]["shape"]["kept_of_start"][0] for each in found]
+        ),
     }
 
 
@@ -149,12 +153,7 @@ def _order(found: dict[str, Any], kind: str, key: str) -> np.ndarray:
 def _lag(found: dict[str, Any], kind: str, band: str) -> np.ndarray:
     """Settling of a band's vectors after that of its singular values, in shares of the course."""
     settle = found[kind]["settle"]
-    vectors, values = (
-        ("rotation_half", "scaling_half")
-        if "rotation_half" in settle
-        else ("vector_90", "spectrum_10")
-    )
-    return np.array(settle[vectors][band], float) - np.array(settle[values][band], float)
+    return np.array(settle["vector_90"][band]) - np.array(settle["spectrum_10"][band])
 
 
 def _ends(values: Sequence[float]) -> list[float]:
@@ -168,4 +167,4 @@ def _interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:
-    return [round(float(value), 4) for value in values]
+    return [round(float(value), 3) for value in values]
