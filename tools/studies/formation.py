@@ -5,7 +5,7 @@
 `base` is trained again with kept steps, and with other seeds on a short schedule; `instruct` and
 `reasoning` are trained from the shipped `base`, three seeds each. At every kept step each matrix is
 compared with what it ends as, by bands of singular components, and the same is measured on paths
-that are no training (`formation_nulls`). Some 80 minutes on one core, of which 50 train `base`.
+that are no training (`formation_nulls`). Some 100 minutes on a busy core, 60 of them for `base`.
 """
 
 from __future__ import annotations
