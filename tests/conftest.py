@@ -52,16 +52,11 @@ MOST_BYTES = 4 * 2**30
 
 MOST_SECONDS = 15.0
 """CPU time of a test that is not marked slow, without its fixtures and without compiling here; on a
-machine that counts to two million in `LOOP_SECONDS`, and more on a slower one. What takes longer is
-listed at the end of the run."""
+machine that counts to two million in `LOOP_SECONDS`, and more on a slower one."""
 LOOP_SECONDS = 0.11
-BUSY = 2.0
-"""A test fails beyond `MOST_SECONDS` times this: CPU time itself grows where others share the
-cores, by as much as 1.5, and no test shall fail for what its neighbours do."""
 
 _PROGRAMS = "SVDJAX_TEST_PROGRAMS"
 _CACHE = "SVDJAX_TEST_CACHE"
-_LONG = "takes_long"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -113,29 +108,17 @@ def _programs(config: pytest.Config) -> pathlib.Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Notes a test that takes long and is not marked so, and fails one that takes far too long."""
+    """Fails a test that takes long and is not marked so."""
     before = _own_seconds()
     outcome = yield
     seconds = _own_seconds() - before
     most = MOST_SECONDS * _slowness()
     if seconds > most and not item.get_closest_marker("slow"):
-        text = (
+        pytest.fail(
             f"takes {seconds:.0f} s of CPU time, more than {most:.0f}: make it smaller, or "
             "mark it slow (CONTRIBUTING.md says when)"
         )
-        item.user_properties.append((_LONG, text))
-        if seconds > BUSY * most:
-            pytest.fail(text)
     return outcome
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists the tests that took longer than they should."""
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, text in getattr(report, "user_properties", ()):
-                if name == _LONG and report.when == "call":
-                    terminalreporter.write_line(f"LONG {report.nodeid}: {text}")
 
 
 _compiling: list[float] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 
@@ -57,11 +59,18 @@ class StopAfter(StopRequest):
                 raise Interrupted(done, 15)
 
 
-def test_workers_probe_the_same_and_this_process_goes_on(tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The workdir of a sweep by this process, and what it said."""
+    workdir, said = tmp_path_factory.mktemp("probes") / "here", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        run_sweep(config(), workdir)
+    return workdir, said.getvalue()
+
+
+def test_workers_probe_the_same_and_this_process_goes_on(here, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("svdjax.engine.work.ray.RayWorkers", ThreadWorkers)
-    here, spread = tmp_path / "here", tmp_path / "spread"
-    run_sweep(config(), here)
-    said = capsys.readouterr().err
+    (alone, said), spread = here, tmp_path / "spread"
     assert said.count(" prompt(s)") == 6
     assert "probed 1/3 reasoning base already" in said
     with pytest.raises(Interrupted):
@@ -71,8 +80,12 @@ def test_workers_probe_the_same_and_this_process_goes_on(tmp_path, monkeypatch, 
     assert capsys.readouterr().err.count(" prompt(s)") == 6
     for pair in PAIRS:
         for file in ("probes.json", "entropy.npz", "cka.npz", "maps.npz", "linearised.npz"):
-            assert (spread / pair / file).read_bytes() == (here / pair / file).read_bytes()
-    results = ProbeResults.load(here / "reasoning")
+            assert (spread / pair / file).read_bytes() == (alone / pair / file).read_bytes()
+
+
+def test_a_linearised_pair_has_a_table(here, tmp_path):
+    workdir, _ = here
+    results = ProbeResults.load(workdir / "reasoning")
     section = probe_section(results, tmp_path)
     assert section.files == ["probes", "linearised"]
     (table,) = (each for each in section.tables if each.title == "First order in the weights")
@@ -81,11 +94,13 @@ def test_workers_probe_the_same_and_this_process_goes_on(tmp_path, monkeypatch, 
     whole = results.first_order()[0]
     assert shown["all"] == percent(whole["share"])
     assert any("First order in the weights" in sentence for _, sentence in section.findings)
-    assert check_files(here) >= {"probes"}
+    assert check_files(workdir) >= {"probes"}
     # What was asked for and is gone is damage.
-    (here / "reasoning" / "linearised.npz").unlink()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(workdir / "reasoning", damaged)
+    (damaged / "linearised.npz").unlink()
     with pytest.raises(InputError):
-        ProbeResults.load(here / "reasoning")
+        ProbeResults.load(damaged)
 
 
 def test_a_pair_that_is_not_one_function_of_its_weights_has_a_note(tmp_path):

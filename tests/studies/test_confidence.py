@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from svdjax import reference
 from tools.reference.family import read_model
@@ -79,11 +80,17 @@ def test_draws_of_text_are_disjoint_and_held_out():
     assert counted.shape == (2, 128)
 
 
-def test_the_study_in_small(tmp_path: pathlib.Path):
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("confidence")
     with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-        record = confidence.STUDY.perform(tmp_path / "out", tmp_path / "work", quick=True)
-    assert (tmp_path / "out" / "confidence.svg").is_file()
-    instruct = record["figures"]["instruct"]
+        record = confidence.STUDY.perform(folder / "out", folder / "work", quick=True)
+    assert (folder / "out" / "confidence.svg").is_file()
+    return record["figures"]
+
+
+def test_the_study_in_small(figures: dict[str, Any]):
+    instruct = figures["instruct"]
     assert instruct["unscaled"]["accuracy"]["mean"] > 0.95
     assert set(instruct["modules"]) == {"qk", "all"}
     module = instruct["modules"]["all"]
@@ -92,4 +99,4 @@ def test_the_study_in_small(tmp_path: pathlib.Path):
     assert 0 < module["ends"]["low"]["left"]["mean"] < 1
     assert set(module["layers"]) == {"0", "1", "2", "3", "4"}
     assert module["ends"]["low"]["nll_less"]["mean"] > 0
-    assert record["figures"]["trained"]["unscaled"]["nll"]["mean"] > 0.1
+    assert figures["trained"]["unscaled"]["nll"]["mean"] > 0.1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -87,11 +87,16 @@ def test_controls_have_the_size_of_the_change_in_every_matrix(kind: str):
     assert not np.array_equal(moved["norm"]["scale"], other["norm"]["scale"])
 
 
-def test_the_study_in_small(tmp_path: pathlib.Path):
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("linearised")
     with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-        record = linearised.STUDY.perform(tmp_path / "out", tmp_path / "work", quick=True)
-    figures = record["figures"]
-    assert (tmp_path / "out" / "linearised.svg").is_file()
+        record = linearised.STUDY.perform(folder / "out", folder / "work", quick=True)
+    assert (folder / "out" / "linearised.svg").is_file()
+    return record["figures"]
+
+
+def test_the_study_in_small(figures: dict[str, Any]):
     shipped = figures["shipped"]["instruct"]
     steps = shipped["steps"]
     assert [step["scale"] for step in steps] == [0.25, 0.5, 1.0]

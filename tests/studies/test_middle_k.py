@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import jax
@@ -150,11 +149,21 @@ def test_a_finer_grid_is_judged_by_a_parabola():
     assert middle_k_figures.finer({0.1: 1.0, 0.2: 2.0}) == 0
 
 
-def test_the_study_in_small(tmp_path: pathlib.Path):
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("middle_k")
     # optax itself relies on promotion; the study's command has no 64-bit types.
     with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
-        record = middle_k.STUDY.perform(tmp_path, tmp_path / "work", quick=True)
-    told = record["figures"]["tasks"]["instruct"]
+        record = middle_k.STUDY.perform(folder, folder / "work", quick=True)
+    assert {path.name for path in folder.glob("*.svg")} == {
+        "middle_k.svg",
+        "middle_k_behind.svg",
+    }
+    return record["figures"]
+
+
+def test_the_study_in_small(figures: dict[str, Any]):
+    told = figures["tasks"]["instruct"]
     assert set(told["arms"]) == {"lora", "lora_again", "pissa_top", "pissa_middle"}
     for name, arm in told["arms"].items():
         assert sum(share["mean"] for share in arm["thirds"].values()) == pytest.approx(1, abs=1e-3)
@@ -166,11 +175,7 @@ def test_the_study_in_small(tmp_path: pathlib.Path):
     # The first batch is every arm's, and every arm starts as base.
     first = [middle_k_figures.points(arm["curve"])[0]["mean"] for arm in told["arms"].values()]
     assert first == pytest.approx([first[0]] * 4, rel=1e-3)
-    contrasts = record["figures"]["contrasts"]
+    contrasts = figures["contrasts"]
     assert contrasts["number"] == 3
     assert "holm" not in contrasts["instruct"]["lora_again-lora"]
     assert set(middle_k_figures.points(told["arms"]["lora"]["behind"])[0].values()) == {0.0}
-    assert {path.name for path in tmp_path.glob("*.svg")} == {
-        "middle_k.svg",
-        "middle_k_behind.svg",
-    }

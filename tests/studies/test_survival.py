@@ -15,9 +15,9 @@ from svdjax.spectral import predicted_surviving
 from tests.spectral import reference
 from tools.reference.training import make_step, optimiser
 from tools.studies import (
+    matrices,
     survival,
     survival_averages,
-    survival_figures,
     survival_law,
     survival_models,
     survival_planted,
@@ -53,7 +53,7 @@ def test_a_quick_run_has_the_shape_of_the_page(record):
     assert set(figures["cells"]) == {"16/0", "16/1"}
     # The larger learning rate moves farther.
     assert figures["cells"]["16/0"]["size"]["high"] < figures["cells"]["16/1"]["size"]["low"]
-    assert set(figures["projections"]["16"]) == set(survival_figures.PROJECTIONS)
+    assert set(figures["projections"]["16"]) == set(matrices.PROJECTIONS)
     assert len(figures["ladder"]["16"]["gaussian"]) == len(survival.QUICK.ladder)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from svdjax.fingerprint.statistic import outlier
 from svdjax.spectral.factors import Factors
 from tools.studies import formation_courses, formation_measures, formation_nulls
-from tools.studies.formation_courses import PROJECTIONS, Course
+from tools.studies.formation_courses import Course
 from tools.studies.formation_measures import BANDS, against, content, progress, settled, shape_of
+from tools.studies.matrices import PROJECTIONS
 
 POSTTRAINING = ("training", "line", "walk")
 

@@ -26,16 +26,7 @@ from tools.reference.family import read_model
 from tools.reference.recipes import RECIPES, Recipe, hf_config
 from tools.reference.training import Keeping, make_step, optimiser, train
 from tools.studies import formation_measures
-
-PROJECTIONS = {
-    "q_proj": "self_attn",
-    "k_proj": "self_attn",
-    "v_proj": "self_attn",
-    "o_proj": "self_attn",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-    "down_proj": "mlp",
-}
+from tools.studies.matrices import PROJECTIONS
 
 Matrices = Mapping[str, np.ndarray]
 """Matrices by projection, [L, I, O] or, of a course, [T, L, I, O]."""

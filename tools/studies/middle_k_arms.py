@@ -18,17 +18,7 @@ from svdjax import reference
 from svdjax.spectral import Factors, factor_stack, working_precision
 from svdjax.spectral.components import PLACES, start_of
 from tools.reference.family import read_model
-
-PROJECTIONS = {
-    "q_proj": "self_attn",
-    "k_proj": "self_attn",
-    "v_proj": "self_attn",
-    "o_proj": "self_attn",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-    "down_proj": "mlp",
-}
-"""The matrices that are trained, and the module each lies in."""
+from tools.studies.matrices import PROJECTIONS
 
 Params = Any
 Adapters = dict[str, dict[str, Any]]

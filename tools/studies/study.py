@@ -20,6 +20,7 @@ from svdjax import cli
 from svdjax.atomic import write_json
 from svdjax.engine.process import open_jax, prepare_process
 from svdjax.errors import InputError
+from tools.benchmark_shared import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "studies"
@@ -125,7 +126,7 @@ class Study(Generic[Settings]):
             "study": self.name,
             "quick": quick,
             "date": datetime.date.today().isoformat(),
-            "machine": _machine(),
+            "machine": machine(),
             "processes": processes,
             "seconds": _told_seconds(workdir, time.perf_counter() - began),
             "settings": told,
@@ -176,17 +177,3 @@ def _told_seconds(workdir: pathlib.Path, seconds: float) -> float:
     before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else 0.0
     write_json(record, before + seconds)
     return round(before + seconds, 1)
-
-
-def _machine() -> dict[str, Any]:
-    """The processor, the cores that may be used, and the version of jax."""
-    import jax
-
-    cpu = pathlib.Path("/proc/cpuinfo")
-    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else "unknown",
-        "cores": len(os.sched_getaffinity(0)),
-        "jax": jax.__version__,
-    }

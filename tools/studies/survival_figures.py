@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tools.studies import survival_costs as costs
+from tools.studies.matrices import PROJECTIONS
 from tools.studies.survival_averages import (
     VARIANTS,
     Cells,
@@ -23,8 +24,6 @@ from tools.studies.survival_averages import (
 )
 from tools.studies.survival_edits import RESTORATIONS
 from tools.studies.survival_pieces import MODULES, Settings
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def figures(
