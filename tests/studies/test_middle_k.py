@@ -124,7 +124,8 @@ def test_corrected_comparisons_are_the_textbook_ones():
     )
     assert middle_k_figures.holm([0.9, 0.8]) == [1.0, 1.0]
     runs = [
-        {"loss": loss, "curve": [2.0, 1.0], "accuracy": 0.5, "base_loss": 1.0, "tokens": 0.5}
+        {"loss": loss, "curve": [2.0, 1.0], "accuracy": 0.5, "base_loss": 1.0}
+        | {"tokens": 0.5, "exchanges": 0.5}
         for loss in (1.0, 2.0, 4.0)
     ]
     lower = [run | {"loss": run["loss"] - 1 - place / 10} for place, run in enumerate(runs)]

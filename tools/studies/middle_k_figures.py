@@ -31,7 +31,7 @@ CONTRASTS = (
 CONTROL = ("lora_again", "lora")
 """Two draws of the same arm: what a difference without a cause looks like."""
 
-MEASURES = ("loss", "early", "tokens", "accuracy", "base_loss")
+MEASURES = ("loss", "early", "tokens", "exchanges", "accuracy", "base_loss")
 
 CURVE = ("mean", "low", "high")
 
@@ -45,7 +45,7 @@ def early(curve: Sequence[float]) -> float:
 
 def arm_figures(runs: Runs, beside: Runs) -> dict[str, Any]:
     """Intervals over the seeds of one arm; ``behind`` is its curve minus that of `beside`."""
-    names = ("loss", "tokens", "accuracy", "base_loss", "relative", "inside")
+    names = ("loss", "tokens", "exchanges", "accuracy", "base_loss", "relative", "inside")
     told: dict[str, Any] = {name: short([run[name] for run in runs]) for name in names}
     told["early"] = short([early(run["curve"]) for run in runs])
     for place in ("thirds", "predicted"):

@@ -36,6 +36,7 @@ class Settings:
     Attributes:
         plans: What is run of each task.
         rates: Learning rates that every arm is tried with, ascending, by a constant factor.
+        tuning_share: Steps of the runs that choose a rate, as a share of the task's.
         widenings: How often an arm whose best rate is at an end of the grid gets one more there.
         seeds: Repetitions at the main rank.
         rank: The main rank.
@@ -47,6 +48,7 @@ class Settings:
     plans: tuple[Plan, ...]
     rates: tuple[float, ...]
     widenings: int
+    tuning_share: float
     seeds: int
     rank: int = 8
     ranked_seeds: int = 3
@@ -57,6 +59,10 @@ class Settings:
 def tune(settings: Settings, runs: Runs) -> dict[str, dict[str, dict[float, float]]]:
     """Held-out loss by task, arm and learning rate, on the seed that is for it."""
     losses: dict[str, dict[str, dict[float, float]]] = {}
+
+    def shortened(task: Task) -> Task:
+        return dataclasses.replace(task, steps=round(settings.tuning_share * task.steps))
+
     asked = {
         (plan.task, arm): list(settings.rates)
         for plan in settings.plans
@@ -66,7 +72,7 @@ def tune(settings: Settings, runs: Runs) -> dict[str, dict[str, dict[float, floa
     for _ in range(1 + settings.widenings):
         items = {
             f"tuning/{task.name}/{arm}/{rate:.5f}": _run(
-                settings, task, arm, settings.rank, 0, rate, tuning=True
+                settings, shortened(task), arm, settings.rank, 0, rate, tuning=True
             )
             for (task, arm), rates in asked.items()
             for rate in rates

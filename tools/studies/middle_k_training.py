@@ -93,11 +93,17 @@ def _step(recipe: Recipe) -> Callable[..., Any]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def _scores(params: Any, config: Any, tokens: jax.Array, weights: jax.Array) -> Any:
-    """Summed loss, number of tokens predicted rightly, and number of tokens, of those counted."""
+    """Sums over a batch: loss and tokens predicted rightly, of those counted; exchanges; counts."""
     logits, targets = forward(params, config, tokens[:, :-1]), tokens[:, 1:]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     right = (jax.numpy.argmax(logits, axis=-1) == targets).astype(weights.dtype)
-    return [jax.numpy.sum(each * weights) for each in (losses, right, jax.numpy.ones_like(right))]
+    whole = jax.numpy.all((right == 1) | (weights == 0), axis=1)
+    return [
+        *(jax.numpy.sum(each * weights) for each in (losses, right)),
+        jax.numpy.sum(whole),
+        jax.numpy.sum(weights),
+        len(whole),
+    ]
 
 
 @functools.cache
@@ -106,11 +112,19 @@ def _batches(recipe: Recipe, count: int, salt: int) -> list[Any]:
 
 
 def heldout(params: Any, recipe: Recipe, count: int, salt: int) -> dict[str, float]:
-    """Nats per counted token, and share of them predicted rightly, on so many unseen batches."""
+    """Of so many unseen batches: nats per counted token, and shares predicted rightly.
+
+    ``tokens`` is that of the counted tokens, ``exchanges`` that of the answers of which every token
+    is the most probable one after those before it.
+    """
     config = arms.base()[1]
     scores = [_scores(params, config, *batch) for batch in _batches(recipe, count, salt)]
-    loss, right, number = np.sum(jax.device_get(scores), axis=0, dtype=float)
-    return {"loss": float(loss / number), "tokens": float(right / number)}
+    loss, right, whole, number, rows = np.sum(jax.device_get(scores), axis=0, dtype=float)
+    return {
+        "loss": float(loss / number),
+        "tokens": float(right / number),
+        "exchanges": float(whole / rows),
+    }
 
 
 def base_loss(params: Any, count: int) -> float:
