@@ -2,10 +2,11 @@
 
     python -m tools.studies.formation
 
-`base` is trained again with kept steps, and with other seeds on a short schedule; `instruct` and
-`reasoning` are trained from the shipped `base`, three seeds each. At every kept step each matrix is
-compared with what it ends as, by bands of singular components, and the same is measured on paths
-that are no training (`formation_nulls`). Some 100 minutes on a busy core, 60 of them for `base`.
+`base`, and from the shipped `base` `instruct` and `reasoning`, are trained again with kept steps,
+and with three seeds each on short schedules; `rl` with three seeds as it is. At every kept step
+each matrix is compared with what it ends as, by bands of singular components, and the same is
+measured on paths that are no training (`formation_nulls`). Two hours of one busy core, nearly half
+of them for `base`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from tools.studies.formation_courses import Course, recipe_of
 from tools.studies.formation_figures import (
     PLOTTED,
     POST_PLOTTED,
+    post_figures,
     seeds_figures,
     whole_figures,
 )
+from tools.studies.rl_training import Run, Training
+from tools.studies.rl_training import recipe_of as policy_recipe_of
+from tools.studies.statistics import interval
 from tools.studies.study import Runs, Study
 
 
@@ -54,6 +59,21 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
+class PolicyPlan:
+    """Courses of `rl`, each from the end of its supervised start on.
+
+    Attributes:
+        training: As in the study `rl`.
+        seeds: Seeds of the courses.
+        every: Every multiple of this many steps is kept.
+    """
+
+    training: Training
+    seeds: tuple[int, ...]
+    every: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What is trained.
 
@@ -61,12 +81,16 @@ class Settings:
         whole: Steps of the whole training of `base`, with the first seed of its short ones.
         every: Its kept steps, beside those of the short one within the warm-up.
         courses: Short trainings by member.
-        sizes: Sizes of the model, where they are not the family's.
+        whole_post: Whole trainings of members that start from `base`, one seed each.
+        policy: Trainings of `rl`; None: none of them.
+        sizes: Sizes of the model, where they are not the family's; not of `rl`.
     """
 
     whole: int
     every: int
     courses: dict[str, Plan]
+    whole_post: dict[str, Plan]
+    policy: PolicyPlan | None
     sizes: dict[str, int]
 
 
@@ -79,6 +103,11 @@ FULL = Settings(
         "instruct": Plan(300, (22, 122, 222), EARLY, 20),
         "reasoning": Plan(120, (23, 123, 223), (0, 1, 2, 5, 10), 10),
     },
+    whole_post={
+        "instruct": Plan(2000, (22,), EARLY, 100),
+        "reasoning": Plan(1300, (23,), EARLY, 100),
+    },
+    policy=PolicyPlan(Training("base", 150, 120, 128, 1.0, 0), (25, 125, 225), 5),
     sizes={},
 )
 QUICK = Settings(
@@ -88,6 +117,8 @@ QUICK = Settings(
         "base": Plan(8, (20, 21), (0, 1, 2), 2, rows=2),
         "instruct": Plan(6, (20, 21), (0, 1, 2), 2, rows=2),
     },
+    whole_post={"instruct": Plan(8, (20,), (0, 1, 2), 2, rows=2)},
+    policy=None,
     sizes={"layers": 1, "hidden_size": 128, "intermediate_size": 144},
 )
 
@@ -96,18 +127,22 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
     """Trains all courses, analyses them, and gathers the figures of the page."""
     folder = (runs.folder / "training").resolve()
     short = courses_of(settings, str(folder))
-    whole = whole_of(settings, short)
+    courses = {**short, "whole": whole_of(settings, short)}
+    courses |= later_of(settings, str(folder))
     trained = runs.spread(formation_courses.run, {f"train/{name}": c for name, c in short.items()})
-    trained |= runs.spread(formation_courses.run, {"train/whole": whole})
+    trained |= runs.spread(
+        formation_courses.run,
+        {f"train/{name}": c for name, c in courses.items() if name not in short},
+    )
     items = {
         f"analyse/{name}-{kind}": Analysis(course, tuple(trained[f"train/{name}"]["steps"]), kind)
-        for name, course in {**short, "whole": whole}.items()
+        for name, course in courses.items()
         for kind in kinds_of(course)
     }
     done = runs.spread(analyse, items)
     found = {
         name: {kind: done[f"analyse/{name}-{kind}"] for kind in kinds_of(course)}
-        for name, course in {**short, "whole": whole}.items()
+        for name, course in courses.items()
     }
     seeds = [short[f"base-{seed}"] for seed in settings.courses["base"].seeds]
     figures: dict[str, Any] = {
@@ -116,10 +151,24 @@ def measure(settings: Settings, runs: Runs) -> dict[str, Any]:
         "across": runs.spread(across, {"across/base": seeds})["across/base"],
         "whole": whole_figures(found["whole"], trained["train/whole"]["last_loss"]),
     }
-    for member, plan in settings.courses.items():
+    plans: dict[str, Plan | PolicyPlan] = {**settings.courses}
+    if settings.policy:
+        plans["rl"] = settings.policy
+    for member, plan in plans.items():
         names = [f"{member}-{seed}" for seed in plan.seeds]
         losses = [trained[f"train/{name}"]["last_loss"] for name in names]
         figures[member] = seeds_figures([found[name] for name in names], losses)
+    if settings.policy:
+        rewards = [trained[f"train/rl-{seed}"]["rewards"] for seed in settings.policy.seeds]
+        figures["rl"]["rewards"] = {
+            name: interval([each[at] for each in rewards])
+            for name, at in (("first", 0), ("last", -1))
+        }
+    figures["whole_post"] = {
+        member: post_figures(found[f"whole-{member}"])
+        | {key: trained[f"train/whole-{member}"][key] for key in ("last_loss", "shipped")}
+        for member in settings.whole_post
+    }
     return figures
 
 
@@ -146,6 +195,29 @@ def whole_of(settings: Settings, short: dict[str, Course]) -> Course:
         every=settings.every,
         early=str(first.path),
     )
+
+
+def later_of(settings: Settings, folder: str) -> dict[str, Course]:
+    """The whole trainings from `base`, and those of `rl`."""
+    courses = {}
+    for member, plan in settings.whole_post.items():
+        recipe = recipe_of(member, plan.seeds[0], plan.steps, plan.rows)
+        name = f"whole-{member}"
+        courses[name] = Course(folder, name, recipe, plan.points(), settings.sizes)
+    if settings.policy:
+        courses |= policy_courses(settings.policy, folder)
+    return courses
+
+
+def policy_courses(plan: PolicyPlan, folder: str) -> dict[str, Course]:
+    """The trainings of `rl`, by seed."""
+    courses = {}
+    for seed in plan.seeds:
+        recipe = policy_recipe_of(Run("rl", seed, plan.training, pathlib.Path(folder)))
+        recipe = dataclasses.replace(recipe, parent=plan.training.parent)
+        name = f"rl-{seed}"
+        courses[name] = Course(folder, name, recipe, every=plan.every)
+    return courses
 
 
 def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:
@@ -175,7 +247,7 @@ def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:
     axes[3].set_xlabel("step")
     axes[3].legend(fontsize=7)
     drawing.save(figure, folder / "formation.svg")
-    members = [name for name in ("instruct", "reasoning") if name in figures]
+    members = [name for name in ("instruct", "reasoning", "rl") if name in figures]
     figure, axes = drawing.panels(2 * len(members))
     pairs = [(name, key) for name in members for key in POST_PLOTTED]
     for axis, (name, key) in zip(axes, pairs, strict=True):

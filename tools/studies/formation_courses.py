@@ -23,7 +23,8 @@ from svdjax import reference
 from svdjax.checkpoint import load_params, model_config, open_checkpoint
 from svdjax.model import init_params
 from tools.reference.family import read_model
-from tools.reference.recipes import RECIPES, Recipe, hf_config
+from tools.reference.grpo import learn, mean_rewards
+from tools.reference.recipes import RECIPES, PolicyRecipe, Recipe, hf_config
 from tools.reference.training import Keeping, make_step, optimiser, train
 from tools.studies import formation_measures
 from tools.studies.matrices import PROJECTIONS
@@ -74,17 +75,20 @@ def run(course: Course) -> dict[str, Any]:
     """Trains a course and writes its matrices.
 
     Returns:
-        The steps that are kept and the last mean loss. For a course of `train` also how far its
-        last weights are from those of the shipped model, and whether the course that gives its
-        first steps has the same matrices where both kept a step.
+        The steps that are kept and the last mean loss. Of a shipped member's whole recipe also how
+        far the last weights are from the shipped ones; of `base` whether the course that gives its
+        first steps has the same matrices where both kept a step; of `rl` the mean rewards.
     """
     points: dict[int, Matrices] = {}
     result: dict[str, Any] = {}
-    if course.every:
+    if isinstance(course.recipe, PolicyRecipe):
+        points, result = _policy(course, course.recipe)
+    elif course.every:
         points, result = _whole(course)
     else:
         for step, params, loss in follow(course.recipe, course.kept, course.sizes):
             points[step], result["last_loss"] = matrices_of(params), loss
+        result["shipped"] = _change_from_shipped(course, points)
     steps = sorted(points)
     course.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=course.path.parent, delete=False) as file:
@@ -147,22 +151,44 @@ def _whole(course: Course) -> tuple[dict[int, Matrices], dict[str, Any]]:
     folder = pathlib.Path(course.folder)
     keeping = Keeping(course.every, course.every)
     params = train(recipe, model_config(raw), raw, tokenizer, folder, keeping=keeping)
-    kept = folder / recipe.name / "checkpoints"
-    points = {
-        step: matrices_of(_kept_params(kept / str(step)))
-        for step in range(course.every, recipe.steps + 1, course.every)
-    }
+    points = _kept_points(course, folder)
     repeats = []
     for step, matrices in _early(course).items():
         if step in points:
             repeats += [np.array_equal(matrices[p], points[step][p]) for p in PROJECTIONS]
         points[step] = matrices
-    log = (folder / recipe.name / "losses.jsonl").read_text(encoding="utf-8").splitlines()
     return points, {
-        "last_loss": float(np.mean([json.loads(line)["loss"] for line in log[-5:]])),
+        "last_loss": _last_loss(recipe, folder),
         "shipped": None if course.sizes else _distance_from_shipped(recipe.name, params),
         "repeats": all(repeats) if repeats else None,
     }
+
+
+def _policy(course: Course, recipe: PolicyRecipe) -> tuple[dict[int, Matrices], dict[str, Any]]:
+    """Points of a policy's training; at step 0 its supervised start has ended."""
+    parent, config, tokenizer = read_model(reference.path(recipe.parent))
+    folder = pathlib.Path(course.folder) / course.name
+    given = (config, hf_config(tokenizer, chat_model=True), tokenizer, folder)
+    start = train(recipe.start, *given, parent=parent, keeping=Keeping())
+    learn(recipe, *given, start=start, keeping=Keeping(course.every, course.every))
+    points = {0: matrices_of(start), **_kept_points(course, folder)}
+    return points, {
+        "last_loss": _last_loss(recipe, folder),
+        "rewards": mean_rewards(recipe.steps, folder),
+    }
+
+
+def _kept_points(course: Course, folder: pathlib.Path) -> dict[int, Matrices]:
+    kept = folder / course.recipe.name / "checkpoints"
+    return {
+        step: matrices_of(_kept_params(kept / str(step)))
+        for step in range(course.every, course.recipe.steps + 1, course.every)
+    }
+
+
+def _last_loss(recipe: Recipe, folder: pathlib.Path) -> float:
+    log = (folder / recipe.name / "losses.jsonl").read_text(encoding="utf-8").splitlines()
+    return float(np.mean([json.loads(line)["loss"] for line in log[-5:]]))
 
 
 def _early(course: Course) -> dict[int, Matrices]:
@@ -185,6 +211,20 @@ def _kept_params(directory: pathlib.Path) -> Any:
 def _config_beside(directory: pathlib.Path) -> Any:
     record = directory.parents[1] / "recipe.json"
     return model_config(json.loads(record.read_text(encoding="utf-8"))["config"])
+
+
+def _change_from_shipped(course: Course, points: Mapping[int, Matrices]) -> dict[str, float] | None:
+    """How a member's whole change lies to the shipped one; None where the recipe is another."""
+    if course.recipe != RECIPES[course.recipe.name] or course.sizes:
+        return None
+    shipped = matrices_of(read_model(reference.path(course.recipe.name))[0])
+    first, last = points[0], points[course.recipe.steps]
+    ours, theirs = (
+        np.concatenate([(end[p].astype(np.float64) - first[p]).ravel() for p in PROJECTIONS])
+        for end in (last, shipped)
+    )
+    sizes = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
+    return {"cosine": float(ours @ theirs) / (sizes[0] * sizes[1]), "size": sizes[0] / sizes[1]}
 
 
 def _distance_from_shipped(name: str, params: Any) -> dict[str, Any]:

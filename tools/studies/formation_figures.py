@@ -144,6 +144,24 @@ def seeds_figures(found: list[dict[str, Any]], losses: list[float]) -> dict[str,
     }
 
 
+def post_figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Figures of one whole post-training, without intervals: means over the matrices."""
+    training = found["training"]
+    return {
+        "steps": training["steps"],
+        "settle": {
+            key: {band: round(float(np.mean(v)), 4) for band, v in each.items()}
+            for key, each in training["settle"].items()
+        },
+        "order": {
+            key: {kind: round(float(np.mean(_order(found, kind, key))), 4) for kind in found}
+            for key in training["settle"]
+        },
+        "moved": round(float(np.mean(training["shape"]["moved"][-1])), 4),
+        "straightness": round(float(np.mean(training["shape"]["straightness"])), 4),
+    }
+
+
 def _order(found: dict[str, Any], kind: str, key: str) -> np.ndarray:
     """Settling of the lower half after that of the top tenth, in shares of the course, [M]."""
     settle = found[kind]["settle"][key]
