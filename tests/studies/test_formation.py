@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from tools.studies import formation, formation_measures, formation_nulls
+from svdjax import reference
+from tools.reference.family import read_model
+from tools.studies import formation, formation_courses, formation_measures, formation_nulls, rl
 from tools.studies.formation_measures import BANDS, bands, settled
 
 SHAPE = 60, 80
@@ -181,6 +183,54 @@ def test_the_study_in_small(record):
     # The line forms all contents alike.
     assert abs(figures["base"]["order"]["formed_50"]["line"]["mean"]) < 1e-4
     assert set(figures["instruct"]["settle"]["training"]) >= {"rotation_half", "change_half"}
+    whole_post = figures["whole_post"]["instruct"]
+    assert whole_post["shipped"] is None  # another recipe
+    assert set(whole_post["order"]["change_half"]) == {"training", "line", "walk"}
     for band in BANDS:
         half = figures["instruct"]["settle"]["training"]["change_half"][band]["mean"]
         assert 0 < half < 1
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory):
+    """A course of `rl` as the quick run of its study trains it, whose programs it shares."""
+    folder = tmp_path_factory.mktemp("policy")
+    plan = formation.PolicyPlan(rl.QUICK.training, (1,), 1)
+    (course,) = formation.policy_courses(plan, str(folder)).values()
+    # As commands compute; optax mixes dtypes.
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(False),
+    ):
+        return course, formation_courses.run(course)
+
+
+def test_a_policy_is_followed_from_the_end_of_its_start(policy):
+    course, result = policy
+    assert result["steps"] == [0, 1, 2]
+    assert 0 < result["rewards"][0] < 1
+    path = formation_courses.read(course)["up_proj"]
+    parent = read_model(reference.path("instruct"))[0]
+    before = formation_courses.matrices_of(parent)["up_proj"]
+    # Adam moves the entry that moves most by about the rate: that of the start is at its peak at
+    # once, the policy's warms up from 0.
+    moved = [np.abs(one - other).max() for one, other in zip(path, [before, *path], strict=False)]
+    rates = [course.recipe.start.peak, 0, course.recipe.peak]
+    np.testing.assert_allclose(moved, rates, rtol=0.01)
+
+
+def test_a_whole_change_is_held_against_the_shipped_one():
+    recipe = formation_courses.recipe_of("instruct", 22, 2000)
+    course = formation_courses.Course("", "", recipe)
+    first, shipped = (
+        formation_courses.matrices_of(read_model(reference.path(name))[0])
+        for name in ("base", "instruct")
+    )
+    half = {name: (first[name] + shipped[name]) / 2 for name in first}
+    points = {0: first, 2000: half}
+    found = formation_courses.change_from_shipped(course, points)
+    # Halved, and rounded to float32 once.
+    assert found == pytest.approx({"cosine": 1, "size": 0.5}, abs=1e-5)
+    other = formation_courses.Course("", "", formation_courses.recipe_of("instruct", 22, 300))
+    assert formation_courses.change_from_shipped(other, points) is None

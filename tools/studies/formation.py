@@ -198,14 +198,12 @@ def whole_of(settings: Settings, short: dict[str, Course]) -> Course:
 
 
 def later_of(settings: Settings, folder: str) -> dict[str, Course]:
-    """The whole trainings from `base`, and those of `rl`."""
-    courses = {}
+    """The trainings of `rl`, and the whole ones from `base`."""
+    courses = policy_courses(settings.policy, folder) if settings.policy else {}
     for member, plan in settings.whole_post.items():
         recipe = recipe_of(member, plan.seeds[0], plan.steps, plan.rows)
         name = f"whole-{member}"
         courses[name] = Course(folder, name, recipe, plan.points(), settings.sizes)
-    if settings.policy:
-        courses |= policy_courses(settings.policy, folder)
     return courses
 
 

@@ -88,7 +88,7 @@ def run(course: Course) -> dict[str, Any]:
     else:
         for step, params, loss in follow(course.recipe, course.kept, course.sizes):
             points[step], result["last_loss"] = matrices_of(params), loss
-        result["shipped"] = _change_from_shipped(course, points)
+        result["shipped"] = change_from_shipped(course, points)
     steps = sorted(points)
     course.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=course.path.parent, delete=False) as file:
@@ -213,7 +213,7 @@ def _config_beside(directory: pathlib.Path) -> Any:
     return model_config(json.loads(record.read_text(encoding="utf-8"))["config"])
 
 
-def _change_from_shipped(course: Course, points: Mapping[int, Matrices]) -> dict[str, float] | None:
+def change_from_shipped(course: Course, points: Mapping[int, Matrices]) -> dict[str, float] | None:
     """How a member's whole change lies to the shipped one; None where the recipe is another."""
     if course.recipe != RECIPES[course.recipe.name] or course.sizes:
         return None
