@@ -14,6 +14,7 @@ Axes: `C` chunks, `R` rows of a chunk, `T` time.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -52,6 +53,7 @@ def mean_rewards(steps: int, workdir: pathlib.Path) -> list[float]:
     return [round(float(np.mean(right[at : at + 10])), 4) for at in range(0, len(right), 10)]
 
 
+@functools.cache
 def weighted_loss(config: ModelConfig) -> Differentiate:
     """Sum of weight times cross-entropy over a batch [C, R, ...], and its gradients.
 

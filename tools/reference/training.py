@@ -6,11 +6,12 @@ Axes: `B` batch, `T` time, `V` vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,16 @@ def loss_sum(
     return jnp.sum(losses * weights), jnp.sum(weights)
 
 
-def optimiser(recipe: Recipe) -> optax.GradientTransformation:
+class Schedule(NamedTuple):
+    """What the optimiser needs of a recipe."""
+
+    steps: int
+    peak: float
+    warmup: int
+    decay: float
+
+
+def optimiser(recipe: Recipe | Schedule) -> optax.GradientTransformation:
     """AdamW with warm-up, cosine decay and gradients clipped to norm 1."""
     warmup = min(recipe.warmup, recipe.steps // 2)
     rate = optax.warmup_cosine_decay_schedule(
@@ -75,9 +85,18 @@ def make_step(
 ) -> Callable[..., tuple[Any, jax.Array]]:
     """The jitted step: (state, tokens, weights) -> (state, loss); the state is donated.
 
-    The loss is the mean over the counted tokens, or what `differentiate` says.
+    The loss is the mean over the counted tokens, or what `differentiate` says. Recipes that differ
+    in their data alone share one program.
     """
-    update = optimiser(recipe).update
+    schedule = recipe.steps, recipe.peak, recipe.warmup, recipe.decay
+    return _step(Schedule(*schedule), config, differentiate)
+
+
+@functools.cache
+def _step(
+    schedule: Schedule, config: ModelConfig, differentiate: Differentiate | None
+) -> Callable[..., tuple[Any, jax.Array]]:
+    update = optimiser(schedule).update
 
     def mean_loss(params: Params, tokens: jax.Array, weights: jax.Array) -> jax.Array:
         total, count = loss_sum(params, config, tokens, weights)
