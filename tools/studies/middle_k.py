@@ -163,7 +163,7 @@ def draw(told: dict[str, Any], folder: pathlib.Path) -> None:
                 drawing.draw_line(axis, steps, curve, LABELS[arm])
             axis.set(title=f"base → {name}", xlabel="step")
             if what == "behind":
-                axis.set_ylim(-0.5, 0.7)
+                axis.set_ylim(-0.2, 0.3)  # Beyond it: the first 50 steps.
         axes[0].set_ylabel(label)
         axes[0].legend(fontsize=7)
         drawing.save(figure, folder / file)
