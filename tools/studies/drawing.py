@@ -20,12 +20,14 @@ STYLE: Any = {
 }
 
 
-def panels(number: int, *, width: float = 3.2, height: float = 2.6) -> Any:
-    """A figure with so many panels side by side, and its axes as a list."""
+def panels(number: int, *, rows: int = 1, width: float = 3.2, height: float = 2.6) -> Any:
+    """A figure with so many panels, in rows of as many each, and its axes as a list."""
+    columns = number // rows
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(width * number, height), layout="tight")
-        axes = figure.subplots(1, number, squeeze=False)[0]
-    return figure, list(axes)
+        size = width * columns, height * rows
+        figure = matplotlib.figure.Figure(figsize=size, layout="tight")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.ravel())
 
 
 def draw_line(axis: Any, x: Sequence[float], intervals: Sequence[Mapping[str, float]], label: str):

@@ -246,7 +246,7 @@ def draw(figures: dict[str, Any], folder: pathlib.Path) -> None:
     axes[3].legend(fontsize=7)
     drawing.save(figure, folder / "formation.svg")
     members = [name for name in ("instruct", "reasoning", "rl") if name in figures]
-    figure, axes = drawing.panels(2 * len(members))
+    figure, axes = drawing.panels(2 * len(members), rows=len(members))
     pairs = [(name, key) for name in members for key in POST_PLOTTED]
     for axis, (name, key) in zip(axes, pairs, strict=True):
         found = figures[name]
