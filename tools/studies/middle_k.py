@@ -8,7 +8,7 @@ top, middle, bottom and random components, are trained from the reference family
 of `instruct` and of `reasoning`, with a learning rate chosen for every arm by the same rule:
 held-out loss, accuracy, what base forgets, and which of base's components change. Beside them LoRA
 along singular directions (``frame_…``), all entries of the same matrices (``full``), and ranks 4
-and 16. About 75 minutes of one core.
+and 16. Nearly two hours of one core.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from tools.studies.middle_k_training import FINAL_SALT, Task, base_loss, heldout
 from tools.studies.study import Runs, Study
 
 PISSA = ("pissa_top", "pissa_middle", "pissa_bottom", "pissa_random")
+FRAMES = ("frame_top", "frame_middle", "frame_bottom", "frame_random")
 FULL = Settings(
     plans=(
         Plan(
             # Two sequences a step: the same questions answered take the least time so.
             Task("instruct", 700, rows=2, warmup=40, batches=32, questions=150, new_tokens=48),
             (
-                *("lora", *PISSA, "frame_top", "frame_middle", "full"),
+                *("lora", *PISSA, *FRAMES, "full"),
                 *("pissa_middle_scaled", "lora_again"),
             ),
             ranks=(4, 16),
         ),
         Plan(
             Task("reasoning", 600, rows=2, warmup=40, batches=24, questions=60, new_tokens=224),
-            ("lora", *PISSA),
+            ("lora", *PISSA, *FRAMES),
         ),
     ),
     rates=(0.0013, 0.004, 0.012),
