@@ -8,15 +8,20 @@ import jax
 import numpy as np
 import pytest
 
+from svdjax import reference
+from svdjax.model import forward
 from svdjax.spectral import working_precision
 from svdjax.spectral.components import split_stack, start_of
+from tools.reference.family import read_model
 from tools.studies import (
     middle_k,
     middle_k_arms,
     middle_k_changes,
     middle_k_figures,
     middle_k_plan,
+    middle_k_training,
 )
+from tools.studies.middle_k_training import Task
 
 RANK = 3
 
@@ -116,6 +121,37 @@ def test_inside_is_what_the_directions_of_the_start_hold():
     left: Any = {"x": {"u": frame[:, :, :1]}}
     expected = np.sum(change[0, 0] ** 2) / np.sum(change**2)
     assert middle_k_changes.inside({"x": change}, left) == pytest.approx(expected)
+
+
+def test_heldout_scores_are_those_of_numpy():
+    params, config, tokenizer = read_model(reference.path("instruct"))
+    task = Task("instruct", steps=1, rows=6, warmup=1, batches=2, questions=1, new_tokens=1)
+    recipe = task.recipe(0)
+    # Noise, so that some solutions are foreseen and others are not.
+    rng = np.random.default_rng(2)
+    noisy = jax.tree.map(
+        lambda x: x + np.float32(0.02) * rng.standard_normal(x.shape, np.float32), params
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):  # As the study's command.
+        found = middle_k_training.heldout(noisy, recipe, task.batches, 7)
+    losses, right, foreseen = [], [], []
+    for tokens, weights in (recipe.batch(tokenizer, number, salt=7) for number in range(2)):
+        logits = np.asarray(forward(noisy, config, tokens[:, :-1]), np.float64)
+        for row, targets, counted in zip(logits, tokens[:, 1:], weights == 1, strict=True):
+            scores, targets = row[counted], targets[counted]
+            largest = scores.max(-1, keepdims=True)
+            total = np.log(np.exp(scores - largest).sum(-1)) + largest[:, 0]
+            losses += list(total - scores[np.arange(len(targets)), targets])
+            hits = scores.argmax(-1) == targets
+            right += list(hits)
+            foreseen.append(hits.all())
+    expected = {
+        "loss": np.mean(losses),
+        "tokens": np.mean(right),
+        "exchanges": np.mean(foreseen),
+    }
+    # Sums of some hundred losses in float32.
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_corrected_comparisons_are_the_textbook_ones():
